@@ -1,0 +1,45 @@
+#include "cpu/isa.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/has_x86.h"
+
+namespace cyclegan_fast {
+
+namespace {
+
+Isa detect() {
+#ifdef CYCLEGAN_FAST_X86_ISAS
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  if (avx2) return avx512 ? Isa::kAvx512 : Isa::kAvx2;
+#endif
+  return Isa::kPlain;
+}
+
+Isa parse(const char* name, Isa otherwise) {
+  for (Isa isa : {Isa::kPlain, Isa::kAvx2, Isa::kAvx512}) {
+    if (std::strcmp(name, isa_name(isa)) == 0) return isa;
+  }
+  return otherwise;
+}
+
+}  // namespace
+
+Isa cpu_isa() {
+  static const Isa best = detect();
+  const char* wanted = std::getenv("CYCLEGAN_FAST_ISA");
+  return wanted == nullptr ? best : std::min(best, parse(wanted, best));
+}
+
+const char* isa_name(Isa isa) {
+  return isa == Isa::kAvx512 ? "avx512" : isa == Isa::kAvx2 ? "avx2" : "plain";
+}
+
+}  // namespace cyclegan_fast

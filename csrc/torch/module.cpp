@@ -1,0 +1,34 @@
+// The Python module _C: facts about the build. Importing it loads the library and so registers the operators.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "cpu/isa.h"
+
+namespace py = pybind11;
+
+namespace {
+
+// {version, compiler, cuda, cuda_archs, isa}; the macros come from setup.py.
+py::dict build_info() {
+  py::dict info;
+  info["version"] = CYCLEGAN_FAST_VERSION;
+  info["compiler"] = std::string("g++ ") + __VERSION__;
+  py::list archs;
+#ifdef CYCLEGAN_FAST_WITH_CUDA
+  for (const char* arch : {CYCLEGAN_FAST_CUDA_ARCH_LIST}) archs.append(arch);
+  info["cuda"] = CYCLEGAN_FAST_CUDA_VERSION;
+#else
+  info["cuda"] = py::none();
+#endif
+  info["cuda_archs"] = archs;
+  info["isa"] = cyclegan_fast::isa_name(cyclegan_fast::cpu_isa());
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The compiled operators of cyclegan_fast.";
+  m.def("build_info", &build_info, "Facts about this build.");
+}

@@ -1,0 +1,31 @@
+"""CycleGAN that trains and runs as fast as the machine allows.
+
+Translate with a trained generator::
+
+    engine = cyclegan_fast.load_engine("runs/horse2zebra")
+    picture = cyclegan_fast.infer(engine, "horse.jpg")
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cyclegan_fast.engine import infer, load_engine
+
+__all__ = ["__version__", "infer", "load_engine"]
+
+try:
+    __version__ = importlib.metadata.version("cyclegan-fast")
+except importlib.metadata.PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the engine, and with it torch, at its first use only."""
+    if name in ("infer", "load_engine"):
+        from cyclegan_fast import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module 'cyclegan_fast' has no attribute '{name}'")

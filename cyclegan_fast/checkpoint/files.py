@@ -1,0 +1,106 @@
+"""Writing that survives a crash: a reader finds the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from cyclegan_fast.errors import UserError
+
+_PARTIAL = ".partial-"  # folders and files that are not finished, or that are on their way out
+
+
+@contextlib.contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """Turns a full disk, a missing permission and the like into a `UserError` that begins with `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{what}: {error.strerror or error}") from error
+
+
+def write_durably(path: Path, content: bytes) -> dict[str, str | int]:
+    """Writes a new file down to the disk; returns its entry of a manifest: ``{"sha256": ..., "bytes": ...}``."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Creates or replaces a file in one move, and its folders where they are missing.
+
+    Raises:
+        UserError: The disk is full, the folder is read-only, or the like; an older file is then intact.
+    """
+    partial = partial_beside(path)
+    with storage_errors(f"cannot write {path}"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(partial, content)
+            partial.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def partial_beside(path: Path) -> Path:
+    """A fresh name in the folder of `path` for something that becomes `path` when it is finished."""
+    return path.parent / f"{_PARTIAL}{secrets.token_hex(6)}"
+
+
+@contextlib.contextmanager
+def building_folder(target: Path) -> Iterator[Path]:
+    """Yields an empty folder that becomes `target` in one move once the block is left without an error.
+
+    The folder is locked meanwhile, and the lock dies with the process: so `remove_leftovers` can tell what a killed
+    process left behind from what is being written.
+    """
+    partial = partial_beside(target)
+    partial.mkdir()
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield partial
+        os.fsync(handle)
+        partial.rename(target)
+        sync_folder(target.parent)
+    finally:
+        os.close(handle)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder so that at every moment it is either whole or gone."""
+    leaving = partial_beside(folder)
+    folder.rename(leaving)
+    shutil.rmtree(leaving)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Removes the unfinished folders in `parent` whose process is dead."""
+    for partial in parent.glob(f"{_PARTIAL}*/"):
+        handle = os.open(partial, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(partial)
+        except BlockingIOError:
+            pass  # a living process is writing it
+        finally:
+            os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder down to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,281 @@
+"""Our checkpoints: one folder each, written aside and moved into place in one step.
+
+    <run>/checkpoints/step_00001200/
+        weights.safetensors   every network, keys "G_A.stem.weight", contiguous NCHW
+        settings.json         the run's full settings, its progress, the versions that wrote it
+        state.safetensors     what else an exact resume needs: tensors ...
+        state.json            ... and the structure that holds them (see `tree`)
+        manifest.json         sha256 and size of each file above
+
+Whatever kills the process, the checkpoints before are as they were; whatever a disk does to the bytes, the manifest
+finds it on loading. There is no pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import safetensors.torch
+import torch
+from torch import nn
+
+import cyclegan_fast
+from cyclegan_fast.checkpoint.files import (
+    building_folder,
+    remove_folder,
+    remove_leftovers,
+    storage_errors,
+    write_durably,
+)
+from cyclegan_fast.checkpoint.tree import pack, unpack
+from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
+from cyclegan_fast.config import TrainConfig, from_dict, to_dict
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn import build_generator
+
+FORMAT_VERSION = 1
+
+Networks = Mapping[str, nn.Module] | nn.ModuleDict
+_NAME = re.compile(r"step_(\d+)(?:\.(\d+))?")  # .1 is the second checkpoint of the same step
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a checkpoint says about itself."""
+
+    config: TrainConfig
+    progress: dict[str, Any]  # where in the run it was taken: step, epoch
+    versions: dict[str, str]  # of cyclegan_fast and torch that wrote it
+
+
+class Generators(TypedDict):
+    """Both generators of a checkpoint, ready to translate, and its settings."""
+
+    G_A: nn.Module  # A -> B
+    G_B: nn.Module  # B -> A
+    settings: Settings
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    *,
+    networks: Networks,
+    config: TrainConfig,
+    progress: dict[str, Any],
+    state: dict[str, Any] | None = None,
+    keep: int = 0,
+) -> Path:
+    """Writes a checkpoint into `folder`; a process killed meanwhile leaves the earlier ones as they were.
+
+    Args:
+        folder: The folder of checkpoints, made if missing.
+        step: Training steps done.
+        networks: Stored under their names.
+        config: The run's settings, stored in full.
+        progress: Where in the run this is; numbers and strings.
+        state: What else an exact resume needs: nested dictionaries, lists and tuples of tensors, numbers, strings, None.
+        keep: Newest checkpoints to keep; 0 keeps all.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        UserError: The disk is full, the folder is read-only, or the like. The earlier checkpoints are intact.
+    """
+    folder = Path(folder)
+    contents = _weights_and_settings(networks, config, {"step": step, **progress})
+    if state is not None:
+        contents |= _state_files(state)
+    with storage_errors(f"cannot write the checkpoint of step {step} in {folder} (earlier ones are intact)"):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        same_step = [path for path in _checkpoints_in(folder) if _order(path)[0] == step]
+        revision = f".{_order(same_step[-1])[1] + 1}" if same_step else ""
+        target = folder / f"step_{step:08d}{revision}"
+        with building_folder(target) as partial:
+            manifest = {name: write_durably(partial / name, content) for name, content in contents.items()}
+            write_durably(partial / "manifest.json", _json({"format": FORMAT_VERSION, "files": manifest}))
+        superseded = _checkpoints_in(folder)[:-keep] if keep else []
+        for old in {*same_step, *superseded} - {target}:
+            remove_folder(old)
+    return target
+
+
+def latest_checkpoint(path: Path) -> Path | None:
+    """The newest checkpoint of a run folder or a folder of checkpoints; a checkpoint itself; None if there is none."""
+    path = Path(path)
+    if (path / "manifest.json").is_file() or (path.is_dir() and _NAME.fullmatch(path.name)):
+        return path
+    for folder in (path / "checkpoints", path):
+        if found := _checkpoints_in(folder):
+            return found[-1]
+    return None
+
+
+def read_settings(path: Path) -> Settings:
+    """Reads the settings of a checkpoint (or of the newest in a run folder), verified against the manifest.
+
+    Raises:
+        UserError: There is no checkpoint, it is damaged, or a newer version of the package wrote it.
+    """
+    checkpoint = _checkpoint(path)
+    stored = json.loads(_read(checkpoint, "settings.json"))
+    config = from_dict(TrainConfig, stored["config"], where=f"{checkpoint / 'settings.json'}: config")
+    return Settings(config, stored["progress"], stored["versions"])
+
+
+def load_weights(path: Path, networks: Networks) -> None:
+    """Loads the named networks from a checkpoint (or the newest in a run folder).
+
+    Raises:
+        UserError: There is no checkpoint, it is damaged, or it does not fit the networks.
+    """
+    checkpoint = _checkpoint(path)
+    tensors = safetensors.torch.load(_read(checkpoint, "weights.safetensors"))
+    for name, network in networks.items():
+        prefix = f"{name}."
+        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        assign_weights(network, own, f"{checkpoint}: {name}")
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Returns the `state` that a checkpoint (or the newest in a run folder) was saved with, its tensors on the CPU.
+
+    Raises:
+        UserError: There is no checkpoint, it is damaged, or it holds no training state.
+    """
+    checkpoint = _checkpoint(path)
+    if "state.json" not in _manifest(checkpoint):
+        raise UserError(f"{checkpoint} holds weights but no training state: start from it with --init-from instead")
+    tensors = safetensors.torch.load(_read(checkpoint, "state.safetensors"))
+    return unpack(json.loads(_read(checkpoint, "state.json")), tensors)
+
+
+def load_generators(path: Path, device: torch.device | str = "cpu") -> Generators:
+    """Builds both generators of a checkpoint (or of the newest in a run folder), in evaluation and frozen.
+
+    Draws no random numbers.
+
+    Raises:
+        UserError: There is no checkpoint, or it is damaged.
+    """
+    checkpoint = _checkpoint(path)
+    settings = read_settings(checkpoint)
+    with torch.device("meta"):  # the weights are loaded anyway: nothing is drawn for them
+        networks = {
+            "G_A": build_generator(settings.config.model, "AtoB"),
+            "G_B": build_generator(settings.config.model, "BtoA"),
+        }
+    for network in networks.values():
+        network.to_empty(device=device)
+    load_weights(checkpoint, networks)
+    return {"G_A": freeze(networks["G_A"]), "G_B": freeze(networks["G_B"]), "settings": settings}
+
+
+def verify(path: Path) -> None:
+    """Compares every file of a checkpoint (or of the newest in a run folder) with its manifest.
+
+    Raises:
+        UserError: A file is missing or differs; the message names it and the newest earlier checkpoint that is whole.
+    """
+    checkpoint = _checkpoint(path)
+    for name in _manifest(checkpoint):
+        _read(checkpoint, name)
+
+
+def _weights_and_settings(networks: Networks, config: TrainConfig, progress: dict[str, Any]) -> dict[str, bytes]:
+    """The files that every checkpoint has."""
+    tensors = {
+        f"{net}.{key}": value for net, network in networks.items() for key, value in read_weights(network).items()
+    }
+    versions = {"cyclegan_fast": cyclegan_fast.__version__, "torch": str(torch.__version__)}
+    settings = {"format": FORMAT_VERSION, "progress": progress, "versions": versions, "config": to_dict(config)}
+    return {"weights.safetensors": safetensors.torch.save(tensors), "settings.json": _json(settings)}
+
+
+def _state_files(state: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a training state."""
+    tensors: dict[str, torch.Tensor] = {}
+    structure = pack(state, tensors)
+    return {"state.safetensors": safetensors.torch.save(tensors), "state.json": _json(structure)}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)), key=_order)
+
+
+def _order(checkpoint: Path) -> tuple[int, int]:
+    """(step, revision) of a checkpoint; (-1, 0) of a folder that was given another name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
+
+
+def _checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` means."""
+    found = latest_checkpoint(path)
+    if found is None:
+        raise UserError(
+            f"{path}: there is no checkpoint here; give a run folder, its checkpoints folder or a checkpoint"
+        )
+    return found
+
+
+def _manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """Name -> {"sha256", "bytes"} of every file of a checkpoint."""
+    try:
+        manifest = json.loads((checkpoint / "manifest.json").read_bytes())
+        version, files = manifest["format"], dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(checkpoint, "manifest.json", f"it cannot be read ({type(error).__name__})") from error
+    if version > FORMAT_VERSION:
+        raise UserError(f"{checkpoint} was written by a newer cyclegan_fast (format {version}): upgrade the package")
+    return files
+
+
+def _read(checkpoint: Path, name: str) -> bytes:
+    """The content of a file, after its size and sha256 were compared with the manifest."""
+    expected = _manifest(checkpoint).get(name)
+    if expected is None:
+        raise _damaged(checkpoint, name, "the manifest does not list it")
+    try:
+        content = (checkpoint / name).read_bytes()
+    except OSError as error:
+        raise _damaged(checkpoint, name, error.strerror or str(error)) from error
+    if len(content) != expected["bytes"]:
+        raise _damaged(checkpoint, name, f"it has {len(content)} bytes, not {expected['bytes']}")
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise _damaged(checkpoint, name, "its sha256 differs from the manifest's")
+    return content
+
+
+def _damaged(checkpoint: Path, name: str, reason: str) -> UserError:
+    """The error about a damaged checkpoint, with the way back to a whole one."""
+    before = _whole_before(checkpoint)
+    advice = f"remove that folder to go on from {before}" if before else "there is no whole checkpoint before it"
+    return UserError(f"{checkpoint / name} is damaged: {reason}; {advice}")
+
+
+def _whole_before(checkpoint: Path) -> Path | None:
+    """The newest checkpoint before this one that passes `verify`."""
+    earlier = [path for path in _checkpoints_in(checkpoint.parent) if _order(path) < _order(checkpoint)]
+    if not earlier:
+        return None
+    try:
+        verify(earlier[-1])
+    except UserError:
+        return _whole_before(earlier[-1])
+    return earlier[-1]

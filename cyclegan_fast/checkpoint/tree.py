@@ -1,0 +1,67 @@
+"""A nest of dictionaries, lists, numbers and tensors as JSON and a flat table of tensors, without loss and pickle.
+
+In the JSON, None, booleans, integers, strings, finite floats and lists stand for themselves; the rest is an object of
+one key: ``{"dict": [[key, value], ...]}``, ``{"tuple": [...]}``, ``{"float": "nan"}`` and ``{"tensor": name}``. A
+tensor that is not contiguous (channels_last, say) has its ``"strides"`` beside it: fused optimisers need the moments
+laid out as the weights are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
+    """Returns `value` as JSON can hold it, and adds contiguous CPU copies of its tensors to `tensors`.
+
+    Raises:
+        TypeError: A type that is not listed at this file's head; `path` says where it was found.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, Tensor):
+        return _pack_tensor(value, tensors, path)
+    if isinstance(value, list | tuple):
+        items = [pack(item, tensors, f"{path}.{i}") for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, dict) and all(type(key) in (str, int) for key in value):
+        return {"dict": [[key, pack(item, tensors, f"{path}.{key}")] for key, item in value.items()]}
+    raise TypeError(f"{path}: a value of type {type(value).__name__} cannot be stored in a checkpoint")
+
+
+def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `pack`. Tensors come back on the CPU."""
+    if isinstance(packed, list):
+        return [unpack(item, tensors) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if "dict" in packed:
+        return {key: unpack(item, tensors) for key, item in packed["dict"]}
+    if "tuple" in packed:
+        return tuple(unpack(item, tensors) for item in packed["tuple"])
+    if "float" in packed:
+        return float(packed["float"])
+    tensor = tensors[packed["tensor"]]
+    if "strides" in packed:
+        return torch.empty_strided(tensor.shape, packed["strides"], dtype=tensor.dtype).copy_(tensor)
+    return tensor
+
+
+def contiguous_copy(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU, whatever the layout and the device."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def _pack_tensor(tensor: Tensor, tensors: dict[str, Tensor], path: str) -> dict[str, Any]:
+    name = path
+    while name in tensors:  # {"a.b": x} and {"a": {"b": x}} have the same path
+        name += "'"
+    tensors[name] = contiguous_copy(tensor)
+    strides = torch.empty_like(tensor, device="meta").stride()  # of a dense tensor in the same order
+    return {"tensor": name} if strides == tensors[name].stride() else {"tensor": name, "strides": list(strides)}

@@ -1,0 +1,58 @@
+"""How every command starts and ends: arguments filled in by tyro, one sentence and a status when it fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from cyclegan_fast.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_command(command: Callable[..., Any] | dict[str, Callable[..., Any]], argv: list[str] | None = None) -> NoReturn:
+    """Fills the arguments of `command` from the command line, calls it and exits.
+
+    Args:
+        command: A function whose parameters are the flags (its docstring is the help page), or several by name,
+            which then are subcommands. It may return an exit status.
+        argv: The words after the program's name; by default those of this process.
+    """
+    import tyro
+
+    name = (next(iter(command.values())) if isinstance(command, dict) else command).__module__
+    prog = f"python -m {name if name != '__main__' else _main_module()}"
+    words = sys.argv[1:] if argv is None else argv
+    config = (tyro.conf.OmitArgPrefixes,)
+    with_errors(
+        lambda: (
+            tyro.extras.subcommand_cli_from_dict(command, args=words, prog=prog, config=config)
+            if isinstance(command, dict)
+            else tyro.cli(command, args=words, prog=prog, config=config)
+        )
+    )
+
+
+def with_errors(action: Callable[[], Any]) -> NoReturn:
+    """Runs `action` and exits with its status; a `UserError` becomes one sentence on stderr and status 2."""
+    try:
+        status = action()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _main_module() -> str:
+    """The dotted name behind ``python -m``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else "cyclegan_fast"

@@ -1,0 +1,230 @@
+"""Every setting of a training run: one place, one line each, with its default's source.
+
+The defaults are those of Zhu et al. 2017 (arXiv 1703.10593) and of the authors' PyTorch implementation ("the
+reference"). The command line, a YAML file and Python fill the same fields; the resolved settings are printed and
+stored beside every checkpoint, so that what shapes a network always travels with its weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from cyclegan_fast.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What shapes the two generators and the two critics."""
+
+    generator: str = "resnet_9blocks"
+    """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
+    discriminator: Literal["basic", "n_layers", "pixel"] = "basic"
+    """Critic: basic is the paper's 70x70 PatchGAN (n_layers with 3), pixel judges every pixel alone."""
+    n_layers: int = 3
+    """Strided layers of the n_layers critic (each about doubles the patch it judges)."""
+    ngf: int = 64
+    """Generator channels after the first convolution."""
+    ndf: int = 64
+    """Critic channels after the first convolution."""
+    norm: Literal["instance", "batch", "none"] = "instance"
+    """Normalisation layer. The paper: instance."""
+    dropout: bool = False
+    """Dropout 0.5 inside the generator's blocks. The paper: off."""
+    init_type: Literal["normal", "xavier", "kaiming", "orthogonal"] = "normal"
+    """Weight initialisation. The paper: normal."""
+    init_gain: float = 0.02
+    """Standard deviation (normal) or gain (others) of the initialisation."""
+    channels_A: int = 3
+    """Channels of the images of domain A: 1 (grey) or 3 (RGB)."""
+    channels_B: int = 3
+    """Channels of the images of domain B: 1 (grey) or 3 (RGB)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The losses and their weights. The paper's ablations are settings of these."""
+
+    gan_mode: Literal["lsgan", "vanilla", "wgangp", "hinge"] = "lsgan"
+    """Adversarial loss: lsgan (the paper's training), vanilla (its equation 1), wgangp, hinge."""
+    lambda_gan: float = 1.0
+    """Weight of the adversarial losses of the generators; 0 trains with the cycle alone."""
+    lambda_A: float = 10.0
+    """Weight of the forward cycle A -> B -> A; 0 leaves it out."""
+    lambda_B: float = 10.0
+    """Weight of the backward cycle B -> A -> B; 0 leaves it out."""
+    lambda_identity: float = 0.5
+    """Weight of the identity loss, relative to lambda_A and lambda_B; 0 leaves it out."""
+    lambda_gp: float = 10.0
+    """Weight of wgangp's gradient penalty."""
+    pool_size: int = 50
+    """Images kept per direction for the critics; 0 shows them only the newest fakes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam and its learning rate over the epochs."""
+
+    batch_size: int = 1
+    """Images of each domain per step. The paper: 1."""
+    lr: float = 2e-4
+    """Adam's learning rate at the start."""
+    beta1: float = 0.5
+    """Adam's decay of the first moment."""
+    beta2: float = 0.999
+    """Adam's decay of the second moment."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    n_epochs: int = 100
+    """Epochs at the full learning rate."""
+    n_epochs_decay: int = 100
+    """Epochs over which the linear policy then takes the rate to zero."""
+    lr_policy: Literal["linear", "step", "plateau", "cosine"] = "linear"
+    """How the rate falls: linear (the paper), step, plateau (on the generators' loss), cosine."""
+    lr_decay_iters: int = 50
+    """Epochs between the step policy's drops."""
+    lr_gamma: float = 0.1
+    """Factor of each drop of the step policy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images are and how one becomes a training sample."""
+
+    data: Path | None = None
+    """Folder with trainA and trainB (and testA, testB)."""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """BtoA swaps the two domains."""
+    preprocess: Literal["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"] = "resize_and_crop"
+    """Geometry of a training sample; none only rounds the sides to a multiple of 4."""
+    load_size: int = 286
+    """Side in pixels to resize to, before the crop."""
+    crop_size: int = 256
+    """Side in pixels of the random crop."""
+    flip: bool = True
+    """Mirror left to right with probability 0.5."""
+    serial_batches: bool = False
+    """Take A and B in step and in order, rather than shuffled and at random."""
+    max_dataset_size: int | None = None
+    """Use at most this many images of each domain."""
+    epoch_size: int | None = None
+    """Samples per epoch; by default the size of the larger domain."""
+    workers: int | None = None
+    """Processes that decode images; by default as many as the machine's cores suggest."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """A file that cannot be decoded: stop before training, or leave it out and list it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How and where the run runs."""
+
+    out: Path = Path("runs/cyclegan")
+    """Folder of the run: checkpoints, events, samples, settings."""
+    seed: int = 0
+    """Seed of weights, data order, augmentation and image pools."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<index>."""
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    """Mixed precision; --amp alone means bf16. fp16 (with loss scaling) needs CUDA."""
+    cuda_graphs: Literal["off", "on", "auto"] = "off"
+    """Whole step as one CUDA graph; --cuda-graphs alone means on. auto falls back to eager and says why."""
+    channels_last: bool = True
+    """Keep activations and weights channels_last (NHWC), the faster layout."""
+    compile: bool = False
+    """torch.compile the networks."""
+    log_every: int = 50
+    """Steps between log lines and event records."""
+    sample_every: int = 1000
+    """Steps between grids of sample images; 0 for none."""
+    checkpoint_every: int = 5000
+    """Steps between checkpoints, besides the one at the end; 0 for none."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept; 0 keeps all."""
+    max_steps: int | None = None
+    """Stop after this many steps, whatever the epochs say."""
+    resume: Literal["off", "auto"] = "off"
+    """auto continues the newest checkpoint in --out exactly, or starts afresh if there is none."""
+    init_from: Path | None = None
+    """Start from these weights: a checkpoint or run of ours, or a folder of the reference's *_net_*.pth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a training run is made of."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turns a config dataclass into plain dictionaries, strings, numbers and None (fit for YAML and JSON)."""
+    out: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            out[f.name] = to_dict(value)
+        else:
+            out[f.name] = str(value) if isinstance(value, Path) else value
+    return out
+
+
+def from_dict(cls: type[T], values: dict[str, Any], *, where: str = "config", base: T | None = None) -> T:
+    """Builds the config dataclass `cls` from plain values; fields that are left out keep those of `base`.
+
+    Raises:
+        UserError: an unknown key (the nearest known one is named) or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    resolved: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}: unknown setting '{key}'{did_you_mean(key, known)}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}.{key}: expected a group of settings, got {value!r}")
+            inner = getattr(base, key) if base is not None else None
+            resolved[key] = from_dict(hints[key], value, where=f"{where}.{key}", base=inner)
+        else:
+            resolved[key] = _coerce(value, hints[key], f"{where}.{key}")
+    if base is not None:
+        return dataclasses.replace(base, **resolved)  # type: ignore[type-var]
+    return cls(**resolved)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """Checks `value` against the annotation `hint`; widens int to float and str to Path."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value is False and "off" in choices:  # YAML reads a bare `off` as false
+            value = "off"
+        if value not in choices:
+            raise UserError(f"{where}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        inner = [a for a in typing.get_args(hint) if a is not type(None)]
+        return _coerce(value, inner[0], where)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if hint is float and isinstance(value, str):  # YAML reads 2e-4, without a point, as text
+        with contextlib.suppress(ValueError):
+            return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")

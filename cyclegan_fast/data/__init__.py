@@ -1,0 +1,25 @@
+"""From files to batches: folder index and checks, decoding, transforms, the loader, synthetic scenes."""
+
+from cyclegan_fast.data.checks import CheckedImages, check_images
+from cyclegan_fast.data.decode import BadImageError, decode, to_mode
+from cyclegan_fast.data.folder import DOMAIN_FOLDERS, SUFFIXES, index_domain, index_pair
+from cyclegan_fast.data.loader import UnpairedLoader, build_train_loader
+from cyclegan_fast.data.pixels import load_images, to_array, to_float, to_uint8
+
+__all__ = [
+    "DOMAIN_FOLDERS",
+    "SUFFIXES",
+    "BadImageError",
+    "CheckedImages",
+    "UnpairedLoader",
+    "build_train_loader",
+    "check_images",
+    "decode",
+    "index_domain",
+    "index_pair",
+    "load_images",
+    "to_array",
+    "to_float",
+    "to_mode",
+    "to_uint8",
+]

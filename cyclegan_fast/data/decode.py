@@ -1,0 +1,118 @@
+"""From a file to an 8-bit image: one rule for every format, the same in every process.
+
+The format is read from the content, never from the name. EXIF rotation is applied. An animated file gives its first
+frame. What is left becomes grey ("L") or RGB:
+
+- transparency is laid over white: the colours hidden under a transparent pixel are arbitrary;
+- palette, CMYK and YCbCr become RGB; RGB becomes grey by Rec. 601 luma; grey becomes RGB by repetition;
+- 16-bit grey is scaled, round(v / 257), where Pillow alone would clip everything above 255 to white;
+- 16-bit colour keeps its high byte, which is how Pillow reads it;
+- floating-point and wider integer images are refused: their range is not known.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cyclegan_fast.errors import UserError
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+_MODES = {1: "L", 3: "RGB"}
+_EXIF_ORIENTATION = 0x0112
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class BadImageError(UserError):
+    """A file that cannot be used as an image: `path` and the `reason`."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = Path(path), reason
+
+    def __reduce__(self) -> tuple[type[BadImageError], tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
+
+def decode(path: Path | str, channels: int) -> Image.Image:
+    """Decodes a file to grey (`channels` 1) or RGB (3).
+
+    Returns:
+        An image of mode "L" or "RGB", upright.
+
+    Raises:
+        BadImageError: the file is missing, not an image, damaged, too large, or of a kind that is refused.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if getattr(image, "is_animated", False) and image.format != "MPO":
+                _warn_animated()
+            return to_mode(ImageOps.exif_transpose(image), channels)
+    except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
+        raise BadImageError(path, _reason(path, error)) from error
+
+
+def probe(path: Path | str) -> tuple[int, int]:
+    """Decodes a file to its last byte, as `decode` does, for nothing but its upright size (width, height).
+
+    Raises:
+        BadImageError: as `decode` does.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
+                width, height = height, width
+            image.draft(None, (width // 8, height // 8))  # JPEG: all the entropy coding, little of the rest
+            image.load()
+            _refuse_unknown_range(image)
+            return width, height
+    except Exception as error:
+        raise BadImageError(path, _reason(path, error)) from error
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Converts any image to "L" (`channels` 1) or "RGB" (3) by the rule at this file's head."""
+    if channels not in _MODES:
+        raise UserError(f"images have 1 or 3 channels here, {channels} were asked for")
+    _refuse_unknown_range(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) / 257.0).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert(_MODES[channels])
+
+
+def _refuse_unknown_range(image: Image.Image) -> None:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; convert the file to 8 or 16 bits per channel")
+    if image.mode == "I":
+        low, high = image.getextrema()
+        if not 0 <= low <= high <= 65535:  # type: ignore[operator]
+            raise ValueError("32-bit pixels have no known range; convert the file to 8 or 16 bits per channel")
+
+
+def _reason(path: Path | str, error: Exception) -> str:
+    """Says what is wrong with a file, in a few words."""
+    if isinstance(error, BadImageError):
+        return error.reason
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too many pixels to be decoded safely ({error})"
+    if isinstance(error, UnidentifiedImageError):
+        empty = Path(path).stat().st_size == 0
+        return "the file is empty" if empty else "not an image in a known format (JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)"
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist"
+    if isinstance(error, PermissionError | IsADirectoryError):
+        return f"cannot be read ({error.strerror})"
+    return f"damaged or unsupported ({error})" if isinstance(error, OSError | SyntaxError) else str(error)
+
+
+@functools.cache  # once per process: a folder of thousands gives one line, not thousands
+def _warn_animated() -> None:
+    warnings.warn("animated files: only the first frame is used", stacklevel=3)

@@ -1,0 +1,66 @@
+"""The folders trainA, trainB, testA and testB: which image files they hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from cyclegan_fast.errors import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+DOMAIN_FOLDERS = ("trainA", "trainB", "testA", "testB")
+
+
+def index_domain(root: Path, name: str) -> list[Path]:
+    """Lists the image files of the folder `root/name` and of those below it, sorted by path.
+
+    The folder itself may be a link. A link inside it is followed only if it stays inside: a linked file counts as a
+    file, a linked folder is not walked again.
+
+    Raises:
+        UserError: the folder is missing or holds no image, or a link leads out of it.
+    """
+    folder = root / name
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such data folder; it should hold the folders trainA and trainB")
+    if not folder.is_dir():
+        raise UserError(f"{root}: the folder {name} is missing; put the images of that domain there")
+    paths = sorted(_walk(folder, folder.resolve()))
+    if not paths:
+        raise UserError(f"{folder}: holds no image; put files ending in {', '.join(sorted(SUFFIXES))} there")
+    return paths
+
+
+def index_pair(
+    root: Path, split: Literal["train", "test"], direction: Literal["AtoB", "BtoA"] = "AtoB"
+) -> tuple[list[Path], list[Path]]:
+    """Lists the two domains of a split, in the order of `direction`: BtoA gives B's files first.
+
+    Raises:
+        UserError: as `index_domain` does, or both names lead to one folder.
+    """
+    names = (f"{split}A", f"{split}B")
+    first, second = names if direction == "AtoB" else names[::-1]
+    pair = index_domain(root, first), index_domain(root, second)
+    if (root / first).samefile(root / second):
+        raise UserError(f"{root}: {names[0]} and {names[1]} are the same folder; each domain needs its own images")
+    return pair
+
+
+def _walk(folder: Path, top: Path) -> Iterator[Path]:
+    """Yields the images at and below `folder`; `top` is the resolved folder that nothing may leave."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_symlink():
+                target = path.resolve()
+                if not target.is_relative_to(top):
+                    raise UserError(f"{path}: this link leads out of the folder, to {target}; copy the file instead")
+                if target.is_dir():
+                    continue
+            if entry.is_dir():
+                yield from _walk(path, top)
+            elif path.suffix.lower() in SUFFIXES:
+                yield path

@@ -1,0 +1,104 @@
+"""The geometry of a training sample: the five modes, split into drawing the numbers and applying them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from cyclegan_fast.config import DataConfig
+from cyclegan_fast.errors import UserError
+
+Size = tuple[int, int]  # width, height, in pixels
+
+_MULTIPLE = 4  # the generators halve the sides twice
+SMALLEST_SIDE = 24  # the 70x70 critic's five convolutions leave nothing of a smaller image
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random part of one image's way, free of its size: it can be stored and applied again."""
+
+    x: float
+    """Where the crop lies between the left (0) and the right (1)."""
+    y: float
+    """Where the crop lies between the top (0) and the bottom (1)."""
+    mirror: bool
+    """Whether left and right are swapped."""
+
+
+def draw(rng: np.random.Generator) -> Draw:
+    """Draws three numbers from `rng`, always three, whatever the mode makes of them."""
+    x, y, mirror = rng.random(3)
+    return Draw(float(x), float(y), bool(mirror < 0.5))
+
+
+def apply(image: Image.Image, config: DataConfig, draw: Draw) -> Image.Image:
+    """Resizes, crops and mirrors `image` as `config` says, with the numbers of `draw`."""
+    resized = resized_size(image.size, config)
+    if resized != image.size:
+        image = image.resize(resized, Image.Resampling.BICUBIC)
+    if config.preprocess.endswith("crop"):
+        image = _crop(image, config.crop_size, draw)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if config.flip and draw.mirror else image
+
+
+def resized_size(size: Size, config: DataConfig) -> Size:
+    """Returns the size to which an image of `size` is resized, before any crop.
+
+    resize_and_crop: load_size squared, the aspect ignored. scale_width: load_size wide, the aspect kept; if a crop
+    follows, at least as high as the crop. crop: as it is. Where no crop follows, the sides are rounded to multiples
+    of 4.
+    """
+    width, height = size
+    match config.preprocess:
+        case "resize_and_crop":
+            return config.load_size, config.load_size
+        case "scale_width":
+            return _rounded(config.load_size), _rounded(config.load_size * height / width)
+        case "scale_width_and_crop":
+            return config.load_size, max(round(config.load_size * height / width), config.crop_size)
+        case "crop":
+            return size
+        case "none":
+            return _rounded(width), _rounded(height)
+
+
+def sample_size(size: Size, config: DataConfig) -> Size:
+    """Returns the size of the training sample that an image of `size` becomes."""
+    crops = config.preprocess.endswith("crop")
+    return (config.crop_size, config.crop_size) if crops else resized_size(size, config)
+
+
+def check_geometry(config: DataConfig) -> int:
+    """Checks the sizes against one another and returns the shortest side that an image may have, in pixels.
+
+    Raises:
+        UserError: a crop that does not fit, or sides too small for the networks.
+    """
+    crops = config.preprocess.endswith("crop")
+    resizes = config.preprocess not in ("crop", "none")
+    if crops and resizes and config.crop_size > config.load_size:
+        raise UserError(
+            f"--crop-size {config.crop_size} is larger than --load-size {config.load_size}: no such crop can be cut"
+        )
+    if crops and (config.crop_size < SMALLEST_SIDE or config.crop_size % _MULTIPLE):
+        raise UserError(f"--crop-size must be a multiple of 4 and at least {SMALLEST_SIDE}, got {config.crop_size}")
+    if not crops and resizes and config.load_size < SMALLEST_SIDE:
+        raise UserError(f"--load-size must be at least {SMALLEST_SIDE}, got {config.load_size}")
+    if config.preprocess == "crop":
+        return config.crop_size
+    return SMALLEST_SIDE if config.preprocess == "none" else 1
+
+
+def _crop(image: Image.Image, side: int, draw: Draw) -> Image.Image:
+    """Cuts a square of `side` pixels; all its places are equally likely."""
+    left = int(draw.x * (image.width - side + 1))
+    top = int(draw.y * (image.height - side + 1))
+    return image.crop((left, top, left + side, top + side))
+
+
+def _rounded(side: float) -> int:
+    """The nearest positive multiple of 4."""
+    return max(_MULTIPLE, round(side / _MULTIPLE) * _MULTIPLE)

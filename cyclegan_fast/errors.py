@@ -1,0 +1,16 @@
+"""The one exception that a user may see: a sentence that says what, where and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. Commands print the sentence and exit with status 2, without a traceback."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns ``", did you mean 'x'?"`` for the known name nearest to `name`, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,87 @@
+"""python -m cyclegan_fast.evaluate: scores a checkpoint on the synthetic scenes, whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from cyclegan_fast.cli import run_command
+
+_COLUMNS = {
+    "pixel accuracy": "pixel_accuracy",
+    "class accuracy": "class_accuracy",
+    "class IoU": "class_iou",
+    "L1": "l1",
+}
+
+
+def evaluate(
+    checkpoint: Path,
+    data: Path,
+    *,
+    direction: Literal["AtoB", "BtoA"] = "AtoB",
+    out: Path = Path("scores.json"),
+    device: str = "auto",
+    batch_size: int = 16,
+    limit: int | None = None,
+) -> None:
+    """Scores both generators of a checkpoint as the paper scores Cityscapes, prints a table and writes it as JSON.
+
+    Example: python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --out runs/demo/scores.json
+
+    Args:
+        checkpoint: A run's folder or one of its checkpoints.
+        data: A data set rendered by python -m cyclegan_fast.dataset scenes.
+        direction: The direction with which it was trained; after BtoA, G_A makes label maps of photos.
+        out: File for the scores.
+        device: auto, cpu, cuda or cuda:<index>.
+        batch_size: Images translated at a time.
+        limit: Score only this many of the test scenes.
+    """
+    import torch
+
+    from cyclegan_fast.checkpoint import load_generators
+    from cyclegan_fast.evaluation import score_scenes
+
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    generators, _ = load_generators(checkpoint)
+    to_photo, to_labels = (generators[name].to(where).eval() for name in ("G_A", "G_B"))
+    if direction == "BtoA":
+        to_photo, to_labels = to_labels, to_photo
+    scores = score_scenes(
+        lambda photos: to_labels(photos.to(where)),
+        lambda labels: to_photo(labels.to(where)),
+        data,
+        batch_size=batch_size,
+        limit=limit,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(scores, indent=1) + "\n")
+    print_scores(scores)
+    print(f"written to {out}")
+
+
+def print_scores(scores: dict[str, Any]) -> None:
+    """Prints the result of `score_scenes` as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{scores['images']} test scenes of {scores['size']}x{scores['size']} pixels")
+    table.add_column("")
+    for heading in _COLUMNS:
+        table.add_column(heading, justify="right")
+    untranslated = scores["untranslated"]
+    for name, row in (
+        ("photo -> labels", scores["photo_to_labels"]),
+        ("  untranslated", untranslated["photo_to_labels"]),
+        ("labels -> photo", scores["labels_to_photo"]),
+        ("  untranslated", untranslated["labels_to_photo"]),
+        ("  real photos", scores["ceiling"]),
+    ):
+        table.add_row(name, *(f"{row[key]:.3f}" if key in row else "" for key in _COLUMNS.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    run_command(evaluate)

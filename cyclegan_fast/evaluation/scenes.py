@@ -1,0 +1,152 @@
+"""Scores a pair of translators on the scenes data set, as the paper scores them on Cityscapes (its section 5.1.1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cyclegan_fast.data import index_pair, load_images
+from cyclegan_fast.data.scenes import CLASSES, FACTS_NAME, PALETTE, TRUTH_FOLDER
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluation.reader import Reader, train_reader
+
+Translate = Callable[[Tensor], Tensor]  # [N, 3, H, W] in [-1, 1] -> the same
+
+
+@dataclass(frozen=True)
+class SceneTests:
+    """The test half of a scenes data set."""
+
+    labels: Tensor  # [N, 3, H, W] in [-1, 1], what domain A shows
+    photos: Tensor  # [N, 3, H, W] in [-1, 1], the same scenes in domain B
+    truth: np.ndarray  # uint8 [N, H, W], the class of every pixel
+    seed: int
+
+
+def score_scenes(
+    translate_B_to_A: Translate,
+    translate_A_to_B: Translate,
+    root: Path,
+    *,
+    batch_size: int = 16,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Scores both directions against the hidden truth.
+
+    photo -> labels: the class of a pixel is that of the nearest label colour. labels -> photo: a reader trained on
+    real photos of other scenes reads the classes back; what it scores on the real test photos is the ceiling.
+    L1 is the mean absolute difference to the true picture, in [0, 1] units.
+
+    Args:
+        translate_B_to_A: Makes label maps of photos, [N, 3, H, W] in [-1, 1] both, on the CPU's side.
+        translate_A_to_B: Makes photos of label maps.
+        root: Folder written by `render_dataset`.
+        batch_size: Images translated at a time.
+        limit: Use only this many of the test scenes.
+
+    Returns:
+        ``{"photo_to_labels": S, "labels_to_photo": S, "untranslated": {"photo_to_labels": S, "labels_to_photo": S},
+        "ceiling": S without l1, "images": int, "size": int}``, each S being ``{"pixel_accuracy", "class_accuracy",
+        "class_iou", "l1"}``.
+
+    Raises:
+        UserError: `root` is not a scenes data set with test scenes.
+    """
+    tests = load_scene_tests(root, limit)
+    reader = train_reader(tests.photos.shape[-1], tests.seed)
+    return {
+        "photo_to_labels": _score_labels(_batched(translate_B_to_A, tests.photos, batch_size), tests),
+        "labels_to_photo": _score_photos(_batched(translate_A_to_B, tests.labels, batch_size), tests, reader),
+        "untranslated": {
+            "photo_to_labels": _score_labels(tests.photos, tests),
+            "labels_to_photo": _score_photos(tests.labels, tests, reader),
+        },
+        "ceiling": {k: v for k, v in _score_photos(tests.photos, tests, reader).items() if k != "l1"},
+        "images": len(tests.truth),
+        "size": tests.photos.shape[-1],
+    }
+
+
+def load_scene_tests(root: Path, limit: int | None = None) -> SceneTests:
+    """Reads the test scenes and their truth.
+
+    Raises:
+        UserError: `root` is not a scenes data set, or has no test scenes.
+    """
+    if not (root / FACTS_NAME).is_file():
+        raise UserError(
+            f"{root}: not a scenes data set (no {FACTS_NAME}); make one with python -m cyclegan_fast.dataset scenes"
+        )
+    labels, photos = (paths[:limit] for paths in index_pair(root, "test"))
+    if [path.stem for path in labels] != [path.stem for path in photos]:
+        raise UserError(f"{root}: testA and testB do not hold the same scenes; render the data set again")
+    truth = [np.asarray(Image.open(_truth_of(root, path))) for path in labels]
+    seed = json.loads((root / FACTS_NAME).read_text())["seed"]
+    return SceneTests(load_images(labels), load_images(photos), np.stack(truth), seed)
+
+
+def nearest_classes(images: Tensor) -> np.ndarray:
+    """Returns the class whose label colour is nearest to each pixel: [N, 3, H, W] in [-1, 1] -> uint8 [N, H, W]."""
+    palette = torch.from_numpy(PALETTE).float() / 127.5 - 1.0  # [classes, 3]
+    pixels = images.permute(0, 2, 3, 1).flatten(0, 2)  # [N * H * W, 3]
+    shape = (images.shape[0], *images.shape[2:])
+    return torch.cdist(pixels, palette).argmin(dim=1).to(torch.uint8).reshape(shape).numpy()
+
+
+def segmentation_scores(read: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Compares class maps of equal shape over all their pixels.
+
+    Returns:
+        ``pixel_accuracy``; ``class_accuracy``, the mean over the classes present in `truth`; ``class_iou``, the mean
+        over them of intersection over union.
+    """
+    n = len(CLASSES)
+    pairs = truth.astype(np.int64).ravel() * n + read.astype(np.int64).ravel()
+    confusion = np.bincount(pairs, minlength=n * n).reshape(n, n)  # [truth, read]
+    right, there, said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    present = there > 0
+    return {
+        "pixel_accuracy": float(right.sum() / confusion.sum()),
+        "class_accuracy": float((right[present] / there[present]).mean()),
+        "class_iou": float((right[present] / (there + said - right)[present]).mean()),
+    }
+
+
+def _score_labels(made: Tensor, tests: SceneTests) -> dict[str, float]:
+    return {**segmentation_scores(nearest_classes(made), tests.truth), "l1": _l1(made, tests.labels)}
+
+
+def _score_photos(made: Tensor, tests: SceneTests, reader: Reader) -> dict[str, float]:
+    read = torch.cat([reader.read(part) for part in made.split(16)]).numpy()
+    return {**segmentation_scores(read, _sampled(tests.truth, read.shape[-1])), "l1": _l1(made, tests.photos)}
+
+
+def _sampled(truth: np.ndarray, side: int) -> np.ndarray:
+    """Class maps [N, H, H] at the reader's resolution: the class at the centre of each of its pixels."""
+    centres = ((np.arange(side) + 0.5) * truth.shape[-1] / side).astype(int)
+    return truth[:, centres[:, None], centres]
+
+
+@torch.no_grad()
+def _batched(translate: Translate, images: Tensor, batch_size: int) -> Tensor:
+    return torch.cat([translate(part).float().cpu() for part in images.split(batch_size)])
+
+
+def _l1(made: Tensor, true: Tensor) -> float:
+    """Mean absolute difference in [0, 1] units."""
+    return float((made - true).abs().mean() / 2.0)
+
+
+def _truth_of(root: Path, labels: Path) -> Path:
+    path = root / TRUTH_FOLDER / f"{labels.stem}.png"
+    if not path.is_file():
+        raise UserError(f"{path}: the class map of a test scene is missing; render the data set again")
+    return path

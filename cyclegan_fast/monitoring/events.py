@@ -1,0 +1,139 @@
+"""The event file of a run: one JSON object per line, and the same in TensorBoard's format where that is installed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.monitoring.files import write_atomically
+
+EVENTS_NAME = "events.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+class EventLog:
+    """Appends records to ``events.jsonl``; each is on its way to the disk before `write` returns.
+
+    Args:
+        folder: The run's folder, made if it is absent.
+        resume_step: Steps done by the checkpoint that is being continued; later records are cut off, as their steps
+            will be done again. None starts a new log.
+
+    Raises:
+        UserError: The folder cannot be written to, or the log to continue is damaged.
+    """
+
+    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
+        self.path = folder / EVENTS_NAME
+        kept = [] if resume_step is None else [e for e in read_events(folder) if e["step"] <= resume_step]
+        write_atomically(self.path, "".join(_line(event) for event in kept).encode())
+        self.file = self.path.open("a", encoding="utf-8")
+        self.tensorboard = _tensorboard(folder / TENSORBOARD_FOLDER, (resume_step or 0) + 1)
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, step: int, *, losses: Mapping[str, float] | None = None, **scalars: Any) -> None:
+        """Appends one record: the step, the time (seconds since 1970), the losses, and any further scalars by name.
+
+        Numbers that are not finite become null, which JSON can hold.
+
+        Raises:
+            UserError: The disk is full.
+        """
+        event = {"step": step, "time": round(time.time(), 3), **scalars}
+        if losses is not None:
+            event["losses"] = dict(losses)
+        try:
+            self.file.write(_line(event))
+            self.file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+        if self.tensorboard is not None:
+            for name, value in _scalars({**scalars, "loss": losses or {}}):
+                self.tensorboard.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Shows an RGB image in TensorBoard, where that is installed; the event file holds none."""
+        if self.tensorboard is not None:
+            self.tensorboard.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Closes the files."""
+        self.file.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """Reads the records of a run, oldest first; empty if there are none.
+
+    A last line without an end was cut off when its writer was killed and is left out.
+
+    Raises:
+        UserError: A line is no record.
+    """
+    path = folder / EVENTS_NAME
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [_record(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+        if isinstance(event["step"], int):
+            return event
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path}, line {number} is no event record: delete that line")
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(event), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """`value` as JSON can hold it: scalars of numpy and torch become numbers, nan and inf become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Every number in nested mappings, with its path such as ``loss/G_A``."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _scalars(value, f"{prefix}{key}/")
+        elif hasattr(value, "item") or (isinstance(value, int | float) and not isinstance(value, bool)):
+            found.append((f"{prefix}{key}", float(value)))
+    return found
+
+
+def _tensorboard(folder: Path, purge_step: int) -> Any:
+    """A writer that hides what an earlier run logged from `purge_step` on; None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=purge_step)

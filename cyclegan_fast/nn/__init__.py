@@ -1,0 +1,74 @@
+"""Networks of CycleGAN, built from a `ModelConfig`."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from torch import nn
+
+from cyclegan_fast.config import ModelConfig
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn.discriminators import NLayerDiscriminator, PixelDiscriminator
+from cyclegan_fast.nn.generators import ResnetGenerator, UnetGenerator
+from cyclegan_fast.nn.layers import init_weights
+
+__all__ = [
+    "NLayerDiscriminator",
+    "PixelDiscriminator",
+    "ResnetGenerator",
+    "UnetGenerator",
+    "build_discriminator",
+    "build_generator",
+    "build_networks",
+    "init_weights",
+]
+
+Direction = Literal["AtoB", "BtoA"]
+
+
+def build_generator(config: ModelConfig, direction: Direction = "AtoB") -> ResnetGenerator | UnetGenerator:
+    """Builds G_A (AtoB) or G_B (BtoA), with torch's default weights.
+
+    Raises:
+        UserError: `config.generator` names no generator.
+    """
+    into, out = config.channels_A, config.channels_B
+    if direction == "BtoA":
+        into, out = out, into
+    if match := re.fullmatch(r"resnet_([1-9]\d?)blocks", config.generator):
+        return ResnetGenerator(into, out, config.ngf, int(match[1]), config.norm, config.dropout)
+    if match := re.fullmatch(r"unet_(\d+)", config.generator):
+        depth = int(match[1]).bit_length() - 1
+        if 2**depth == int(match[1]) and depth >= 5:
+            return UnetGenerator(into, out, depth, config.ngf, config.norm, config.dropout)
+    raise UserError(
+        f"generator '{config.generator}' is unknown: name resnet_<N>blocks with 1 to 99 blocks, or unet_<side> with a "
+        "power of two from 32 (resnet_9blocks, resnet_6blocks, unet_256, unet_128)"
+    )
+
+
+def build_discriminator(config: ModelConfig, channels: int) -> NLayerDiscriminator | PixelDiscriminator:
+    """Builds a critic for images of `channels` channels, with torch's default weights."""
+    if config.discriminator == "pixel":
+        return PixelDiscriminator(channels, config.ndf, config.norm)
+    n_layers = 3 if config.discriminator == "basic" else config.n_layers
+    return NLayerDiscriminator(channels, config.ndf, n_layers, config.norm)
+
+
+def build_networks(config: ModelConfig) -> nn.ModuleDict:
+    """Builds and initialises G_A, G_B, D_A and D_B, in this order, from torch's global generator.
+
+    D_A is G_A's critic and so judges images of B; D_B judges images of A.
+    """
+    networks = nn.ModuleDict(
+        {
+            "G_A": build_generator(config, "AtoB"),
+            "G_B": build_generator(config, "BtoA"),
+            "D_A": build_discriminator(config, config.channels_B),
+            "D_B": build_discriminator(config, config.channels_A),
+        }
+    )
+    for net in networks.values():
+        init_weights(net, config.init_type, config.init_gain)
+    return networks

@@ -1,0 +1,130 @@
+"""The generators: residual blocks (Johnson et al. 2016) and U-Nets (Isola et al. 2017)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cyclegan_fast import ops
+from cyclegan_fast.nn.layers import LEAKY_SLOPE, Norm, NormAct, conv_before_norm, conv_transpose_before_norm
+
+
+class ResnetBlock(nn.Module):
+    """x + norm(conv(relu(norm(conv(x))))), with no activation after the sum.
+
+    Takes and gives tensors that already carry the one-pixel mirrored border of the next convolution.
+    """
+
+    def __init__(self, channels: int, norm: Norm, dropout: bool, pad: int) -> None:
+        super().__init__()
+        self.conv1 = conv_before_norm(norm, channels, channels, 3)
+        self.norm1 = NormAct(norm, channels, "relu", pad=0 if dropout else 1)
+        self.dropout = nn.Dropout(0.5) if dropout else None
+        self.conv2 = conv_before_norm(norm, channels, channels, 3)
+        self.norm2 = NormAct(norm, channels, "none", pad=pad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H + 2, W + 2] -> [N, C, H + 2 pad, W + 2 pad]."""
+        h = self.norm1(self.conv1(x))
+        if self.dropout is not None:  # drops pixels before they are mirrored into the border
+            h = ops.reflect_pad(self.dropout(h), 1)
+        return self.norm2(self.conv2(h), residual=x)
+
+
+class ResnetGenerator(nn.Module):
+    """7x7 stem, two strided convolutions, residual blocks, two transposed convolutions, 7x7 head, tanh."""
+
+    multiple = 4  # sides that are a multiple of this come back unchanged
+    smallest = 8  # the least side in pixels: the blocks mirror one pixel at a quarter of it
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        ngf: int = 64,
+        blocks: int = 9,
+        norm: Norm = "instance",
+        dropout: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stem = conv_before_norm(norm, in_channels, ngf, 7)
+        self.stem_norm = NormAct(norm, ngf)
+        self.down = nn.ModuleList(
+            [
+                conv_before_norm(norm, ngf, ngf * 2, 3, stride=2, padding=1),
+                conv_before_norm(norm, ngf * 2, ngf * 4, 3, stride=2, padding=1),
+            ]
+        )
+        self.down_norm = nn.ModuleList([NormAct(norm, ngf * 2), NormAct(norm, ngf * 4, pad=1)])
+        self.blocks = nn.ModuleList(
+            ResnetBlock(ngf * 4, norm, dropout, pad=0 if last else 1) for last in [False] * (blocks - 1) + [True]
+        )
+        self.up = nn.ModuleList(
+            [
+                conv_transpose_before_norm(norm, ngf * 4, ngf * 2, 3, stride=2, padding=1, output_padding=1),
+                conv_transpose_before_norm(norm, ngf * 2, ngf, 3, stride=2, padding=1, output_padding=1),
+            ]
+        )
+        self.up_norm = nn.ModuleList([NormAct(norm, ngf * 2), NormAct(norm, ngf, pad=3)])
+        self.head = nn.Conv2d(ngf, out_channels, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 4."""
+        h = self.stem_norm(self.stem(ops.reflect_pad(x, 3)))
+        for conv, norm in zip(self.down, self.down_norm, strict=True):
+            h = norm(conv(h))
+        for block in self.blocks:
+            h = block(h)
+        for conv, norm in zip(self.up, self.up_norm, strict=True):
+            h = norm(conv(h))
+        return torch.tanh(self.head(h))
+
+
+class UnetGenerator(nn.Module):
+    """An encoder of `depth` halvings whose every level is handed across to the decoder.
+
+    The reference applies its activations after the concatenation, in place; relu(leaky_relu(x)) = relu(x) and
+    relu(dropout(x)) = dropout(relu(x)), so they can be fused into the norms before it with the same result.
+    """
+
+    smallest = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        depth: int,
+        ngf: int = 64,
+        norm: Norm = "instance",
+        dropout: bool = False,
+    ) -> None:
+        super().__init__()
+        self.multiple = 2**depth
+        width = [min(ngf * 2**level, ngf * 8) for level in range(depth)]
+        last = depth - 1
+        # No norm follows the first and the innermost convolution, so their biases count.
+        self.down = nn.ModuleList([nn.Conv2d(in_channels, ngf, 4, stride=2, padding=1, bias=norm == "instance")])
+        self.down.extend(conv_before_norm(norm, width[i - 1], width[i], 4, stride=2, padding=1) for i in range(1, last))
+        self.down.append(nn.Conv2d(width[-2], width[-1], 4, stride=2, padding=1, bias=norm == "instance"))
+        self.down_norm = nn.ModuleList(NormAct(norm, width[i], "leaky_relu") for i in range(1, last))
+        self.up = nn.ModuleList(
+            conv_transpose_before_norm(norm, width[i] * (1 if i == last else 2), width[i - 1], 4, stride=2, padding=1)
+            for i in range(last, 0, -1)
+        )
+        self.up_norm = nn.ModuleList(NormAct(norm, width[i - 1], "relu") for i in range(last, 0, -1))
+        dropped = [dropout and i != last and width[i - 1] == ngf * 8 for i in range(last, 0, -1)]
+        self.dropout = nn.ModuleList(nn.Dropout(0.5) if drop else nn.Identity() for drop in dropped)
+        self.head = nn.ConvTranspose2d(width[0] * 2, out_channels, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 2 ** depth."""
+        h = F.leaky_relu(self.down[0](x), LEAKY_SLOPE)
+        skips = [h]
+        for conv, norm in zip(self.down[1:-1], self.down_norm, strict=True):
+            h = norm(conv(h))
+            skips.append(h)
+        h = F.relu(self.down[-1](h))
+        for conv, norm, dropout in zip(self.up, self.up_norm, self.dropout, strict=True):
+            h = torch.cat([F.relu(skips.pop()), dropout(norm(conv(h)))], dim=1)
+        return torch.tanh(self.head(h))

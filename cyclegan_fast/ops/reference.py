@@ -1,0 +1,53 @@
+"""The operators' maths in plain torch: what the kernels are tested against and what takes over without them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def instance_norm_act(
+    x: Tensor,  # [N, C, H, W]
+    residual: Tensor | None,  # [N, C, H + 2r, W + 2r]
+    activation: str,
+    negative_slope: float,
+    eps: float,
+    pad: int,
+) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
+    """See `cyclegan_fast.ops.instance_norm_act`."""
+    y = _instance_norm(x, eps)
+    if activation == "relu":
+        y = F.relu(y)
+    elif activation == "leaky_relu":
+        y = F.leaky_relu(y, negative_slope)
+    if residual is not None:
+        y = y + strip_border(residual, (residual.shape[2] - x.shape[2]) // 2)
+    return reflect_pad(y, pad)
+
+
+def _instance_norm(x: Tensor, eps: float) -> Tensor:
+    """F.instance_norm without its refusal of 1x1 images, and with gradients that are right in every layout."""
+    if x.shape[0] == 0:
+        return x * 1.0
+    y = torch.instance_norm(x, None, None, None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
+    if y.requires_grad and not torch.compiler.is_exporting():
+        # ATen's backward on the CPU is wrong for a channels_last gradient; through this reshape a contiguous one arrives.
+        y = y.contiguous().view(-1).view(y.shape)
+    return y
+
+
+def strip_border(x: Tensor, border: int) -> Tensor:
+    """[N, C, H + 2 border, W + 2 border] -> [N, C, H, W], a view."""
+    return x[:, :, border:-border, border:-border] if border else x
+
+
+def reflect_pad(x: Tensor, pad: int) -> Tensor:
+    """[N, C, H, W] -> [N, C, H + 2 pad, W + 2 pad]."""
+    return F.pad(x, (pad, pad, pad, pad), mode="reflect") if pad else x
+
+
+def l1_mean(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of |a - b|, at least in float32."""
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    return F.l1_loss(a.to(dtype), b.to(dtype))

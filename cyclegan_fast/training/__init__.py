@@ -1,0 +1,1 @@
+"""Training: the step, its graph, and the run around them."""

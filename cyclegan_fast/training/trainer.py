@@ -1,0 +1,293 @@
+"""The training run around the step: images in, checkpoints, events and sample grids out, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from cyclegan_fast.checkpoint import native, reference_format
+from cyclegan_fast.config import TrainConfig, to_dict
+from cyclegan_fast.data import build_train_loader
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.monitoring.console import Console
+from cyclegan_fast.monitoring.events import EventLog
+from cyclegan_fast.monitoring.grids import sample_grid, save_grid
+from cyclegan_fast.nn import build_networks
+from cyclegan_fast.training.graphed_step import GraphedStep
+from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib, resolve_device
+from cyclegan_fast.training.schedule import LearningRate
+from cyclegan_fast.training.step import CycleGANStep, Images, Losses
+
+EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
+ROWS_PER_GRID = 4
+
+# What a resumed run may change; every other setting shapes what is continued.
+FREE_ON_RESUME = {
+    "optim": {"n_epochs", "n_epochs_decay"},
+    "data": {"data", "workers"},
+    "run": {f.name for f in dataclasses.fields(TrainConfig().run)} - {"seed", "amp"},
+}
+
+
+class Trainer:
+    """Trains one run to its end, or until a signal stops it.
+
+    Args:
+        config: All settings.
+        say: Where plain messages go.
+
+    Raises:
+        UserError: Settings that contradict each other or the machine, or images that cannot be trained on; raised
+            before any network is built.
+    """
+
+    def __init__(self, config: TrainConfig, say: Callable[[str], None] = print) -> None:
+        self.config, self.say = config, say
+        self.device = resolve_device(config.run.device)
+        self.uses_graph = _check_settings(config, self.device, say)
+        self.loader = build_train_loader(config, self.device)
+        self.steps_per_epoch = math.ceil(self.loader.epoch_size / config.optim.batch_size)
+        epochs = config.optim.n_epochs + config.optim.n_epochs_decay
+        self.total_steps = min(epochs * self.steps_per_epoch, config.run.max_steps or 2**62)
+
+        torch.manual_seed(config.run.seed)
+        self.networks = build_networks(config.model).to(self.device)
+        if config.run.channels_last:
+            self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step = CycleGANStep(self.networks, config)
+        self.schedule = LearningRate(config.optim)
+        self.done = 0  # steps trained so far
+        self.epoch_loss = torch.zeros((), device=self.device)  # sum of the generators' losses over this epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next step belongs to, from 1."""
+        return self.done // self.steps_per_epoch + 1
+
+    def run(self) -> int:
+        """Trains; returns the command's exit status."""
+        out = self.config.run.out
+        out.mkdir(parents=True, exist_ok=True)
+        with RunLock(out), StopSignal() as stop, contextlib.ExitStack() as stack:
+            self._start_from()
+            (out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
+            self.events = stack.enter_context(EventLog(out, resume_step=self.done or None))
+            self.console = stack.enter_context(Console(self.total_steps, start_step=self.done))
+            stack.enter_context(contextlib.closing(self.loader))
+            self._train(stop)
+            self._checkpoint()
+        if self.done < self.total_steps:
+            self.say(f"stopped by a signal after step {self.done}; the same command with --resume auto continues")
+            return EXIT_STOPPED
+        return 0
+
+    def _train(self, stop: StopSignal) -> None:
+        run_step = self._prepare_step()
+        batches = iter(self.loader)
+        meter = Meter()
+        while self.done < self.total_steps and not stop.requested:
+            self.step.set_learning_rate(self.schedule.at(self.epoch))
+            batch = meter.wait_for(batches)
+            images, losses = run_step(batch["A"], batch["B"])
+            meter.add(losses)
+            self.epoch_loss += meter.generators_loss
+            self.done += 1
+            self._after_step(images, meter)
+
+    def _prepare_step(self) -> Callable[[Tensor, Tensor], tuple[Images, Losses]]:
+        if self.config.run.compile:
+            for net in self.networks.values():
+                net.compile()
+        return GraphedStep(self.step) if self.uses_graph else self.step
+
+    def _after_step(self, images: Images, meter: Meter) -> None:
+        run = self.config.run
+        last = self.done == self.total_steps
+        if last or self.done % run.log_every == 0 or self.device.type == "cpu":
+            self._stop_unless_finite(meter)
+        if last or self.done % run.log_every == 0:
+            self._log(meter)
+        if run.sample_every and (last or self.done % run.sample_every == 0):
+            self._save_sample(images)
+        if self.done % self.steps_per_epoch == 0:
+            if self.config.optim.lr_policy == "plateau":
+                self.schedule.observe(self.epoch_loss.item() / self.steps_per_epoch)
+            self.epoch_loss.zero_()
+        if run.checkpoint_every and self.done % run.checkpoint_every == 0 and not last:
+            self._checkpoint()
+        self.console.update(self.done)
+
+    def _log(self, meter: Meter) -> None:
+        lr = self.schedule.at((self.done - 1) // self.steps_per_epoch + 1)
+        losses, speed = meter.means(), meter.steps_per_second()
+        record = {"epoch": (self.done - 1) // self.steps_per_epoch + 1, "lr": lr, "steps_per_second": speed}
+        record |= {"data_wait_share": meter.wait_share(), "peak_memory_gib": peak_memory_gib(self.device)}
+        self.events.write(self.done, losses=losses, **record)
+        self.console.update(self.done, record | losses)
+        meter.reset()
+
+    def _stop_unless_finite(self, meter: Meter) -> None:
+        """A loss that is not finite left the weights untouched; nothing good comes after it, so the run ends here."""
+        bad = meter.not_finite()
+        if not bad or self.config.run.amp == "fp16":  # fp16 overflows now and then, and its scaler then steps aside
+            return
+        dump = self._save(self.config.run.out / "failed")
+        raise UserError(
+            f"step {self.done}: the loss {' and '.join(bad)} is not finite; the weights before it are kept in {dump}; "
+            "look at the images of that step, or lower --lr"
+        )
+
+    def _save_sample(self, images: Images) -> None:
+        """The current images, as they go there and back."""
+        forward, backward = ["real_A", "fake_B", "rec_A", "idt_B"], ["real_B", "fake_A", "rec_B", "idt_A"]
+        rows = [
+            [images[name][i].cpu() for name in names if name in images]
+            for i in range(min(ROWS_PER_GRID, len(images["real_A"])))
+            for names in (forward, backward)
+        ]
+        labels = ["real", "translated", "and back", "identity"][: max(map(len, rows))]
+        grid = sample_grid(rows, labels)
+        save_grid(self.config.run.out / "samples" / f"step_{self.done:08d}.jpg", grid)
+        self.events.image(self.done, "samples", grid)
+
+    def _checkpoint(self) -> None:
+        self._save(self.config.run.out / "checkpoints", keep=self.config.run.keep_checkpoints)
+
+    def _save(self, folder: Any, keep: int = 0) -> Any:
+        state = {
+            "step": self.step.state_dict(),
+            "loader": self.loader.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epoch_loss": self.epoch_loss,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        progress = {"step": self.done, "epoch": self.epoch, "steps_per_epoch": self.steps_per_epoch}
+        return native.save_checkpoint(
+            folder, self.done, networks=self.networks, config=self.config, progress=progress, state=state, keep=keep
+        )
+
+    def _start_from(self) -> None:
+        """Continues the newest checkpoint, starts from other weights, or starts afresh."""
+        run = self.config.run
+        newest = native.latest_checkpoint(run.out)
+        if run.resume == "auto" and newest is not None:
+            self._resume(newest)
+        elif newest is not None:
+            raise UserError(f"{run.out} holds a run already: continue it with --resume auto, or choose another --out")
+        elif run.init_from is not None:
+            self._initialise(run.init_from)
+
+    def _resume(self, checkpoint: Any) -> None:
+        differences = _differences(native.read_settings(checkpoint).config, self.config)
+        if differences:
+            raise UserError(f"{checkpoint} was trained with other settings: {'; '.join(differences)}")
+        native.load_weights(checkpoint, self.networks)
+        state = native.load_state(checkpoint)
+        self.step.load_state_dict(state["step"])
+        self.loader.load_state_dict(state["loader"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.epoch_loss.copy_(state["epoch_loss"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        self.done = native.read_settings(checkpoint).progress["step"]
+        self.say(f"continuing {checkpoint} after step {self.done}")
+
+    def _initialise(self, source: Any) -> None:
+        checkpoint = native.latest_checkpoint(source)
+        if checkpoint is not None:
+            native.load_weights(checkpoint, self.networks)
+        else:
+            reference_format.load_reference_folder(source, self.networks)
+        self.say(f"starting from the weights of {checkpoint or source}")
+
+
+class Meter:
+    """Means of the losses and the speed since the last record; it reads nothing back from the device until asked."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new record."""
+        self.began, self.waited, self.steps = time.perf_counter(), 0.0, 0
+        self.sums: Losses = {}
+        self.generators_loss: Tensor | float = 0.0
+
+    def wait_for(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        """The next batch; the time it took counts as waiting for data."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - start
+        return batch
+
+    def add(self, losses: Losses) -> None:
+        """Counts one step."""
+        self.steps += 1
+        self.generators_loss = torch.stack([v for name, v in losses.items() if not name.startswith("D_")]).sum()
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+
+    def means(self) -> dict[str, float]:
+        """Mean of each loss."""
+        return {name: value.item() / self.steps for name, value in self.sums.items()}
+
+    def not_finite(self) -> list[str]:
+        """Names of the losses that were nan or inf in any step of the record."""
+        return [name for name, value in self.sums.items() if not math.isfinite(value.item())]
+
+    def steps_per_second(self) -> float:
+        """Speed since the last record."""
+        return self.steps / (time.perf_counter() - self.began)
+
+    def wait_share(self) -> float:
+        """Share of the time spent waiting for data."""
+        return self.waited / (time.perf_counter() - self.began)
+
+
+def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> bool:
+    """Refuses settings that cannot work together; returns whether the step runs as a CUDA graph."""
+    o, model = config.objective, config.model
+    if config.run.amp == "fp16" and device.type != "cuda":
+        raise UserError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
+    if not (o.lambda_gan or o.lambda_A or o.lambda_B):
+        raise UserError("nothing to train: --lambda-gan, --lambda-A and --lambda-B are all 0")
+    if o.lambda_identity and model.channels_A != model.channels_B:
+        raise UserError("the identity loss needs --channels-A equal to --channels-B; say --lambda-identity 0")
+    if config.optim.batch_size < 1 or config.optim.n_epochs + config.optim.n_epochs_decay < 1:
+        raise UserError("--batch-size and the number of epochs must be at least 1")
+    reason = _why_no_graph(config, device)
+    if config.run.cuda_graphs == "on" and reason:
+        raise UserError(f"--cuda-graphs: {reason}; leave it out, or say --cuda-graphs=auto to run eagerly here")
+    if config.run.cuda_graphs == "auto":
+        say(f"cuda graphs: {'off, ' + reason if reason else 'on'}")
+    return config.run.cuda_graphs != "off" and not reason
+
+
+def _why_no_graph(config: TrainConfig, device: torch.device) -> str:
+    """Why the step cannot be a CUDA graph here; empty if it can."""
+    if device.type != "cuda":
+        return "there is no CUDA device" if not torch.cuda.is_available() else "--device is not a CUDA device"
+    if config.data.preprocess in ("none", "scale_width"):
+        return f"--preprocess {config.data.preprocess} gives images of several sizes"
+    return ""
+
+
+def _differences(stored: TrainConfig, given: TrainConfig) -> list[str]:
+    """Settings that must be equal for an exact resume and are not, each as ``name: stored, now given``."""
+    before, now = to_dict(stored), to_dict(given)
+    return [
+        f"{name} was {before[group][name]}, now {now[group][name]}"
+        for group in now
+        for name in now[group]
+        if name not in FREE_ON_RESUME.get(group, set()) and before[group][name] != now[group][name]
+    ]

@@ -1,0 +1,25 @@
+"""Folders of real image files for the tests of the data room."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.pictures import BAD_FILES, noise
+
+
+@pytest.fixture
+def good_folder(tmp_path: Path) -> Path:
+    """7 images in trainA, 5 in trainB, of mixed sizes."""
+    for name, count in (("trainA", 7), ("trainB", 5)):
+        (tmp_path / name).mkdir()
+        for i in range(count):
+            noise(48 + 3 * i, 40 + 2 * i, seed=i).save(tmp_path / name / f"{i}.jpg")
+    return tmp_path
+
+
+@pytest.fixture(params=sorted(BAD_FILES))
+def bad_file(request: pytest.FixtureRequest, good_folder: Path) -> Path:
+    """One bad file among the good ones of trainA."""
+    path = good_folder / "trainA" / request.param
+    BAD_FILES[request.param](path)
+    return path

@@ -1,0 +1,96 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cyclegan_fast.data import check_images, checks, index_domain, index_pair
+from cyclegan_fast.errors import UserError
+from tests.data.pictures import noise
+
+
+def test_index_is_sorted_and_recursive_and_takes_images_only(good_folder: Path) -> None:
+    (good_folder / "trainA" / "sub").mkdir()
+    noise(32, 32).save(good_folder / "trainA" / "sub" / "deep.PNG")
+    (good_folder / "trainA" / "notes.txt").write_text("no image")
+    paths = index_domain(good_folder, "trainA")
+    assert paths == sorted(paths) and len(paths) == 8
+    assert good_folder / "trainA" / "sub" / "deep.PNG" in paths
+
+
+def test_direction_swaps_the_domains(good_folder: Path) -> None:
+    forward, backward = index_pair(good_folder, "train"), index_pair(good_folder, "train", "BtoA")
+    assert forward == backward[::-1] and len(forward[0]) == 7
+
+
+def test_links_inside_are_kept_and_links_out_are_refused(
+    good_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    noise(32, 32).save(outside / "secret.png")
+    (good_folder / "trainA" / "again.jpg").symlink_to(good_folder / "trainA" / "0.jpg")
+    assert len(index_domain(good_folder, "trainA")) == 8
+    for target in (outside / "secret.png", outside):
+        link = good_folder / "trainA" / "link.png"
+        link.symlink_to(target)
+        with pytest.raises(UserError, match=r"link\.png: this link leads out"):
+            index_domain(good_folder, "trainA")
+        link.unlink()
+
+
+def test_missing_empty_and_equal_folders(good_folder: Path) -> None:
+    with pytest.raises(UserError, match="no such data folder"):
+        index_pair(good_folder / "nowhere", "train")
+    (good_folder / "trainB").rename(good_folder / "other")
+    with pytest.raises(UserError, match="trainB is missing"):
+        index_pair(good_folder, "train")
+    (good_folder / "trainB").mkdir()
+    with pytest.raises(UserError, match="trainB: holds no image"):
+        index_pair(good_folder, "train")
+    (good_folder / "trainB").rmdir()
+    (good_folder / "trainB").symlink_to(good_folder / "trainA")
+    with pytest.raises(UserError, match="same folder"):
+        index_pair(good_folder, "train")
+
+
+def test_check_stops_at_a_bad_file_or_leaves_it_out(bad_file: Path) -> None:
+    paths = index_domain(bad_file.parent.parent, "trainA")
+    with pytest.raises(UserError, match=bad_file.name) as error:
+        check_images(paths)
+    assert "--on-bad-image skip" in str(error.value)
+    checked = check_images(paths, on_bad="skip")
+    assert len(checked.good) == len(checked.sizes) == 7 and checked.sizes[0] == (48, 40)
+    assert [error.path for error in checked.bad] == [bad_file]
+
+
+def test_check_counts_bad_files_and_knows_when_none_is_left(good_folder: Path) -> None:
+    paths = index_domain(good_folder, "trainB")
+    for path in paths[:2]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"0\.jpg: the file is empty \(2 bad files of 5\)"):
+        check_images(paths)
+    with pytest.raises(UserError, match="none of the 2 files"):
+        check_images(paths[:2], on_bad="skip")
+
+
+def test_check_refuses_small_images(good_folder: Path) -> None:
+    with pytest.raises(UserError, match="48x40 pixels, but the shorter side must be at least 41"):
+        check_images(index_domain(good_folder, "trainA"), min_side=41)
+
+
+def test_large_sets_are_remembered_until_a_file_changes(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_CACHE_FROM", 3)
+    paths = index_domain(good_folder, "trainA")
+    first = check_images(paths, cache_folder=good_folder)
+    cache = good_folder / ".cyclegan_fast_checked.json"
+    assert len(json.loads(cache.read_text())) == 7
+
+    before = paths[0].stat()
+    paths[0].write_bytes(bytes(before.st_size))  # damaged, but with the length and time that the cache knows
+    os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert check_images(paths, cache_folder=good_folder) == first
+    os.utime(paths[0])
+    with pytest.raises(UserError, match=r"0\.jpg"):
+        check_images(paths, cache_folder=good_folder)
+    cache.write_text("{ damaged")
+    assert len(check_images(paths[1:], cache_folder=good_folder).good) == 6
