@@ -63,8 +63,8 @@ def _check_domain(data: Path, name: str) -> int:
     areas = sorted(checked.sizes, key=lambda size: size[0] * size[1])
     small, middle, large = (f"{w}x{h}" for w, h in (areas[0], areas[len(areas) // 2], areas[-1]))
     print(f"{name}: {len(paths)} files, {len(checked.good)} good, {small} to {large} pixels (median {middle})")
-    for error in checked.bad:
-        print(f"  bad: {error}")
+    for bad in checked.bad:
+        print(f"  bad: {bad}")
     return len(checked.bad)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cyclegan_fast.cli import run_command
+from cyclegan_fast.errors import UserError
 
 _COLUMNS = {
     "pixel accuracy": "pixel_accuracy",
@@ -20,7 +21,6 @@ def evaluate(
     checkpoint: Path,
     data: Path,
     *,
-    direction: Literal["AtoB", "BtoA"] = "AtoB",
     out: Path = Path("scores.json"),
     device: str = "auto",
     batch_size: int = 16,
@@ -33,21 +33,22 @@ def evaluate(
     Args:
         checkpoint: A run's folder or one of its checkpoints.
         data: A data set rendered by python -m cyclegan_fast.dataset scenes.
-        direction: The direction with which it was trained; after BtoA, G_A makes label maps of photos.
         out: File for the scores.
         device: auto, cpu, cuda or cuda:<index>.
         batch_size: Images translated at a time.
         limit: Score only this many of the test scenes.
     """
-    import torch
-
     from cyclegan_fast.checkpoint import load_generators
     from cyclegan_fast.evaluation import score_scenes
+    from cyclegan_fast.training.process import resolve_device
 
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    generators, _ = load_generators(checkpoint)
-    to_photo, to_labels = (generators[name].to(where).eval() for name in ("G_A", "G_B"))
-    if direction == "BtoA":
+    where = resolve_device(device)
+    generators, settings = load_generators(checkpoint, where)
+    model = settings.config.model
+    if (model.channels_A, model.channels_B) != (3, 3):
+        raise UserError(f"{checkpoint}: translates grey images; the scenes are in colour on both sides")
+    to_photo, to_labels = generators["G_A"], generators["G_B"]
+    if settings.config.data.direction == "BtoA":  # trained with the domains swapped
         to_photo, to_labels = to_labels, to_photo
     scores = score_scenes(
         lambda photos: to_labels(photos.to(where)),

@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     mine[k] = {count, shift[k] + offset, m2 > 0 ? m2 : C(0)};
   }
   block_reduce(mine, at.packs);
-  if (threadIdx.x >= at.packs || !active) return;
+  if (static_cast<int>(threadIdx.x) >= at.packs || !active) return;
   const int64_t stat = (at.slab * at.inner + at.pack) * kStats;
   const int64_t split = blockIdx.x / at.tiles % at.stretches;
 #pragma unroll
@@ -358,7 +358,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     }
   }
   block_reduce(mine, at.packs);
-  if (threadIdx.x >= at.packs || !active) return;
+  if (static_cast<int>(threadIdx.x) >= at.packs || !active) return;
   const int64_t split = blockIdx.x / at.tiles % at.stretches;
   const int64_t stat = (at.slab * at.inner + at.pack) * kStats;
 #pragma unroll

@@ -1,1 +1,33 @@
-"""Weights and training state on disk: our own folders (`native`) and the reference's .pth files (`reference_format`)."""
+"""Weights and training state on disk: our own folders (`native`), the reference's .pth files (`reference_format`)."""
+
+from cyclegan_fast.checkpoint.native import (
+    Settings,
+    latest_checkpoint,
+    load_generators,
+    load_state,
+    load_weights,
+    read_settings,
+    save_checkpoint,
+    verify,
+)
+from cyclegan_fast.checkpoint.reference_format import (
+    load_reference_folder,
+    load_reference_generator,
+    save_reference,
+    save_reference_network,
+)
+
+__all__ = [
+    "Settings",
+    "latest_checkpoint",
+    "load_generators",
+    "load_reference_folder",
+    "load_reference_generator",
+    "load_state",
+    "load_weights",
+    "read_settings",
+    "save_checkpoint",
+    "save_reference",
+    "save_reference_network",
+    "verify",
+]

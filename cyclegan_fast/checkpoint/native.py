@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -42,6 +42,7 @@ from cyclegan_fast.nn import build_generator
 FORMAT_VERSION = 1
 
 Networks = Mapping[str, nn.Module] | nn.ModuleDict
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged manifest raises
 _NAME = re.compile(r"step_(\d+)(?:\.(\d+))?")  # .1 is the second checkpoint of the same step
 
 
@@ -52,14 +53,6 @@ class Settings:
     config: TrainConfig
     progress: dict[str, Any]  # where in the run it was taken: step, epoch
     versions: dict[str, str]  # of cyclegan_fast and torch that wrote it
-
-
-class Generators(TypedDict):
-    """Both generators of a checkpoint, ready to translate, and its settings."""
-
-    G_A: nn.Module  # A -> B
-    G_B: nn.Module  # B -> A
-    settings: Settings
 
 
 def save_checkpoint(
@@ -80,7 +73,7 @@ def save_checkpoint(
         networks: Stored under their names.
         config: The run's settings, stored in full.
         progress: Where in the run this is; numbers and strings.
-        state: What else an exact resume needs: nested dictionaries, lists and tuples of tensors, numbers, strings, None.
+        state: What else an exact resume needs: a nest of dictionaries, lists, tuples, tensors, numbers, strings, None.
         keep: Newest checkpoints to keep; 0 keeps all.
 
     Returns:
@@ -158,10 +151,13 @@ def load_state(path: Path) -> dict[str, Any]:
     return unpack(json.loads(_read(checkpoint, "state.json")), tensors)
 
 
-def load_generators(path: Path, device: torch.device | str = "cpu") -> Generators:
-    """Builds both generators of a checkpoint (or of the newest in a run folder), in evaluation and frozen.
+def load_generators(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, nn.Module], Settings]:
+    """Builds G_A and G_B of a checkpoint (or of the newest in a run folder), in evaluation and frozen.
 
     Draws no random numbers.
+
+    Returns:
+        The generators by name, and the checkpoint's settings.
 
     Raises:
         UserError: There is no checkpoint, or it is damaged.
@@ -169,14 +165,12 @@ def load_generators(path: Path, device: torch.device | str = "cpu") -> Generator
     checkpoint = _checkpoint(path)
     settings = read_settings(checkpoint)
     with torch.device("meta"):  # the weights are loaded anyway: nothing is drawn for them
-        networks = {
-            "G_A": build_generator(settings.config.model, "AtoB"),
-            "G_B": build_generator(settings.config.model, "BtoA"),
-        }
+        model = settings.config.model
+        networks = {"G_A": build_generator(model, "AtoB"), "G_B": build_generator(model, "BtoA")}
     for network in networks.values():
         network.to_empty(device=device)
     load_weights(checkpoint, networks)
-    return {"G_A": freeze(networks["G_A"]), "G_B": freeze(networks["G_B"]), "settings": settings}
+    return {name: freeze(network) for name, network in networks.items()}, settings
 
 
 def verify(path: Path) -> None:
@@ -237,13 +231,19 @@ def _checkpoint(path: Path) -> Path:
 def _manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
     """Name -> {"sha256", "bytes"} of every file of a checkpoint."""
     try:
-        manifest = json.loads((checkpoint / "manifest.json").read_bytes())
-        version, files = manifest["format"], dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, files = _parse_manifest(checkpoint)
+    except _UNREADABLE as error:
         raise _damaged(checkpoint, "manifest.json", f"it cannot be read ({type(error).__name__})") from error
     if version > FORMAT_VERSION:
         raise UserError(f"{checkpoint} was written by a newer cyclegan_fast (format {version}): upgrade the package")
     return files
+
+
+def _parse_manifest(checkpoint: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """(format version, entries) as they are stored."""
+    manifest = json.loads((checkpoint / "manifest.json").read_bytes())
+    files = {name: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for name, entry in manifest["files"].items()}
+    return int(manifest["format"]), files
 
 
 def _read(checkpoint: Path, name: str) -> bytes:
@@ -255,27 +255,30 @@ def _read(checkpoint: Path, name: str) -> bytes:
         content = (checkpoint / name).read_bytes()
     except OSError as error:
         raise _damaged(checkpoint, name, error.strerror or str(error)) from error
-    if len(content) != expected["bytes"]:
-        raise _damaged(checkpoint, name, f"it has {len(content)} bytes, not {expected['bytes']}")
-    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
-        raise _damaged(checkpoint, name, "its sha256 differs from the manifest's")
+    if fault := _fault(content, expected):
+        raise _damaged(checkpoint, name, fault)
     return content
+
+
+def _fault(content: bytes, expected: dict[str, Any]) -> str:
+    """How a file's content differs from its entry in the manifest; empty if it does not."""
+    if len(content) != expected["bytes"]:
+        return f"it has {len(content)} bytes, not {expected['bytes']}"
+    return "" if hashlib.sha256(content).hexdigest() == expected["sha256"] else "its sha256 is not the manifest's"
 
 
 def _damaged(checkpoint: Path, name: str, reason: str) -> UserError:
     """The error about a damaged checkpoint, with the way back to a whole one."""
-    before = _whole_before(checkpoint)
-    advice = f"remove that folder to go on from {before}" if before else "there is no whole checkpoint before it"
+    earlier = [path for path in _checkpoints_in(checkpoint.parent) if _order(path) < _order(checkpoint)]
+    whole = next(filter(_is_whole, reversed(earlier)), None)
+    advice = f"remove that folder to go on from {whole}" if whole else "there is no whole checkpoint before it"
     return UserError(f"{checkpoint / name} is damaged: {reason}; {advice}")
 
 
-def _whole_before(checkpoint: Path) -> Path | None:
-    """The newest checkpoint before this one that passes `verify`."""
-    earlier = [path for path in _checkpoints_in(checkpoint.parent) if _order(path) < _order(checkpoint)]
-    if not earlier:
-        return None
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether every file of a checkpoint is as its manifest says."""
     try:
-        verify(earlier[-1])
-    except UserError:
-        return _whole_before(earlier[-1])
-    return earlier[-1]
+        _, files = _parse_manifest(checkpoint)
+        return not any(_fault((checkpoint / name).read_bytes(), expected) for name, expected in files.items())
+    except _UNREADABLE:
+        return False

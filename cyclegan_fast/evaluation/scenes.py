@@ -46,7 +46,8 @@ def score_scenes(
     L1 is the mean absolute difference to the true picture, in [0, 1] units.
 
     Args:
-        translate_B_to_A: Makes label maps of photos, [N, 3, H, W] in [-1, 1] both, on the CPU's side.
+        translate_B_to_A: Makes label maps of photos, [N, 3, H, W] in [-1, 1] both; it is given
+            images on the CPU and may answer on any device.
         translate_A_to_B: Makes photos of label maps.
         root: Folder written by `render_dataset`.
         batch_size: Images translated at a time.
@@ -58,9 +59,11 @@ def score_scenes(
         "class_iou", "l1"}``.
 
     Raises:
-        UserError: `root` is not a scenes data set with test scenes.
+        UserError: `root` is not a scenes data set with test scenes, or their side is no multiple of 4.
     """
     tests = load_scene_tests(root, limit)
+    if tests.photos.shape[-1] % 4:
+        raise UserError(f"{root}: pictures of {tests.photos.shape[-1]} pixels; the networks need a multiple of 4")
     reader = train_reader(tests.photos.shape[-1], tests.seed)
     return {
         "photo_to_labels": _score_labels(_batched(translate_B_to_A, tests.photos, batch_size), tests),

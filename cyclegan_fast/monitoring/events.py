@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +38,7 @@ class EventLog:
         self.path = folder / EVENTS_NAME
         kept = [] if resume_step is None else [e for e in read_events(folder) if e["step"] <= resume_step]
         write_atomically(self.path, "".join(_line(event) for event in kept).encode())
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = self.path.open("ab", buffering=0)
         self.tensorboard = _tensorboard(folder / TENSORBOARD_FOLDER, (resume_step or 0) + 1)
 
     def __enter__(self) -> EventLog:
@@ -58,9 +60,10 @@ class EventLog:
         event = {"step": step, "time": round(time.time(), 3), **scalars}
         if losses is not None:
             event["losses"] = dict(losses)
+        line = _line(event).encode()
         try:
-            self.file.write(_line(event))
-            self.file.flush()
+            if self.file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
         if self.tensorboard is not None:

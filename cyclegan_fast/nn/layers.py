@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ LEAKY_SLOPE = 0.2
 class DeadBiasConv2d(nn.Conv2d):
     """A convolution whose bias an instance norm cancels: the bias stays in the checkpoint, no kernel touches it."""
 
-    def __init__(self, *args: int, **kwargs: int) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert self.bias is not None
         self.bias.requires_grad_(False)
@@ -31,26 +31,28 @@ class DeadBiasConv2d(nn.Conv2d):
 class DeadBiasConvTranspose2d(nn.ConvTranspose2d):
     """The transposed twin of `DeadBiasConv2d`."""
 
-    def __init__(self, *args: int, **kwargs: int) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert self.bias is not None
         self.bias.requires_grad_(False)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, h, w]; `output_size` is the base class's and unused."""
-        return F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
+        return F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)  # type: ignore[arg-type]
 
 
-def conv_before_norm(norm: Norm, *args: int, **kwargs: int) -> nn.Conv2d:
+def conv_before_norm(norm: Norm, *args: Any, **kwargs: Any) -> nn.Conv2d:
     """A convolution that `norm` follows. As in the reference, only instance norm's convolutions carry a bias."""
-    return DeadBiasConv2d(*args, **kwargs) if norm == "instance" else nn.Conv2d(*args, **kwargs, bias=False)
+    if norm == "instance":
+        return DeadBiasConv2d(*args, **kwargs)
+    return nn.Conv2d(*args, **(kwargs | {"bias": False}))
 
 
-def conv_transpose_before_norm(norm: Norm, *args: int, **kwargs: int) -> nn.ConvTranspose2d:
+def conv_transpose_before_norm(norm: Norm, *args: Any, **kwargs: Any) -> nn.ConvTranspose2d:
     """The transposed twin of `conv_before_norm`."""
     if norm == "instance":
         return DeadBiasConvTranspose2d(*args, **kwargs)
-    return nn.ConvTranspose2d(*args, **kwargs, bias=False)
+    return nn.ConvTranspose2d(*args, **(kwargs | {"bias": False}))
 
 
 class NormAct(nn.Module):

@@ -139,7 +139,5 @@ def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
 if extension_available():
     torch.library.register_fake("cyclegan_fast::instance_norm_act_fwd", _fake_fwd)
     torch.library.register_fake("cyclegan_fast::instance_norm_act_bwd", _fake_bwd)
-    torch.library.register_autograd(
-        "cyclegan_fast::instance_norm_act_fwd", _backward, setup_context=_setup_context
-    )
+    torch.library.register_autograd("cyclegan_fast::instance_norm_act_fwd", _backward, setup_context=_setup_context)
     torch.library.register_autograd("cyclegan_fast::instance_norm_act_bwd", _refuse_second_derivative)

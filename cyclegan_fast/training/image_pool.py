@@ -56,7 +56,7 @@ class ImagePool:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where `state_dict` was taken."""
         images = state["images"]
-        self.images = None if images is None else images.to(self.count.device)
+        self.images = None if images is None else images.to(self.count.device, copy=True)
         self.count.copy_(state["count"])
         self.generator.set_state(state["generator"].cpu())
 
@@ -97,5 +97,5 @@ class MixedSizePool:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where `state_dict` was taken."""
-        self.images = [image.to(self.generator.device) for image in state["images"]]
+        self.images = [image.to(self.generator.device, copy=True) for image in state["images"]]
         self.generator.set_state(state["generator"].cpu())

@@ -56,5 +56,5 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tenso
     with ops.use_reference():  # the penalty differentiates a gradient; the fused operators have one derivative
         logits = critic(mixed)
     (slope,) = torch.autograd.grad(logits.sum(), mixed, create_graph=True)
-    norm = (slope.flatten(1).float() + 1e-16).norm(dim=1)
+    norm = (slope.flatten(1) + 1e-16).norm(dim=1)
     return (norm - 1).square().mean()

@@ -8,7 +8,6 @@ gradient is computed for the critics' weights. All of it stays on the device, so
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ class CycleGANStep:
         config: The objective, Adam and the mixed precision.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], config: TrainConfig) -> None:
+    def __init__(self, networks: nn.ModuleDict, config: TrainConfig) -> None:
         self.networks = networks
         self.G_A, self.G_B, self.D_A, self.D_B = (networks[name] for name in ("G_A", "G_B", "D_A", "D_B"))
         self.objective = config.objective

@@ -128,7 +128,11 @@ class Trainer:
     def _log(self, meter: Meter) -> None:
         lr = self.schedule.at((self.done - 1) // self.steps_per_epoch + 1)
         losses, speed = meter.means(), meter.steps_per_second()
-        record = {"epoch": (self.done - 1) // self.steps_per_epoch + 1, "lr": lr, "steps_per_second": speed}
+        record: dict[str, Any] = {
+            "epoch": (self.done - 1) // self.steps_per_epoch + 1,
+            "lr": lr,
+            "steps_per_second": speed,
+        }
         record |= {"data_wait_share": meter.wait_share(), "peak_memory_gib": peak_memory_gib(self.device)}
         self.events.write(self.done, losses=losses, **record)
         self.console.update(self.done, record | losses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -19,8 +20,6 @@ from tests.plain.step import PlainCycleGAN
 MODEL = ModelConfig(generator="resnet_2blocks", discriminator="n_layers", n_layers=2, ngf=6, ndf=5)
 NAMES = ("G_A", "G_B", "D_A", "D_B")
 STEPS, POOL, SEED = 20, 4, 3
-# Relative error of losses and gradients, and of the weights' movement over all steps.
-TOLERANCE = {torch.float64: (1e-9, 1e-7), torch.float32: (2e-3, 2e-2)}
 
 
 def make_config(**objective: object) -> TrainConfig:
@@ -41,8 +40,8 @@ def plain_twin(networks: nn.ModuleDict, dtype: torch.dtype) -> dict[str, nn.Modu
             if name.startswith("G")
             else PlainNLayerDiscriminator(3, ndf=MODEL.ndf, n_layers=2)
         )
-        twin.load_state_dict(to_reference(networks[name]))
-        twins[name] = twin.to(dtype)
+        twin.to(dtype).load_state_dict(to_reference(networks[name]))
+        twins[name] = twin
     return twins
 
 
@@ -71,52 +70,113 @@ def gradients(net: nn.Module) -> dict[str, Tensor]:
     return to_reference(shadow)
 
 
-@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("mode", ["lsgan", "vanilla", "hinge", "wgangp"])
-def test_twenty_steps_equal_the_plain_step(mode: str, dtype: torch.dtype, batch: int, channels_last: bool) -> None:
-    if mode != "lsgan" and (batch == 2 or channels_last):
-        pytest.skip("layouts and batches are covered by lsgan")
+@dataclass
+class Trace:
+    """What a run of 20 steps showed."""
+
+    losses: list[dict[str, Tensor]]
+    gradients: dict[str, Tensor]  # of the first step
+    movement: dict[str, Tensor]  # of each weight, over all steps
+
+
+def initial_networks() -> nn.ModuleDict:
     torch.manual_seed(0)
-    networks = build_networks(MODEL).to(dtype)
+    networks = build_networks(MODEL).double()
     for p in networks.parameters():  # larger weights than the initial ones, so that every term matters
         p.data.mul_(3)
-    plain = plain_twin(networks, dtype)
-    before = {name: live_weights(networks[name]) for name in NAMES}
-    if channels_last:
-        networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    step = CycleGANStep(networks, make_config(gan_mode=mode))
-    reference = PlainCycleGAN(*(plain[name] for name in NAMES), mode=mode, pool_size=POOL)
-    draws = {name: torch.Generator().manual_seed(2 * SEED + i) for i, name in enumerate("AB")}
-    per_step, moved = TOLERANCE[dtype]
-    swaps = 0
+    return networks
 
-    for i in range(STEPS):
-        real_A, real_B = images(batch, dtype, channels_last), images(batch, dtype, channels_last)
-        rng = torch.get_rng_state()
-        _, losses = step(real_A, real_B)
-        torch.set_rng_state(rng)  # wgangp mixes with the same weights
-        draws_A, draws_B = (torch.rand(batch, 2, generator=draws[name]) for name in "AB")
-        swaps += int((draws_A[:, 0] < 0.5).sum()) if i * batch >= POOL else 0
-        expected = reference.step(real_A.contiguous(), real_B.contiguous(), draws_A, draws_B)
-        assert set(losses) == set(expected)
-        for name, value in expected.items():
-            assert relative_error(losses[name], value) <= per_step * (i + 1), f"step {i}: loss {name}"
+
+def batches(batch: int) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(1)
+    return [(images(batch, torch.float64, False), images(batch, torch.float64, False)) for _ in range(STEPS)]
+
+
+def run_ours(mode: str, dtype: torch.dtype, batch: int, channels_last: bool) -> Trace:
+    networks = initial_networks().to(dtype)
+    before = {name: live_weights(networks[name]) for name in NAMES}
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    networks.to(memory_format=layout)  # type: ignore[call-overload]
+    step = CycleGANStep(networks, make_config(gan_mode=mode))
+    losses, grads = [], {}
+    torch.manual_seed(2)  # wgangp mixes at random
+    for i, (real_A, real_B) in enumerate(batches(batch)):
+        losses.append(step(real_A.to(dtype, memory_format=layout), real_B.to(dtype, memory_format=layout))[1])
         if i == 0:
             for name in NAMES:
-                ours = gradients(networks[name])
-                for key in live_weights(networks[name]):
-                    theirs = plain[name].get_parameter(key).grad
-                    assert theirs is not None
-                    assert relative_error(ours[key], theirs) <= per_step, f"gradient of {name}.{key}"
+                found = gradients(networks[name])
+                grads |= {f"{name}.{key}": found[key] for key in before[name]}
+    movement = {
+        f"{name}.{key}": value - before[name][key]
+        for name in NAMES
+        for key, value in live_weights(networks[name]).items()
+    }
+    return Trace(losses, grads, movement)
 
+
+def run_plain(mode: str, dtype: torch.dtype, batch: int) -> Trace:
+    networks = initial_networks()
+    plain = plain_twin(networks, dtype)
+    alive = {name: list(live_weights(networks[name])) for name in NAMES}
+    before = {f"{name}.{key}": plain[name].get_parameter(key).detach().clone() for name in NAMES for key in alive[name]}
+    reference = PlainCycleGAN(*(plain[name] for name in NAMES), mode=mode, pool_size=POOL)
+    draws = [torch.Generator().manual_seed(2 * SEED + i) for i in range(2)]
+    losses, grads, swaps = [], {}, 0
+    torch.manual_seed(2)
+    for i, (real_A, real_B) in enumerate(batches(batch)):
+        draws_A, draws_B = (torch.rand(batch, 2, generator=generator) for generator in draws)
+        swaps += int((draws_A[:, 0] < 0.5).sum()) if i * batch >= POOL else 0
+        losses.append(reference.step(real_A.to(dtype), real_B.to(dtype), draws_A, draws_B))
+        if i == 0:
+            grads = {key: plain[key[:3]].get_parameter(key[4:]).grad.clone() for key in before}  # type: ignore[union-attr]
     assert swaps > 0, "the pool never came into play"
-    for name in NAMES:
-        for key, ours in live_weights(networks[name]).items():
-            theirs, start = plain[name].get_parameter(key).detach(), before[name][key]
-            error = relative_error(ours - start, theirs - start)
-            assert error <= moved, f"{name}.{key} moved differently: {error:.2e}"
+    movement = {key: plain[key[:3]].get_parameter(key[4:]).detach() - start for key, start in before.items()}
+    return Trace(losses, grads, movement)
+
+
+def together(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensors[key].double().flatten() for key in sorted(tensors)])
+
+
+@pytest.mark.parametrize(
+    ("mode", "batch", "channels_last"),
+    [
+        ("lsgan", 1, False),
+        ("lsgan", 1, True),
+        ("lsgan", 2, True),
+        ("vanilla", 1, True),
+        ("hinge", 1, True),
+        ("wgangp", 2, True),
+    ],
+)
+def test_twenty_steps_in_float64_equal_the_plain_step(mode: str, batch: int, channels_last: bool) -> None:
+    ours, plain = run_ours(mode, torch.float64, batch, channels_last), run_plain(mode, torch.float64, batch)
+    for i, (got, expected) in enumerate(zip(ours.losses, plain.losses, strict=True)):
+        assert set(got) == set(expected)
+        for name, value in expected.items():
+            assert relative_error(got[name], value) <= 1e-9, f"step {i}: loss {name}"
+    for key, value in plain.gradients.items():
+        if value.norm() < 1e-12:  # wgangp's critics do not feel their last bias: Adam moves it by rounding alone
+            assert mode == "wgangp" and ours.gradients[key].norm() < 1e-12
+            continue
+        assert relative_error(ours.gradients[key], value) <= 1e-9, f"gradient of {key}"
+        assert relative_error(ours.movement[key], plain.movement[key]) <= 1e-6, f"movement of {key}"
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_twenty_steps_in_float32_are_as_near_to_float64_as_the_plain_step(channels_last: bool) -> None:
+    """Twenty steps of Adam amplify rounding, so plain float32's own distance to float64 is the measure."""
+    exact, plain = run_plain("lsgan", torch.float64, 1), run_plain("lsgan", torch.float32, 1)
+    ours = run_ours("lsgan", torch.float32, 1, channels_last)
+    for name, value in exact.losses[0].items():
+        assert relative_error(ours.losses[0][name], value) <= 1e-5, f"first step: loss {name}"
+    assert relative_error(together(ours.gradients), together(exact.gradients)) <= 1e-4
+    distance = relative_error(together(ours.movement), together(exact.movement))
+    assert distance <= 3 * relative_error(together(plain.movement), together(exact.movement)) + 1e-3
+    for i, (got, expected) in enumerate(zip(ours.losses, exact.losses, strict=True)):
+        for name, value in expected.items():
+            allowed = 10 * relative_error(plain.losses[i][name], value) + 1e-2
+            assert relative_error(got[name], value) <= allowed, f"step {i}: loss {name}"
 
 
 def test_pairing_changes_nothing() -> None:

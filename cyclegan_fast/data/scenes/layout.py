@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cyclegan_fast.data.streams import Purpose, stream
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]  # floats
 Distance = Callable[..., Array]  # (x [1, W], y [H, 1]), or two numbers -> distance [H, W], positive inside
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -127,11 +128,13 @@ class _Road:
         start, end, bend, width = rng.uniform([0.15, 0.30, -0.35, 0.11], [0.85, 0.70, 0.35, 0.17])
         return _Road(horizon, float(start), float(end), float(bend), float(width))
 
-    def centre(self, y: Array | float) -> Array | float:
+    def centre(self, y: Any) -> Any:
+        """The middle of the road, x, at the height y."""
         t = (y - self.horizon) / (1.0 - self.horizon)
         return self.end + (self.start - self.end) * t + self.bend * t * (1.0 - t)
 
-    def half_width(self, y: Array | float) -> Array | float:
+    def half_width(self, y: Any) -> Any:
+        """Half its width at the height y."""
         return 0.012 + (self.width - 0.012) * (y - self.horizon) / (1.0 - self.horizon)
 
     def surface(self) -> Shape:
@@ -161,8 +164,8 @@ def _hills(rng: np.random.Generator, horizon: float, *, far: bool) -> Shape:
     heights = np.array([0.5, 0.3, 0.12]) * rise
 
     def distance(x: Array, y: Array) -> Array:
-        ridge = horizon - rise - sum(h * np.sin(w * x + p) for h, w, p in zip(heights, waves, phases, strict=True))
-        return y - ridge
+        waves_at_x = (heights[:, None] * np.sin(waves[:, None] * x + phases[:, None])).sum(axis=0, keepdims=True)
+        return y - (horizon - rise - waves_at_x)  # x is [1, W]
 
     return Shape("far_hills" if far else "near_hills", distance, (0.0, horizon - 2.0 * rise, 1.0, horizon + 0.01))
 

@@ -1,0 +1,244 @@
+"""The .pth files of the authors' PyTorch implementation, read and written.
+
+``{epoch}_net_{G_A,G_B,D_A,D_B}.pth`` (and ``latest_net_G.pth`` of the published generators) are bare state_dicts
+whose names come from positions in nn.Sequential. Here every network's modules are listed beside those positions, once,
+and all else follows from the list. What a file does not say, such as the number of blocks, is read from its names.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cyclegan_fast.checkpoint.files import write_atomically
+from cyclegan_fast.checkpoint.native import Networks
+from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
+from cyclegan_fast.config import ModelConfig
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn import NLayerDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator, build_generator
+from cyclegan_fast.nn.layers import Norm
+
+GENERATORS, CRITICS = ("G_A", "G_B"), ("D_A", "D_B")
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def load_reference_generator(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelConfig]:
+    """Builds the generator of a bare .pth, in evaluation and frozen; draws no random numbers.
+
+    Returns:
+        The generator, and settings under which it is G_A (its input channels are ``channels_A``).
+
+    Raises:
+        UserError: The file is missing, damaged, holds anything but tensors, or is no generator of the reference.
+    """
+    tensors = read_reference(path)
+    config = infer_model_config(tensors, str(path))
+    with torch.device("meta"):
+        generator = build_generator(config)
+    generator.to_empty(device=device)
+    assign_weights(generator, from_reference(generator, tensors, str(path)), str(path))
+    return freeze(generator), config
+
+
+def load_reference_folder(folder: Path, networks: Networks, epoch: str = "latest") -> None:
+    """Loads ``{epoch}_net_{name}.pth`` of a folder into the networks of these names.
+
+    A critic without a file keeps its weights, and a warning says so: published models come without critics.
+
+    Raises:
+        UserError: A generator's file is missing, or a file is damaged or does not fit its network.
+    """
+    loaded = {}
+    for name, network in networks.items():
+        path = Path(folder) / f"{epoch}_net_{name}.pth"
+        if path.exists():
+            loaded[name] = from_reference(network, read_reference(path), str(path))
+        elif name in CRITICS:
+            warnings.warn(f"{path} does not exist: {name} starts afresh", stacklevel=2)
+        else:
+            raise UserError(f"{folder}: neither a checkpoint of ours nor {path.name} is there")
+    for name, tensors in loaded.items():
+        assign_weights(networks[name], tensors, f"{Path(folder) / f'{epoch}_net_{name}.pth'}")
+
+
+def save_reference(folder: Path, networks: Networks, epoch: str = "latest") -> list[Path]:
+    """Writes every network as ``{epoch}_net_{name}.pth``, as the reference reads them.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    paths = []
+    for name, network in networks.items():
+        paths.append(Path(folder) / f"{epoch}_net_{name}.pth")
+        save_reference_network(paths[-1], network)
+    return paths
+
+
+def save_reference_network(path: Path, network: nn.Module) -> None:
+    """Writes one network as a bare state_dict with the reference's names, in one move.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(to_reference(network), buffer)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def read_reference(path: Path) -> dict[str, Tensor]:
+    """Reads a bare state_dict, without the ``module.`` that DataParallel puts before its names.
+
+    Only tensors are ever unpickled: a file that asks for anything else is refused, and no option loosens this.
+
+    Raises:
+        UserError: The file is missing, damaged, or holds anything but tensors.
+    """
+    try:
+        content = io.BytesIO(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    try:
+        stored = torch.load(content, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged or holds more than tensors, such as code that would run on loading: it is refused; "
+            "save it again as a plain state_dict"
+        ) from error
+    except Exception as error:  # a truncated archive raises anything from EOFError to OSError
+        raise UserError(f"{path} is damaged, or not a .pth file ({type(error).__name__})") from error
+    if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for k, v in stored.items() if k != "_metadata"):
+        raise UserError(f"{path} is not a bare state_dict, names with tensors, as the reference saves its networks")
+    return {str(key).removeprefix("module."): value for key, value in stored.items() if key != "_metadata"}
+
+
+def to_reference(network: nn.Module) -> OrderedDict[str, Tensor]:
+    """Weights of one of our networks under the reference's names; contiguous copies on the CPU."""
+    theirs = dict(_positions(network))
+    named = OrderedDict()
+    for name, tensor in read_weights(network).items():
+        module, leaf = name.rsplit(".", 1)
+        named[f"{theirs[module]}.{leaf}"] = tensor
+    return named
+
+
+def from_reference(network: nn.Module, tensors: Mapping[str, Tensor], source: str = "the file") -> dict[str, Tensor]:
+    """Gives the reference's tensors the names that `network`, one of ours, uses; names it lacks stay as they are.
+
+    Running statistics of instance norms, which old files carry and nothing uses, are dropped with a warning.
+    """
+    ours = {theirs: module for module, theirs in _positions(network)}
+    named, dropped = {}, 0
+    for name, tensor in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        if leaf in _RUNNING and f"{module}.weight" not in tensors:  # a batch norm has a weight as well
+            dropped += 1
+        else:
+            named[f"{ours[module]}.{leaf}" if module in ours else name] = tensor
+    if dropped:
+        warnings.warn(
+            f"{source}: {dropped} running statistics of instance norms are dropped; nothing uses them", stacklevel=3
+        )
+    return named
+
+
+def infer_model_config(tensors: Mapping[str, Tensor], source: str = "the file") -> ModelConfig:
+    """Reads a generator's settings from the names and shapes of its state_dict, as if it were G_A.
+
+    A U-Net's dropout leaves no trace in the names: it comes back as off, which is the same network in evaluation.
+
+    Raises:
+        UserError: It is not a generator of the reference.
+    """
+    try:
+        if "model.model.0.weight" in tensors:
+            return _infer_unet(tensors)
+        return _infer_resnet(tensors)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{source} is not a generator of the reference (resnet_<N>blocks or unet_<side>)") from error
+
+
+def _infer_resnet(tensors: Mapping[str, Tensor]) -> ModelConfig:
+    blocks = 1 + max(int(m[1]) for key in tensors if (m := re.match(r"model\.(\d+)\.conv_block\.", key))) - 10
+    ngf, into = tensors["model.1.weight"].shape[:2]
+    return ModelConfig(
+        generator=f"resnet_{blocks}blocks",
+        ngf=ngf,
+        channels_A=into,
+        channels_B=tensors[f"model.{17 + blocks}.weight"].shape[0],
+        norm=_infer_norm(tensors, conv="model.1", norm="model.2"),
+        dropout="model.10.conv_block.6.weight" in tensors and tensors["model.10.conv_block.6.weight"].dim() == 4,
+    )
+
+
+def _infer_unet(tensors: Mapping[str, Tensor]) -> ModelConfig:
+    depth = max(key.count(".model") for key in tensors)  # levels lie within each other
+    ngf, into = tensors["model.model.0.weight"].shape[:2]
+    return ModelConfig(
+        generator=f"unet_{2**depth}",
+        ngf=ngf,
+        channels_A=into,
+        channels_B=tensors["model.model.3.weight"].shape[1],
+        norm=_infer_norm(tensors, conv="model.model.0", norm="model.model.1.model.2"),
+    )
+
+
+def _infer_norm(tensors: Mapping[str, Tensor], conv: str, norm: str) -> Norm:
+    """The norm after a convolution: a batch norm has weights; before an instance norm the convolution has a bias."""
+    if f"{norm}.weight" in tensors:
+        return "batch"
+    return "instance" if f"{conv}.bias" in tensors else "none"
+
+
+def _positions(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """(our module, the reference's) for everything in a network that can hold weights."""
+    if isinstance(network, ResnetGenerator):
+        return _resnet_positions(network)
+    if isinstance(network, UnetGenerator):
+        return _unet_positions(network)
+    if isinstance(network, NLayerDiscriminator):
+        return _n_layer_positions(network)
+    if isinstance(network, PixelDiscriminator):
+        return iter([("first", "net.0"), ("middle", "net.2"), ("norm.norm", "net.3"), ("last", "net.5")])
+    raise TypeError(f"the reference has no network like {type(network).__name__}")
+
+
+def _resnet_positions(network: ResnetGenerator) -> Iterator[tuple[str, str]]:
+    yield from [("stem", "model.1"), ("stem_norm.norm", "model.2")]
+    for i, at in enumerate((4, 7)):
+        yield from [(f"down.{i}", f"model.{at}"), (f"down_norm.{i}.norm", f"model.{at + 1}")]
+    for i, block in enumerate(network.blocks):
+        ours, theirs = f"blocks.{i}", f"model.{10 + i}.conv_block"
+        second = 5 if block.dropout is None else 6
+        yield from [(f"{ours}.conv1", f"{theirs}.1"), (f"{ours}.norm1.norm", f"{theirs}.2")]
+        yield from [(f"{ours}.conv2", f"{theirs}.{second}"), (f"{ours}.norm2.norm", f"{theirs}.{second + 1}")]
+    up = 10 + len(network.blocks)
+    for i, at in enumerate((up, up + 3)):
+        yield from [(f"up.{i}", f"model.{at}"), (f"up_norm.{i}.norm", f"model.{at + 1}")]
+    yield "head", f"model.{up + 7}"
+
+
+def _unet_positions(network: UnetGenerator) -> Iterator[tuple[str, str]]:
+    """Each level of the reference's U-Net lies within the one before: at 1 in the outermost, at 3 in the others."""
+    last = len(network.down) - 1
+    yield from [("down.0", "model.model.0"), ("head", "model.model.3")]
+    at = "model.model.1.model"
+    for level in range(1, last):
+        yield from [(f"down.{level}", f"{at}.1"), (f"down_norm.{level - 1}.norm", f"{at}.2")]
+        yield from [(f"up.{last - level}", f"{at}.5"), (f"up_norm.{last - level}.norm", f"{at}.6")]
+        at = f"{at}.3.model"
+    yield from [(f"down.{last}", f"{at}.1"), ("up.0", f"{at}.3"), ("up_norm.0.norm", f"{at}.4")]
+
+
+def _n_layer_positions(network: NLayerDiscriminator) -> Iterator[tuple[str, str]]:
+    yield "first", "model.0"
+    for i in range(len(network.middle)):
+        yield from [(f"middle.{i}", f"model.{2 + 3 * i}"), (f"norms.{i}.norm", f"model.{3 + 3 * i}")]
+    yield "last", f"model.{2 + 3 * len(network.middle)}"

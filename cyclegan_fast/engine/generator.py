@@ -1,0 +1,134 @@
+"""One trained generator with its settings, from wherever it is stored in torch's terms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+import cyclegan_fast
+from cyclegan_fast.checkpoint import load_generators, load_reference_generator
+from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
+from cyclegan_fast.config import ModelConfig, from_dict, to_dict
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn import Direction, build_generator
+
+METADATA_KEY = "cyclegan_fast"  # of the header of a .safetensors file
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A network in evaluation, frozen, and what shaped it."""
+
+    network: nn.Module
+    model: ModelConfig
+    direction: Direction
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self.model.channels_A if self.direction == "AtoB" else self.model.channels_B
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the images that it makes."""
+        return self.model.channels_B if self.direction == "AtoB" else self.model.channels_A
+
+    @property
+    def multiple(self) -> int:
+        """Sides must be multiples of this."""
+        return int(self.network.multiple)  # type: ignore[arg-type]
+
+    @property
+    def smallest(self) -> int:
+        """The least side in pixels."""
+        return int(self.network.smallest)  # type: ignore[arg-type]
+
+    def facts(self) -> dict[str, Any]:
+        """What travels with an exported generator: settings, direction and versions, fit for JSON."""
+        versions = {"cyclegan_fast": cyclegan_fast.__version__, "torch": str(torch.__version__)}
+        return {
+            "format": FORMAT_VERSION,
+            "direction": self.direction,
+            "model": to_dict(self.model),
+            "versions": versions,
+        }
+
+
+def load_generator(path: Path, direction: Direction | None = None) -> Generator:
+    """Loads one generator to the CPU.
+
+    Args:
+        path: A run folder (its newest checkpoint), a checkpoint, a .safetensors file that we exported, or a .pth of the
+            reference.
+        direction: AtoB or BtoA. By default what the file holds, and AtoB where it holds both or does not say.
+
+    Raises:
+        UserError: The path holds no such thing, it is damaged, or it holds the other direction only.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run folder, a checkpoint, a .safetensors or a .pth file")
+    if path.is_dir():
+        generators, settings = load_generators(path)
+        direction = direction or "AtoB"
+        return Generator(generators["G_A" if direction == "AtoB" else "G_B"], settings.config.model, direction)
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path, direction)
+    if path.suffix == ".pth":
+        return _load_reference(path, direction)
+    raise UserError(f"{path}: a generator is a run folder, a checkpoint, a .safetensors or a .pth file")
+
+
+def dump_safetensors(generator: Generator) -> bytes:
+    """The content of a .safetensors file that `load_generator` reads."""
+    return safetensors.torch.save(read_weights(generator.network), {METADATA_KEY: json.dumps(generator.facts())})
+
+
+def check_direction(wanted: Direction | None, stored: Direction, path: Path) -> Direction:
+    """Returns the direction that a file of one generator holds.
+
+    Raises:
+        UserError: Another one was asked for.
+    """
+    if wanted not in (None, stored):
+        raise UserError(f"{path} translates {stored}, but {wanted} was asked for: give the file of that direction")
+    return stored
+
+
+def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged, or not a .safetensors file ({error})") from error
+    if METADATA_KEY not in metadata:
+        raise UserError(f"{path} does not hold one exported generator; of a checkpoint, give the folder")
+    facts = json.loads(metadata[METADATA_KEY])
+    direction = check_direction(direction, facts["direction"], path)
+    model = from_dict(ModelConfig, facts["model"], where=str(path))
+    with torch.device("meta"):
+        network = build_generator(model, direction)
+    network.to_empty(device="cpu")
+    assign_weights(network, tensors, str(path))
+    return Generator(freeze(network), model, direction)
+
+
+def _load_reference(path: Path, direction: Direction | None) -> Generator:
+    """A bare .pth does not say its direction; a name that ends in G_A or G_B does."""
+    network, model = load_reference_generator(path)
+    named: dict[str, Direction] = {"G_A": "AtoB", "G_B": "BtoA"}
+    stored = next((d for name, d in named.items() if path.stem.endswith(f"_{name}")), direction or "AtoB")
+    direction = check_direction(direction, stored, path)
+    if direction == "BtoA":  # the model was read as if it were G_A
+        model = dataclasses.replace(model, channels_A=model.channels_B, channels_B=model.channels_A)
+    return Generator(network, model, direction)

@@ -1,0 +1,24 @@
+"""Builds the kernels with CMake, without torch, and runs their C++ tests."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("ctest")), reason="cmake is missing")
+def test_kernels_with_cmake(tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        return done.stdout
+
+    run("cmake", "-S", str(ROOT), "-B", str(tmp_path))
+    run("cmake", "--build", str(tmp_path), "-j", "2")
+    output = run("ctest", "--test-dir", str(tmp_path), "--output-on-failure", "-j", "2")
+    assert "cuda_emulated" in output and "cpu_sanitized" in output

@@ -1,0 +1,98 @@
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cyclegan_fast.data.scenes import (
+    CLASSES,
+    PALETTE,
+    class_map,
+    draw_scene,
+    render_dataset,
+    render_labels,
+    render_photo,
+)
+from cyclegan_fast.errors import UserError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_same_seed_same_files_whatever_the_processes(tmp_path: Path) -> None:
+    for name, seed in (("one", 5), ("two", 5), ("other", 6)):
+        render_dataset(tmp_path / name, 32, train=20, test=5, seed=seed)  # 55 files: more than one process
+    one, two, other = (contents(tmp_path / name) for name in ("one", "two", "other"))
+    assert one == two and one.keys() == other.keys()
+    assert all(one[name] != other[name] for name in one if name.endswith(".jpg"))
+    render_dataset(tmp_path / "few", 32, train=1, test=5, seed=5)  # few files: this process alone
+    assert all(one[name] == content for name, content in contents(tmp_path / "few").items() if "test" in name)
+
+
+def test_folders_facts_and_truth(tmp_path: Path) -> None:
+    render_dataset(tmp_path, 48, train=3, test=2, seed=1)
+    counts = {name: len(list((tmp_path / name).iterdir())) for name in ("trainA", "trainB", "testA", "testB", "truth")}
+    assert counts == {"trainA": 3, "trainB": 3, "testA": 2, "testB": 2, "truth": 2}
+    facts = json.loads((tmp_path / "scenes.json").read_text())
+    assert facts["classes"] == list(CLASSES) and facts["palette"] == PALETTE.tolist()
+    assert (facts["size"], facts["seed"]) == (48, 1)
+    for i in range(2):
+        truth = np.asarray(Image.open(tmp_path / "truth" / f"{i:05d}.png"))
+        labels = np.asarray(Image.open(tmp_path / "testA" / f"{i:05d}.jpg"))
+        assert np.abs(labels.astype(int) - PALETTE[truth]).mean() < 4  # JPEG alone stands between the two
+
+
+def test_train_scenes_differ_from_one_another_and_from_the_test(tmp_path: Path) -> None:
+    numbers = range(40)
+    maps = {class_map(draw_scene(0, number), 32).tobytes() for number in numbers}
+    assert len(maps) == len(numbers)
+
+
+@pytest.mark.parametrize("size", [32, 100, 256])
+def test_a_scene_is_the_same_at_every_size(size: int) -> None:
+    agree = []
+    for number in range(6):
+        scene = draw_scene(2, number)
+        large = class_map(scene, 1024)
+        centres = ((np.arange(size) + 0.5) * 1024 / size).astype(int)
+        agree.append((class_map(scene, size) == large[centres[:, None], centres]).mean())
+    assert np.mean(agree) > 0.97
+
+
+def test_the_photo_shows_the_scene_of_the_labels() -> None:
+    """Within a scene, pixels of one class look alike in the photo, and classes differ."""
+    scene = draw_scene(0, 7)
+    truth, photo = class_map(scene, 64), render_photo(scene, 64).astype(float)
+    means = np.array([photo[truth == c].mean(axis=0) for c in np.unique(truth)])
+    nearest = np.linalg.norm(photo[:, :, None] - means, axis=-1).argmin(axis=-1)
+    assert (np.unique(truth)[nearest] == truth).mean() > 0.75
+    assert photo.shape == (64, 64, 3) and render_labels(scene, 64).shape == (64, 64, 3)
+
+
+def test_every_class_is_common_enough_to_be_learnt() -> None:
+    maps = np.stack([class_map(draw_scene(0, number), 64) for number in range(100)])
+    share = np.bincount(maps.ravel(), minlength=len(CLASSES)) / maps.size
+    assert share.min() > 0.02 and share.max() < 0.5
+    assert all((maps == c).any(axis=(1, 2)).mean() > 0.5 for c in range(len(CLASSES)))
+
+
+def test_1024_pixels_take_a_moment_not_a_minute() -> None:
+    start = time.perf_counter()
+    photo = render_photo(draw_scene(0, 0), 1024)
+    assert photo.shape == (1024, 1024, 3) and time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(("size", "train"), [(16, 1), (2048, 1), (64, 0)])
+def test_sizes_and_counts_out_of_range(tmp_path: Path, size: int, train: int) -> None:
+    with pytest.raises(UserError, match=r"--size|--train"):
+        render_dataset(tmp_path, size, train, 1, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_used_folder_is_not_written_over(tmp_path: Path) -> None:
+    render_dataset(tmp_path, 32, 1, 1, 0)
+    with pytest.raises(UserError, match="already holds files"):
+        render_dataset(tmp_path, 32, 1, 1, 0)

@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.config import ModelConfig, TrainConfig
+from cyclegan_fast.engine import export_engine
+from cyclegan_fast.nn import build_networks
+
+MODELS = {
+    "colour": ModelConfig(generator="resnet_1blocks", ngf=6, ndf=4),
+    "grey_to_colour": ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4, channels_A=1),
+    "unet": ModelConfig(generator="unet_32", ngf=4, ndf=4),
+}
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """A run folder with one checkpoint per model; the weights are large enough that every pixel of the input counts."""
+    folders = {}
+    for name, model in MODELS.items():
+        torch.manual_seed(11)
+        networks = build_networks(model)
+        for parameter in networks.parameters():
+            parameter.data.mul_(4.0)
+        folders[name] = tmp_path_factory.mktemp(name)
+        save_checkpoint(
+            folders[name] / "checkpoints", 7, networks=networks, config=TrainConfig(model=model), progress={"step": 7}
+        )
+    return folders
+
+
+@pytest.fixture(scope="session")
+def onnx_files(runs, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("onnx")
+    files = {name: export_engine(runs[name], folder / f"{name}.onnx", "AtoB") for name in ("colour", "unet")}
+    return files | {"colour_BtoA": export_engine(runs["colour"], folder / "colour_BtoA.onnx", "BtoA")}

@@ -1,0 +1,224 @@
+"""Engines from everything that holds a generator compute the same; what is damaged or does not match is refused."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import cyclegan_fast
+from cyclegan_fast.checkpoint import load_generators, save_reference
+from cyclegan_fast.engine import Generator, export, export_engine, infer, load_engine, load_generator
+from cyclegan_fast.engine.onnx import OnnxBackend
+from cyclegan_fast.errors import UserError
+
+ODD_SIZES = [(16, 16), (9, 23), (33, 50), (8, 8)]
+
+
+def random_images(channels, sizes=ODD_SIZES):
+    return [torch.rand(channels, *size) * 2 - 1 for size in sizes]
+
+
+def assert_same_results(first, second, atol):
+    images = random_images(first.in_channels)
+    made, expected = infer(first, images), infer(second, images)
+    for a, b in zip(made, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=atol)
+        assert b.std() > 0.05, "the network says nothing: the comparison would be empty"
+
+
+def test_the_front_door(runs):
+    engine = cyclegan_fast.load_engine(runs["colour"], device="cpu")
+    x = np.random.default_rng(0).integers(0, 256, (17, 22, 3), dtype=np.uint8)
+    made = cyclegan_fast.infer(engine, x)
+    generators, _ = load_generators(runs["colour"])
+    plane = torch.from_numpy(x).permute(2, 0, 1)[None].float() / 127.5 - 1
+    padded = torch.nn.functional.pad(plane, (0, 2, 0, 3), mode="reflect")
+    expected = ((generators["G_A"](padded)[0, :, :17, :22] + 1) * 127.5).round().clamp(0, 255)
+    assert np.abs(made.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 1
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = cyclegan_fast.nothing
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+@pytest.mark.parametrize("model", ["colour", "grey_to_colour"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_travel_exactly(tmp_path, runs, model, direction, suffix):
+    out = export_engine(runs[model], tmp_path / f"g{suffix}", direction)
+    there = load_engine(runs[model], direction=direction, device="cpu")
+    here = load_engine(out, direction=direction, device="cpu")
+    assert (here.in_channels, here.out_channels, here.direction) == (there.in_channels, there.out_channels, direction)
+    assert_same_results(here, there, 0.0)
+    again = export_engine(out, tmp_path / "again.safetensors", direction)
+    assert_same_results(load_engine(again, device="cpu"), there, 0.0)
+
+
+@pytest.mark.parametrize("name", ["colour", "unet", "colour_BtoA"])
+def test_onnx_equals_torch_on_odd_sizes(runs, onnx_files, name):
+    model, _, direction = name.partition("_")
+    there = load_engine(runs[model], direction=direction or "AtoB", device="cpu")
+    here = load_engine(onnx_files[name], device="cpu")
+    assert here.direction == there.direction and here.multiple == there.multiple and here.smallest == there.smallest
+    assert_same_results(here, there, 1e-4)
+
+
+def test_the_onnx_graph_is_made_of_standard_layers_of_any_size(onnx_files):
+    graph = onnx.load(onnx_files["colour"]).graph
+    kinds = {node.op_type for node in graph.node}
+    assert kinds <= {"Pad", "Conv", "InstanceNormalization", "Relu", "Add", "ConvTranspose", "Tanh", "Slice"}
+    sides = [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
+    assert sides == ["n", 3, "4*h", "4*w"]
+    sidecar = json.loads(onnx_files["colour"].with_name("colour.onnx.json").read_text())
+    assert sidecar["direction"] == "AtoB" and sidecar["model"]["generator"] == "resnet_1blocks"
+    assert sidecar["versions"]["torch"] == torch.__version__
+
+
+def test_exporting_leaves_the_random_numbers_alone_and_replaces_an_older_file(tmp_path, runs):
+    out = tmp_path / "deep" / "er" / "g.safetensors"
+    export_engine(runs["grey_to_colour"], out)
+    rng = torch.get_rng_state()
+    export_engine(runs["colour"], out)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert load_engine(out, device="cpu").in_channels == 3
+    assert [p.name for p in out.parent.iterdir()] == ["g.safetensors"]
+
+
+def test_a_graph_that_computes_something_else_is_not_written(runs):
+    right = load_generator(runs["colour"], "AtoB")
+    content = export.to_onnx(right)
+    export.check_onnx(content, right)
+    wrong = load_generator(runs["colour"], "BtoA")
+    with pytest.raises(UserError, match="differs from torch"):
+        export.check_onnx(content, wrong)
+    right.network.head.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match="differs from torch by nan"):
+        export.check_onnx(content, Generator(right.network, right.model, "AtoB"))
+
+
+def test_one_direction_does_not_pass_for_the_other(tmp_path, runs, onnx_files):
+    weights = export_engine(runs["colour"], tmp_path / "g.safetensors", "BtoA")
+    generators, _ = load_generators(runs["colour"])
+    _, named = save_reference(tmp_path, generators)
+    for path in (weights, onnx_files["colour_BtoA"], named):
+        assert load_engine(path, device="cpu").direction == "BtoA"
+        with pytest.raises(UserError, match="translates BtoA, but AtoB was asked for"):
+            load_engine(path, direction="AtoB", device="cpu")
+
+
+def test_an_onnx_file_that_was_changed_is_refused(tmp_path, onnx_files):
+    path = shutil.copy(onnx_files["colour"], tmp_path / "g.onnx")
+    sidecar = shutil.copy(f"{onnx_files['colour']}.json", tmp_path / "g.onnx.json")
+    load_engine(path, device="cpu")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"its sha256 differs.*export it again: python -m cyclegan_fast\.export"):
+        load_engine(path, device="cpu")
+    sidecar.write_text("{")
+    with pytest.raises(UserError, match=r"g\.onnx\.json is damaged.*export it again"):
+        load_engine(path, device="cpu")
+    sidecar.write_text(json.dumps({"format": 99, "sha256": ""}))
+    with pytest.raises(UserError, match="newer cyclegan_fast"):
+        load_engine(path, device="cpu")
+
+
+def test_a_foreign_onnx_file(tmp_path, runs, onnx_files):
+    path = shutil.copy(onnx_files["colour"], tmp_path / "foreign.onnx")
+    assert_same_results(load_engine(path, device="cpu"), load_engine(runs["colour"], device="cpu"), 1e-4)
+    unet = load_engine(shutil.copy(onnx_files["unet"], tmp_path / "unet.onnx"), device="cpu")
+    with pytest.raises(UserError, match=r"unet\.onnx failed on a batch of shape \[1, 3, 20, 20\]"):
+        infer(unet, torch.zeros(3, 20, 20))
+    os.truncate(path, 1000)
+    with pytest.raises(UserError, match=r"foreign\.onnx cannot be loaded by ONNX Runtime"):
+        load_engine(path, device="cpu")
+
+
+def tiny_graph(shapes_in, shapes_out):
+    make = onnx.helper
+    ins = [make.make_tensor_value_info(f"i{i}", onnx.TensorProto.FLOAT, s) for i, s in enumerate(shapes_in)]
+    outs = [make.make_tensor_value_info(f"o{i}", onnx.TensorProto.FLOAT, s) for i, s in enumerate(shapes_out)]
+    nodes = [make.make_node("Identity", ["i0"], [out.name]) for out in outs]
+    graph = make.make_graph(nodes, "g", ins, outs)
+    return make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+IMAGE = ["n", 3, "h", "w"]
+
+
+@pytest.mark.parametrize(
+    ("shapes_in", "shapes_out", "reason"),
+    [
+        ([IMAGE, IMAGE], [IMAGE], "one float32 input and output"),
+        ([IMAGE], [IMAGE, IMAGE], "one float32 input and output"),
+        ([["n", 3]], [["n", 3]], "one float32 input and output"),
+        ([["n", "c", "h", "w"]], [["n", "c", "h", "w"]], "does not fix its channels"),
+    ],
+)
+def test_a_graph_of_another_kind_is_refused(shapes_in, shapes_out, reason):
+    with pytest.raises(UserError, match=reason):
+        OnnxBackend(tiny_graph(shapes_in, shapes_out), {}, name="g.onnx", device="cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_device_is_an_error_never_a_quiet_fall(runs, onnx_files):
+    with pytest.raises(UserError, match="CUDAExecutionProvider"):
+        load_engine(onnx_files["colour"], device="cuda")
+    with pytest.raises(UserError, match="device cuda is not there"):
+        load_engine(runs["colour"], device="cuda")
+    assert load_engine(runs["colour"]).device == load_engine(onnx_files["colour"]).device == "cpu"
+
+
+def test_types(runs, onnx_files):
+    x = torch.rand(3, 24, 24) * 2 - 1
+    exact = infer(load_engine(runs["colour"], device="cpu"), x)
+    half = infer(load_engine(runs["colour"], device="cpu", dtype="bf16"), x)
+    assert half.dtype == torch.float32
+    error = (half - exact).abs().mean()
+    assert 0 < error < 0.03
+    with pytest.raises(UserError, match="fp16 runs on CUDA devices only"):
+        load_engine(runs["colour"], device="cpu", dtype="fp16")
+    with pytest.raises(UserError, match="dtype must be one of"):
+        load_engine(runs["colour"], device="cpu", dtype="int8")
+    with pytest.raises(UserError, match="computes in its own type"):
+        load_engine(onnx_files["colour"], device="cpu", dtype="bf16")
+
+
+def test_what_cannot_be_an_engine_is_refused(tmp_path, runs):
+    (tmp_path / "g.engine").write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
+    (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04")
+    weights = runs["colour"] / "checkpoints" / "step_00000007" / "weights.safetensors"
+    for path, reason in {
+        tmp_path / "g.engine": r"give a run folder, a checkpoint, or a \.safetensors, \.pth or \.onnx file",
+        tmp_path / "empty": "there is no checkpoint here",
+        tmp_path / "nowhere": "does not exist",
+        tmp_path / "cut.safetensors": "damaged",
+        tmp_path / "cut.pth": "damaged",
+        weights: "of a checkpoint, give the folder",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            load_engine(path, device="cpu")
+    with pytest.raises(UserError, match="direction must be AtoB or BtoA"):
+        load_engine(runs["colour"], direction="sideways")
+    for device in ("tpu0", "meta"):
+        with pytest.raises(UserError, match="device must be auto, cpu, cuda"):
+            load_engine(runs["colour"], device=device)
+    with pytest.raises(UserError, match=r"must end in \.onnx, \.safetensors, \.pth"):
+        export_engine(runs["colour"], tmp_path / "g.engine")
+
+
+class Malice:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["MALICE_MARK"],)
+
+
+def test_a_malicious_pickle_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MALICE_MARK", str(tmp_path / "ran"))
+    torch.save({"model.1.weight": Malice()}, tmp_path / "latest_net_G.pth")
+    with pytest.raises(UserError, match="refused"):
+        load_engine(tmp_path / "latest_net_G.pth", device="cpu")
+    assert not (tmp_path / "ran").exists()

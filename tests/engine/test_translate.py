@@ -1,0 +1,183 @@
+"""The translate and export commands, run as a user runs them or called as the module calls them."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.config import ModelConfig, TrainConfig
+from cyclegan_fast.engine import infer, load_engine
+from cyclegan_fast.engine.files import plan_jobs
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn import build_networks
+from cyclegan_fast.translate import translate
+
+
+def picture(height, width, channels=3, seed=0):
+    """Smooth, so that JPEG changes it little."""
+    y, x = np.mgrid[:height, :width]
+    rng = np.random.default_rng(seed)
+    planes = [128 + 100 * np.sin(x * a / 9 + y * b / 7) for a, b in rng.uniform(0.2, 1, (channels, 2))]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    root = tmp_path / "in"
+    (root / "deep" / "er").mkdir(parents=True)
+    Image.fromarray(picture(31, 45)).save(root / "odd.jpg", quality=98)
+    Image.fromarray(picture(24, 40, seed=1)).save(root / "deep" / "b.png")
+    Image.fromarray(picture(24, 40, seed=2)).save(root / "deep" / "er" / "c.WebP", "WEBP", quality=98)
+    Image.fromarray(picture(9, 8, 1)[..., 0]).save(root / "grey.png")
+    Image.fromarray(picture(16, 16, seed=3)).save(root / "d.bmp")
+    Image.fromarray(picture(16, 17, seed=4)).save(root / "really_png.jpg", "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(20, 32, seed=5)).save(root / "turned.jpeg", exif=exif, quality=98)
+    (root / "notes.txt").write_text("no picture and no claim to be one")
+    return root
+
+
+FORMATS = {
+    "odd.jpg": ("JPEG", (45, 31)), "deep/b.png": ("PNG", (40, 24)), "deep/er/c.WebP": ("WEBP", (40, 24)),
+    "grey.png": ("PNG", (8, 9)), "d.bmp": ("BMP", (16, 16)), "really_png.jpg": ("PNG", (17, 16)),
+    "turned.jpeg": ("JPEG", (20, 32)),
+}  # fmt: skip
+
+
+def files_under(root):
+    return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_names_folders_formats_and_sizes_are_kept(pictures, tmp_path, runs, onnx_files, kind, capsys):
+    source = runs["colour"] if kind == "torch" else onnx_files["colour"]
+    before = {name: (pictures / name).read_bytes() for name in FORMATS}
+    status = translate(engine=source, input=pictures, output=tmp_path / "out", device="cpu", batch_size=3)
+    assert status == 0
+    assert "7 of 7 pictures" in capsys.readouterr().out
+    assert files_under(tmp_path / "out") == set(FORMATS)
+    engine = load_engine(source, device="cpu")
+    for name, (kind_of_file, size) in FORMATS.items():
+        with Image.open(tmp_path / "out" / name) as made:
+            assert (made.format, made.size, made.mode) == (kind_of_file, size, "RGB")
+            buffer = io.BytesIO()
+            options = {"quality": 95} if kind_of_file in ("JPEG", "WEBP") else {}
+            infer(engine, pictures / name).save(buffer, kind_of_file, **options)
+            with Image.open(buffer) as expected:
+                error = np.abs(np.asarray(made).astype(int) - np.asarray(expected))
+            assert error.mean() < 0.1, name  # another batch may round a level differently
+        assert (pictures / name).read_bytes() == before[name]
+
+
+def test_sixteen_bits_are_kept(tmp_path, runs):
+    (tmp_path / "in").mkdir()
+    deep = np.linspace(0, 65535, 20 * 24).reshape(20, 24).astype(np.uint16)
+    shades = np.stack([deep >> 8] * 3, axis=-1).astype(np.uint8)
+    Image.fromarray(shades).save(tmp_path / "in" / "shallow.png")
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(deep).save(tmp_path / "in" / name)
+    options = {"input": tmp_path / "in", "device": "cpu"}
+    with pytest.warns(UserWarning, match="8-bit colour"):  # B is colour, A is grey
+        assert not translate(engine=runs["grey_to_colour"], output=tmp_path / "colour", **options)
+
+    model = ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4, channels_A=1, channels_B=1)
+    config = TrainConfig(model=model)
+    save_checkpoint(tmp_path / "grey", 1, networks=build_networks(model), config=config, progress={})
+    assert not translate(engine=tmp_path / "grey", output=tmp_path / "out", **options)
+    expected = infer(load_engine(tmp_path / "grey", device="cpu"), deep[..., None])[..., 0]
+    for name in ("a.png", "a.tif"):
+        with Image.open(tmp_path / "out" / name) as made:
+            assert made.mode == "I;16"
+            assert np.abs(np.asarray(made).astype(int) - expected).max() <= 2  # of 65535
+    assert len(np.unique(expected % 257)) > 1, "only 8 bits were used"
+    with Image.open(tmp_path / "out" / "shallow.png") as made:
+        assert made.mode == "L"
+
+
+def test_bad_files_are_named_at_the_end_and_the_good_ones_done(pictures, tmp_path, runs, capsys):
+    (pictures / "text.jpg").write_text("no picture")
+    (pictures / "empty.png").touch()
+    Image.fromarray(picture(2, 2)).save(pictures / "tiny.png")
+    cut = pictures / "cut.jpg"
+    Image.fromarray(picture(64, 64)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:700])
+    status = translate(engine=runs["colour"], input=pictures, output=tmp_path / "out", device="cpu", batch_size=4)
+    assert status == 2
+    assert files_under(tmp_path / "out") == set(FORMATS)
+    said = capsys.readouterr()
+    assert "7 of 11 pictures" in said.out
+    lines = {line.split(":")[1].strip().rsplit("/")[-1]: line for line in said.err.strip().splitlines()}
+    assert lines.keys() == {"text.jpg", "empty.png", "tiny.png", "cut.jpg"}
+    assert "not an image" in lines["text.jpg"] and "too small" in lines["tiny.png"] and "damaged" in lines["cut.jpg"]
+
+
+def test_one_file(pictures, tmp_path, runs):
+    options = {"engine": runs["colour"], "device": "cpu", "input": pictures / "d.bmp"}
+    assert translate(output=tmp_path / "out", **options) == 0
+    assert files_under(tmp_path / "out") == {"d.bmp"}
+    with pytest.raises(UserError, match="is one of the inputs"):
+        translate(output=pictures, overwrite=True, **options)
+
+
+def test_inputs_and_results_are_not_overwritten(pictures, tmp_path, runs):
+    for output in (pictures, pictures / "out", pictures / "deep" / ".." / "x", pictures.parent / "in"):
+        with pytest.raises(UserError, match="lies in the input folder"):
+            plan_jobs(pictures, output, overwrite=True)
+    link = tmp_path / "link"
+    link.symlink_to(pictures)
+    with pytest.raises(UserError, match="lies in the input folder"):
+        plan_jobs(pictures, link, overwrite=True)
+    (pictures / "in").mkdir()
+    Image.fromarray(picture(16, 16)).save(pictures / "in" / "odd.jpg")
+    with pytest.raises(UserError, match="is one of the inputs"):
+        plan_jobs(pictures, pictures.parent, overwrite=True)
+
+    old = tmp_path / "out" / "d.bmp"
+    old.parent.mkdir()
+    old.write_bytes(b"precious")
+    with pytest.raises(UserError, match=r"d\.bmp exists already \(1 files do\).*--overwrite"):
+        translate(engine=runs["colour"], input=pictures, output=tmp_path / "out", device="cpu")
+    assert old.read_bytes() == b"precious" and files_under(tmp_path / "out") == {"d.bmp"}
+    assert translate(engine=runs["colour"], input=pictures, output=tmp_path / "out", device="cpu", overwrite=True) == 0
+    assert old.read_bytes() != b"precious"
+
+
+def test_an_input_without_pictures_is_said(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        plan_jobs(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match="holds no image"):
+        plan_jobs(tmp_path / "in", tmp_path / "out")
+
+
+def run(module, *words):
+    command = [sys.executable, "-m", f"cyclegan_fast.{module}", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_commands_from_checkpoint_to_pictures(pictures, tmp_path, runs):
+    engine = tmp_path / "g.onnx"
+    made = run("export", "--checkpoint", runs["colour"], "--direction", "BtoA", "--out", engine)
+    assert (made.returncode, made.stderr) == (0, "") and made.stdout.startswith(f"{engine}: ")
+    (pictures / "text.jpg").write_text("no picture")
+    done = run("translate", "--engine", engine, "--input", pictures, "--output", tmp_path / "out", "--device", "cpu")
+    assert done.returncode == 2
+    assert done.stderr == f"not translated: {pictures / 'text.jpg'}: not an image in a known format " + (
+        "(JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)\n"
+    )
+    assert files_under(tmp_path / "out") == set(FORMATS)
+    assert "8/8" in done.stdout and "pictures/s" in done.stdout
+    refused = run("translate", "--engine", engine, "--input", pictures, "--output", pictures)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["export", "translate"])
+def test_help_shows_an_example(module):
+    said = run(module, "--help")
+    assert said.returncode == 0 and f"python -m cyclegan_fast.{module} --" in said.stdout

@@ -1,0 +1,49 @@
+"""python -m cyclegan_fast.evaluate as users run it, on a checkpoint of untrained networks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
+from cyclegan_fast.data.scenes import render_dataset
+from cyclegan_fast.nn import build_networks
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cyclegan_fast.evaluate", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def checkpoint(folder: Path, **model: int) -> Path:
+    torch.manual_seed(0)
+    small = {"generator": "resnet_1blocks", "ngf": 4, "ndf": 4, "discriminator": "pixel"}
+    config = TrainConfig(model=ModelConfig(**small, **model), data=DataConfig())  # type: ignore[arg-type]
+    return save_checkpoint(folder, 1, networks=build_networks(config.model), config=config, progress={})
+
+
+def test_scores_are_printed_and_written(tmp_path: Path) -> None:
+    render_dataset(tmp_path / "data", 32, train=1, test=4, seed=0)
+    out = tmp_path / "new" / "scores.json"
+    done = run(
+        "--checkpoint", checkpoint(tmp_path / "run"), "--data", tmp_path / "data", "--out", out, "--device", "cpu"
+    )
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(out.read_text())
+    assert scores["photo_to_labels"]["pixel_accuracy"] < scores["untranslated"]["photo_to_labels"]["pixel_accuracy"]
+    assert scores["ceiling"]["pixel_accuracy"] > 0.9 and scores["images"] == 4
+    for row in ("photo -> labels", "labels -> photo", "untranslated", "real photos"):
+        assert row in done.stdout
+    assert f"{scores['photo_to_labels']['class_iou']:.3f}" in done.stdout
+
+
+@pytest.mark.parametrize(("size", "model", "word"), [(32, {"channels_B": 1}, "grey"), (50, {}, "multiple of 4")])
+def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, size: int, model: dict[str, int], word: str) -> None:
+    render_dataset(tmp_path / "data", size, train=1, test=2, seed=0)
+    done = run("--checkpoint", checkpoint(tmp_path / "run", **model), "--data", tmp_path / "data")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and word in done.stderr
+    assert done.stderr.strip().count("\n") == 0

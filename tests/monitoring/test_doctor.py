@@ -1,0 +1,72 @@
+"""The doctor, run as a user runs it, where everything is here and where things are missing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cyclegan_fast import ops
+from cyclegan_fast.doctor import covers
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def doctor(*words: str, source: Path = ROOT, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *flags, "-m", "cyclegan_fast.doctor", *words]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(source), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=source, check=False)
+
+
+def test_says_what_is_here() -> None:
+    result = doctor()
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"✓ torch        {torch.__version__}" in result.stdout
+    assert ("✓ extension" if ops.extension_available() else "✗ extension") in result.stdout
+
+
+def test_a_missing_extension_matters_only_to_the_strict(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "cyclegan_fast", tmp_path / "cyclegan_fast", ignore=shutil.ignore_patterns("*.so"))
+    for words, status in (((), 0), (("--strict",), 2)):
+        result = doctor(*words, source=tmp_path)
+        assert (result.returncode, result.stderr) == (status, "")
+        assert "✗ extension" in result.stdout and "mend: pip install -e . --no-build-isolation" in result.stdout
+        assert result.stdout.rstrip().endswith("plain torch does the extension's work.")
+
+
+def test_runs_without_a_single_package_and_names_each() -> None:
+    result = doctor(flags=("-S",))  # -S: no site-packages
+    assert (result.returncode, result.stderr) == (2, "")
+    for package in ("torch", "numpy", "pillow", "safetensors", "tyro", "rich", "pyyaml"):
+        assert f"✗ {package}" in result.stdout
+    assert 'mend: pip install "torch>=2.11,<2.14"' in result.stdout and "mend: pip install rich" in result.stdout
+    assert "Training cannot run here yet." in result.stdout
+
+
+def test_help_shows_an_example() -> None:
+    result = doctor("--help", flags=("-S",))
+    assert result.returncode == 0 and "Example: python -m cyclegan_fast.doctor --strict" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("archs", "capability", "runs"),
+    [
+        (["80"], (8, 0), True),
+        (["80"], (8, 9), True),
+        (["86"], (8, 0), False),
+        (["80"], (9, 0), False),
+        (["90a"], (9, 0), True),
+        (["100a"], (10, 3), False),
+        (["100"], (10, 3), True),
+        (["120+PTX"], (12, 1), True),
+        (["80", "120+PTX"], (13, 0), True),
+        (["90+PTX"], (8, 9), False),
+        ([], (8, 0), False),
+    ],
+)
+def test_knows_which_gpus_the_kernels_run_on(archs: list[str], capability: tuple[int, int], runs: bool) -> None:
+    assert covers(archs, capability) is runs

@@ -1,0 +1,110 @@
+"""The event file: records survive kills, resumes and full disks, and are always valid JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.monitoring.events import EventLog, read_events
+
+
+def steps(folder: Path) -> list[int]:
+    return [event["step"] for event in read_events(folder)]
+
+
+def test_a_record_is_on_the_disk_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    with EventLog(tmp_path) as log:
+        log.write(50, losses={"G_A": 0.25}, epoch=1, lr=2e-4, steps_per_second=8.0)
+        (event,) = read_events(tmp_path)
+    assert event.pop("time") > 1.6e9
+    assert event == {"step": 50, "losses": {"G_A": 0.25}, "epoch": 1, "lr": 2e-4, "steps_per_second": 8.0}
+
+
+def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
+    with EventLog(tmp_path) as log:
+        log.write(1, losses={"a": math.nan, "b": math.inf, "c": torch.tensor(-math.inf)}, d=np.float32(0.5), e=None)
+    text = (tmp_path / "events.jsonl").read_text()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    event = json.loads(text, parse_constant=refuse)
+    assert event["losses"] == {"a": None, "b": None, "c": None}
+    assert (event["d"], event["e"]) == (0.5, None)
+
+
+def test_resume_cuts_what_will_be_done_again(tmp_path: Path) -> None:
+    with EventLog(tmp_path) as log:
+        for step in (10, 20, 30, 40):
+            log.write(step)
+    with EventLog(tmp_path, resume_step=25) as log:
+        assert steps(tmp_path) == [10, 20]
+        log.write(30)
+    assert steps(tmp_path) == [10, 20, 30]
+    EventLog(tmp_path, resume_step=30).close()
+    assert steps(tmp_path) == [10, 20, 30]
+    EventLog(tmp_path).close()  # a new run
+    assert steps(tmp_path) == []
+
+
+def test_a_line_torn_by_a_kill_is_left_out_and_cut_on_resume(tmp_path: Path) -> None:
+    with EventLog(tmp_path) as log:
+        log.write(10)
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write('{"step": 20, "los')
+    assert steps(tmp_path) == [10]
+    with EventLog(tmp_path, resume_step=20) as log:
+        log.write(20)
+    assert steps(tmp_path) == [10, 20]
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[]", '{"epoch": 1}', '{"step": "x"}'])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "events.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(UserError, match="line 2"):
+        read_events(tmp_path)
+
+
+def test_a_run_without_events_has_none(tmp_path: Path) -> None:
+    assert read_events(tmp_path) == []
+
+
+def test_a_disk_that_takes_no_more_is_told_and_loses_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with EventLog(tmp_path) as log:
+        log.write(1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # bytes; the second record does not fit
+        try:
+            with pytest.raises(UserError, match="cannot write"):
+                log.write(2, text="x" * 200)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert steps(tmp_path) == [1]
+
+
+def test_tensorboard_shows_scalars_and_images_and_forgets_what_is_done_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with EventLog(tmp_path) as log:
+        for step in (10, 20, 30):
+            log.write(step, losses={"G_A": step / 100}, lr=0.5)
+        log.image(30, "samples", Image.new("RGB", (5, 4), (255, 0, 0)))
+    time.sleep(1.1)  # TensorBoard reads its files in the order of the seconds in their names
+    with EventLog(tmp_path, resume_step=20) as log:
+        log.write(30, losses={"G_A": 9.0})
+        log.image(30, "samples", Image.new("RGB", (5, 4), (0, 0, 255)))
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {s.step: s.value for s in board.Scalars("loss/G_A")} == pytest.approx({10: 0.1, 20: 0.2, 30: 9.0})
+    assert [s.step for s in board.Scalars("lr")] == [10, 20]
+    (image,) = board.Images("samples")
+    assert (image.step, image.width, image.height) == (30, 5, 4)
