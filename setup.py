@@ -119,7 +119,9 @@ def ninja_file(output: Path, build: Path, cuda_home: Path | None) -> str:
     sources = [("cxx", source) for source in CXX_SOURCES]
     if cuda_home:
         nvcc = command_line([cuda_home / "bin/nvcc", *nvcc_flags()])
-        lines.insert(0, f"rule nvcc\n  command = {nvcc} -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc")
+        lines.insert(
+            0, f"rule nvcc\n  command = {nvcc} -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
+        )
         sources = [("nvcc", source) for source in CUDA_SOURCES] + sources
     objects = []
     for rule, source in sources:

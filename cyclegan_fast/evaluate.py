@@ -39,10 +39,11 @@ def evaluate(
         limit: Score only this many of the test scenes.
     """
     from cyclegan_fast.checkpoint import load_generators
-    from cyclegan_fast.evaluation import score_scenes
+    from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
     from cyclegan_fast.training.process import resolve_device
 
     where = resolve_device(device)
+    tests = load_scene_tests(data, limit)
     generators, settings = load_generators(checkpoint, where)
     model = settings.config.model
     if (model.channels_A, model.channels_B) != (3, 3):
@@ -53,9 +54,9 @@ def evaluate(
     scores = score_scenes(
         lambda photos: to_labels(photos.to(where)),
         lambda labels: to_photo(labels.to(where)),
-        data,
+        tests,
+        train_reader(tests.size, tests.seed),
         batch_size=batch_size,
-        limit=limit,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(scores, indent=1) + "\n")

@@ -1,4 +1,5 @@
-// The CPU twin: cuts the work into slices and chooses the instruction set. The kernel is cpu/instance_norm_act.simd.h.
+// The CPU twin: cuts the work into slices and chooses the instruction set. The kernel is
+// cpu/instance_norm_act.simd.h.
 #include "instance_norm_act.h"
 
 #include <algorithm>
@@ -8,7 +9,8 @@
 
 namespace cyclegan_fast {
 
-// Channels of an NHWC slice, in bytes: whole cache lines, so that no two threads write to the same one.
+// Channels of an NHWC slice, in bytes: whole cache lines, so that no two threads write to the same
+// one.
 constexpr int64_t kGroupBytes = 128;
 
 int64_t instance_norm_act_cpu_slices(int64_t n, int64_t c, DType dtype, Layout layout) {

@@ -1,9 +1,11 @@
-// The CUDA twin. Statistics pass -> (merge of the splits) -> write pass; all are one-dimensional grids of blocks
+// The CUDA twin. Statistics pass -> (merge of the splits) -> write pass; all are one-dimensional
+// grids of blocks
 //
 //   block = (slab, tile of channels, stretch of pixels),   thread = (pack of channels, pixel)
 //
-// where a slab is an image for NHWC and a plane for NCHW. A thread keeps its channels, hence their statistics, in
-// registers and walks over pixels, kUnroll of them in flight. The pad's adjoint is a gather: no atomics anywhere.
+// where a slab is an image for NHWC and a plane for NCHW. A thread keeps its channels, hence their
+// statistics, in registers and walks over pixels, kUnroll of them in flight. The pad's adjoint is a
+// gather: no atomics anywhere.
 #include <algorithm>
 
 #include "cuda/launch.h"
@@ -14,8 +16,9 @@
 namespace cyclegan_fast {
 namespace {
 
-constexpr int kUnroll = 4;                // pixels in flight per thread
-constexpr int64_t kTargetBlocks = 512;    // enough for every card that is known: about three a multiprocessor
+constexpr int kUnroll = 4;  // pixels in flight per thread
+constexpr int64_t kTargetBlocks =
+    512;  // enough for every card that is known: about three a multiprocessor
 constexpr int64_t kMaxSplits = 64;
 constexpr int64_t kMaxPixelsPerThread = 16;
 
@@ -34,7 +37,8 @@ View view_of(const Params& p, int vec, bool flat) {
   return {p.n * p.c, p.h, p.w, 1, 1};
 }
 
-// 16 bytes' worth of elements where `elements` neighbours divide into such packs and all pointers are aligned, or 1.
+// 16 bytes' worth of elements where `elements` neighbours divide into such packs and all pointers
+// are aligned, or 1.
 int vec_of(DType dtype, int64_t elements, std::initializer_list<const void*> pointers) {
   const int vec = static_cast<int>(16 / size_of(dtype));
   if (elements % vec != 0) return 1;
@@ -49,8 +53,9 @@ int64_t power_of_two(int64_t at_least, int64_t at_most) {
 
 // ---- The shape of a launch over a view ----
 struct Tiling {
-  int packs, threads;                   // of a block
-  int64_t tiles, stretches, stretch;    // blocks over the channels, over the pixels; pixels of a block
+  int packs, threads;  // of a block
+  int64_t tiles, stretches,
+      stretch;  // blocks over the channels, over the pixels; pixels of a block
 
   int64_t blocks(const View& view) const { return view.slabs * tiles * stretches; }
 };
@@ -61,7 +66,8 @@ struct Place {
   uint32_t stretch, pixels;
   int inner;
 
-  // The thread's pack of channels, its first pixel, the step between its pixels and the end of its block's stretch.
+  // The thread's pack of channels, its first pixel, the step between its pixels and the end of its
+  // block's stretch.
   int64_t slab;
   int pack;
   uint32_t pixel, step, end;
@@ -102,7 +108,8 @@ Tiling tiling_of(const View& view, int64_t pixels) {
 Tiling reduction_tiling(const View& view) {
   Tiling t = tiling_of(view, view.pixels());
   const int64_t most = ceil_div(view.pixels(), t.threads / t.packs * kMaxPixelsPerThread);
-  const int64_t wanted = std::max<int64_t>(kTargetBlocks / std::max<int64_t>(view.slabs * t.tiles, 1), 1);
+  const int64_t wanted =
+      std::max<int64_t>(kTargetBlocks / std::max<int64_t>(view.slabs * t.tiles, 1), 1);
   t.stretch = ceil_div(view.pixels(), std::min({wanted, most, kMaxSplits}));
   t.stretches = ceil_div(view.pixels(), t.stretch);
   return t;
@@ -113,7 +120,9 @@ Tiling map_tiling(const View& view, int64_t pixels) {
   Tiling t = tiling_of(view, pixels);
   t.stretch = t.threads / t.packs * kUnroll;
   const int64_t longest = t.threads / t.packs * kMaxPixelsPerThread;
-  while (t.stretch < longest && view.slabs * t.tiles * ceil_div(pixels, t.stretch) >= 4 * kTargetBlocks) t.stretch *= 2;
+  while (t.stretch < longest &&
+         view.slabs * t.tiles * ceil_div(pixels, t.stretch) >= 4 * kTargetBlocks)
+    t.stretch *= 2;
   t.stretches = ceil_div(pixels, t.stretch);
   return t;
 }
@@ -136,13 +145,15 @@ __device__ void load_stats(const C* stats, const Place& at, C (&out)[kStats]) {
   for (int k = 0; k < kStats; ++k) out[k] = stats[first + k];
 }
 
-// ============================================ Forward: statistics ============================================
+// ============================================ Forward: statistics
+// ============================================
 
-// Moments of a block's stretch of pixels: into mean and rstd where it is the only one, else into partial.
+// Moments of a block's stretch of pixels: into mean and rstd where it is the only one, else into
+// partial.
 template <typename T, int kVec, bool kPerLane>
 __global__ void __launch_bounds__(kMaxThreads)
-    moments_kernel(const T* __restrict__ x,        // [slabs, pixels, inner * kVec]
-                   Moments<Compute<T>>* partial,   // [stretches, N * C]
+    moments_kernel(const T* __restrict__ x,             // [slabs, pixels, inner * kVec]
+                   Moments<Compute<T>>* partial,        // [stretches, N * C]
                    Compute<T>* mean, Compute<T>* rstd,  // [N * C]
                    int64_t stats, Compute<T> eps, Place at) {
   using C = Compute<T>;
@@ -209,7 +220,8 @@ __global__ void __launch_bounds__(kMaxThreads)
 // One thread per statistic merges its splits in order.
 template <typename C>
 __global__ void __launch_bounds__(kMaxThreads)
-    merge_moments_kernel(const Moments<C>* __restrict__ partial, C* mean, C* rstd, int64_t stats, int splits, C eps) {
+    merge_moments_kernel(const Moments<C>* __restrict__ partial, C* mean, C* rstd, int64_t stats,
+                         int splits, C eps) {
   const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (stat >= stats) return;
   Moments<C> total = partial[stat];
@@ -218,16 +230,20 @@ __global__ void __launch_bounds__(kMaxThreads)
   rstd[stat] = 1 / sqrt(total.m2 / total.count + eps);
 }
 
-// ============================================ Forward: write ============================================
+// ============================================ Forward: write
+// ============================================
 
 // y: every pixel of the padded output, from the source pixel that it shows.
 template <typename T, int kVec, bool kPerLane>
 __global__ void __launch_bounds__(kMaxThreads)
     apply_kernel(const T* __restrict__ x,         // [slabs, height, width, inner * kVec]
-                 const T* __restrict__ residual,  // [slabs, height + 2 border, width + 2 border, inner * kVec] or null
-                 T* __restrict__ y,               // [slabs, height + 2 pad, width + 2 pad, inner * kVec]
-                 const Compute<T>* __restrict__ mean, const Compute<T>* __restrict__ rstd,  // [N * C]
-                 int height, int width, int pad, int border, Compute<T> slope, FastDivisor row_length, Place at) {
+                 const T* __restrict__ residual,  // [slabs, height + 2 border, width + 2 border,
+                                                  // inner * kVec] or null
+                 T* __restrict__ y,  // [slabs, height + 2 pad, width + 2 pad, inner * kVec]
+                 const Compute<T>* __restrict__ mean,
+                 const Compute<T>* __restrict__ rstd,  // [N * C]
+                 int height, int width, int pad, int border, Compute<T> slope,
+                 FastDivisor row_length, Place at) {
   using C = Compute<T>;
   constexpr int kStats = kStatsOf<kVec, kPerLane>;
   if (!at.locate()) return;
@@ -269,7 +285,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
-// ============================================ Backward ============================================
+// ============================================ Backward
+// ============================================
 
 // grad_y of one slab: [height + 2 pad, width + 2 pad, stride], at the thread's pack.
 template <typename T, int kVec>
@@ -367,7 +384,8 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 // One thread per statistic merges its splits, in order, into the first of them.
 template <typename C>
-__global__ void __launch_bounds__(kMaxThreads) merge_sums_kernel(GradSums<C>* partial, int64_t stats, int splits) {
+__global__ void __launch_bounds__(kMaxThreads)
+    merge_sums_kernel(GradSums<C>* partial, int64_t stats, int splits) {
   const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (stat >= stats) return;
   GradSums<C> total = partial[stat];
@@ -375,17 +393,20 @@ __global__ void __launch_bounds__(kMaxThreads) merge_sums_kernel(GradSums<C>* pa
   partial[stat] = total;
 }
 
-// grad_x, and grad_residual with its border: walks over the pixels of the residual, `border` more on each side.
+// grad_x, and grad_residual with its border: walks over the pixels of the residual, `border` more
+// on each side.
 template <typename T, int kVec, bool kPerLane>
 __global__ void __launch_bounds__(kMaxThreads)
     grad_kernel(GradInputs<T> in, const GradSums<Compute<T>>* __restrict__ sums,  // [N * C]
                 T* __restrict__ grad_x,         // [slabs, height, width, inner * kVec]
-                T* __restrict__ grad_residual,  // [slabs, height + 2 border, width + 2 border, inner * kVec] or null
+                T* __restrict__ grad_residual,  // [slabs, height + 2 border, width + 2 border,
+                                                // inner * kVec] or null
                 int border, FastDivisor row_length, Place at) {
   using C = Compute<T>;
   constexpr int kStats = kStatsOf<kVec, kPerLane>;
   if (!at.locate()) return;
-  C mean[kStats], scale[kStats], along[kStats], offset[kStats];  // grad_x = scale * gz + (x - mean) * along + offset
+  C mean[kStats], scale[kStats], along[kStats],
+      offset[kStats];  // grad_x = scale * gz + (x - mean) * along + offset
   load_stats(in.mean, at, mean);
   load_stats(in.rstd, at, scale);
   const C size = C(in.height) * C(in.width) * C(kPerLane ? 1 : kVec);
@@ -404,17 +425,20 @@ __global__ void __launch_bounds__(kMaxThreads)
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
       if (one >= at.end) break;
-      const int row = row_length.divide(one), i = row - border, j = int(one - row * row_length.divisor) - border;
+      const int row = row_length.divide(one), i = row - border,
+                j = int(one - row * row_length.divisor) - border;
       inside[u] = i >= 0 && i < in.height && j >= 0 && j < in.width;
       if (!inside[u]) continue;
-      xs[u] = load_pack<kVec>(in.x, ((at.slab * in.height + i) * in.width + j) * gradient.stride + lane);
+      xs[u] = load_pack<kVec>(in.x,
+                              ((at.slab * in.height + i) * in.width + j) * gradient.stride + lane);
       gs[u] = gradient.at(i + in.pad, j + in.pad);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
       if (one >= at.end) break;
-      const int row = row_length.divide(one), i = row - border, j = int(one - row * row_length.divisor) - border;
+      const int row = row_length.divide(one), i = row - border,
+                j = int(one - row * row_length.divisor) - border;
       C g[kVec] = {};
       Pack<T, kVec> out;
       if (inside[u]) {
@@ -427,7 +451,8 @@ __global__ void __launch_bounds__(kMaxThreads)
           const C d = to_compute(xs[u].v[k]) - mean[s], gz = d > 0 ? g[k] : g[k] * in.slope;
           out.v[k] = from_compute<T>(scale[s] * gz + (d * along[s] + offset[s]));
         }
-        store_pack(grad_x, ((at.slab * in.height + i) * in.width + j) * gradient.stride + lane, out);
+        store_pack(grad_x, ((at.slab * in.height + i) * in.width + j) * gradient.stride + lane,
+                   out);
       }
       if (grad_residual == nullptr) continue;
 #pragma unroll
@@ -437,7 +462,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
-// ============================================ Launchers ============================================
+// ============================================ Launchers
+// ============================================
 
 // Calls f(T{}, vec as a constant, per lane as a constant).
 template <typename F>
@@ -447,14 +473,17 @@ Status dispatch_view(DType dtype, Layout layout, int vec, F&& f) {
     using Packed = std::integral_constant<int, kPackLanes<T>>;
     using Single = std::integral_constant<int, 1>;
     if (layout == Layout::kNHWC) {
-      return vec > 1 ? f(element, Packed{}, std::true_type{}) : f(element, Single{}, std::true_type{});
+      return vec > 1 ? f(element, Packed{}, std::true_type{})
+                     : f(element, Single{}, std::true_type{});
     }
-    return vec > 1 ? f(element, Packed{}, std::false_type{}) : f(element, Single{}, std::false_type{});
+    return vec > 1 ? f(element, Packed{}, std::false_type{})
+                   : f(element, Single{}, std::false_type{});
   });
 }
 
 NormPlan plan_from(const Tiling& tiling, int vec, int64_t stats, int64_t partial_bytes) {
-  return {vec, tiling.packs, tiling.threads, tiling.tiles, tiling.stretches, tiling.stretches * stats * partial_bytes};
+  return {vec,          tiling.packs,     tiling.threads,
+          tiling.tiles, tiling.stretches, tiling.stretches * stats * partial_bytes};
 }
 
 View reduction_view(const InstanceNormActParams& p) {
@@ -482,12 +511,12 @@ Status compute_moments(const InstanceNormActParams& p, Stream stream) {
   const int64_t stats = p.n * p.c;
   const auto partial = static_cast<Moments<C>*>(p.workspace);
   C *mean = static_cast<C*>(p.mean), *rstd = static_cast<C*>(p.rstd);
-  const Status status = Launch(moments_kernel<T, kVec, kPerLane>, tiling.blocks(view), tiling.threads, 0, stream,
-                               static_cast<const T*>(p.x), partial, mean, rstd, stats, C(p.eps),
-                               place_of(view, tiling, view.pixels()));
+  const Status status = Launch(moments_kernel<T, kVec, kPerLane>, tiling.blocks(view),
+                               tiling.threads, 0, stream, static_cast<const T*>(p.x), partial, mean,
+                               rstd, stats, C(p.eps), place_of(view, tiling, view.pixels()));
   if (status != Status::kOk || tiling.stretches == 1) return status;
-  return Launch(merge_moments_kernel<C>, ceil_div(stats, kMaxThreads), kMaxThreads, 0, stream, partial, mean, rstd,
-                stats, static_cast<int>(tiling.stretches), C(p.eps));
+  return Launch(merge_moments_kernel<C>, ceil_div(stats, kMaxThreads), kMaxThreads, 0, stream,
+                partial, mean, rstd, stats, static_cast<int>(tiling.stretches), C(p.eps));
 }
 
 template <typename T, int kVec, bool kPerLane>
@@ -498,9 +527,11 @@ Status apply(const InstanceNormActParams& p, Stream stream) {
   const Tiling tiling = map_tiling(view, pixels);
   return Launch(apply_kernel<T, kVec, kPerLane>, tiling.blocks(view), tiling.threads, 0, stream,
                 static_cast<const T*>(p.x), static_cast<const T*>(p.residual), static_cast<T*>(p.y),
-                static_cast<const C*>(p.mean), static_cast<const C*>(p.rstd), static_cast<int>(view.height),
-                static_cast<int>(view.width), static_cast<int>(p.pad), static_cast<int>(p.residual_pad),
-                C(slope_of(p.activation, p.negative_slope)), FastDivisor(row), place_of(view, tiling, pixels));
+                static_cast<const C*>(p.mean), static_cast<const C*>(p.rstd),
+                static_cast<int>(view.height), static_cast<int>(view.width),
+                static_cast<int>(p.pad), static_cast<int>(p.residual_pad),
+                C(slope_of(p.activation, p.negative_slope)), FastDivisor(row),
+                place_of(view, tiling, pixels));
 }
 
 template <typename T, int kVec, bool kPerLane>
@@ -510,26 +541,24 @@ Status backward(const InstanceNormActBwdParams& p, Stream stream) {
   const Tiling reduction = reduction_tiling(view);
   const int64_t stats = p.n * p.c, border = p.grad_residual ? p.residual_pad : 0;
   const auto partial = static_cast<GradSums<C>*>(p.workspace);
-  const GradInputs<T> inputs = {static_cast<const T*>(p.grad_y),
-                                static_cast<const T*>(p.x),
-                                static_cast<const C*>(p.mean),
-                                static_cast<const C*>(p.rstd),
-                                static_cast<int>(view.height),
-                                static_cast<int>(view.width),
-                                static_cast<int>(p.pad),
-                                C(slope_of(p.activation, p.negative_slope))};
-  Status status = Launch(grad_sums_kernel<T, kVec, kPerLane>, reduction.blocks(view), reduction.threads, 0, stream,
-                         inputs, partial, stats, FastDivisor(view.width), place_of(view, reduction, view.pixels()));
+  const GradInputs<T> inputs = {
+      static_cast<const T*>(p.grad_y), static_cast<const T*>(p.x),
+      static_cast<const C*>(p.mean),   static_cast<const C*>(p.rstd),
+      static_cast<int>(view.height),   static_cast<int>(view.width),
+      static_cast<int>(p.pad),         C(slope_of(p.activation, p.negative_slope))};
+  Status status = Launch(grad_sums_kernel<T, kVec, kPerLane>, reduction.blocks(view),
+                         reduction.threads, 0, stream, inputs, partial, stats,
+                         FastDivisor(view.width), place_of(view, reduction, view.pixels()));
   if (status == Status::kOk && reduction.stretches > 1) {
-    status = Launch(merge_sums_kernel<C>, ceil_div(stats, kMaxThreads), kMaxThreads, 0, stream, partial, stats,
-                    static_cast<int>(reduction.stretches));
+    status = Launch(merge_sums_kernel<C>, ceil_div(stats, kMaxThreads), kMaxThreads, 0, stream,
+                    partial, stats, static_cast<int>(reduction.stretches));
   }
   if (status != Status::kOk) return status;
   const int64_t row = view.width + 2 * border, pixels = (view.height + 2 * border) * row;
   const Tiling map = map_tiling(view, pixels);
-  return Launch(grad_kernel<T, kVec, kPerLane>, map.blocks(view), map.threads, 0, stream, inputs, partial,
-                static_cast<T*>(p.grad_x), static_cast<T*>(p.grad_residual), static_cast<int>(border),
-                FastDivisor(row), place_of(view, map, pixels));
+  return Launch(grad_kernel<T, kVec, kPerLane>, map.blocks(view), map.threads, 0, stream, inputs,
+                partial, static_cast<T*>(p.grad_x), static_cast<T*>(p.grad_residual),
+                static_cast<int>(border), FastDivisor(row), place_of(view, map, pixels));
 }
 
 }  // namespace
@@ -545,22 +574,25 @@ NormPlan plan_of(const InstanceNormActBwdParams& p) {
 }
 
 Status instance_norm_act_fwd_cuda(const InstanceNormActParams& p, Stream stream) {
-  if (!fits(map_view(p), std::max(p.pad, p.residual_pad)) || !fits(reduction_view(p), 0)) return Status::kInvalidArgument;
-  const Status status =
-      dispatch_view(p.dtype, p.layout, reduction_view(p).vec, [&](auto element, auto vec, auto per_lane) {
+  if (!fits(map_view(p), std::max(p.pad, p.residual_pad)) || !fits(reduction_view(p), 0))
+    return Status::kInvalidArgument;
+  const Status status = dispatch_view(
+      p.dtype, p.layout, reduction_view(p).vec, [&](auto element, auto vec, auto per_lane) {
         return compute_moments<decltype(element), vec(), per_lane()>(p, stream);
       });
   if (status != Status::kOk) return status;
-  return dispatch_view(p.dtype, p.layout, map_view(p).vec, [&](auto element, auto vec, auto per_lane) {
-    return apply<decltype(element), vec(), per_lane()>(p, stream);
-  });
+  return dispatch_view(p.dtype, p.layout, map_view(p).vec,
+                       [&](auto element, auto vec, auto per_lane) {
+                         return apply<decltype(element), vec(), per_lane()>(p, stream);
+                       });
 }
 
 Status instance_norm_act_bwd_cuda(const InstanceNormActBwdParams& p, Stream stream) {
   if (!fits(map_view(p), std::max(p.pad, p.residual_pad))) return Status::kInvalidArgument;
-  return dispatch_view(p.dtype, p.layout, map_view(p).vec, [&](auto element, auto vec, auto per_lane) {
-    return backward<decltype(element), vec(), per_lane()>(p, stream);
-  });
+  return dispatch_view(p.dtype, p.layout, map_view(p).vec,
+                       [&](auto element, auto vec, auto per_lane) {
+                         return backward<decltype(element), vec(), per_lane()>(p, stream);
+                       });
 }
 
 }  // namespace cyclegan_fast

@@ -1,4 +1,5 @@
-// The CPU twin: cuts the work into slices and chooses the instruction set. The kernel is cpu/l1_mean.simd.h.
+// The CPU twin: cuts the work into slices and chooses the instruction set. The kernel is
+// cpu/l1_mean.simd.h.
 #include "l1_mean.h"
 
 #include <algorithm>

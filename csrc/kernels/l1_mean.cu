@@ -10,10 +10,11 @@ namespace cyclegan_fast {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kUnroll = 4;                // packs in flight per thread
+constexpr int kUnroll = 4;  // packs in flight per thread
 constexpr int64_t kMaxBlocks = 1024;
 
-// sign [count] (or null) and the block's share of the sum; thread t walks over packs t, t + all threads, ...
+// sign [count] (or null) and the block's share of the sum; thread t walks over packs t, t + all
+// threads, ...
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
     l1_kernel(const T* __restrict__ a, const T* __restrict__ b,  // [count]
@@ -23,7 +24,8 @@ __global__ void __launch_bounds__(kThreads)
   using C = Compute<T>;
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   Sum<C> sum[1] = {};
-  for (int64_t first = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; first < packs; first += kUnroll * step) {
+  for (int64_t first = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; first < packs;
+       first += kUnroll * step) {
     Pack<T, kVec> as[kUnroll], bs[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -61,8 +63,8 @@ __global__ void __launch_bounds__(kThreads)
 // grad_a [count] = grad * sign / count
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
-    l1_grad_kernel(const Compute<T>* __restrict__ grad, const int8_t* __restrict__ sign, T* __restrict__ grad_a,
-                   int64_t count, int64_t packs) {
+    l1_grad_kernel(const Compute<T>* __restrict__ grad, const int8_t* __restrict__ sign,
+                   T* __restrict__ grad_a, int64_t count, int64_t packs) {
   using C = Compute<T>;
   const C scale = *grad / static_cast<C>(count);
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
@@ -109,11 +111,12 @@ Status l1_mean_fwd_cuda(const L1MeanParams& p, Stream stream) {
     using T = decltype(element);
     using C = Compute<T>;
     const auto partial = static_cast<Sum<C>*>(p.workspace);
-    const Status status = Launch(l1_kernel<T, vec()>, plan.blocks, kThreads, 0, stream, static_cast<const T*>(p.a),
-                                 static_cast<const T*>(p.b), p.sign, partial, p.count / plan.vec);
+    const Status status =
+        Launch(l1_kernel<T, vec()>, plan.blocks, kThreads, 0, stream, static_cast<const T*>(p.a),
+               static_cast<const T*>(p.b), p.sign, partial, p.count / plan.vec);
     if (status != Status::kOk) return status;
-    return Launch(l1_finish_kernel<C>, 1, kThreads, 0, stream, partial, static_cast<int>(plan.blocks), p.count,
-                  static_cast<C*>(p.value));
+    return Launch(l1_finish_kernel<C>, 1, kThreads, 0, stream, partial,
+                  static_cast<int>(plan.blocks), p.count, static_cast<C*>(p.value));
   });
 }
 
@@ -122,7 +125,8 @@ Status l1_mean_bwd_cuda(const L1MeanBwdParams& p, Stream stream) {
   return dispatch_vec(p.dtype, vec, [&](auto element, auto constant) {
     using T = decltype(element);
     return Launch(l1_grad_kernel<T, constant()>, blocks_of(p.count / vec, 1), kThreads, 0, stream,
-                  static_cast<const Compute<T>*>(p.grad), p.sign, static_cast<T*>(p.grad_a), p.count, p.count / vec);
+                  static_cast<const Compute<T>*>(p.grad), p.sign, static_cast<T*>(p.grad_a),
+                  p.count, p.count / vec);
   });
 }
 

@@ -1,4 +1,5 @@
-// The vocabulary of all kernels: element types, layouts, activations, status. No torch, no Python, no CUDA headers.
+// The vocabulary of all kernels: element types, layouts, activations, status. No torch, no Python,
+// no CUDA headers.
 #pragma once
 
 #include <cstddef>
@@ -50,7 +51,9 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Every activation is v > 0 ? v : slope * v with this slope.
 constexpr double slope_of(Activation activation, double negative_slope) {
-  return activation == Activation::kNone ? 1.0 : activation == Activation::kRelu ? 0.0 : negative_slope;
+  return activation == Activation::kNone   ? 1.0
+         : activation == Activation::kRelu ? 0.0
+                                           : negative_slope;
 }
 
 // Calls f(T{}) with T the element type of `dtype`.
@@ -75,7 +78,8 @@ CYCLEGAN_FAST_HD inline int64_t reflect(int64_t i, int64_t size, int64_t pad) {
   return i < size ? i : 2 * (size - 1) - i;
 }
 
-// Its adjoint: the padded indices that show source index i, the k-th of at most three, or -1 where there is none.
+// Its adjoint: the padded indices that show source index i, the k-th of at most three, or -1 where
+// there is none.
 CYCLEGAN_FAST_HD inline int64_t mirror(int k, int64_t i, int64_t size, int64_t pad) {
   if (k == 0) return pad + i;
   if (k == 1) return i >= 1 && i <= pad ? pad - i : -1;
@@ -136,7 +140,8 @@ inline Half narrow<Half, float>(float value) {
     half = 0x7e00u;
   } else if (magnitude >= 0x477ff000u) {  // rounds to 2^16 or more
     half = 0x7c00u;
-  } else if (magnitude < 0x38800000u) {  // subnormal: adding 0.5 leaves the rounded mantissa in the low bits
+  } else if (magnitude <
+             0x38800000u) {  // subnormal: adding 0.5 leaves the rounded mantissa in the low bits
     half = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
   } else {
     half = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;

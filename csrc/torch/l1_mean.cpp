@@ -26,13 +26,15 @@ void run(L1MeanParams& p, const Tensor& a) {
     const int64_t slices = l1_mean_cpu_slices(p.count);
     std::vector<double> workspace(slices);
     p.workspace = workspace.data();
-    parallel_slices(slices, p.count, [&](int64_t begin, int64_t end) { l1_mean_fwd_cpu(p, begin, end); });
+    parallel_slices(slices, p.count,
+                    [&](int64_t begin, int64_t end) { l1_mean_fwd_cpu(p, begin, end); });
     l1_mean_finish_cpu(p);
   }
 }
 
 template <bool kCuda>
-std::tuple<Tensor, Tensor> forward(const Tensor& a, const Tensor& b, bool with_sign) {  // value, sign
+std::tuple<Tensor, Tensor> forward(const Tensor& a, const Tensor& b,
+                                   bool with_sign) {  // value, sign
   L1MeanParams p{};
   p.dtype = dtype_of(kOp, a.scalar_type());
   p.count = a.numel();
@@ -55,7 +57,8 @@ Tensor backward(const Tensor& grad, const Tensor& sign, ScalarType dtype) {
   p.count = sign.numel();
   const Layout layout = layout_of(kOp, "sign", sign);
   STD_TORCH_CHECK(sign.scalar_type() == ScalarType::Char, "l1_mean: sign must be int8");
-  STD_TORCH_CHECK(grad.numel() == 1 && grad.scalar_type() == stat_type_of(p.dtype) && grad.device() == sign.device(),
+  STD_TORCH_CHECK(grad.numel() == 1 && grad.scalar_type() == stat_type_of(p.dtype) &&
+                      grad.device() == sign.device(),
                   "l1_mean: grad must be a scalar of the type and on the device of the value");
   const Tensor grad_a = empty_like(sign, shape_of(sign), dtype, layout);
   p.grad = grad.const_data_ptr();

@@ -1,4 +1,5 @@
-// The Python module _C: facts about the build. Importing it loads the library and so registers the operators.
+// The Python module _C: facts about the build. Importing it loads the library and so registers the
+// operators.
 #include <pybind11/pybind11.h>
 
 #include <string>

@@ -1,5 +1,6 @@
-// What every binding needs: checks, dtype and layout of a tensor, allocation in the same layout, the current stream.
-// Written against torch's stable ABI only, so that one binary loads on every torch since 2.11.
+// What every binding needs: checks, dtype and layout of a tensor, allocation in the same layout,
+// the current stream. Written against torch's stable ABI only, so that one binary loads on every
+// torch since 2.11.
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
@@ -50,7 +51,8 @@ inline ScalarType stat_type_of(DType dtype) {
   return dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
 }
 
-// True where [N, C, H, W] lies dense as [N, H, W, C]; axes of size 1 may have any stride, as in torch.
+// True where [N, C, H, W] lies dense as [N, H, W, C]; axes of size 1 may have any stride, as in
+// torch.
 inline bool is_channels_last(const Tensor& t) {
   if (t.dim() != 4) return false;
   int64_t expected = 1;
@@ -64,7 +66,8 @@ inline bool is_channels_last(const Tensor& t) {
 // The layout of a dense tensor. One that is both (C = 1, say) counts as NCHW.
 inline Layout layout_of(const char* op, const char* name, const Tensor& t) {
   if (t.is_contiguous()) return Layout::kNCHW;
-  STD_TORCH_CHECK(is_channels_last(t), op, ": ", name, " must be contiguous or channels_last, got strides ",
+  STD_TORCH_CHECK(is_channels_last(t), op, ": ", name,
+                  " must be contiguous or channels_last, got strides ",
                   to_string(Shape(t.strides().begin(), t.strides().end())), " for shape ",
                   to_string(shape_of(t)));
   return Layout::kNHWC;
@@ -75,28 +78,33 @@ inline MemoryFormat format_of(Layout layout) {
 }
 
 inline Tensor empty_like(const Tensor& like, const Shape& shape, ScalarType type, Layout layout) {
-  return torch::stable::empty(shape, type, std::nullopt, like.device(), std::nullopt, format_of(layout));
+  return torch::stable::empty(shape, type, std::nullopt, like.device(), std::nullopt,
+                              format_of(layout));
 }
 inline Tensor empty_bytes(const Tensor& like, int64_t bytes) {
   return empty_like(like, {bytes}, ScalarType::Byte, Layout::kNCHW);
 }
 
-// `t` in `layout`: itself, or a copy where it lies otherwise (a gradient or a residual from an op of another layout).
+// `t` in `layout`: itself, or a copy where it lies otherwise (a gradient or a residual from an op
+// of another layout).
 inline Tensor in_layout(const Tensor& t, Layout layout) {
   const bool fits = layout == Layout::kNCHW ? t.is_contiguous() : is_channels_last(t);
   return fits ? t : torch::stable::contiguous(t, format_of(layout));
 }
 
-inline void check_like(const char* op, const char* name, const Tensor& t, const Shape& shape, const Tensor& like) {
-  STD_TORCH_CHECK(shape_of(t) == shape, op, ": ", name, " must have shape ", to_string(shape), ", got ",
-                  to_string(shape_of(t)));
-  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), op, ": ", name, " must have the type of x");
+inline void check_like(const char* op, const char* name, const Tensor& t, const Shape& shape,
+                       const Tensor& like) {
+  STD_TORCH_CHECK(shape_of(t) == shape, op, ": ", name, " must have shape ", to_string(shape),
+                  ", got ", to_string(shape_of(t)));
+  STD_TORCH_CHECK(t.scalar_type() == like.scalar_type(), op, ": ", name,
+                  " must have the type of x");
   STD_TORCH_CHECK(t.device() == like.device(), op, ": ", name, " must be on the device of x");
 }
 
 // The kernel's verdict as an exception.
 inline void check_status(const char* op, Status status) {
-  STD_TORCH_CHECK(status != Status::kInvalidArgument, op, ": the tensor is too large for one launch");
+  STD_TORCH_CHECK(status != Status::kInvalidArgument, op,
+                  ": the tensor is too large for one launch");
   STD_TORCH_CHECK(status == Status::kOk, op, ": the CUDA launch failed");
 }
 

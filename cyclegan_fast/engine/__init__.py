@@ -3,7 +3,7 @@
 from cyclegan_fast.engine.backends import DType, Engine, TorchBackend
 from cyclegan_fast.engine.export import export_engine
 from cyclegan_fast.engine.generator import Generator, load_generator
-from cyclegan_fast.engine.infer import infer
+from cyclegan_fast.engine.inference import infer
 from cyclegan_fast.engine.load import load_engine
 from cyclegan_fast.engine.onnx import OnnxBackend
 

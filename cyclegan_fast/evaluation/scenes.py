@@ -16,7 +16,7 @@ from torch import Tensor
 from cyclegan_fast.data import index_pair, load_images
 from cyclegan_fast.data.scenes import CLASSES, FACTS_NAME, PALETTE, TRUTH_FOLDER
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.evaluation.reader import Reader, train_reader
+from cyclegan_fast.evaluation.reader import Reader
 
 Translate = Callable[[Tensor], Tensor]  # [N, 3, H, W] in [-1, 1] -> the same
 
@@ -30,14 +30,19 @@ class SceneTests:
     truth: np.ndarray  # uint8 [N, H, W], the class of every pixel
     seed: int
 
+    @property
+    def size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.photos.shape[-1]
+
 
 def score_scenes(
     translate_B_to_A: Translate,
     translate_A_to_B: Translate,
-    root: Path,
+    tests: SceneTests,
+    reader: Reader,
     *,
     batch_size: int = 16,
-    limit: int | None = None,
 ) -> dict[str, Any]:
     """Scores both directions against the hidden truth.
 
@@ -49,22 +54,15 @@ def score_scenes(
         translate_B_to_A: Makes label maps of photos, [N, 3, H, W] in [-1, 1] both; it is given
             images on the CPU and may answer on any device.
         translate_A_to_B: Makes photos of label maps.
-        root: Folder written by `render_dataset`.
+        tests: The test scenes, from `load_scene_tests`.
+        reader: What reads photos, from `train_reader` with the size and the seed of the test scenes.
         batch_size: Images translated at a time.
-        limit: Use only this many of the test scenes.
 
     Returns:
         ``{"photo_to_labels": S, "labels_to_photo": S, "untranslated": {"photo_to_labels": S, "labels_to_photo": S},
         "ceiling": S without l1, "images": int, "size": int}``, each S being ``{"pixel_accuracy", "class_accuracy",
         "class_iou", "l1"}``.
-
-    Raises:
-        UserError: `root` is not a scenes data set with test scenes, or their side is no multiple of 4.
     """
-    tests = load_scene_tests(root, limit)
-    if tests.photos.shape[-1] % 4:
-        raise UserError(f"{root}: pictures of {tests.photos.shape[-1]} pixels; the networks need a multiple of 4")
-    reader = train_reader(tests.photos.shape[-1], tests.seed)
     return {
         "photo_to_labels": _score_labels(_batched(translate_B_to_A, tests.photos, batch_size), tests),
         "labels_to_photo": _score_photos(_batched(translate_A_to_B, tests.labels, batch_size), tests, reader),
@@ -74,26 +72,32 @@ def score_scenes(
         },
         "ceiling": {k: v for k, v in _score_photos(tests.photos, tests, reader).items() if k != "l1"},
         "images": len(tests.truth),
-        "size": tests.photos.shape[-1],
+        "size": tests.size,
     }
 
 
 def load_scene_tests(root: Path, limit: int | None = None) -> SceneTests:
-    """Reads the test scenes and their truth.
+    """Reads the test scenes, all or the first `limit`, and their truth.
 
     Raises:
-        UserError: `root` is not a scenes data set, or has no test scenes.
+        UserError: `root` is no data set written by `render_dataset`, has no test scenes, was rendered by another
+            version, or its side is no multiple of 4.
     """
     if not (root / FACTS_NAME).is_file():
         raise UserError(
             f"{root}: not a scenes data set (no {FACTS_NAME}); make one with python -m cyclegan_fast.dataset scenes"
         )
+    facts = json.loads((root / FACTS_NAME).read_text())
+    if facts["palette"] != PALETTE.tolist():
+        raise UserError(f"{root}: rendered with other label colours, by another version; render the data set again")
     labels, photos = (paths[:limit] for paths in index_pair(root, "test"))
     if [path.stem for path in labels] != [path.stem for path in photos]:
         raise UserError(f"{root}: testA and testB do not hold the same scenes; render the data set again")
     truth = [np.asarray(Image.open(_truth_of(root, path))) for path in labels]
-    seed = json.loads((root / FACTS_NAME).read_text())["seed"]
-    return SceneTests(load_images(labels), load_images(photos), np.stack(truth), seed)
+    tests = SceneTests(load_images(labels), load_images(photos), np.stack(truth), facts["seed"])
+    if tests.size % 4:
+        raise UserError(f"{root}: pictures of {tests.size} pixels; the networks need a multiple of 4")
+    return tests
 
 
 def nearest_classes(images: Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The package's fused operators: differentiable functions of tensors, on the CPU and on CUDA.
 
-Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain torch inside `use_reference` and where the
-extension is missing.
+Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain torch inside `use_reference` and where
+the extension is missing.
 """
 
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference

@@ -56,9 +56,9 @@ def instance_norm_act(
 
 def _check(x: Tensor, residual: Tensor | None, activation: str, pad: int) -> None:
     if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
+        hint = did_you_mean(activation, ACTIVATIONS)
         raise UserError(
-            f"instance_norm_act: activation must be one of {known}, got {activation!r}{did_you_mean(activation, ACTIVATIONS)}"
+            f"instance_norm_act: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}{hint}"
         )
     check_pad("instance_norm_act", x, pad)
     if residual is None:
@@ -72,7 +72,8 @@ def _check(x: Tensor, residual: Tensor | None, activation: str, pad: int) -> Non
         )
     if residual.dtype != x.dtype or residual.device != x.device:
         raise UserError(
-            f"instance_norm_act: residual must be {x.dtype} on {x.device} as x is, got {residual.dtype} on {residual.device}"
+            f"instance_norm_act: residual must be {x.dtype} on {x.device} as x is, "
+            f"got {residual.dtype} on {residual.device}"
         )
 
 

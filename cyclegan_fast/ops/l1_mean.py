@@ -28,7 +28,8 @@ def l1_mean(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.shape != b.shape or a.device != b.device:
         raise UserError(
-            f"l1_mean: b must have the shape and device of a, {list(a.shape)} on {a.device}, got {list(b.shape)} on {b.device}"
+            f"l1_mean: b must have the shape and device of a, {list(a.shape)} on {a.device}, "
+            f"got {list(b.shape)} on {b.device}"
         )
     if runs_reference(a):
         return reference.l1_mean(a, b)

@@ -32,7 +32,7 @@ def _instance_norm(x: Tensor, eps: float) -> Tensor:
         return x * 1.0
     y = torch.instance_norm(x, None, None, None, None, True, 0.0, eps, torch.backends.cudnn.enabled)
     if y.requires_grad and not torch.compiler.is_exporting():
-        # ATen's backward on the CPU is wrong for a channels_last gradient; through this reshape a contiguous one arrives.
+        # ATen's backward on the CPU is wrong for a channels_last gradient; through this view it is contiguous.
         y = y.contiguous().view(-1).view(y.shape)
     return y
 

@@ -18,8 +18,10 @@ from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.console import Console
-from cyclegan_fast.monitoring.events import EventLog
+from cyclegan_fast.monitoring.events import EventLog, read_events
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid
+from cyclegan_fast.monitoring.machine import machine_facts
+from cyclegan_fast.monitoring.report import ImageBlock, write_report
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib, resolve_device
@@ -28,6 +30,16 @@ from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
 EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
 ROWS_PER_GRID = 4
+STAGES = (  # caption, image of the row that starts in A, of the row that starts in B
+    ("real", "real_A", "real_B"),
+    ("translated", "fake_B", "fake_A"),
+    ("and back", "rec_A", "rec_B"),
+    ("identity", "idt_B", "idt_A"),
+)
+USAGE = """import cyclegan_fast
+
+engine = cyclegan_fast.load_engine("{out}", direction="AtoB")
+picture = cyclegan_fast.infer(engine, "a.jpg")"""
 
 # What a resumed run may change; every other setting shapes what is continued.
 FREE_ON_RESUME = {
@@ -82,14 +94,17 @@ class Trainer:
             self.events = stack.enter_context(EventLog(out, resume_step=self.done or None))
             self.console = stack.enter_context(Console(self.total_steps, start_step=self.done))
             stack.enter_context(contextlib.closing(self.loader))
-            self._train(stop)
+            images = self._train(stop)
             self._checkpoint()
+        self._report(images)
         if self.done < self.total_steps:
             self.say(f"stopped by a signal after step {self.done}; the same command with --resume auto continues")
             return EXIT_STOPPED
         return 0
 
-    def _train(self, stop: StopSignal) -> None:
+    def _train(self, stop: StopSignal) -> Images:
+        """Steps until the end or a signal; returns the images of the last step."""
+        images: Images = {}
         run_step = self._prepare_step()
         batches = iter(self.loader)
         meter = Meter()
@@ -101,6 +116,7 @@ class Trainer:
             self.epoch_loss += meter.generators_loss
             self.done += 1
             self._after_step(images, meter)
+        return images
 
     def _prepare_step(self) -> Callable[[Tensor, Tensor], tuple[Images, Losses]]:
         if self.config.run.compile:
@@ -150,17 +166,25 @@ class Trainer:
         )
 
     def _save_sample(self, images: Images) -> None:
-        """The current images, as they go there and back."""
-        forward, backward = ["real_A", "fake_B", "rec_A", "idt_B"], ["real_B", "fake_A", "rec_B", "idt_A"]
-        rows = [
-            [images[name][i].cpu() for name in names if name in images]
-            for i in range(min(ROWS_PER_GRID, len(images["real_A"])))
-            for names in (forward, backward)
-        ]
-        labels = ["real", "translated", "and back", "identity"][: max(map(len, rows))]
-        grid = sample_grid(rows, labels)
+        columns, rows = there_and_back(images)
+        grid = sample_grid(rows, columns)
         save_grid(self.config.run.out / "samples" / f"step_{self.done:08d}.jpg", grid)
         self.events.image(self.done, "samples", grid)
+
+    def _report(self, images: Images) -> None:
+        columns, rows = there_and_back(images)
+        out = self.config.run.out
+        blocks = [ImageBlock(title="Images of the last step", columns=columns, rows=rows)] if rows else []
+        report = write_report(
+            out / "report.html",
+            title=f"CycleGAN {out.name}",
+            settings=to_dict(self.config),
+            machine=machine_facts(),
+            events=read_events(out),
+            images=blocks,
+            usage=USAGE.format(out=out),
+        )
+        self.say(f"report: {report}")
 
     def _checkpoint(self) -> None:
         self._save(self.config.run.out / "checkpoints", keep=self.config.run.keep_checkpoints)
@@ -256,6 +280,14 @@ class Meter:
     def wait_share(self) -> float:
         """Share of the time spent waiting for data."""
         return self.waited / (time.perf_counter() - self.began)
+
+
+def there_and_back(images: Images) -> tuple[list[str], list[list[Tensor]]]:
+    """Captions, and rows of images [C, H, W]: A -> B -> A and B -> A -> B in turn."""
+    stages = [stage for stage in STAGES if all(name in images for name in stage[1:])]
+    count = min(ROWS_PER_GRID, len(images["real_A"])) if images else 0
+    rows = [[images[stage[domain]][i].cpu() for stage in stages] for i in range(count) for domain in (1, 2)]
+    return [caption for caption, *_ in stages], rows
 
 
 def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> bool:

@@ -10,7 +10,8 @@
 
 #include "types.h"
 
-// `count` elements of type T between two guard bands, `shift` elements off 16-byte alignment, filled with NaN.
+// `count` elements of type T between two guard bands, `shift` elements off 16-byte alignment,
+// filled with NaN.
 template <typename T>
 class Guarded {
  public:
@@ -32,7 +33,8 @@ class Guarded {
     for (const unsigned char* p = bytes_.data(); p < begin_; ++p) {
       if (*p != kPoison) return false;
     }
-    for (const unsigned char* p = begin_ + count_ * int64_t(sizeof(T)); p < bytes_.data() + bytes_.size(); ++p) {
+    for (const unsigned char* p = begin_ + count_ * int64_t(sizeof(T));
+         p < bytes_.data() + bytes_.size(); ++p) {
       if (*p != kPoison) return false;
     }
     return true;

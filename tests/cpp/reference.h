@@ -33,8 +33,8 @@ struct Forward {
 inline double act(double v, double slope) { return v > 0 ? v : v * slope; }
 
 // residual may be empty.
-inline Forward forward(const Sizes& s, const Values& x, const Values& residual, double slope, double eps, int64_t pad,
-                       int64_t border) {
+inline Forward forward(const Sizes& s, const Values& x, const Values& residual, double slope,
+                       double eps, int64_t pad, int64_t border) {
   Forward out{Values(s.count(pad)), Values(s.n * s.c), Values(s.n * s.c)};
   for (int64_t n = 0; n < s.n; ++n) {
     for (int64_t c = 0; c < s.c; ++c) {
@@ -65,8 +65,8 @@ struct Backward {
   Values grad_x, grad_residual;
 };
 
-inline Backward backward(const Sizes& s, const Values& grad_y, const Values& x, const Values& mean, const Values& rstd,
-                         double slope, int64_t pad, int64_t border) {
+inline Backward backward(const Sizes& s, const Values& grad_y, const Values& x, const Values& mean,
+                         const Values& rstd, double slope, int64_t pad, int64_t border) {
   Backward out{Values(s.count(0)), Values(s.count(border))};
   Values g(s.count(0));
   for (int64_t n = 0; n < s.n; ++n) {

@@ -27,7 +27,9 @@ def oracle(asked: Tensor, answers: Tensor) -> Callable[[Tensor], Tensor]:
 
 def test_scores_of_a_perfect_and_of_no_translation(scenes: Path) -> None:
     tests = load_scene_tests(scenes)
-    scores = score_scenes(oracle(tests.photos, tests.labels), oracle(tests.labels, tests.photos), scenes, batch_size=5)
+    reader = train_reader(tests.size, tests.seed)
+    to_labels, to_photos = oracle(tests.photos, tests.labels), oracle(tests.labels, tests.photos)
+    scores = score_scenes(to_labels, to_photos, tests, reader, batch_size=5)
     labels, photos, ceiling = scores["photo_to_labels"], scores["labels_to_photo"], scores["ceiling"]
     assert labels["pixel_accuracy"] > 0.999 and labels["class_iou"] > 0.99 and labels["l1"] == 0.0
     assert photos["l1"] == 0.0 and {k: v for k, v in photos.items() if k != "l1"} == ceiling
@@ -81,6 +83,10 @@ def test_what_is_no_scenes_data_set(scenes: Path, tmp_path: Path) -> None:
     render_dataset(tmp_path / "second", 32, train=1, test=2, seed=0)
     (tmp_path / "second" / "truth" / "00001.png").unlink()
     with pytest.raises(UserError, match=r"truth/00001\.png: the class map"):
+        load_scene_tests(tmp_path / "second")
+    facts = tmp_path / "second" / "scenes.json"
+    facts.write_text(facts.read_text().replace("126", "125", 1))
+    with pytest.raises(UserError, match="other label colours"):
         load_scene_tests(tmp_path / "second")
     assert len(load_scene_tests(scenes, limit=3).truth) == 3
     assert np.array_equal(load_scene_tests(scenes).truth[4], class_map(draw_scene(0, 4), 64))

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from ops_helpers import DEVICES
 
 from cyclegan_fast import ops
-from helpers import DEVICES
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,21 @@ import itertools
 
 import pytest
 import torch
+from ops_helpers import (
+    LAYOUTS,
+    TOLERANCE,
+    Case,
+    assert_close,
+    cases,
+    padded_shape,
+    random_tensor,
+    run_norm,
+    run_reference,
+)
 
 from cyclegan_fast import ops
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops.layout import memory_format_of
-from helpers import LAYOUTS, TOLERANCE, Case, assert_close, cases, padded_shape, random_tensor, run_norm, run_reference
 
 DTYPES = list(TOLERANCE)
 LAYOUT_MIXES = [("nchw",) * 3, ("nhwc",) * 3, ("nchw", "nhwc", "nhwc"), ("nhwc", "nchw", "nchw")]  # x, residual, grad

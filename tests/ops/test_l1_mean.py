@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops_helpers import LAYOUTS, TOLERANCE, assert_close, in_float64, random_tensor
 
 from cyclegan_fast import ops
 from cyclegan_fast.errors import UserError
-from helpers import LAYOUTS, TOLERANCE, assert_close, in_float64, random_tensor
 
 SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (1, 16, 8, 8), (2, 3, 65, 63), (1, 3, 150, 151)]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ops_helpers import LAYOUTS, TOLERANCE, assert_close, random_tensor
 
 from cyclegan_fast import ops
 from cyclegan_fast.errors import UserError
-from helpers import LAYOUTS, TOLERANCE, assert_close, random_tensor
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

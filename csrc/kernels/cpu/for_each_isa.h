@@ -1,6 +1,6 @@
-// Compiles the file named by CYCLEGAN_FAST_KERNEL_FILE once per instruction set, each time in a namespace of its own.
-// Every other header must be included before this one: what is first seen here is compiled for the wider processor.
-// No include guard: included once per kernel file.
+// Compiles the file named by CYCLEGAN_FAST_KERNEL_FILE once per instruction set, each time in a
+// namespace of its own. Every other header must be included before this one: what is first seen
+// here is compiled for the wider processor. No include guard: included once per kernel file.
 
 #include "cpu/has_x86.h"
 
@@ -33,14 +33,14 @@ namespace cyclegan_fast::avx512 {
 #pragma GCC pop_options
 
 // Calls `function` of the namespace that this processor runs best.
-#define CYCLEGAN_FAST_CALL(function, ...)        \
-  switch (cpu_isa()) {                           \
-    case Isa::kAvx512:                           \
-      return avx512::function(__VA_ARGS__);      \
-    case Isa::kAvx2:                             \
-      return avx2::function(__VA_ARGS__);        \
-    default:                                     \
-      return plain::function(__VA_ARGS__);       \
+#define CYCLEGAN_FAST_CALL(function, ...)   \
+  switch (cpu_isa()) {                      \
+    case Isa::kAvx512:                      \
+      return avx512::function(__VA_ARGS__); \
+    case Isa::kAvx2:                        \
+      return avx2::function(__VA_ARGS__);   \
+    default:                                \
+      return plain::function(__VA_ARGS__);  \
   }
 #else
 #define CYCLEGAN_FAST_CALL(function, ...) return plain::function(__VA_ARGS__)

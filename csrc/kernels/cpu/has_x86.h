@@ -1,4 +1,5 @@
-// Defines CYCLEGAN_FAST_X86_ISAS where one file can be compiled for several instruction sets: gcc on x86-64.
+// Defines CYCLEGAN_FAST_X86_ISAS where one file can be compiled for several instruction sets: gcc
+// on x86-64.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

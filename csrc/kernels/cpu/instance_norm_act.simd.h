@@ -3,7 +3,8 @@
 #include "cpu/instance_norm_act_nchw.simd.h"
 #include "cpu/instance_norm_act_nhwc.simd.h"
 
-// One NHWC slice: as many whole groups of vectors as fit, then single vectors, the last of them perhaps partial.
+// One NHWC slice: as many whole groups of vectors as fit, then single vectors, the last of them
+// perhaps partial.
 template <typename T, typename Params>
 void run_groups(const Params& p, int64_t slice) {
   constexpr int64_t kGroup = kGroupBytes / int64_t(sizeof(T));

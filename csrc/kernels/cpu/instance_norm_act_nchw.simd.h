@@ -1,7 +1,9 @@
-// The CPU kernel of instance_norm_act for NCHW: a slice is one plane. Included through cpu/for_each_isa.h.
+// The CPU kernel of instance_norm_act for NCHW: a slice is one plane. Included through
+// cpu/for_each_isa.h.
 //
-// Statistics are sums of x - shift, where shift is the mean of the first few hundred pixels, in two levels (a chunk, then
-// the chunks): an image far from zero loses nothing, unlike with E[x^2] - E[x]^2.
+// Statistics are sums of x - shift, where shift is the mean of the first few hundred pixels, in two
+// levels (a chunk, then the chunks): an image far from zero loses nothing, unlike with E[x^2] -
+// E[x]^2.
 
 // Vectors (NCHW) or pixels (NHWC) that are summed before the sums join the total.
 constexpr int64_t kChunk = 256;
@@ -116,7 +118,8 @@ void run_plane(const InstanceNormActParams& p, int64_t plane) {
   static_cast<C*>(p.rstd)[plane] = stats.rstd;
 
   const C slope = C(slope_of(p.activation, p.negative_slope));
-  if (p.pad == 0 && (border == 0 || !residual)) return apply_row(x, residual, y, size, stats, slope);
+  if (p.pad == 0 && (border == 0 || !residual))
+    return apply_row(x, residual, y, size, stats, slope);
   for (int64_t i = 0; i < p.h; ++i) {
     const T* residual_row = residual ? residual + i * residual_width : nullptr;
     apply_row(x + i * p.w, residual_row, y + (i + p.pad) * width + p.pad, p.w, stats, slope);
@@ -124,7 +127,8 @@ void run_plane(const InstanceNormActParams& p, int64_t plane) {
   if (p.pad > 0) mirror_border(y, p.h, p.w, p.pad);
 }
 
-// The adjoint of the pad: g[j] = sum of grad_y over the padded places that show pixel (row, column + j), j < count.
+// The adjoint of the pad: g[j] = sum of grad_y over the padded places that show pixel (row, column
+// + j), j < count.
 template <typename T>
 void fold_row(const T* grad_y, int64_t row, int64_t column, int64_t count, int64_t h, int64_t w,
               int64_t pad, Compute<T>* g) {
@@ -242,8 +246,7 @@ void backward_folded_plane(const InstanceNormActBwdParams& p, int64_t plane) {
   alignas(64) C g[kBlock];
   const int64_t size = p.h * p.w, border = p.residual_pad, residual_width = p.w + 2 * border;
   const T* x = static_cast<const T*>(p.x) + plane * size;
-  const T* grad_y =
-      static_cast<const T*>(p.grad_y) + plane * (p.h + 2 * p.pad) * (p.w + 2 * p.pad);
+  const T* grad_y = static_cast<const T*>(p.grad_y) + plane * (p.h + 2 * p.pad) * (p.w + 2 * p.pad);
   T* grad_x = static_cast<T*>(p.grad_x) + plane * size;
   T* grad_residual = static_cast<T*>(p.grad_residual);
   if (grad_residual) {

@@ -1,5 +1,5 @@
-// The CPU kernel of instance_norm_act for NHWC: a slice is a group of channels of one image. Included through
-// cpu/for_each_isa.h, after the NCHW one.
+// The CPU kernel of instance_norm_act for NHWC: a slice is a group of channels of one image.
+// Included through cpu/for_each_isa.h, after the NCHW one.
 
 // kVecs vectors of channels, or one partial vector: the first `count` channels of it.
 template <typename T, int kVecs>
@@ -183,7 +183,8 @@ void run_group(const InstanceNormActBwdParams& p, int64_t n, int64_t channel, in
   const auto x = image_of<const T>(p.x, n, channel, p.h, p.w, p.c, 0);
   const auto grad_y = image_of<const T>(p.grad_y, n, channel, p.h, p.w, p.c, p.pad);
   const auto grad_x = image_of<T>(p.grad_x, n, channel, p.h, p.w, p.c, 0);
-  const auto grad_residual = image_of<T>(p.grad_residual, n, channel, p.h, p.w, p.c, p.residual_pad);
+  const auto grad_residual =
+      image_of<T>(p.grad_residual, n, channel, p.h, p.w, p.c, p.residual_pad);
   const int64_t at = n * p.c + channel;
   const G mean = G::load_from(static_cast<const C*>(p.mean) + at, count);
   const G rstd = G::load_from(static_cast<const C*>(p.rstd) + at, count);
@@ -230,4 +231,3 @@ void run_group(const InstanceNormActBwdParams& p, int64_t n, int64_t channel, in
   }
   if (grad_residual.data && p.residual_pad > 0) zero_border(grad_residual, count);
 }
-

@@ -5,7 +5,8 @@ namespace cyclegan_fast {
 
 enum class Isa { kPlain, kAvx2, kAvx512 };
 
-// The environment variable CYCLEGAN_FAST_ISA=plain|avx2|avx512 lowers the choice (read at each call: for tests).
+// The environment variable CYCLEGAN_FAST_ISA=plain|avx2|avx512 lowers the choice (read at each
+// call: for tests).
 Isa cpu_isa();
 
 const char* isa_name(Isa isa);

@@ -1,5 +1,6 @@
-// Vectors of CYCLEGAN_FAST_VECTOR_BYTES bytes on the compiler's vector extensions. Included by for_each_isa.h, once per
-// instruction set and inside its namespace: hence no include guard and no includes.
+// Vectors of CYCLEGAN_FAST_VECTOR_BYTES bytes on the compiler's vector extensions. Included by
+// for_each_isa.h, once per instruction set and inside its namespace: hence no include guard and no
+// includes.
 
 typedef float VecF __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES)));
 typedef double VecD __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES)));
@@ -64,7 +65,8 @@ inline void store(BFloat16* p, VecF v) {
 }
 inline void store(Half* p, VecF v) {
 #if CYCLEGAN_FAST_VECTOR_BYTES == 64
-  const __m256i out = _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256i out =
+      _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   std::memcpy(p, &out, sizeof out);
 #elif CYCLEGAN_FAST_VECTOR_BYTES == 32
   const __m128i out = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);

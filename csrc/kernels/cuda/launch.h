@@ -10,7 +10,8 @@
 namespace cyclegan_fast {
 
 template <typename... Params, typename... Args>
-Status Launch(void (*kernel)(Params...), int64_t grid, int block, size_t smem, Stream stream, Args&&... args) {
+Status Launch(void (*kernel)(Params...), int64_t grid, int block, size_t smem, Stream stream,
+              Args&&... args) {
   if (grid < 1 || grid > 0x7fffffff) return Status::kInvalidArgument;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(grid));
@@ -21,6 +22,8 @@ Status Launch(void (*kernel)(Params...), int64_t grid, int block, size_t smem, S
   return error == cudaSuccess ? Status::kOk : Status::kLaunchFailed;
 }
 
-inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+inline bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
 
 }  // namespace cyclegan_fast

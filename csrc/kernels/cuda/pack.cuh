@@ -1,4 +1,5 @@
-// Packs: kVec neighbouring elements that move in one access of up to 16 bytes and are computed in Compute<T>.
+// Packs: kVec neighbouring elements that move in one access of up to 16 bytes and are computed in
+// Compute<T>.
 #pragma once
 
 #include <cuda_bf16.h>

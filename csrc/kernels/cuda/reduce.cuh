@@ -53,8 +53,9 @@ struct Sum {
 constexpr int kMaxThreads = 256;
 constexpr int kMaxWarps = kMaxThreads / 32;
 
-// Merges `mine` [kStats] over the threads whose index is the same modulo `columns` (a power of two <= 32): within a warp
-// by shuffles, then over the warps through shared memory. Valid on return in threads 0 .. columns - 1 only.
+// Merges `mine` [kStats] over the threads whose index is the same modulo `columns` (a power of two
+// <= 32): within a warp by shuffles, then over the warps through shared memory. Valid on return in
+// threads 0 .. columns - 1 only.
 template <int kStats, typename Partial>
 __device__ void block_reduce(Partial (&mine)[kStats], int columns) {
   __shared__ Partial shared[kMaxWarps * 32 * kStats];

@@ -19,11 +19,11 @@ PALETTE = np.array(
     [
         [126, 190, 240],  # sky
         [156, 112, 176],  # hills
-        [124, 220, 80],  # grass
-        [72, 66, 82],  # road
+        [124, 216, 72],  # grass
+        [112, 72, 92],  # road
         [36, 88, 200],  # lake
-        [226, 104, 76],  # house
-        [32, 108, 56],  # tree
+        [232, 112, 72],  # house
+        [24, 104, 56],  # tree
     ],
     dtype=np.uint8,
 )
@@ -44,8 +44,8 @@ class _Material:
 _MATERIALS = {
     "sky": _Material((96, 148, 214), (206, 220, 232)),
     "far_hills": _Material((134, 136, 166), (142, 142, 160), grain=0.07),
-    "near_hills": _Material((104, 108, 106), (110, 108, 98), grain=0.09),
-    "grass": _Material((128, 146, 76), (106, 134, 56), grain=0.11),
+    "near_hills": _Material((128, 128, 144), (132, 130, 136), grain=0.09),
+    "grass": _Material((150, 152, 86), (132, 142, 66), grain=0.11),
     "lake": _Material((130, 168, 196), (66, 112, 150), grain=0.12, stretch=True),
     "road": _Material((128, 122, 116), (100, 96, 96), grain=0.08),
     "dash": _Material((184, 180, 170), (190, 186, 174)),

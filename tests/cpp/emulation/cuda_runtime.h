@@ -1,8 +1,10 @@
-// Stands in for the CUDA toolkit's header, so that g++ compiles the .cu files unchanged and runs them on the CPU.
+// Stands in for the CUDA toolkit's header, so that g++ compiles the .cu files unchanged and runs
+// them on the CPU.
 //
-// Blocks run one after another. The threads of a block are fibers: each runs until it ends or meets __syncthreads or a
-// shuffle, and goes on once all of its block, or of its warp, are there. Threads run in ascending order in even blocks and
-// in descending order in odd ones, so that a missing barrier shows. A barrier that not all reach ends the program.
+// Blocks run one after another. The threads of a block are fibers: each runs until it ends or meets
+// __syncthreads or a shuffle, and goes on once all of its block, or of its warp, are there. Threads
+// run in ascending order in even blocks and in descending order in odd ones, so that a missing
+// barrier shows. A barrier that not all reach ends the program.
 #pragma once
 
 #include <math.h>
@@ -74,8 +76,8 @@ inline void leave_fiber(State state) {
   Fiber& fiber = fibers[current];
   fiber.state = state;
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(state == State::kDone ? nullptr : &fiber.fake_stack, scheduler_stack,
-                                 scheduler_stack_size);
+  __sanitizer_start_switch_fiber(state == State::kDone ? nullptr : &fiber.fake_stack,
+                                 scheduler_stack, scheduler_stack_size);
 #endif
   swapcontext(&fiber.context, &scheduler);
 #if defined(__SANITIZE_ADDRESS__)
@@ -132,17 +134,20 @@ inline void run_block(int threads) {
       if (fibers[i].state == State::kReady) enter_fiber(i);
     }
     bool moved = release(0, threads, State::kAtBarrier);
-    for (int warp = 0; warp < threads; warp += 32) moved |= release(warp, warp + 32, State::kAtShuffle);
+    for (int warp = 0; warp < threads; warp += 32)
+      moved |= release(warp, warp + 32, State::kAtShuffle);
     alive = false;
     for (int i = 0; i < threads; ++i) alive |= fibers[i].state != State::kDone;
-    if (alive && !moved) fail("some threads wait at a barrier or a shuffle that others never reach");
+    if (alive && !moved)
+      fail("some threads wait at a barrier or a shuffle that others never reach");
   }
 }
 
 inline void run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   const int threads = static_cast<int>(config.blockDim.x);
   if (threads % 32 != 0 || threads < 32 || threads > 1024) fail("a block must have whole warps");
-  if (fibers.size() < static_cast<size_t>(threads)) fibers = std::vector<Fiber>(static_cast<size_t>(threads));
+  if (fibers.size() < static_cast<size_t>(threads))
+    fibers = std::vector<Fiber>(static_cast<size_t>(threads));
   body = &kernel;
   blockDim = config.blockDim;
   gridDim = config.gridDim;
@@ -152,7 +157,8 @@ inline void run_grid(const cudaLaunchConfig_t& config, const std::function<void(
 }  // namespace emulation
 
 template <typename... Params, typename... Args>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
+                               Args&&... args) {
   emulation::run_grid(*config, [&] { kernel(Params(args)...); });
   return cudaSuccess;
 }

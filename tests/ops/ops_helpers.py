@@ -40,7 +40,9 @@ class Case:
 
 def cases() -> Iterator[Case]:
     """Odd sizes times activations, pads and residuals; then what needs a case of its own."""
-    for shape, activation in itertools.product([(2, 5, 7, 9), (1, 16, 8, 8), (1, 37, 4, 17)], ["none", "relu", "leaky_relu"]):
+    for shape, activation in itertools.product(
+        [(2, 5, 7, 9), (1, 16, 8, 8), (1, 37, 4, 17)], ["none", "relu", "leaky_relu"]
+    ):
         for pad, residual in [(0, None), (0, 0), (0, 2), (1, None), (3, 1)]:
             yield Case(shape, activation, pad, residual)
     yield from (Case((3, 4, 1, 1), residual=r) for r in (None, 0, 1))
@@ -53,8 +55,8 @@ def cases() -> Iterator[Case]:
 def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: str, layout: str, mean: float = 0.0) -> Tensor:
     """A leaf that wants a gradient, of normal values with the given mean."""
     values = (torch.randn(shape, dtype=torch.float64) + mean).to(dtype)
-    while (kink := _at_the_kink(values)).any():
-        values += 0.25 * kink
+    for _ in range(4 if mean == 0 else 0):  # the cases far from zero have no activation
+        values += 0.25 * _at_the_kink(values)
     return values.to(device).contiguous(memory_format=LAYOUTS[layout]).requires_grad_()
 
 
