@@ -39,8 +39,8 @@ def evaluate(
         limit: Score only this many of the test scenes.
     """
     from cyclegan_fast.checkpoint import load_generators
+    from cyclegan_fast.device import resolve_device
     from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
-    from cyclegan_fast.training.process import resolve_device
 
     where = resolve_device(device)
     tests = load_scene_tests(data, limit)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cyclegan_fast"
 FLOORS = [
     {"errors"},
-    {"config"},
+    {"config", "files", "device"},
     {"ops"},
     {"nn", "data", "checkpoint", "monitoring"},
     {"training", "engine", "evaluation"},

@@ -26,17 +26,17 @@ import torch
 from torch import nn
 
 import cyclegan_fast
-from cyclegan_fast.checkpoint.files import (
+from cyclegan_fast.checkpoint.tree import pack, unpack
+from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
+from cyclegan_fast.config import TrainConfig, from_dict, to_dict
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import (
     building_folder,
     remove_folder,
     remove_leftovers,
     storage_errors,
     write_durably,
 )
-from cyclegan_fast.checkpoint.tree import pack, unpack
-from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
-from cyclegan_fast.config import TrainConfig, from_dict, to_dict
-from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_generator
 
 FORMAT_VERSION = 1

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast.checkpoint.files import write_atomically
 from cyclegan_fast.checkpoint.native import Networks
 from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import NLayerDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator, build_generator
 from cyclegan_fast.nn.layers import Norm
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import multiprocessing
 import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -203,6 +205,7 @@ class UnpairedLoader:
                 collate_fn=_collate,
                 pin_memory=self.device.type == "cuda",
                 multiprocessing_context=_start_method(self.device) if self.workers else None,
+                worker_init_fn=_leave_signals_to_the_trainer,
                 generator=torch.Generator(),  # or it would draw from, and so move, the global one
             )
         )
@@ -244,7 +247,7 @@ def build_train_loader(config: TrainConfig, device: torch.device | str) -> Unpai
 
 def default_workers(device: torch.device) -> int:
     """Processes that decode: few on the CPU, whose cores the training itself wants, up to 8 for a GPU."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8 if device.type == "cuda" else 1, cores - 1)
 
 
@@ -272,7 +275,15 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _start_method(device: torch.device) -> str:
     """A process that has opened CUDA must not be forked; on the CPU a fork starts at once and shares torch's pages."""
-    return "forkserver" if device.type == "cuda" else "fork"
+    wanted = "forkserver" if device.type == "cuda" else "fork"
+    return wanted if wanted in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and the like reach a whole process group; the trainer answers them, and then ends its workers itself."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @functools.lru_cache(maxsize=2)

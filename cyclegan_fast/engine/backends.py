@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.errors import UserError
 
@@ -59,22 +60,3 @@ class TorchBackend(Engine):
         """See `Engine.run`."""
         batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
         return self._network(batch).float()
-
-
-def resolve_device(device: str) -> torch.device:
-    """auto, cpu, cuda or cuda:<index>; auto is CUDA where there is a device.
-
-    Raises:
-        UserError: The device is unknown, or CUDA is asked for where there is none.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}") from error
-    if found.type not in ("cpu", "cuda"):
-        raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {device} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
-    return found

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cyclegan_fast import ops
 from cyclegan_fast.checkpoint import save_reference_network
-from cyclegan_fast.checkpoint.files import write_atomically
 from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_generator
 from cyclegan_fast.engine.onnx import OnnxBackend, make_sidecar, sidecar_of
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import Direction
 
 OPSET = 18

@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from cyclegan_fast.checkpoint.files import write_atomically
 from cyclegan_fast.data import BadImageError, index_domain
 from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.inference import infer
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import write_atomically
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.monitoring.files import write_atomically
+from cyclegan_fast.files import write_atomically
 
 EVENTS_NAME = "events.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.monitoring.files import write_atomically
+from cyclegan_fast.files import write_atomically
 
 GAP = 2  # pixels between images
 CAPTION_HEIGHT = 15  # pixels

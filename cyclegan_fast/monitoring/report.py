@@ -11,9 +11,9 @@ from xml.etree.ElementTree import Element
 from PIL import Image
 from torch import Tensor
 
+from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.chart import Points, line_chart, number
 from cyclegan_fast.monitoring.console import duration
-from cyclegan_fast.monitoring.files import write_atomically
 from cyclegan_fast.monitoring.grids import encode, to_image
 from cyclegan_fast.monitoring.markup import el, to_html
 from cyclegan_fast.monitoring.style import CSS

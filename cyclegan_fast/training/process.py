@@ -1,4 +1,4 @@
-"""What a training process needs of its machine: a device, a lock on its folder, and signals that end it in order."""
+"""What a training process needs of its machine: a lock on its folder, and signals that end it in order."""
 
 from __future__ import annotations
 
@@ -12,25 +12,7 @@ from types import FrameType, TracebackType
 import torch
 
 from cyclegan_fast.errors import UserError
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turns ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` into a device that is there.
-
-    Raises:
-        UserError: The name is no device, or CUDA is asked for and missing.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device: expected auto, cpu, cuda or cuda:<index>, got '{name}'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here; say --device cpu")
-    return device
+from cyclegan_fast.files import try_lock
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
@@ -54,7 +36,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         self.file = self.path.open("a")
         try:
-            _lock(self.file.fileno())
+            try_lock(self.file.fileno())
         except OSError:
             self.file.close()
             raise UserError(
@@ -64,18 +46,6 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
-
-
-def _lock(descriptor: int) -> None:
-    """Takes the operating system's lock on an open file, or raises OSError at once."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class StopSignal:

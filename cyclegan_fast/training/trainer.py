@@ -16,6 +16,7 @@ from torch import Tensor
 from cyclegan_fast.checkpoint import native, reference_format
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.data import build_train_loader
+from cyclegan_fast.device import resolve_device
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.console import Console
 from cyclegan_fast.monitoring.events import EventLog, read_events
@@ -24,7 +25,7 @@ from cyclegan_fast.monitoring.machine import machine_facts
 from cyclegan_fast.monitoring.report import ImageBlock, write_report
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.graphed_step import GraphedStep
-from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib, resolve_device
+from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 

@@ -13,16 +13,15 @@ from cyclegan_fast.data.streams import Purpose, stream
 
 Colour = tuple[int, int, int]
 
-# One colour per class of layout.CLASSES, uint8 [7, 3]: what a label map shows. None lies between two others (a middle
-# grey, say), or the blurred edges of a made label map would read as that class.
+# One colour per class of layout.CLASSES, uint8 [7, 3]: what a label map shows.
 PALETTE = np.array(
     [
         [126, 190, 240],  # sky
-        [156, 112, 176],  # hills
-        [124, 216, 72],  # grass
-        [112, 72, 92],  # road
+        [150, 116, 168],  # hills
+        [104, 212, 72],  # grass
+        [128, 128, 132],  # road
         [36, 88, 200],  # lake
-        [232, 112, 72],  # house
+        [226, 104, 76],  # house
         [24, 104, 56],  # tree
     ],
     dtype=np.uint8,
@@ -44,13 +43,13 @@ class _Material:
 _MATERIALS = {
     "sky": _Material((96, 148, 214), (206, 220, 232)),
     "far_hills": _Material((134, 136, 166), (142, 142, 160), grain=0.07),
-    "near_hills": _Material((128, 128, 144), (132, 130, 136), grain=0.09),
-    "grass": _Material((150, 152, 86), (132, 142, 66), grain=0.11),
-    "lake": _Material((130, 168, 196), (66, 112, 150), grain=0.12, stretch=True),
+    "near_hills": _Material((124, 120, 124), (132, 126, 124), grain=0.09),
+    "grass": _Material((146, 162, 84), (122, 150, 62), grain=0.11),
+    "lake": _Material((122, 164, 198), (56, 102, 150), grain=0.12, stretch=True),
     "road": _Material((128, 122, 116), (100, 96, 96), grain=0.08),
     "dash": _Material((184, 180, 170), (190, 186, 174)),
     "shadow": _Material((30, 38, 30), (30, 38, 30)),
-    "wall": _Material((218, 182, 146), (218, 182, 146), grain=0.05, lit=0.16, varied=0.12),
+    "wall": _Material((216, 162, 120), (216, 162, 120), grain=0.05, lit=0.16, varied=0.12),
     "roof": _Material((170, 72, 52), (170, 72, 52), grain=0.14, lit=0.18, varied=0.14),
     "window": _Material((104, 84, 80), (104, 84, 80)),
     "trunk": _Material((84, 62, 44), (84, 62, 44)),

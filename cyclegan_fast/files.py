@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,20 +60,21 @@ def partial_beside(path: Path) -> Path:
 def building_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes `target` in one move once the block is left without an error.
 
-    The folder is locked meanwhile, and the lock dies with the process: so `remove_leftovers` can tell what a killed
-    process left behind from what is being written.
+    A lock lies beside it meanwhile and dies with the process: so `remove_leftovers` can tell what a killed process
+    left behind from what is being written.
     """
     partial = partial_beside(target)
     partial.mkdir()
-    handle = os.open(partial, os.O_RDONLY)
+    lock = _lock_of(partial)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield partial
-        os.fsync(handle)
-        partial.rename(target)
-        sync_folder(target.parent)
+        with lock.open("w") as handle:
+            try_lock(handle.fileno())
+            yield partial
+            sync_folder(partial)
+            partial.rename(target)
+            sync_folder(target.parent)
     finally:
-        os.close(handle)
+        lock.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -87,18 +88,36 @@ def remove_folder(folder: Path) -> None:
 def remove_leftovers(parent: Path) -> None:
     """Removes the unfinished folders in `parent` whose process is dead."""
     for partial in parent.glob(f"{_PARTIAL}*/"):
-        handle = os.open(partial, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _lock_of(partial)
+        with lock.open("a") as handle:
+            try:
+                try_lock(handle.fileno())
+            except OSError:
+                continue  # a living process is writing it
             shutil.rmtree(partial)
-        except BlockingIOError:
-            pass  # a living process is writing it
-        finally:
-            os.close(handle)
+        lock.unlink(missing_ok=True)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def try_lock(descriptor: int) -> None:
+    """Takes the operating system's lock on an open file, which goes when its process does; OSError if it is taken."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder down to the disk."""
+    """Brings the names in a folder down to the disk, where the system can."""
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
