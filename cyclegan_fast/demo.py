@@ -26,7 +26,7 @@ photo = cyclegan_fast.infer(engine, "{example}")
 photo.save("photo.png")"""
 
 
-def demo(out: Path = Path("runs/demo"), *, steps: int = 2000, device: str = "auto") -> None:
+def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "auto") -> None:
     """Renders scenes, trains on them, scores the result against the hidden truth, exports an engine, writes a report.
 
     Example: python -m cyclegan_fast.demo --out runs/demo

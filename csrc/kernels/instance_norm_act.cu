@@ -7,131 +7,16 @@
 // statistics, in registers and walks over pixels, kUnroll of them in flight. The pad's adjoint is a
 // gather: no atomics anywhere.
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/launch.h"
 #include "cuda/pack.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/tiling.cuh"
 #include "instance_norm_act.h"
 
 namespace cyclegan_fast {
 namespace {
-
-constexpr int kUnroll = 4;  // pixels in flight per thread
-constexpr int64_t kTargetBlocks =
-    512;  // enough for every card that is known: about three a multiprocessor
-constexpr int64_t kMaxSplits = 64;
-constexpr int64_t kMaxPixelsPerThread = 16;
-
-// How the kernels see a tensor: slabs x [height, width] pixels x [inner] packs of `vec` elements.
-struct View {
-  int64_t slabs, height, width, inner;
-  int vec;
-
-  int64_t pixels() const { return height * width; }
-};
-
-template <typename Params>
-View view_of(const Params& p, int vec, bool flat) {
-  if (p.layout == Layout::kNHWC) return {p.n, p.h, p.w, p.c / vec, vec};
-  if (flat) return {p.n * p.c, 1, p.h * p.w / vec, 1, vec};
-  return {p.n * p.c, p.h, p.w, 1, 1};
-}
-
-// 16 bytes' worth of elements where `elements` neighbours divide into such packs and all pointers
-// are aligned, or 1.
-int vec_of(DType dtype, int64_t elements, std::initializer_list<const void*> pointers) {
-  const int vec = static_cast<int>(16 / size_of(dtype));
-  if (elements % vec != 0) return 1;
-  return std::all_of(pointers.begin(), pointers.end(), is_aligned) ? vec : 1;
-}
-
-int64_t power_of_two(int64_t at_least, int64_t at_most) {
-  int64_t value = 1;
-  while (value < at_least && value < at_most) value *= 2;
-  return value;
-}
-
-// ---- The shape of a launch over a view ----
-struct Tiling {
-  int packs, threads;  // of a block
-  int64_t tiles, stretches,
-      stretch;  // blocks over the channels, over the pixels; pixels of a block
-
-  int64_t blocks(const View& view) const { return view.slabs * tiles * stretches; }
-};
-
-// What a kernel needs to find its place.
-struct Place {
-  int packs, tiles, stretches;
-  uint32_t stretch, pixels;
-  int inner;
-
-  // The thread's pack of channels, its first pixel, the step between its pixels and the end of its
-  // block's stretch.
-  int64_t slab;
-  int pack;
-  uint32_t pixel, step, end;
-
-  __device__ bool locate() {
-    const int tile = blockIdx.x % tiles, block = blockIdx.x / tiles;
-    const uint32_t first = static_cast<uint32_t>(block % stretches) * stretch;
-    slab = block / stretches;
-    pack = tile * packs + threadIdx.x % packs;
-    pixel = first + threadIdx.x / packs;
-    step = blockDim.x / packs;
-    end = first + stretch < pixels ? first + stretch : pixels;
-    return pack < inner;
-  }
-};
-
-Place place_of(const View& view, const Tiling& tiling, int64_t pixels) {
-  Place place = {};
-  place.packs = tiling.packs;
-  place.tiles = static_cast<int>(tiling.tiles);
-  place.stretches = static_cast<int>(tiling.stretches);
-  place.stretch = static_cast<uint32_t>(tiling.stretch);
-  place.pixels = static_cast<uint32_t>(pixels);
-  place.inner = static_cast<int>(view.inner);
-  return place;
-}
-
-Tiling tiling_of(const View& view, int64_t pixels) {
-  Tiling t = {};
-  t.packs = static_cast<int>(power_of_two(view.inner, 32));
-  const int64_t wanted = t.packs * power_of_two(ceil_div(pixels, kUnroll), kMaxThreads);
-  t.threads = static_cast<int>(std::min<int64_t>(std::max<int64_t>(wanted, 32), kMaxThreads));
-  t.tiles = ceil_div(view.inner, t.packs);
-  return t;
-}
-
-// Few stretches, each as long as a full card allows: their partial results must be merged.
-Tiling reduction_tiling(const View& view) {
-  Tiling t = tiling_of(view, view.pixels());
-  const int64_t most = ceil_div(view.pixels(), t.threads / t.packs * kMaxPixelsPerThread);
-  const int64_t wanted =
-      std::max<int64_t>(kTargetBlocks / std::max<int64_t>(view.slabs * t.tiles, 1), 1);
-  t.stretch = ceil_div(view.pixels(), std::min({wanted, most, kMaxSplits}));
-  t.stretches = ceil_div(view.pixels(), t.stretch);
-  return t;
-}
-
-// Many short stretches, longer once the card is full.
-Tiling map_tiling(const View& view, int64_t pixels) {
-  Tiling t = tiling_of(view, pixels);
-  t.stretch = t.threads / t.packs * kUnroll;
-  const int64_t longest = t.threads / t.packs * kMaxPixelsPerThread;
-  while (t.stretch < longest &&
-         view.slabs * t.tiles * ceil_div(pixels, t.stretch) >= 4 * kTargetBlocks)
-    t.stretch *= 2;
-  t.stretches = ceil_div(pixels, t.stretch);
-  return t;
-}
-
-// Indices inside a slab are 32 bits wide, as a FastDivisor wants them.
-bool fits(const View& view, int64_t border) {
-  const int64_t pixels = (view.height + 2 * border) * (view.width + 2 * border);
-  return pixels * view.inner * view.vec < (int64_t{1} << 31) && view.slabs > 0;
-}
 
 // Statistics per thread: one for each lane of the pack (NHWC), or one for all of them (NCHW).
 template <int kVec, bool kPerLane>
@@ -145,13 +30,12 @@ __device__ void load_stats(const C* stats, const Place& at, C (&out)[kStats]) {
   for (int k = 0; k < kStats; ++k) out[k] = stats[first + k];
 }
 
-// ============================================ Forward: statistics
-// ============================================
+// ---- Forward: statistics ----
 
 // Moments of a block's stretch of pixels: into mean and rstd where it is the only one, else into
 // partial.
 template <typename T, int kVec, bool kPerLane>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     moments_kernel(const T* __restrict__ x,             // [slabs, pixels, inner * kVec]
                    Moments<Compute<T>>* partial,        // [stretches, N * C]
                    Compute<T>* mean, Compute<T>* rstd,  // [N * C]
@@ -177,7 +61,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      if (pixel + u * at.step >= at.end) break;
+      if (pixel + u * at.step >= at.end) continue;
       count += 1;
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
@@ -219,7 +103,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 // One thread per statistic merges its splits in order.
 template <typename C>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     merge_moments_kernel(const Moments<C>* __restrict__ partial, C* mean, C* rstd, int64_t stats,
                          int splits, C eps) {
   const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -230,12 +114,11 @@ __global__ void __launch_bounds__(kMaxThreads)
   rstd[stat] = 1 / sqrt(total.m2 / total.count + eps);
 }
 
-// ============================================ Forward: write
-// ============================================
+// ---- Forward: write ----
 
 // y: every pixel of the padded output, from the source pixel that it shows.
 template <typename T, int kVec, bool kPerLane>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     apply_kernel(const T* __restrict__ x,         // [slabs, height, width, inner * kVec]
                  const T* __restrict__ residual,  // [slabs, height + 2 border, width + 2 border,
                                                   // inner * kVec] or null
@@ -258,7 +141,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one >= at.end) break;
+      if (one >= at.end) continue;
       const int row = row_length.divide(one), column = one - row * row_length.divisor;
       const int i = reflect(row, height, pad), j = reflect(column, width, pad);
       in[u] = load_pack<kVec>(x, ((at.slab * height + i) * width + j) * stride + lane);
@@ -269,12 +152,11 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one >= at.end) break;
+      if (one >= at.end) continue;
       Pack<T, kVec> out;
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
-        constexpr int kOne = 0;
-        const int s = kPerLane ? k : kOne;
+        const int s = kPerLane ? k : 0;
         C v = (to_compute(in[u].v[k]) - shift[s]) * scale[s];
         v = v > 0 ? v : v * slope;
         if (residual != nullptr) v += to_compute(extra[u].v[k]);
@@ -285,8 +167,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
-// ============================================ Backward
-// ============================================
+// ---- Backward ----
 
 // grad_y of one slab: [height + 2 pad, width + 2 pad, stride], at the thread's pack.
 template <typename T, int kVec>
@@ -301,8 +182,10 @@ struct PaddedGradient {
   // Adds to g, which holds pixel (i, j) itself, its reflections: the adjoint of the pad.
   __device__ void add_reflections(int i, int j, Compute<T> (&g)[kVec]) const {
     if (pad == 0 || (i > pad && i < height - 1 - pad && j > pad && j < width - 1 - pad)) return;
+#pragma unroll 1
     for (int r = 0; r < 3; ++r) {
       const int64_t row = mirror(r, i, height, pad);
+#pragma unroll 1
       for (int s = 0; row >= 0 && s < 3; ++s) {
         const int64_t column = mirror(s, j, width, pad);
         if (column < 0 || r + s == 0) continue;
@@ -334,7 +217,7 @@ struct GradInputs {
 
 // Sums of gz and gz * (x - mean) over a block's stretch of pixels.
 template <typename T, int kVec, bool kPerLane>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     grad_sums_kernel(GradInputs<T> in,
                      GradSums<Compute<T>>* partial,  // [stretches, N * C]
                      int64_t stats, FastDivisor row_length, Place at) {
@@ -351,7 +234,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one >= at.end) break;
+      if (one >= at.end) continue;
       const int i = row_length.divide(one), j = one - i * row_length.divisor;
       xs[u] = load_pack<kVec>(in.x, first + one * gradient.stride);
       gs[u] = gradient.at(i + in.pad, j + in.pad);
@@ -359,7 +242,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one >= at.end) break;
+      if (one >= at.end) continue;
       C g[kVec];
 #pragma unroll
       for (int k = 0; k < kVec; ++k) g[k] = to_compute(gs[u].v[k]);
@@ -384,7 +267,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 // One thread per statistic merges its splits, in order, into the first of them.
 template <typename C>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     merge_sums_kernel(GradSums<C>* partial, int64_t stats, int splits) {
   const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (stat >= stats) return;
@@ -393,10 +276,22 @@ __global__ void __launch_bounds__(kMaxThreads)
   partial[stat] = total;
 }
 
+// A pixel of an image with a border: where it is in the image, if it is inside.
+struct Pixel {
+  int i, j, index;
+  bool inside;
+};
+__device__ inline Pixel pixel_of(uint32_t padded, const FastDivisor& row_length, int border,
+                                 int height, int width) {
+  const uint32_t row = row_length.divide(padded);
+  const int i = int(row) - border, j = int(padded - row * row_length.divisor) - border;
+  return {i, j, i * width + j, i >= 0 && i < height && j >= 0 && j < width};
+}
+
 // grad_x, and grad_residual with its border: walks over the pixels of the residual, `border` more
 // on each side.
 template <typename T, int kVec, bool kPerLane>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     grad_kernel(GradInputs<T> in, const GradSums<Compute<T>>* __restrict__ sums,  // [N * C]
                 T* __restrict__ grad_x,         // [slabs, height, width, inner * kVec]
                 T* __restrict__ grad_residual,  // [slabs, height + 2 border, width + 2 border,
@@ -405,8 +300,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   using C = Compute<T>;
   constexpr int kStats = kStatsOf<kVec, kPerLane>;
   if (!at.locate()) return;
-  C mean[kStats], scale[kStats], along[kStats],
-      offset[kStats];  // grad_x = scale * gz + (x - mean) * along + offset
+  // grad_x = scale * gz + (x - mean) * along + offset
+  C mean[kStats], scale[kStats], along[kStats], offset[kStats];
   load_stats(in.mean, at, mean);
   load_stats(in.rstd, at, scale);
   const C size = C(in.height) * C(in.width) * C(kPerLane ? 1 : kVec);
@@ -417,42 +312,36 @@ __global__ void __launch_bounds__(kMaxThreads)
     offset[k] = -scale[k] * (sum.gz / size);
   }
   const auto gradient = in.template gradient<kVec>(at);
-  const int64_t lane = int64_t{at.pack} * kVec;
+  const int64_t lane = int64_t{at.pack} * kVec, slab = at.slab * in.height * in.width;
   for (uint32_t pixel = at.pixel; pixel < at.end; pixel += kUnroll * at.step) {
     Pack<T, kVec> xs[kUnroll], gs[kUnroll];
-    bool inside[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one >= at.end) break;
-      const int row = row_length.divide(one), i = row - border,
-                j = int(one - row * row_length.divisor) - border;
-      inside[u] = i >= 0 && i < in.height && j >= 0 && j < in.width;
-      if (!inside[u]) continue;
-      xs[u] = load_pack<kVec>(in.x,
-                              ((at.slab * in.height + i) * in.width + j) * gradient.stride + lane);
-      gs[u] = gradient.at(i + in.pad, j + in.pad);
+      if (one >= at.end) continue;
+      const Pixel at_x = pixel_of(one, row_length, border, in.height, in.width);
+      if (!at_x.inside) continue;
+      xs[u] = load_pack<kVec>(in.x, (slab + at_x.index) * gradient.stride + lane);
+      gs[u] = gradient.at(at_x.i + in.pad, at_x.j + in.pad);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one >= at.end) break;
-      const int row = row_length.divide(one), i = row - border,
-                j = int(one - row * row_length.divisor) - border;
+      if (one >= at.end) continue;
+      const Pixel at_x = pixel_of(one, row_length, border, in.height, in.width);
       C g[kVec] = {};
       Pack<T, kVec> out;
-      if (inside[u]) {
+      if (at_x.inside) {
 #pragma unroll
         for (int k = 0; k < kVec; ++k) g[k] = to_compute(gs[u].v[k]);
-        gradient.add_reflections(i, j, g);
+        gradient.add_reflections(at_x.i, at_x.j, g);
 #pragma unroll
         for (int k = 0; k < kVec; ++k) {
           const int s = kPerLane ? k : 0;
           const C d = to_compute(xs[u].v[k]) - mean[s], gz = d > 0 ? g[k] : g[k] * in.slope;
           out.v[k] = from_compute<T>(scale[s] * gz + (d * along[s] + offset[s]));
         }
-        store_pack(grad_x, ((at.slab * in.height + i) * in.width + j) * gradient.stride + lane,
-                   out);
+        store_pack(grad_x, (slab + at_x.index) * gradient.stride + lane, out);
       }
       if (grad_residual == nullptr) continue;
 #pragma unroll
@@ -462,8 +351,14 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
-// ============================================ Launchers
-// ============================================
+// ---- Launchers ----
+
+template <typename Params>
+View view_of(const Params& p, int vec, bool flat) {
+  if (p.layout == Layout::kNHWC) return {p.n, p.h, p.w, p.c / vec, vec};
+  if (flat) return {p.n * p.c, 1, p.h * p.w / vec, 1, vec};
+  return {p.n * p.c, p.h, p.w, 1, 1};
+}
 
 // Calls f(T{}, vec as a constant, per lane as a constant).
 template <typename F>

@@ -1,5 +1,6 @@
 // The CUDA twin: partial sums per block, then one small block adds them up in a fixed order.
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/launch.h"
 #include "cuda/pack.cuh"
@@ -29,13 +30,13 @@ __global__ void __launch_bounds__(kThreads)
     Pack<T, kVec> as[kUnroll], bs[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      if (first + u * step >= packs) break;
+      if (first + u * step >= packs) continue;
       as[u] = load_pack<kVec>(a, (first + u * step) * kVec);
       bs[u] = load_pack<kVec>(b, (first + u * step) * kVec);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      if (first + u * step >= packs) break;
+      if (first + u * step >= packs) continue;
       Pack<int8_t, kVec> signs;
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
@@ -75,12 +76,6 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < kVec; ++k) out.v[k] = from_compute<T>(scale * static_cast<C>(signs.v[k]));
     store_pack(grad_a, i * kVec, out);
   }
-}
-
-int vec_of(DType dtype, int64_t count, std::initializer_list<const void*> pointers) {
-  const int vec = static_cast<int>(16 / size_of(dtype));
-  if (count % vec != 0) return 1;
-  return std::all_of(pointers.begin(), pointers.end(), is_aligned) ? vec : 1;
 }
 
 int64_t blocks_of(int64_t packs, int64_t per_thread) {

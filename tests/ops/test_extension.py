@@ -14,7 +14,10 @@ from cyclegan_fast.ops.extension import runs_reference
 
 # Makes the import of the compiled module fail as it does where it was never built.
 WITHOUT = "import sys; sys.modules['cyclegan_fast._C'] = None; "
-USE = "import torch; from cyclegan_fast import ops; print(ops.extension_available(), ops.instance_norm_act(torch.ones(1, 1, 2, 2)).shape)"
+USE = (
+    "import torch; from cyclegan_fast import ops; "
+    "print(ops.extension_available(), ops.instance_norm_act(torch.ones(1, 1, 2, 2)).shape)"
+)
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

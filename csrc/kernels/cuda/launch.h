@@ -1,8 +1,9 @@
-// The one place that launches kernels.
+// The one place that launches kernels, and how wide their accesses may be.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <initializer_list>
 #include <utility>
 
 #include "types.h"
@@ -22,8 +23,14 @@ Status Launch(void (*kernel)(Params...), int64_t grid, int block, size_t smem, S
   return error == cudaSuccess ? Status::kOk : Status::kLaunchFailed;
 }
 
-inline bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+// 16 bytes' worth of elements where `elements` neighbours divide into such packs and all pointers
+// are aligned, or 1.
+inline int vec_of(DType dtype, int64_t elements, std::initializer_list<const void*> pointers) {
+  const int vec = static_cast<int>(16 / size_of(dtype));
+  bool fits = elements % vec == 0;
+  for (const void* pointer : pointers)
+    fits = fits && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+  return fits ? vec : 1;
 }
 
 }  // namespace cyclegan_fast

@@ -52,6 +52,8 @@ struct Sum {
 
 constexpr int kMaxThreads = 256;
 constexpr int kMaxWarps = kMaxThreads / 32;
+constexpr int kMinBlocks =
+    2;  // resident on a multiprocessor: 128 registers a thread, which no kernel spills
 
 // Merges `mine` [kStats] over the threads whose index is the same modulo `columns` (a power of two
 // <= 32): within a warp by shuffles, then over the warps through shared memory. Valid on return in

@@ -1,0 +1,114 @@
+"""Each operator beside torch's own ops, forward and backward together.
+
+pytest benchmarks/bench_ops.py --benchmark-only --benchmark-group-by=group
+
+Buffers take turns so that a call finds its inputs outside the cache, the results are compared before anything is timed,
+and extra_info holds the bytes that the operator must move.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cyclegan_fast import ops
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+DTYPES = [torch.float32, torch.bfloat16] if DEVICE.type == "cpu" else [torch.bfloat16, torch.float16, torch.float32]
+SHAPES = [(1, 256, 64, 64), (1, 64, 256, 256)]  # a residual block's plane, and the stem's, at 256 px
+BUFFERS = 8 if DEVICE.type == "cuda" else 2
+# |got - exact| / |exact| over all elements: a mask that rounding flips at a value near the mean counts for little.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+
+def ours(x: Tensor) -> Tensor:
+    return ops.instance_norm_act(x, activation="relu", pad=1)
+
+
+def aten(x: Tensor) -> Tensor:
+    with ops.use_reference():
+        return ops.instance_norm_act(x, activation="relu", pad=1)
+
+
+@pytest.mark.parametrize("implementation", [ours, aten], ids=["ours", "aten"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_norm_relu_pad(
+    benchmark: Any, shape: tuple[int, ...], layout: str, dtype: torch.dtype, implementation: Callable[[Tensor], Tensor]
+) -> None:
+    def image(*size: int) -> Tensor:
+        return torch.randn(size, device=DEVICE).to(dtype).to(memory_format=LAYOUTS[layout])
+
+    n, c, h, w = shape
+    inputs = [image(*shape).requires_grad_() for _ in range(BUFFERS)]
+    gradients = [image(n, c, h + 2, w + 2) for _ in range(BUFFERS)]
+    check(inputs[0], gradients[0])
+    run = take_turns(implementation, inputs, gradients)
+    elements, padded = n * c * h * w, n * c * (h + 2) * (w + 2)
+    # forward: x twice (statistics, write), y; backward: x and grad_y twice, grad_x
+    moved = (2 * elements + padded + 2 * elements + 2 * padded + elements) * inputs[0].element_size()
+    measure(benchmark, run, f"instance_norm + relu + pad 1, {shape}, {layout}, {dtype}", moved)
+
+
+@pytest.mark.parametrize("implementation", [ops.l1_mean, torch.nn.functional.l1_loss], ids=["ours", "aten"])
+@pytest.mark.parametrize("side", [256, 1024])
+def test_cycle_loss(benchmark: Any, side: int, implementation: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def image() -> Tensor:
+        return torch.rand(1, 3, side, side, device=DEVICE).to(memory_format=torch.channels_last)
+
+    inputs, targets = [image().requires_grad_() for _ in range(BUFFERS)], [image() for _ in range(BUFFERS)]
+    exact = (inputs[0].detach().double() - targets[0].double()).abs().mean()
+    assert abs(implementation(inputs[0], targets[0]).item() - exact.item()) <= 1e-6
+    turns = itertools.cycle(zip(inputs, targets, strict=True))
+
+    def run() -> None:
+        a, b = next(turns)
+        a.grad = None
+        implementation(a, b).backward()
+
+    moved = inputs[0].numel() * (2 * 4 + 1 + 1 + 4)  # a, b and a sign; the sign again and the gradient
+    measure(benchmark, run, f"l1 mean, 3x{side}x{side}", moved)
+
+
+def check(x: Tensor, gradient: Tensor) -> None:
+    """Compares our value and gradient with float64; NaN fails."""
+    exact = x.detach().double().contiguous().requires_grad_()
+    expected = aten(exact)
+    expected.backward(gradient.double().contiguous())
+    y = ours(x)
+    y.backward(gradient)
+    assert x.grad is not None and exact.grad is not None
+    tolerance = TOLERANCE[x.dtype]
+    for got, want in ((y, expected), (x.grad, exact.grad)):
+        assert (got.double() - want).norm() <= tolerance * want.norm()
+
+
+def take_turns(
+    function: Callable[[Tensor], Tensor], inputs: list[Tensor], gradients: list[Tensor]
+) -> Callable[[], None]:
+    turns = itertools.cycle(zip(inputs, gradients, strict=True))
+
+    def run() -> None:
+        x, gradient = next(turns)
+        x.grad = None
+        function(x).backward(gradient)
+
+    return run
+
+
+def measure(benchmark: Any, run: Callable[[], None], group: str, bytes_moved: int) -> None:
+    def one() -> None:
+        run()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.group = group
+    benchmark.pedantic(one, rounds=20, warmup_rounds=3)
+    benchmark.extra_info |= {"bytes": bytes_moved, "gb_per_s": bytes_moved / benchmark.stats["median"] / 1e9}
