@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?= 2.13.0
+JOBS ?= 2
 
 .PHONY: demo test bench gpu lint format clean
 
@@ -10,7 +11,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m cyclegan_fast.demo --out runs/demo
 
 test: $(VENV)/.ready-dev lint
-	CYCLEGAN_FAST_REQUIRE_EXT=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 CYCLEGAN_FAST_REQUIRE_EXT=1 $(BIN)/python -m pytest -n $(JOBS)
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only

@@ -130,8 +130,7 @@ class Trainer:
         last = self.done == self.total_steps
         if last or self.done % run.log_every == 0 or self.device.type == "cpu":
             self._stop_unless_finite(meter)
-        if last or self.done % run.log_every == 0:
-            self._log(meter)
+        facts = self._log(meter) if last or self.done % run.log_every == 0 else None
         if run.sample_every and (last or self.done % run.sample_every == 0):
             self._save_sample(images)
         if self.done % self.steps_per_epoch == 0:
@@ -140,9 +139,10 @@ class Trainer:
             self.epoch_loss.zero_()
         if run.checkpoint_every and self.done % run.checkpoint_every == 0 and not last:
             self._checkpoint()
-        self.console.update(self.done)
+        self.console.update(self.done, facts)
 
-    def _log(self, meter: Meter) -> None:
+    def _log(self, meter: Meter) -> dict[str, Any]:
+        """Writes a record of the steps since the last one; returns what the progress line shows of it."""
         lr = self.schedule.at((self.done - 1) // self.steps_per_epoch + 1)
         losses, speed = meter.means(), meter.steps_per_second()
         record: dict[str, Any] = {
@@ -152,8 +152,8 @@ class Trainer:
         }
         record |= {"data_wait_share": meter.wait_share(), "peak_memory_gib": peak_memory_gib(self.device)}
         self.events.write(self.done, losses=losses, **record)
-        self.console.update(self.done, record | losses)
         meter.reset()
+        return record | losses
 
     def _stop_unless_finite(self, meter: Meter) -> None:
         """A loss that is not finite left the weights untouched; nothing good comes after it, so the run ends here."""
