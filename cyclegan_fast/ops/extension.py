@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import warnings
@@ -58,7 +59,22 @@ def use_reference() -> Iterator[None]:
 
 def runs_reference(x: torch.Tensor) -> bool:
     """True where an operator on `x` must take the plain-torch path."""
-    return _module is None or _switch.reference_depth > 0 or (x.is_cuda and not _has_cuda)
+    if _module is None or _switch.reference_depth > 0:
+        return True
+    if x.is_cuda and not _has_cuda:
+        _say_no_cuda()
+        return True
+    return False
+
+
+@functools.cache
+def _say_no_cuda() -> None:
+    """Once: a fall to slower code is never silent."""
+    reason = "the extension was built without its CUDA kernels"
+    mend = "install where an nvcc is, as `python -m cyclegan_fast.doctor` tells"
+    if os.environ.get("CYCLEGAN_FAST_REQUIRE_EXT") == "1":
+        raise UserError(f"{reason}, and CYCLEGAN_FAST_REQUIRE_EXT=1 forbids the plain-torch reference: {mend}")
+    warnings.warn(f"{reason}: on CUDA the slower plain-torch reference takes over; {mend}", stacklevel=3)
 
 
 def extension_available() -> bool:
