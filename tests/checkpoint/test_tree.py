@@ -112,7 +112,11 @@ def test_an_optimizer_state_comes_back_and_continues_alike():
     assert torch.equal(nets[0].weight, nets[1].weight)
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", np.zeros(2), {(1, 2): 3}, {True: 1}], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [object(), {1, 2}, b"bytes", np.zeros(2), {(1, 2): 3}, {True: 1}],
+    ids=["object", "set", "bytes", "array", "tuple key", "bool key"],
+)
 def test_what_cannot_be_stored_is_refused_by_name(value):
     with pytest.raises(TypeError, match=r"state\.deep\.0: a value of type"):
         pack({"deep": [value]}, {})
