@@ -39,7 +39,7 @@ def assert_same(a, b):
             assert_same(x, y)
     else:
         assert a == b or (a != a and b != b)
-        assert not isinstance(a, float) or math.copysign(1, a) == math.copysign(1, b)
+        assert not isinstance(a, float) or a != a or math.copysign(1, a) == math.copysign(1, b)
 
 
 DTYPES = [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,13 @@ from cyclegan_fast.doctor import covers
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def doctor(*words: str, source: Path = ROOT, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+def doctor(
+    *words: str, source: Path = ROOT, flags: tuple[str, ...] = (), packages: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Runs the doctor of `source`; with the flag -S no editable install is seen, and `packages` holds the others."""
     command = [sys.executable, *flags, "-m", "cyclegan_fast.doctor", *words]
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(source), "PYTHONIOENCODING": "utf-8"}
+    path = os.pathsep.join(filter(None, [str(source), packages]))
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=source, check=False)
 
 
@@ -32,7 +38,7 @@ def test_says_what_is_here() -> None:
 def test_a_missing_extension_matters_only_to_the_strict(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "cyclegan_fast", tmp_path / "cyclegan_fast", ignore=shutil.ignore_patterns("*.so"))
     for words, status in (((), 0), (("--strict",), 2)):
-        result = doctor(*words, source=tmp_path)
+        result = doctor(*words, source=tmp_path, flags=("-S",), packages=sysconfig.get_path("purelib"))
         assert (result.returncode, result.stderr) == (status, "")
         assert "✗ extension" in result.stdout and "mend: pip install -e . --no-build-isolation" in result.stdout
         assert result.stdout.rstrip().endswith("plain torch does the extension's work.")
