@@ -144,6 +144,15 @@ def find_ninja() -> str:
         return found
 
 
+def compile_extension(output: Path, build: Path) -> None:
+    """Compiles and links everything that is out of date: `output` is the library, `build` holds the objects."""
+    build.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    (build / "build.ninja").write_text(ninja_file(output, build, find_cuda_home()))
+    jobs = os.environ.get("MAX_JOBS")
+    subprocess.run([find_ninja(), "-C", build, *(["-j", jobs] if jobs else [])], check=True)
+
+
 class BuildExtension(build_ext):
     """Compiles with ninja. Without a compiler the package installs without the extension and says so."""
 
@@ -151,7 +160,7 @@ class BuildExtension(build_ext):
         """Builds `ext`, or says why not; with CYCLEGAN_FAST_REQUIRE_EXT=1 a failure is an error."""
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         try:
-            self.compile_with_ninja(output, Path(self.build_temp).resolve())
+            compile_extension(output, Path(self.build_temp).resolve())
         except (OSError, RuntimeError, ImportError, subprocess.CalledProcessError) as error:
             if os.environ.get("CYCLEGAN_FAST_REQUIRE_EXT") == "1":
                 raise
@@ -162,16 +171,9 @@ class BuildExtension(build_ext):
                 file=sys.stderr,
             )
 
-    def compile_with_ninja(self, output: Path, build: Path) -> None:
-        """Compiles and links everything that is out of date."""
-        build.mkdir(parents=True, exist_ok=True)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        (build / "build.ninja").write_text(ninja_file(output, build, find_cuda_home()))
-        jobs = os.environ.get("MAX_JOBS")
-        subprocess.run([find_ninja(), "-C", build, *(["-j", jobs] if jobs else [])], check=True)
 
-
-setup(
-    ext_modules=[Extension("cyclegan_fast._C", sources=[])] if sys.platform == "linux" else [],
-    cmdclass={"build_ext": BuildExtension},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("cyclegan_fast._C", sources=[])] if sys.platform == "linux" else [],
+        cmdclass={"build_ext": BuildExtension},
+    )

@@ -1,0 +1,83 @@
+"""Installing by hand: with a compiler, and without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+USE = (
+    "import torch, cyclegan_fast; from cyclegan_fast import ops; "
+    "y = ops.instance_norm_act(torch.randn(1, 4, 8, 8), activation='relu', pad=1); "
+    "print(cyclegan_fast.__version__, ops.extension_available(), tuple(y.shape))"
+)
+
+
+def install(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """pip install . into a folder of its own, from a copy of what git would give."""
+    source = target.parent / "source"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
+    flags = [
+        "install",
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+        "-v",
+        "--target",
+    ]
+    return subprocess.run(
+        [sys.executable, "-m", "pip", *flags, str(target), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={k: v for k, v in os.environ.items() if k != "CYCLEGAN_FAST_REQUIRE_EXT"} | environment,
+    )
+
+
+def use(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Imports the installed package, and no other one, in a process of its own."""
+    path = os.pathsep.join([str(target), *(p for p in sys.path if p.endswith("site-packages"))])
+    variables = {"PATH": os.environ["PATH"], "PYTHONPATH": path} | environment
+    command = [sys.executable, "-S", "-c", USE]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=target)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the extension is built on Linux only")
+def test_pip_install_builds_the_extension(tmp_path: Path) -> None:
+    done = install(tmp_path / "site", CYCLEGAN_FAST_CUDA="0")  # tests/cpp compiles the CUDA kernels
+    assert done.returncode == 0, done.stderr
+    used = use(tmp_path / "site", CYCLEGAN_FAST_REQUIRE_EXT="1")
+    assert used.returncode == 0, used.stderr
+    assert used.stdout.split(maxsplit=1) == ["0.1.0", "True (1, 4, 10, 10)\n"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_installs_and_says_what_it_lacks(tmp_path: Path) -> None:
+    done = install(tmp_path / "site", CXX="no-such-compiler", CYCLEGAN_FAST_CUDA="0")
+    assert done.returncode == 0, done.stderr
+    assert "the extension was not built" in done.stdout + done.stderr
+    used = use(tmp_path / "site")
+    assert used.returncode == 0, used.stderr
+    assert used.stdout.split(maxsplit=1) == ["0.1.0", "False (1, 4, 10, 10)\n"]
+    assert "plain-torch reference takes over" in used.stderr
+
+    refused = install(tmp_path / "other" / "site", CXX="no-such-compiler", CYCLEGAN_FAST_REQUIRE_EXT="1")
+    assert refused.returncode != 0
+
+
+def test_make_gpu_without_a_gpu_names_what_it_leaves_out() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run([sys.executable, "benchmarks/gpu.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "There is no CUDA device here" in done.stdout
+    assert "tests/training/test_step_gpu.py::test_graph_equals_eager_bit_for_bit[bf16]" in done.stdout
+    assert "tests/ops/test_instance_norm_act.py" in done.stdout
