@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,10 @@ class TrainCommand(TrainConfig):
     print_config: bool = False
     """Print the resolved settings as YAML and stop."""
 
+    def settings(self) -> TrainConfig:
+        """The settings alone."""
+        return TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
+
 
 def parse(words: list[str]) -> TrainCommand:
     """Reads the settings: defaults, then the --config file, then the flags.
@@ -55,13 +60,12 @@ def train(words: list[str]) -> int:
     import yaml
 
     command = parse(words)
-    config = TrainConfig(**{group: getattr(command, group) for group in ("model", "objective", "optim", "data", "run")})
     if command.print_config:
-        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        print(yaml.safe_dump(to_dict(command.settings()), sort_keys=False), end="")
         return 0
     from cyclegan_fast.training.trainer import Trainer
 
-    return Trainer(config).run()
+    return Trainer(command.settings()).run()
 
 
 def _complete_bare_flags(words: list[str]) -> list[str]:
