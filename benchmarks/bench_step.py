@@ -69,6 +69,7 @@ def plain_networks(networks: nn.ModuleDict, work: Workload, device: torch.device
 def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], Case]]:
     """Name -> a function that sets the case up and returns what one step of it is."""
     networks = build_networks(work.model)
+    torch.backends.cudnn.benchmark = True  # for every case alike
 
     def reference(amp: bool) -> Case:
         plain = plain_networks(networks, work, device)

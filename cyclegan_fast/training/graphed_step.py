@@ -59,7 +59,8 @@ class GraphedStep:
             assert isinstance(pool, ImagePool)
             graph.register_generator_state(pool.generator)
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            # thread_local: the loader's thread may go on pinning memory meanwhile.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.images, self.losses = self.step(self.real_A, self.real_B)
         except RuntimeError as error:
             raise UserError(f"the step could not be captured as a CUDA graph: {error}") from error

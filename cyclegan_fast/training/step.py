@@ -43,7 +43,7 @@ class CycleGANStep:
         self.weights_G = self.optimizer_G.param_groups[0]["params"]
         self.weights_D = self.optimizer_D.param_groups[0]["params"]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.run.amp == "fp16")
-        pool = ImagePool if _one_size(config.data) else MixedSizePool
+        pool = ImagePool if has_one_size(config.data) else MixedSizePool
         self.pool_A = pool(self.objective.pool_size, 2 * config.run.seed, self.device)
         self.pool_B = pool(self.objective.pool_size, 2 * config.run.seed + 1, self.device)
         # Batch norm couples the images of a batch, so only the others may share one.
@@ -153,6 +153,9 @@ class CycleGANStep:
         """Continues exactly where `state_dict` was taken."""
         for name in ("optimizer_G", "optimizer_D", "scaler", "pool_A", "pool_B"):
             getattr(self, name).load_state_dict(state[name])
+        for optimizer in (self.optimizer_G, self.optimizer_D):
+            for group in optimizer.param_groups:
+                group["lr"] = _rate(float(group["lr"]), self.device)  # back onto the device, from the CPU's copy
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -163,18 +166,22 @@ def full_precision(x: Tensor) -> Tensor:
 def _adam(nets: list[nn.Module], config: TrainConfig, device: torch.device) -> torch.optim.Adam:
     """One fused Adam over the weights that any kernel touches."""
     o = config.optim
-    on_gpu = device.type == "cuda"
     return torch.optim.Adam(
         [p for net in nets for p in net.parameters() if p.requires_grad],
-        lr=torch.tensor(o.lr, device=device) if on_gpu else o.lr,
+        lr=_rate(o.lr, device),
         betas=(o.beta1, o.beta2),
         eps=o.eps,
         fused=True,
-        capturable=on_gpu,
+        capturable=device.type == "cuda",
     )
 
 
-def _one_size(data: DataConfig) -> bool:
+def _rate(lr: float, device: torch.device) -> Tensor | float:
+    """A learning rate where the optimizer wants it: on CUDA a tensor on the device, which a graph can hold."""
+    return torch.tensor(lr, device=device) if device.type == "cuda" else lr
+
+
+def has_one_size(data: DataConfig) -> bool:
     """Whether every training image has the same size."""
     return data.preprocess in ("resize_and_crop", "crop", "scale_width_and_crop")
 

@@ -27,7 +27,7 @@ from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.schedule import LearningRate
-from cyclegan_fast.training.step import CycleGANStep, Images, Losses
+from cyclegan_fast.training.step import CycleGANStep, Images, Losses, has_one_size
 
 EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
 ROWS_PER_GRID = 4
@@ -120,6 +120,8 @@ class Trainer:
         return images
 
     def _prepare_step(self) -> Callable[[Tensor, Tensor], tuple[Images, Losses]]:
+        # Images of one size: cuDNN times its algorithms once, in the first steps.
+        torch.backends.cudnn.benchmark = has_one_size(self.config.data)
         if self.config.run.compile:
             for net in self.networks.values():
                 net.compile()
@@ -314,7 +316,7 @@ def _why_no_graph(config: TrainConfig, device: torch.device) -> str:
     """Why the step cannot be a CUDA graph here; empty if it can."""
     if device.type != "cuda":
         return "there is no CUDA device" if not torch.cuda.is_available() else "--device is not a CUDA device"
-    if config.data.preprocess in ("none", "scale_width"):
+    if not has_one_size(config.data):
         return f"--preprocess {config.data.preprocess} gives images of several sizes"
     return ""
 
