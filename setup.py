@@ -71,7 +71,8 @@ def cxx_flags(cuda_home: Path | None) -> list[str]:
 
     torch_include = Path(torch.__file__).parent / "include"
     flags = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", f"-I{CSRC / 'kernels'}"]
-    system = [torch_include, pybind11.get_include(), sysconfig.get_path("include")]
+    # torch carries a pybind11 of its own, which refuses the stable ABI: ours comes first.
+    system = [pybind11.get_include(), sysconfig.get_path("include"), torch_include]
     flags += [f"-isystem{folder}" for folder in system]
     flags += ["-DTORCH_TARGET_VERSION=0x020b000000000000", f'-DCYCLEGAN_FAST_VERSION="{VERSION}"']
     if cuda_home:

@@ -10,7 +10,7 @@ Stream current_stream(const Tensor& t) {
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
                   "cyclegan_fast: this torch has no CUDA");
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
   return stream;
 }
 
