@@ -91,6 +91,9 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         with RunLock(out), StopSignal() as stop, contextlib.ExitStack() as stack:
             self._start_from()
+            if self.done >= self.total_steps:
+                self.say(f"nothing is left to do: {self.done} of {self.total_steps} steps are done")
+                return 0
             (out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
             self.events = stack.enter_context(EventLog(out, resume_step=self.done or None))
             self.console = stack.enter_context(Console(self.total_steps, start_step=self.done))
@@ -145,27 +148,30 @@ class Trainer:
 
     def _log(self, meter: Meter) -> dict[str, Any]:
         """Writes a record of the steps since the last one; returns what the progress line shows of it."""
-        lr = self.schedule.at((self.done - 1) // self.steps_per_epoch + 1)
-        losses, speed = meter.means(), meter.steps_per_second()
+        epoch = (self.done - 1) // self.steps_per_epoch + 1  # of the step that has just been done
+        losses = meter.means()
         record: dict[str, Any] = {
-            "epoch": (self.done - 1) // self.steps_per_epoch + 1,
-            "lr": lr,
-            "steps_per_second": speed,
+            "epoch": epoch,
+            "lr": self.schedule.at(epoch),
+            "steps_per_second": meter.steps_per_second(),
+            "data_wait_share": meter.wait_share(),
+            "peak_memory_gib": peak_memory_gib(self.device),
         }
-        record |= {"data_wait_share": meter.wait_share(), "peak_memory_gib": peak_memory_gib(self.device)}
         self.events.write(self.done, losses=losses, **record)
         meter.reset()
         return record | losses
 
     def _stop_unless_finite(self, meter: Meter) -> None:
-        """A loss that is not finite left the weights untouched; nothing good comes after it, so the run ends here."""
+        """A loss that is not finite moved no weights; nothing good comes after it, so the run ends here."""
         bad = meter.not_finite()
         if not bad or self.config.run.amp == "fp16":  # fp16 overflows now and then, and its scaler then steps aside
             return
         dump = self._save(self.config.run.out / "failed")
+        first = self.done if self.device.type == "cpu" else self.done - meter.steps + 1  # a GPU is asked now and then
+        where = f"step {self.done}" if first == self.done else f"steps {first} to {self.done}"
         raise UserError(
-            f"step {self.done}: the loss {' and '.join(bad)} is not finite; the weights before it are kept in {dump}; "
-            "look at the images of that step, or lower --lr"
+            f"{where}: the loss {' and '.join(bad)} is not finite; such a loss moves no weights, and they are kept in "
+            f"{dump}; look at the images of that step, or lower --lr"
         )
 
     def _save_sample(self, images: Images) -> None:
