@@ -156,6 +156,8 @@ def main() -> None:
     work = Workload(size=arguments.size, batch=arguments.batch, blocks=arguments.blocks, channels=arguments.channels)
     builders = build_cases(work, DEVICE)
     wanted = [name for name in builders if not any(word in name for word in arguments.without)]
+    if not wanted:
+        parser.error("--without leaves no case")
     cases = {name: builders[name]() for name in wanted}
     print(table(interleave(cases, rounds=arguments.rounds, device=DEVICE), baseline=wanted[0]))
 

@@ -1,6 +1,6 @@
 """Measures the step on this machine, all cases taking turns, and writes <out>/<device>.md and .json.
 
-python benchmarks/measure.py --out docs/results
+python -m benchmarks.measure --out docs/results
 """
 
 from __future__ import annotations
@@ -91,7 +91,12 @@ def write(out: Path, results: list[dict[str, Any]]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     record = {"date": date.today().isoformat(), "commit": commit(), "machine": facts, "step": results}
     (out / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
-    lines = [f"# {name}", "", f"{record['date']}, commit {record['commit']}. Written by `benchmarks/measure.py`.", ""]
+    lines = [
+        f"# {name}",
+        "",
+        f"{record['date']}, commit {record['commit']}. Written by `python -m benchmarks.measure`.",
+        "",
+    ]
     lines += [f"- {key}: {value}" for key, value in facts.items() if not isinstance(value, dict)]
     lines += [f"- extension: {ops.build_info()}", ""]
     for result in results:

@@ -167,6 +167,39 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
 
+_NO_LIMIT = float("inf")
+_RANGES: dict[str, tuple[float, float]] = {  # the least and the most that a setting may be
+    **dict.fromkeys(("n_layers", "ngf", "ndf", "batch_size", "lr_decay_iters", "load_size", "crop_size"), (1, 2**20)),
+    **dict.fromkeys(("init_gain", "lambda_gan", "lambda_A", "lambda_B", "lambda_identity", "lambda_gp"), (0, 1e30)),
+    **dict.fromkeys(("lr", "lr_gamma", "eps"), (0, 1e30)),
+    **dict.fromkeys(("beta1", "beta2"), (0, 1 - 1e-12)),
+    **dict.fromkeys(("pool_size", "n_epochs", "n_epochs_decay", "sample_every", "checkpoint_every"), (0, _NO_LIMIT)),
+    **dict.fromkeys(("max_dataset_size", "epoch_size", "log_every", "max_steps"), (1, _NO_LIMIT)),
+    "keep_checkpoints": (0, _NO_LIMIT),
+    "workers": (0, 1024),
+    "seed": (0, 2**62),
+}
+
+
+def check_ranges(config: TrainConfig) -> None:
+    """Checks every number against the range that makes sense for it, wherever it came from.
+
+    Raises:
+        UserError: A number is out of its range; the flag is named.
+    """
+    for group in dataclasses.fields(config):
+        for name, value in vars(getattr(config, group.name)).items():
+            least, most = _RANGES.get(name, (-_NO_LIMIT, _NO_LIMIT))
+            if isinstance(value, int | float) and not least <= value <= most:  # nan is in no range
+                limits = f"at least {least:g}" if most == _NO_LIMIT else f"from {least:g} to {most:g}"
+                raise UserError(f"--{name.replace('_', '-')} must be {limits}, got {value}")
+    for domain, channels in (("A", config.model.channels_A), ("B", config.model.channels_B)):
+        if channels not in (1, 3):
+            raise UserError(f"--channels-{domain} must be 1 (grey) or 3 (RGB), got {channels}")
+    if config.model.n_layers != ModelConfig().n_layers and config.model.discriminator != "n_layers":
+        raise UserError("--n-layers shapes only --discriminator n_layers: say that too, or leave it out")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Turns a config dataclass into plain dictionaries, strings, numbers and None (fit for YAML and JSON)."""
     out: dict[str, Any] = {}
@@ -190,7 +223,8 @@ def from_dict(cls: type[T], values: dict[str, Any], *, where: str = "config", ba
     resolved: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"{where}: unknown setting '{key}'{did_you_mean(key, known)}")
+            hint = _belongs_to(str(key), hints) or did_you_mean(str(key), known)
+            raise UserError(f"{where}: unknown setting '{key}'{hint}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise UserError(f"{where}.{key}: expected a group of settings, got {value!r}")
@@ -203,13 +237,19 @@ def from_dict(cls: type[T], values: dict[str, Any], *, where: str = "config", ba
     return cls(**resolved)
 
 
+def _belongs_to(key: str, hints: dict[str, Any]) -> str:
+    """A hint for a setting that was written outside its group."""
+    groups = [name for name, hint in hints.items() if key in getattr(hint, "__dataclass_fields__", {})]
+    return f", it belongs to the group '{groups[0]}'" if groups else ""
+
+
 def _coerce(value: Any, hint: Any, where: str) -> Any:
     """Checks `value` against the annotation `hint`; widens int to float and str to Path."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         choices = typing.get_args(hint)
-        if value is False and "off" in choices:  # YAML reads a bare `off` as false
-            value = "off"
+        if isinstance(value, bool):  # YAML reads a bare `on` or `off` as a truth value
+            value = "on" if value else "off"
         if value not in choices:
             raise UserError(f"{where}: expected one of {', '.join(map(str, choices))}, got {value!r}")
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_dict
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import storage_errors
 
 SIZE = 64  # pixels
 TRAIN_IMAGES, TEST_IMAGES = 1000, 100  # per domain
@@ -26,7 +28,7 @@ photo = cyclegan_fast.infer(engine, "{example}")
 photo.save("photo.png")"""
 
 
-def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "auto") -> None:
+def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "auto") -> int:
     """Renders scenes, trains on them, scores the result against the hidden truth, exports an engine, writes a report.
 
     Example: python -m cyclegan_fast.demo --out runs/demo
@@ -40,9 +42,13 @@ def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "aut
         device: auto, cpu, cuda or cuda:<index>.
     """
     from cyclegan_fast.data.scenes import render_dataset
+    from cyclegan_fast.device import resolve_device
     from cyclegan_fast.engine import export_engine
     from cyclegan_fast.training.trainer import Trainer
 
+    if steps < 1:
+        raise UserError(f"--steps must be at least 1, got {steps}")
+    resolve_device(device)  # before an earlier demo is replaced
     began = time.perf_counter()
     _make_room(out)
     _say(began, f"rendering {2 * (TRAIN_IMAGES + TEST_IMAGES)} pictures of {SIZE}x{SIZE} pixels")
@@ -50,7 +56,8 @@ def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "aut
     config = settings(out, steps, device)
     _say(began, f"training {steps} steps")
     if status := Trainer(config).run():
-        raise SystemExit(status)
+        _say(began, "stopped by a signal; what is trained so far is in the folder, and the next demo starts afresh")
+        return status
     _say(began, "scoring against the hidden truth")
     history = score_checkpoints(out)
     _say(began, "exporting the engine and translating testA with it")
@@ -59,11 +66,12 @@ def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "aut
     report = write_demo_report(out, config, history, onnx)
     (out / "scores.json").write_text(json.dumps(history[-1], indent=1) + "\n")
     _tell(history[-1], report, time.perf_counter() - began)
+    return 0
 
 
 def settings(out: Path, steps: int, device: str) -> TrainConfig:
     """A small CycleGAN that two CPU cores train in minutes: its rate decays over the second half."""
-    epochs = max(2, steps // STEPS_PER_EPOCH)
+    epochs = max(2, math.ceil(steps / STEPS_PER_EPOCH))
     return TrainConfig(
         model=ModelConfig(generator="resnet_3blocks", ngf=16, ndf=32, discriminator="n_layers", n_layers=2),
         optim=OptimConfig(lr=4e-4, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
@@ -149,12 +157,13 @@ def _open(paths: list[Path]) -> list[Any]:
 
 def _make_room(out: Path) -> None:
     """Replaces an earlier demo; any other folder that holds something is left alone."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / MARKER).is_file():
-            raise UserError(f"--out {out} holds files that are not of an earlier demo; name another folder")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).write_text('{"made_by": "python -m cyclegan_fast.demo"}\n')
+    with storage_errors(f"cannot use --out {out}"):
+        if out.exists() and any(out.iterdir()):
+            if not (out / MARKER).is_file():
+                raise UserError(f"--out {out} holds files that are not of an earlier demo; name another folder")
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARKER).write_text('{"made_by": "python -m cyclegan_fast.demo"}\n')
 
 
 def _say(began: float, text: str) -> None:

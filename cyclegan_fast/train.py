@@ -63,9 +63,12 @@ def train(words: list[str]) -> int:
     if command.print_config:
         print(yaml.safe_dump(to_dict(command.settings()), sort_keys=False), end="")
         return 0
-    from cyclegan_fast.training.trainer import Trainer
+    from cyclegan_fast.training.trainer import EXIT_STOPPED, Trainer
 
-    return Trainer(command.settings()).run()
+    status = Trainer(command.settings()).run()
+    if status == EXIT_STOPPED:
+        print("stopped by a signal after a checkpoint; the same command with --resume auto continues")
+    return status
 
 
 def _complete_bare_flags(words: list[str]) -> list[str]:
@@ -79,12 +82,13 @@ def _complete_bare_flags(words: list[str]) -> list[str]:
 
 
 def _config_file(words: list[str]) -> Path | None:
-    for i, word in enumerate(words):
+    found = None
+    for i, word in enumerate(words):  # the last one counts, as for every flag
         if word == "--config" and i + 1 < len(words):
-            return Path(words[i + 1])
-        if word.startswith("--config="):
-            return Path(word.removeprefix("--config="))
-    return None
+            found = Path(words[i + 1])
+        elif word.startswith("--config="):
+            found = Path(word.removeprefix("--config="))
+    return found
 
 
 def _from_file(path: Path | None) -> TrainCommand:
@@ -96,11 +100,11 @@ def _from_file(path: Path | None) -> TrainCommand:
         values: Any = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: expected groups of settings (model, objective, optim, data, run)")
-    return from_dict(TrainCommand, values, where=str(path))
+    return TrainCommand(**vars(from_dict(TrainConfig, values, where=str(path))))
 
 
 if __name__ == "__main__":

@@ -211,8 +211,20 @@ class UnpairedLoader:
         )
 
 
-def build_train_loader(config: TrainConfig, device: torch.device | str) -> UnpairedLoader:
+def build_train_loader(
+    config: TrainConfig,
+    device: torch.device | str,
+    *,
+    multiple: int = 4,
+    smallest: int = transforms.SMALLEST_SIDE,
+) -> UnpairedLoader:
     """Indexes and checks the training images and returns their loader, before any model is built.
+
+    Args:
+        config: Where the images are, and what becomes of them.
+        device: Where the batches go.
+        multiple: What the networks need the sides of an image to be a multiple of.
+        smallest: The least side that the networks can take, in pixels.
 
     Raises:
         UserError: folders missing, empty or the same; bad files, as the policy says; sizes that cannot work.
@@ -220,7 +232,7 @@ def build_train_loader(config: TrainConfig, device: torch.device | str) -> Unpai
     data = config.data
     if data.data is None:
         raise UserError("--data is missing: name the folder that holds trainA and trainB")
-    min_side = transforms.check_geometry(data)
+    min_side = transforms.check_geometry(data, multiple, smallest)
     checked = [
         check_images(
             paths[: data.max_dataset_size], on_bad=data.on_bad_image, min_side=min_side, cache_folder=data.data
@@ -229,8 +241,9 @@ def build_train_loader(config: TrainConfig, device: torch.device | str) -> Unpai
     ]
     for error in (error for domain in checked for error in domain.bad):
         log.warning("left out: %s", error)
-    if config.optim.batch_size > 1:
-        for domain in checked:
+    for domain in checked:
+        _refuse_small_samples(data, domain.good, domain.sizes, smallest)
+        if config.optim.batch_size > 1:
             _refuse_mixed_sizes(data, domain.good, domain.sizes)
     return UnpairedLoader(
         data,
@@ -290,6 +303,19 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 def _order(seed: int, epoch: int, size: int) -> np.ndarray:
     """The order of one pass, int64 [size]."""
     return stream(seed, Purpose.ORDER, epoch).permutation(size)
+
+
+def _refuse_small_samples(
+    config: DataConfig, paths: Sequence[Path], sizes: Iterable[transforms.Size], smallest: int
+) -> None:
+    """An image much wider than high may become too low for the networks."""
+    for path, size in zip(paths, sizes, strict=True):
+        width, height = transforms.sample_size(size, config)
+        if min(width, height) < smallest:
+            raise UserError(
+                f"{path} becomes {width}x{height} pixels and these networks need {smallest} at least: raise "
+                f"--load-size, or use --preprocess scale_width_and_crop"
+            )
 
 
 def _refuse_mixed_sizes(config: DataConfig, paths: Sequence[Path], sizes: Iterable[transforms.Size]) -> None:

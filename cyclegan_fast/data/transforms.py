@@ -71,8 +71,13 @@ def sample_size(size: Size, config: DataConfig) -> Size:
     return (config.crop_size, config.crop_size) if crops else resized_size(size, config)
 
 
-def check_geometry(config: DataConfig) -> int:
+def check_geometry(config: DataConfig, multiple: int = _MULTIPLE, smallest: int = SMALLEST_SIDE) -> int:
     """Checks the sizes against one another and returns the shortest side that an image may have, in pixels.
+
+    Args:
+        config: The geometry.
+        multiple: What the networks need the sides to be a multiple of.
+        smallest: The least side that the networks can take.
 
     Raises:
         UserError: a crop that does not fit, or sides too small for the networks.
@@ -83,13 +88,20 @@ def check_geometry(config: DataConfig) -> int:
         raise UserError(
             f"--crop-size {config.crop_size} is larger than --load-size {config.load_size}: no such crop can be cut"
         )
-    if crops and (config.crop_size < SMALLEST_SIDE or config.crop_size % _MULTIPLE):
-        raise UserError(f"--crop-size must be a multiple of 4 and at least {SMALLEST_SIDE}, got {config.crop_size}")
-    if not crops and resizes and config.load_size < SMALLEST_SIDE:
-        raise UserError(f"--load-size must be at least {SMALLEST_SIDE}, got {config.load_size}")
+    if crops and (config.crop_size < smallest or config.crop_size % multiple):
+        raise UserError(
+            f"--crop-size must be a multiple of {multiple} and at least {smallest} for these networks, "
+            f"got {config.crop_size}"
+        )
+    if not crops and multiple > _MULTIPLE:
+        raise UserError(
+            f"this generator needs sides that are multiples of {multiple}: use a --preprocess mode that crops"
+        )
+    if not crops and resizes and config.load_size < smallest:
+        raise UserError(f"--load-size must be at least {smallest} for these networks, got {config.load_size}")
     if config.preprocess == "crop":
         return config.crop_size
-    return SMALLEST_SIDE if config.preprocess == "none" else 1
+    return smallest if config.preprocess == "none" else 1
 
 
 def _crop(image: Image.Image, side: int, draw: Draw) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+import torch
 from torch import nn
 
 from cyclegan_fast.config import ModelConfig
@@ -21,6 +22,7 @@ __all__ = [
     "build_discriminator",
     "build_generator",
     "build_networks",
+    "image_requirements",
     "init_weights",
 ]
 
@@ -54,6 +56,17 @@ def build_discriminator(config: ModelConfig, channels: int) -> NLayerDiscriminat
         return PixelDiscriminator(channels, config.ndf, config.norm)
     n_layers = 3 if config.discriminator == "basic" else config.n_layers
     return NLayerDiscriminator(channels, config.ndf, n_layers, config.norm)
+
+
+def image_requirements(config: ModelConfig) -> tuple[int, int]:
+    """(multiple, smallest): the sides of a training image must be multiples of the first and at least the second."""
+    with torch.device("meta"):
+        generator = build_generator(config)
+    if config.discriminator == "pixel":
+        return generator.multiple, generator.smallest
+    n_layers = 3 if config.discriminator == "basic" else config.n_layers
+    # The strided convolutions halve a side n_layers times; the last two take one pixel each and must leave one.
+    return generator.multiple, max(generator.smallest, generator.multiple, 3 * 2**n_layers)
 
 
 def build_networks(config: ModelConfig) -> nn.ModuleDict:

@@ -40,13 +40,14 @@ class ImagePool:
             self.images = torch.zeros((self.size, *fakes.shape[1:]), dtype=fakes.dtype, device=fakes.device)
         returned = []
         for fake, (coin, where) in zip(fakes.split(1), draws, strict=True):
+            healthy = fake.isfinite().all()  # one bad step must not come back out of the pool
             full = self.count >= self.size
-            swap = full & (coin < 0.5)
+            swap = full & (coin < 0.5) & healthy
             slot = torch.where(full, (where * self.size).long(), self.count).reshape(1)
             stored = self.images.index_select(0, slot)
             returned.append(torch.where(swap, stored, fake))
-            self.images.index_copy_(0, slot, torch.where(swap | ~full, fake, stored))
-            self.count.add_(1).clamp_(max=self.size)
+            self.images.index_copy_(0, slot, torch.where(swap | (~full & healthy), fake, stored))
+            self.count.add_(healthy).clamp_(max=self.size)
         return torch.cat(returned)
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,7 +81,9 @@ class MixedSizePool:
         """As `ImagePool.exchange_by`."""
         returned = []
         for fake, (coin, where) in zip(fakes.split(1), draws.tolist(), strict=True):
-            if len(self.images) < self.size:
+            if not fake.isfinite().all():
+                returned.append(fake)
+            elif len(self.images) < self.size:
                 self.images.append(fake.clone())
                 returned.append(fake)
             elif coin < 0.5:

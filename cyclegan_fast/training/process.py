@@ -12,7 +12,7 @@ from types import FrameType, TracebackType
 import torch
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.files import try_lock
+from cyclegan_fast.files import storage_errors, try_lock
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
@@ -34,7 +34,8 @@ class RunLock:
         self.path = folder / ".lock"
 
     def __enter__(self) -> RunLock:
-        self.file = self.path.open("a")
+        with storage_errors(f"cannot use the folder {self.path.parent}"):
+            self.file = self.path.open("a")
         try:
             try_lock(self.file.fileno())
         except OSError:

@@ -14,16 +14,17 @@ import yaml
 from torch import Tensor
 
 from cyclegan_fast.checkpoint import native, reference_format
-from cyclegan_fast.config import TrainConfig, to_dict
+from cyclegan_fast.config import TrainConfig, check_ranges, to_dict
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.monitoring.console import Console
 from cyclegan_fast.monitoring.events import EventLog, read_events
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid
 from cyclegan_fast.monitoring.machine import machine_facts
 from cyclegan_fast.monitoring.report import ImageBlock, write_report
-from cyclegan_fast.nn import build_networks
+from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.schedule import LearningRate
@@ -31,6 +32,7 @@ from cyclegan_fast.training.step import CycleGANStep, Images, Losses, has_one_si
 
 EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
 ROWS_PER_GRID = 4
+SMALLEST_SCALE = 1.0  # of the fp16 losses: it starts at 65,536 and is halved by every step that overflows
 STAGES = (  # caption, image of the row that starts in A, of the row that starts in B
     ("real", "real_A", "real_B"),
     ("translated", "fake_B", "fake_A"),
@@ -39,7 +41,7 @@ STAGES = (  # caption, image of the row that starts in A, of the row that starts
 )
 USAGE = """import cyclegan_fast
 
-engine = cyclegan_fast.load_engine("{out}", direction="AtoB")
+engine = cyclegan_fast.load_engine("{out}", direction="{direction}")
 picture = cyclegan_fast.infer(engine, "a.jpg")"""
 
 # What a resumed run may change; every other setting shapes what is continued.
@@ -66,7 +68,8 @@ class Trainer:
         self.config, self.say = config, say
         self.device = resolve_device(config.run.device)
         self.uses_graph = _check_settings(config, self.device, say)
-        self.loader = build_train_loader(config, self.device)
+        multiple, smallest = image_requirements(config.model)
+        self.loader = build_train_loader(config, self.device, multiple=multiple, smallest=smallest)
         self.steps_per_epoch = math.ceil(self.loader.epoch_size / config.optim.batch_size)
         epochs = config.optim.n_epochs + config.optim.n_epochs_decay
         self.total_steps = min(epochs * self.steps_per_epoch, config.run.max_steps or 2**62)
@@ -88,23 +91,21 @@ class Trainer:
     def run(self) -> int:
         """Trains; returns the command's exit status."""
         out = self.config.run.out
-        out.mkdir(parents=True, exist_ok=True)
+        with storage_errors(f"cannot use --out {out}"):
+            out.mkdir(parents=True, exist_ok=True)
         with RunLock(out), StopSignal() as stop, contextlib.ExitStack() as stack:
             self._start_from()
             if self.done >= self.total_steps:
                 self.say(f"nothing is left to do: {self.done} of {self.total_steps} steps are done")
                 return 0
-            (out / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config), sort_keys=False))
+            write_atomically(out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False).encode())
             self.events = stack.enter_context(EventLog(out, resume_step=self.done or None))
             self.console = stack.enter_context(Console(self.total_steps, start_step=self.done))
             stack.enter_context(contextlib.closing(self.loader))
             images = self._train(stop)
             self._checkpoint()
         self._report(images)
-        if self.done < self.total_steps:
-            self.say(f"stopped by a signal after step {self.done}; the same command with --resume auto continues")
-            return EXIT_STOPPED
-        return 0
+        return EXIT_STOPPED if self.done < self.total_steps else 0
 
     def _train(self, stop: StopSignal) -> Images:
         """Steps until the end or a signal; returns the images of the last step."""
@@ -120,6 +121,8 @@ class Trainer:
             self.epoch_loss += meter.generators_loss
             self.done += 1
             self._after_step(images, meter)
+        if meter.steps:
+            self._stop_unless_finite(meter)
         return images
 
     def _prepare_step(self) -> Callable[[Tensor, Tensor], tuple[Images, Losses]]:
@@ -133,7 +136,8 @@ class Trainer:
     def _after_step(self, images: Images, meter: Meter) -> None:
         run = self.config.run
         last = self.done == self.total_steps
-        if last or self.done % run.log_every == 0 or self.device.type == "cpu":
+        keep = run.checkpoint_every and self.done % run.checkpoint_every == 0 and not last
+        if last or keep or self.done % run.log_every == 0 or self.device.type == "cpu":
             self._stop_unless_finite(meter)
         facts = self._log(meter) if last or self.done % run.log_every == 0 else None
         if run.sample_every and (last or self.done % run.sample_every == 0):
@@ -142,7 +146,7 @@ class Trainer:
             if self.config.optim.lr_policy == "plateau":
                 self.schedule.observe(self.epoch_loss.item() / self.steps_per_epoch)
             self.epoch_loss.zero_()
-        if run.checkpoint_every and self.done % run.checkpoint_every == 0 and not last:
+        if keep:
             self._checkpoint()
         self.console.update(self.done, facts)
 
@@ -163,8 +167,12 @@ class Trainer:
 
     def _stop_unless_finite(self, meter: Meter) -> None:
         """A loss that is not finite moved no weights; nothing good comes after it, so the run ends here."""
+        if self.config.run.amp == "fp16":  # it overflows now and then, and its scaler halves the scale and steps aside
+            if self.step.scaler.get_scale() < SMALLEST_SCALE:
+                raise UserError(f"step {self.done}: fp16 overflows without end; use --amp bf16, or lower --lr")
+            return
         bad = meter.not_finite()
-        if not bad or self.config.run.amp == "fp16":  # fp16 overflows now and then, and its scaler then steps aside
+        if not bad:
             return
         dump = self._save(self.config.run.out / "failed")
         first = self.done if self.device.type == "cpu" else self.done - meter.steps + 1  # a GPU is asked now and then
@@ -191,7 +199,7 @@ class Trainer:
             machine=machine_facts(),
             events=read_events(out),
             images=blocks,
-            usage=USAGE.format(out=out),
+            usage=USAGE.format(out=out, direction=self.config.data.direction),
         )
         self.say(f"report: {report}")
 
@@ -207,10 +215,13 @@ class Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
-        progress = {"step": self.done, "epoch": self.epoch, "steps_per_epoch": self.steps_per_epoch}
+        progress = {"step": self.done, "epoch": self.epoch, "images": self._image_counts()}
         return native.save_checkpoint(
             folder, self.done, networks=self.networks, config=self.config, progress=progress, state=state, keep=keep
         )
+
+    def _image_counts(self) -> list[int]:
+        return [len(paths) for paths in self.loader.samples.paths]
 
     def _start_from(self) -> None:
         """Continues the newest checkpoint, starts from other weights, or starts afresh."""
@@ -224,7 +235,10 @@ class Trainer:
             self._initialise(run.init_from)
 
     def _resume(self, checkpoint: Any) -> None:
-        differences = _differences(native.read_settings(checkpoint).config, self.config)
+        stored = native.read_settings(checkpoint)
+        differences = _differences(stored.config, self.config)
+        if stored.progress["images"] != self._image_counts():
+            differences.append(f"images were {stored.progress['images']}, now {self._image_counts()}")
         if differences:
             raise UserError(f"{checkpoint} was trained with other settings: {'; '.join(differences)}")
         native.load_weights(checkpoint, self.networks)
@@ -236,7 +250,7 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        self.done = native.read_settings(checkpoint).progress["step"]
+        self.done = stored.progress["step"]
         self.say(f"continuing {checkpoint} after step {self.done}")
 
     def _initialise(self, source: Any) -> None:
@@ -301,6 +315,7 @@ def there_and_back(images: Images) -> tuple[list[str], list[list[Tensor]]]:
 
 def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> bool:
     """Refuses settings that cannot work together; returns whether the step runs as a CUDA graph."""
+    check_ranges(config)
     o, model = config.objective, config.model
     if config.run.amp == "fp16" and device.type != "cuda":
         raise UserError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
@@ -308,8 +323,10 @@ def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[st
         raise UserError("nothing to train: --lambda-gan, --lambda-A and --lambda-B are all 0")
     if o.lambda_identity and model.channels_A != model.channels_B:
         raise UserError("the identity loss needs --channels-A equal to --channels-B; say --lambda-identity 0")
-    if config.optim.batch_size < 1 or config.optim.n_epochs + config.optim.n_epochs_decay < 1:
-        raise UserError("--batch-size and the number of epochs must be at least 1")
+    if o.gan_mode == "wgangp" and not has_one_size(config.data):
+        raise UserError("--gan-mode wgangp mixes images of one size: use a --preprocess mode that crops")
+    if config.optim.n_epochs + config.optim.n_epochs_decay < 1:
+        raise UserError("nothing to train: --n-epochs and --n-epochs-decay are both 0")
     reason = _why_no_graph(config, device)
     if config.run.cuda_graphs == "on" and reason:
         raise UserError(f"--cuda-graphs: {reason}; leave it out, or say --cuda-graphs=auto to run eagerly here")

@@ -56,3 +56,13 @@ def test_mixed_sizes() -> None:
     pool = MixedSizePool(2, seed=0)
     sizes = {pool.exchange(torch.rand(1, 3, 8, side)).shape[-1] for side in (4, 8, 12, 16, 20, 24, 28, 32)}
     assert len(sizes) > 1
+
+
+@pytest.mark.parametrize("kind", [ImagePool, MixedSizePool])
+def test_an_image_that_is_not_finite_is_never_kept(kind: type) -> None:
+    pool = kind(3, seed=0)
+    for step in range(30):
+        fakes = torch.full((1, 1, 2, 2), float("nan") if step % 3 == 0 else float(step + 1))
+        out = pool.exchange(fakes)
+        if step % 3:
+            assert out.isfinite().all() and (out > 0).all()

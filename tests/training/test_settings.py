@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 from PIL import Image
 
 import cyclegan_fast
+from cyclegan_fast.demo import demo, settings
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.train import parse
 from cyclegan_fast.training.trainer import Trainer
 
@@ -81,3 +85,80 @@ def test_compiled_networks_train_alike(data: Path, tmp_path: Path) -> None:
 
     for a, b in zip(read_events(tmp_path / "eager"), read_events(tmp_path / "compiled"), strict=True):
         assert a["losses"] == pytest.approx(b["losses"], rel=1e-3)
+
+
+REFUSED = {
+    "--max-steps 0": "--max-steps must be at least 1",
+    "--epoch-size -5": "--epoch-size must be at least 1",
+    "--max-dataset-size -1": "--max-dataset-size must be at least 1",
+    "--lambda-A -3": "--lambda-A must be from 0",
+    "--log-every 0": "--log-every must be at least 1",
+    "--keep-checkpoints -1": "--keep-checkpoints must be at least 0",
+    "--lr nan": "--lr must be from 0",
+    "--beta1 1.5": "--beta1 must be from 0",
+    "--workers -1": "--workers must be from 0",
+    "--seed 99999999999999999999": "--seed must be from 0",
+    "--n-epochs 0 --n-epochs-decay 0": "nothing to train",
+    "--n-layers 5": "--discriminator n_layers",
+    "--channels-A 2 --channels-B 2": "1 (grey) or 3 (RGB)",
+    "--discriminator n_layers --n-layers 6": "--crop-size must be a multiple of 4 and at least 192",
+    "--generator unet_128": "--crop-size must be a multiple of 128",
+    "--generator unet_32 --preprocess none": "a --preprocess mode that crops",
+    "--gan-mode wgangp --preprocess none": "--gan-mode wgangp",
+    "--preprocess scale_width --load-size 20": "--load-size must be at least 24",
+    "--crop-size 34": "--crop-size must be a multiple of 4",
+    "--lambda-gan 0 --lambda-A 0 --lambda-B 0": "nothing to train",
+    "--device tpu": "device must be auto, cpu, cuda",
+    "--out /dev/null/x": "cannot use --out",
+}
+
+
+@pytest.mark.parametrize("flags", REFUSED)
+def test_settings_that_cannot_work_are_refused_in_one_sentence(data: Path, tmp_path: Path, flags: str) -> None:
+    with pytest.raises(UserError, match=re.escape(REFUSED[flags])) as refused:
+        run(data, tmp_path / "run", flags)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_panorama_that_becomes_too_low_is_named(data: Path, tmp_path: Path) -> None:
+    for domain in ("trainA", "trainB"):
+        (tmp_path / domain).mkdir()
+        Image.new("RGB", (640, 40), (10, 90, 40)).save(tmp_path / domain / f"{domain}.png")
+    with pytest.raises(UserError, match=r"trainA\.png becomes 64x4 pixels and these networks need 24"):
+        run(tmp_path, tmp_path / "run", "--preprocess scale_width --load-size 64")
+
+
+def test_resume_refuses_a_data_set_that_has_changed(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    run(tmp_path / "data", tmp_path / "run", "--max-steps 1")
+    shutil.copy(tmp_path / "data" / "trainA" / "0.png", tmp_path / "data" / "trainA" / "new.png")
+    with pytest.raises(UserError, match=r"images were \[4, 4\], now \[5, 4\]"):
+        run(tmp_path / "data", tmp_path / "run", "--resume auto")
+
+
+def test_a_finished_run_is_left_as_it_is(data: Path, tmp_path: Path) -> None:
+    run(data, tmp_path / "run", "")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    run(data, tmp_path / "run", "--resume auto")
+    assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+def test_the_demo_checks_before_it_replaces_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text("{}")
+    (tmp_path / "report.html").write_text("the old one")
+    with pytest.raises(UserError, match="device must be"):
+        demo(tmp_path, device="tpu")
+    with pytest.raises(UserError, match="--steps"):
+        demo(tmp_path, steps=0)
+    assert (tmp_path / "report.html").read_text() == "the old one"
+    (tmp_path / "demo.json").unlink()
+    with pytest.raises(UserError, match="not of an earlier demo"):
+        demo(tmp_path, steps=1)
+
+
+def test_the_demo_trains_the_steps_that_it_says(tmp_path: Path) -> None:
+    for steps in (1, 250, 3000):
+        config = settings(tmp_path, steps, "cpu")
+        assert config.run.max_steps == steps
+        assert (config.optim.n_epochs + config.optim.n_epochs_decay) * 100 >= steps

@@ -196,4 +196,9 @@ def test_unknown_settings_name_the_nearest() -> None:
         from_dict(TrainConfig, {"objective": {"gan_mode": "lsgam"}})
     with pytest.raises(UserError, match="expected int"):
         from_dict(TrainConfig, {"optim": {"batch_size": "two"}})
+    with pytest.raises(UserError, match="unknown setting 'lr', it belongs to the group 'optim'"):
+        from_dict(TrainConfig, {"lr": 1e-3})
+    with pytest.raises(UserError, match="unknown setting '1'"):
+        from_dict(TrainConfig, {1: 2})  # type: ignore[dict-item]
     assert from_dict(TrainConfig, {"optim": {"lr": "2e-4"}}).optim.lr == 2e-4
+    assert from_dict(TrainConfig, {"run": {"cuda_graphs": True, "amp": False}}).run.cuda_graphs == "on"
