@@ -153,7 +153,7 @@ class RunConfig:
     resume: Literal["off", "auto"] = "off"
     """auto continues the newest checkpoint in --out exactly, or starts afresh if there is none."""
     init_from: Path | None = None
-    """Start from these weights: a checkpoint or run of ours, or a folder of the reference's *_net_*.pth."""
+    """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""
 
 
 @dataclass(frozen=True, kw_only=True)

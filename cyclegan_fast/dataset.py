@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import storage_errors
 
 
 def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, seed: int = 0) -> None:
@@ -22,7 +23,8 @@ def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, see
     """
     from cyclegan_fast.data.scenes import render_dataset
 
-    render_dataset(out, size, train, test, seed)
+    with storage_errors(f"cannot write the data set {out}"):
+        render_dataset(out, size, train, test, seed)
     print(f"{out}: {train} + {train} training and {test} + {test} test pictures of {size}x{size} pixels")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import storage_errors, write_atomically
 
 _COLUMNS = {
     "pixel accuracy": "pixel_accuracy",
@@ -38,30 +40,43 @@ def evaluate(
         batch_size: Images translated at a time.
         limit: Score only this many of the test scenes.
     """
-    from cyclegan_fast.checkpoint import load_generators
     from cyclegan_fast.device import resolve_device
+    from cyclegan_fast.engine.generator import load_both
     from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
 
+    for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
+        if value is not None and value < 1:
+            raise UserError(f"{flag} must be at least 1, got {value}")
     where = resolve_device(device)
+    prepare_output(out)
     tests = load_scene_tests(data, limit)
-    generators, settings = load_generators(checkpoint, where)
-    model = settings.config.model
-    if (model.channels_A, model.channels_B) != (3, 3):
+    generators = load_both(checkpoint, where)
+    to_photo, to_labels = generators["AtoB"], generators["BtoA"]
+    if (to_photo.in_channels, to_photo.out_channels) != (3, 3):
         raise UserError(f"{checkpoint}: translates grey images; the scenes are in colour on both sides")
-    to_photo, to_labels = generators["G_A"], generators["G_B"]
-    if settings.config.data.direction == "BtoA":  # trained with the domains swapped
-        to_photo, to_labels = to_labels, to_photo
     scores = score_scenes(
-        lambda photos: to_labels(photos.to(where)),
-        lambda labels: to_photo(labels.to(where)),
+        lambda photos: to_labels.network(photos.to(where)),
+        lambda labels: to_photo.network(labels.to(where)),
         tests,
         train_reader(tests.size, tests.seed),
         batch_size=batch_size,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(scores, indent=1) + "\n")
+    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
     print_scores(scores)
     print(f"written to {out}")
+
+
+def prepare_output(out: Path) -> None:
+    """Makes the folder of the file `out` and tries it, so that nothing is computed that cannot be kept.
+
+    Raises:
+        UserError: `out` is a folder, or nothing can be written beside it.
+    """
+    if out.is_dir():
+        raise UserError(f"cannot write {out}: it is a folder; name a file with --out")
+    with storage_errors(f"cannot write {out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
 
 
 def print_scores(scores: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ def export(checkpoint: Path, out: Path, *, direction: Literal["AtoB", "BtoA"] | 
     Args:
         checkpoint: A run's folder (its newest checkpoint), a checkpoint, a .safetensors file or a .pth file.
         out: File to write; an older one is replaced.
-        direction: AtoB or BtoA. By default what the checkpoint holds, and AtoB where it holds both.
+        direction: AtoB or BtoA, as in trainA and trainB. By default what the checkpoint holds; AtoB if both.
     """
     from cyclegan_fast.engine import export_engine
 

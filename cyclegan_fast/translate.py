@@ -36,7 +36,7 @@ def translate(
         engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .safetensors or .pth file.
         input: A picture, or a folder of them.
         output: Folder for the results; it may not lie in the input folder.
-        direction: AtoB or BtoA. By default what the engine holds, and AtoB where it holds both.
+        direction: AtoB or BtoA, as in trainA and trainB. By default what the engine holds; AtoB if both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
         dtype: float32, bf16, or on CUDA fp16. An .onnx file computes in its own type.
         batch_size: Pictures of one size that pass the network at a time; fewer need less memory.
@@ -47,31 +47,35 @@ def translate(
     """
     from cyclegan_fast.engine import load_engine
     from cyclegan_fast.engine.files import plan_jobs, translate_files
+    from cyclegan_fast.engine.inference import check_batch_size
 
+    check_batch_size(batch_size)
     jobs = plan_jobs(input, output, overwrite=overwrite)
     loaded = load_engine(engine, direction=direction, device=device, dtype=dtype)
     start = time.perf_counter()
-    bad = _follow(translate_files(loaded, jobs, batch_size=batch_size), len(jobs))
+    written, bad = _follow(translate_files(loaded, jobs, batch_size=batch_size), len(jobs))
     seconds = time.perf_counter() - start
-    print(f"{len(jobs) - len(bad)} of {len(jobs)} pictures are in {output} ({len(jobs) / seconds:.1f} a second)")
+    print(f"{written} of {len(jobs)} pictures are in {output} ({len(jobs) / seconds:.1f} a second)")
     for job, fault in bad:
         print(f"not translated: {job.source}: {fault}", file=sys.stderr)
     return EXIT_USER_ERROR if bad else 0
 
 
-def _follow(results: Iterable[tuple[Job, str | None]], total: int) -> list[tuple[Job, str]]:
-    """Shows the progress with its speed and the time left; returns the jobs that failed."""
+def _follow(results: Iterable[tuple[Job, str | None]], total: int) -> tuple[int, list[tuple[Job, str]]]:
+    """Shows the progress with its speed and the time left; returns the number written, and the jobs that failed."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
-    bad = []
+    written, bad = 0, []
     with Progress(*columns) as progress:
         task = progress.add_task("", total=total, speed="")
         for done, (job, fault) in enumerate(results, start=1):
-            if fault is not None:
+            if fault is None:
+                written += 1
+            else:
                 bad.append((job, fault))
             progress.update(task, completed=done, speed=f"{done / (progress.tasks[task].elapsed or 1):.1f} pictures/s")
-    return bad
+    return written, bad
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ and all else follows from the list. What a file does not say, such as the number
 from __future__ import annotations
 
 import io
+import logging
 import pickle
 import re
 import warnings
@@ -26,7 +27,9 @@ from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import NLayerDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator, build_generator
 from cyclegan_fast.nn.layers import Norm
 
-GENERATORS, CRITICS = ("G_A", "G_B"), ("D_A", "D_B")
+log = logging.getLogger(__name__)
+
+_FILE_NAME = re.compile(r"(?P<epoch>.+)_net_(?P<network>G|G_A|G_B|D_A|D_B)\.pth")
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -48,25 +51,47 @@ def load_reference_generator(path: Path, device: torch.device | str = "cpu") -> 
     return freeze(generator), config
 
 
-def load_reference_folder(folder: Path, networks: Networks, epoch: str = "latest") -> None:
-    """Loads ``{epoch}_net_{name}.pth`` of a folder into the networks of these names.
+def load_reference_folder(source: Path, networks: Networks, epoch: str | None = None) -> None:
+    """Loads ``{epoch}_net_{name}.pth`` of a folder, or one such file, into the networks of these names.
 
-    A critic without a file keeps its weights, and a warning says so: published models come without critics.
+    ``{epoch}_net_G.pth``, one generator without its counterpart as it is published, is G_A. Networks without a file
+    keep their weights, and a warning names them.
+
+    Args:
+        source: The folder, or the file of one generator.
+        networks: By name: G_A, G_B, D_A, D_B.
+        epoch: Which of a folder's; by default latest, or else the highest number.
 
     Raises:
-        UserError: A generator's file is missing, or a file is damaged or does not fit its network.
+        UserError: There is no generator's file, or a file is damaged or does not fit its network.
     """
-    loaded = {}
-    for name, network in networks.items():
-        path = Path(folder) / f"{epoch}_net_{name}.pth"
-        if path.exists():
-            loaded[name] = from_reference(network, read_reference(path), str(path))
-        elif name in CRITICS:
-            warnings.warn(f"{path} does not exist: {name} starts afresh", stacklevel=2)
-        else:
-            raise UserError(f"{folder}: neither a checkpoint of ours nor {path.name} is there")
+    files = _find_files(Path(source), epoch)
+    loaded = {
+        name: from_reference(network, read_reference(files[name]), str(files[name]))
+        for name, network in networks.items()
+        if name in files
+    }
     for name, tensors in loaded.items():
-        assign_weights(networks[name], tensors, f"{Path(folder) / f'{epoch}_net_{name}.pth'}")
+        assign_weights(networks[name], tensors, str(files[name]))
+    if missing := [name for name in networks if name not in files]:
+        log.warning("%s holds no %s: fresh weights stay there", source, ", ".join(missing))
+
+
+def _find_files(source: Path, epoch: str | None) -> dict[str, Path]:
+    """The .pth file of each network that `source` holds, of one epoch; at least one generator's."""
+    found: dict[str, dict[str, Path]] = {}  # epoch -> network -> file
+    for path in sorted(source.glob("*.pth")) if source.is_dir() else [source]:
+        if path.is_file() and (match := _FILE_NAME.fullmatch(path.name)):
+            found.setdefault(match["epoch"], {})[match["network"]] = path
+    usable = {name: files for name, files in found.items() if not files.keys().isdisjoint(("G", "G_A", "G_B"))}
+    order = sorted(usable, key=lambda name: (name == "latest", int(name) if name.isdecimal() else -1))
+    chosen = epoch or (order[-1] if order else "latest")
+    if chosen not in usable:
+        raise UserError(f"{source}: neither a checkpoint of ours nor a file such as {chosen}_net_G_A.pth is there")
+    files = usable[chosen]
+    if "G" in files:
+        files.setdefault("G_A", files.pop("G"))
+    return files
 
 
 def save_reference(folder: Path, networks: Networks, epoch: str = "latest") -> list[Path]:

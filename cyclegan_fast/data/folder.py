@@ -9,7 +9,11 @@ from typing import Literal
 
 from cyclegan_fast.errors import UserError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+# Every name of the formats that `decode` reads.
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm"}
+)
 DOMAIN_FOLDERS = ("trainA", "trainB", "testA", "testB")
 
 

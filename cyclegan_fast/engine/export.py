@@ -31,7 +31,7 @@ def export_engine(checkpoint: Path, out: Path, direction: Direction | None = Non
         out: File to write, in one move: .onnx (any batch size and any sides the network allows; beside it
             ``<out>.json`` with its settings and sha256), .safetensors (weights with their settings), or .pth (as the
             reference reads it).
-        direction: AtoB or BtoA; by default what `checkpoint` holds, or AtoB.
+        direction: AtoB or BtoA, after the folders trainA and trainB; by default what `checkpoint` holds, or AtoB.
 
     Returns:
         `out`.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cyclegan_fast.data import BadImageError, index_domain
 from cyclegan_fast.engine.backends import Engine
-from cyclegan_fast.engine.inference import infer
+from cyclegan_fast.engine.inference import check_batch_size, infer
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 
@@ -60,8 +60,9 @@ def translate_files(engine: Engine, jobs: list[Job], *, batch_size: int = 8) -> 
     """Translates pictures, each written in one move, and yields each job with what was wrong with it, or None.
 
     Raises:
-        UserError: A result cannot be written (the disk is full, say).
+        UserError: A result cannot be written (the disk is full, say), or `batch_size` is below 1.
     """
+    check_batch_size(batch_size)
     for start in range(0, len(jobs), batch_size):
         for job, made in _translate_chunk(engine, jobs[start : start + batch_size], batch_size):
             if isinstance(made, Image.Image):

@@ -29,8 +29,8 @@ class Generator:
     """A network in evaluation, frozen, and what shaped it."""
 
     network: nn.Module
-    model: ModelConfig
-    direction: Direction
+    model: ModelConfig  # its A and B are those of `direction`
+    direction: Direction  # between the folders' names: AtoB makes images like trainB's of images like trainA's
 
     @property
     def in_channels(self) -> int:
@@ -69,7 +69,8 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
     Args:
         path: A run folder (its newest checkpoint), a checkpoint, a .safetensors file that we exported, or a .pth of the
             reference.
-        direction: AtoB or BtoA. By default what the file holds, and AtoB where it holds both or does not say.
+        direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
+            holds both or does not say.
 
     Raises:
         UserError: The path holds no such thing, it is damaged, or it holds the other direction only.
@@ -78,9 +79,7 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run folder, a checkpoint, a .safetensors or a .pth file")
     if path.is_dir():
-        generators, settings = load_generators(path)
-        direction = direction or "AtoB"
-        return Generator(generators["G_A" if direction == "AtoB" else "G_B"], settings.config.model, direction)
+        return load_both(path)[direction or "AtoB"]
     if path.suffix == ".safetensors":
         return _load_safetensors(path, direction)
     if path.suffix == ".pth":
@@ -88,9 +87,49 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
     raise UserError(f"{path}: a generator is a run folder, a checkpoint, a .safetensors or a .pth file")
 
 
+def load_both(path: Path, device: torch.device | str = "cpu") -> dict[Direction, Generator]:
+    """Loads both generators of a checkpoint, or of the newest in a run folder.
+
+    Returns:
+        The generators by what they translate, in the folders' names: a run trained with ``--direction BtoA`` took
+        trainB for its domain A, so its G_A is the one called BtoA here.
+
+    Raises:
+        UserError: There is no checkpoint, or it is damaged.
+    """
+    generators, settings = load_generators(path, device)
+    model = settings.config.model
+    if settings.config.data.direction == "BtoA":
+        model, generators = _swap_channels(model), {"G_A": generators["G_B"], "G_B": generators["G_A"]}
+    return {
+        "AtoB": Generator(generators["G_A"], model, "AtoB"),
+        "BtoA": Generator(generators["G_B"], model, "BtoA"),
+    }
+
+
+def _swap_channels(model: ModelConfig) -> ModelConfig:
+    """The settings of the same networks once the domains change their names."""
+    return dataclasses.replace(model, channels_A=model.channels_B, channels_B=model.channels_A)
+
+
 def dump_safetensors(generator: Generator) -> bytes:
     """The content of a .safetensors file that `load_generator` reads."""
     return safetensors.torch.save(read_weights(generator.network), {METADATA_KEY: json.dumps(generator.facts())})
+
+
+def read_facts(content: str | bytes, path: Path) -> dict[str, Any]:
+    """Reads what `Generator.facts` wrote as JSON about the generator of the file `path`.
+
+    Raises:
+        UserError: A newer version wrote it.
+        ValueError, KeyError, TypeError: It is damaged.
+    """
+    facts = json.loads(content)
+    if facts["format"] > FORMAT_VERSION:
+        raise UserError(f"{path} was exported by a newer cyclegan_fast: upgrade the package")
+    if facts["direction"] not in ("AtoB", "BtoA"):
+        raise ValueError(f"the direction is {facts['direction']!r}")
+    return facts
 
 
 def check_direction(wanted: Direction | None, stored: Direction, path: Path) -> Direction:
@@ -113,9 +152,15 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
         raise UserError(f"{path} is damaged, or not a .safetensors file ({error})") from error
     if METADATA_KEY not in metadata:
         raise UserError(f"{path} does not hold one exported generator; of a checkpoint, give the folder")
-    facts = json.loads(metadata[METADATA_KEY])
+    try:
+        facts = read_facts(metadata[METADATA_KEY], path)
+        settings = dict(facts["model"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged: what it says about its generator cannot be read; export it again"
+        ) from error
     direction = check_direction(direction, facts["direction"], path)
-    model = from_dict(ModelConfig, facts["model"], where=str(path))
+    model = from_dict(ModelConfig, settings, where=str(path))
     with torch.device("meta"):
         network = build_generator(model, direction)
     network.to_empty(device="cpu")
@@ -130,5 +175,5 @@ def _load_reference(path: Path, direction: Direction | None) -> Generator:
     stored = next((d for name, d in named.items() if path.stem.endswith(f"_{name}")), direction or "AtoB")
     direction = check_direction(direction, stored, path)
     if direction == "BtoA":  # the model was read as if it were G_A
-        model = dataclasses.replace(model, channels_A=model.channels_B, channels_B=model.channels_A)
+        model = _swap_channels(model)
     return Generator(network, model, direction)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -20,19 +21,33 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8) -> Any:
         engine: What `load_engine` returned. Several threads may share it.
         images: A path, a PIL image, a numpy array [H, W, C] or [N, H, W, C], a tensor [C, H, W] or [N, C, H, W], or a
             list of any of them, in mixed sizes; see `cyclegan_fast.engine.images` for types and ranges. Sides need
-            not suit the network: images are mirrored over their right and lower edges and cropped afterwards.
+            not suit the network, one pixel is enough: images are mirrored over their right and lower edges, again
+            and again if they are small, and cropped afterwards.
         batch_size: Images of one size that pass the network at a time.
 
     Returns:
         The same kind as `images` (a PIL image for a path), in the same order and size.
 
     Raises:
-        UserError: An image cannot be used; the message says why.
+        UserError: An image or another argument cannot be used; the message says why.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    if not isinstance(engine, Engine):
+        raise UserError(
+            f"infer takes an engine first, got {type(engine).__name__}: give what load_engine(path) returns"
+        )
+    check_batch_size(batch_size)
     planes, rebuild = unpack(images, engine.in_channels, engine.out_channels)
     return rebuild(_translate(engine, planes, batch_size))
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses what is no number of images.
+
+    Raises:
+        UserError: It is no whole number from 1.
+    """
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
 
 
 def _translate(engine: Engine, planes: list[Tensor], batch_size: int) -> list[Tensor]:
@@ -57,12 +72,10 @@ def _translate(engine: Engine, planes: list[Tensor], batch_size: int) -> list[Te
 def _padded_size(engine: Engine, plane: Tensor) -> tuple[int, int]:
     """(height, width) of an image once its sides suit the network."""
     height, width = plane.shape[1:]
-    if min(height, width) < engine.smallest:
-        raise UserError(
-            f"an image of {width}x{height} pixels is too small: {engine.name} needs {engine.smallest} a side"
-        )
-    multiple = engine.multiple
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    if min(height, width) < 1:
+        raise UserError(f"an image of {width}x{height} pixels is empty: give at least one pixel")
+    height, width = (-(-max(side, engine.smallest) // engine.multiple) * engine.multiple for side in (height, width))
+    return height, width
 
 
 def mirror_to(plane: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cyclegan_fast.engine.backends import DType, Engine, TorchBackend
@@ -19,7 +20,8 @@ def load_engine(
     Args:
         path: A run folder (its newest checkpoint), a checkpoint, a .safetensors or .onnx file that we exported, any
             .onnx with one image in and one out, or a .pth of the reference.
-        direction: AtoB or BtoA. By default what the file holds, and AtoB where it holds both.
+        direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
+            holds both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
         dtype: What torch computes in: float32, bf16, or on CUDA fp16. An ONNX file computes in its own type.
 
@@ -30,6 +32,8 @@ def load_engine(
         UserError: The path holds no generator, it is damaged, it holds the other direction only, or the device or the
             type cannot be had.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"load_engine takes a path, got {type(path).__name__}: give a run folder or an exported file")
     path = Path(path)
     if direction not in (None, "AtoB", "BtoA"):
         raise UserError(f"direction must be AtoB or BtoA, got {direction!r}")

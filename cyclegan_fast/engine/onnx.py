@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.engine.backends import Engine
-from cyclegan_fast.engine.generator import FORMAT_VERSION, check_direction
+from cyclegan_fast.engine.generator import check_direction, read_facts
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
@@ -92,12 +92,13 @@ def read_sidecar(path: Path, content: bytes) -> dict[str, Any]:
         return {}
     mend = f"export it again: python -m cyclegan_fast.export --checkpoint RUN --out {path}"
     try:
-        facts = json.loads(sidecar.read_bytes())
-        expected, version = facts["sha256"], int(facts["format"])
+        facts = read_facts(sidecar.read_bytes(), path)
+        expected = facts["sha256"]
+        for key in ("multiple", "smallest"):
+            if type(facts[key]) is not int or facts[key] < 1:
+                raise ValueError(f"{key} is {facts[key]!r}, not a number of pixels")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{sidecar} is damaged; {mend}") from error
-    if version > FORMAT_VERSION:
-        raise UserError(f"{path} was exported by a newer cyclegan_fast: upgrade the package")
     if hashlib.sha256(content).hexdigest() != expected:
         raise UserError(f"{path} is not the file that was exported: its sha256 differs from {sidecar.name}; {mend}")
     return facts

@@ -130,18 +130,53 @@ def test_a_folder_both_ways(tmp_path):
     assert_equal_tables(first.state_dict(), second.state_dict())
 
 
-def test_a_missing_critic_is_said_and_a_missing_generator_refused(tmp_path):
+def copy_of(networks):
+    return {name: tensor.clone() for name, tensor in networks.state_dict().items()}
+
+
+def test_a_missing_network_is_said_and_keeps_its_weights(tmp_path, caplog):
     networks, other = build_networks(SMALL), build_networks(SMALL)
     reference_format.save_reference(tmp_path, networks)
     (tmp_path / "latest_net_D_B.pth").unlink()
-    before = {k: v.clone() for k, v in other["D_B"].state_dict().items()}
-    with pytest.warns(UserWarning, match="D_B starts afresh"):
-        reference_format.load_reference_folder(tmp_path, other)
+    before = copy_of(other["D_B"])
+    reference_format.load_reference_folder(tmp_path, other)
+    assert "holds no D_B: fresh weights stay there" in caplog.text
     assert_equal_tables(before, other["D_B"].state_dict())
     assert_equal_tables(networks["G_B"].state_dict(), other["G_B"].state_dict())
-    (tmp_path / "latest_net_G_B.pth").unlink()
-    with pytest.raises(UserError, match=r"latest_net_G_B\.pth is there"):
-        reference_format.load_reference_folder(tmp_path, other)
+
+
+@pytest.mark.parametrize("give", ["folder", "file"])
+@pytest.mark.parametrize(("stored", "name", "fresh"), [("G", "G_A", "G_B, D_A, D_B"), ("G_B", "G_B", "G_A, D_A, D_B")])
+def test_one_published_generator_is_enough(tmp_path, caplog, give, stored, name, fresh):
+    trained, networks = build_networks(SMALL), build_networks(SMALL)
+    path = tmp_path / f"latest_net_{stored}.pth"
+    reference_format.save_reference_network(path, trained[name])
+    before = copy_of(networks)
+    reference_format.load_reference_folder(tmp_path if give == "folder" else path, networks)
+    assert_equal_tables(trained[name].state_dict(), networks[name].state_dict())
+    for other in fresh.split(", "):
+        assert_equal_tables({k: before[f"{other}.{k}"] for k in networks[other].state_dict()}, copy_of(networks[other]))
+    assert f"holds no {fresh}: fresh weights stay there" in caplog.text
+
+
+def test_latest_is_taken_or_else_the_newest_number(tmp_path):
+    saved = {epoch: build_networks(SMALL) for epoch in ("5", "200", "latest")}
+    loaded = build_networks(SMALL)
+    for epoch in saved:  # each is the right one as long as the next is not there
+        reference_format.save_reference(tmp_path, saved[epoch], epoch)
+        reference_format.load_reference_folder(tmp_path, loaded)
+        assert_equal_tables(saved[epoch].state_dict(), loaded.state_dict())
+    reference_format.load_reference_folder(tmp_path, loaded, "5")
+    assert_equal_tables(saved["5"].state_dict(), loaded.state_dict())
+
+
+def test_a_source_without_a_generator_is_refused(tmp_path):
+    networks = build_networks(SMALL)
+    critic = tmp_path / "latest_net_D_A.pth"
+    reference_format.save_reference_network(critic, networks["D_A"])
+    for source in (tmp_path, critic, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"neither a checkpoint of ours nor a file such as latest_net_G_A\.pth"):
+            reference_format.load_reference_folder(source, networks)
 
 
 def test_another_architecture_is_refused(tmp_path):

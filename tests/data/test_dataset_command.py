@@ -30,7 +30,14 @@ def test_check_lists_what_is_wrong(bad_file: Path) -> None:
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
-    for words in (("check", tmp_path / "nowhere"), ("scenes", "--out", tmp_path, "--size", "8")):
-        done = run(*words)
-        assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
-    assert done.stderr.startswith("error: --size must be from 32 to 1024") and done.stderr.count("\n") == 1
+    done = run("check", tmp_path / "nowhere")
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
+    file = tmp_path / "file"
+    file.touch()
+    for words, reason in (
+        ((tmp_path, "--size", "8"), "--size must be from 32 to 1024"),
+        ((file, "--train", "1", "--test", "0"), f"cannot write the data set {file}: "),
+    ):
+        done = run("scenes", "--out", *words)
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.startswith(f"error: {reason}") and done.stderr.count("\n") == 1

@@ -2,9 +2,11 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from cyclegan_fast.data import check_images, checks, index_domain, index_pair
+from cyclegan_fast.data import check_images, checks, decode, index_domain, index_pair
 from cyclegan_fast.errors import UserError
 from tests.data.pictures import noise
 
@@ -16,6 +18,18 @@ def test_index_is_sorted_and_recursive_and_takes_images_only(good_folder: Path) 
     paths = index_domain(good_folder, "trainA")
     assert paths == sorted(paths) and len(paths) == 8
     assert good_folder / "trainA" / "sub" / "deep.PNG" in paths
+
+
+def test_every_format_that_is_decoded_is_found(tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    (tmp_path / "trainA").mkdir()
+    Image.fromarray(grey).save(tmp_path / "trainA" / "deep.pgm")
+    noise(32, 32).save(tmp_path / "trainA" / "palette.gif")
+    noise(32, 32).convert("1").save(tmp_path / "trainA" / "bits.pbm")
+    noise(32, 32).save(tmp_path / "trainA" / "photo.jfif")
+    paths = index_domain(tmp_path, "trainA")
+    assert [path.name for path in paths] == ["bits.pbm", "deep.pgm", "palette.gif", "photo.jfif"]
+    assert [decode(path, 3).size for path in paths] == [(32, 32)] * 4
 
 
 def test_direction_swaps_the_domains(good_folder: Path) -> None:

@@ -174,6 +174,18 @@ def test_a_small_image_is_mirrored_many_times_where_the_network_wants_it():
     assert engine.shapes == [(1, 3, 32, 32)]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (7, 9)])
+def test_images_below_the_least_side_are_mirrored_up_and_cropped_back(runs, size):
+    x = pixels(*size, 3)
+    engine = Identity(multiple=4, smallest=8)
+    np.testing.assert_array_equal(infer(engine, x), x)
+    assert engine.shapes == [(1, 3, 8, {40: 40, 9: 12}.get(size[1], 8))]
+    made = infer(load_engine(runs["colour"], device="cpu"), torch.from_numpy(x).permute(2, 0, 1))
+    up = np.pad(x, [(0, max(0, 8 - size[0])), (0, max(0, 8 - size[1])), (0, 0)], mode="reflect")
+    whole = infer(load_engine(runs["colour"], device="cpu"), torch.from_numpy(up).permute(2, 0, 1))
+    assert torch.equal(made, whole[:, : size[0], : size[1]])
+
+
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
@@ -191,8 +203,8 @@ def test_a_small_image_is_mirrored_many_times_where_the_network_wants_it():
         (torch.full((3, 16, 20), float("nan")), "NaN or infinite"),
         (np.full((16, 20, 3), -np.inf, np.float32), "NaN or infinite"),
         (torch.full((3, 16, 20), 255.0), r"must lie in \[-1, 1\], got 255"),
-        (np.zeros((2, 2, 3), np.uint8), "2x2 pixels is too small: identity needs 8"),
-        (np.zeros((40, 7, 3), np.uint8), "7x40 pixels is too small"),
+        (np.zeros((0, 2, 3), np.uint8), "2x0 pixels is empty"),
+        (torch.zeros(3, 40, 0), "0x40 pixels is empty"),
         (Image.new("F", (16, 16)), "floating-point pixels"),
         (7, "type int is not known"),
         (None, "type NoneType is not known"),
@@ -236,9 +248,15 @@ def test_a_result_that_is_not_finite_is_refused():
         infer(Broken(), pixels(8, 8, 3))
 
 
-def test_a_batch_size_below_one_is_refused():
-    with pytest.raises(UserError, match="batch_size"):
-        infer(Identity(), pixels(8, 8, 3), batch_size=0)
+@pytest.mark.parametrize("batch_size", [0, -2, "2", 1.5, None])
+def test_a_batch_size_that_counts_nothing_is_refused(batch_size):
+    with pytest.raises(UserError, match="batch_size must be a whole number of at least 1"):
+        infer(Identity(), pixels(8, 8, 3), batch_size=batch_size)
+
+
+def test_an_engine_is_wanted_not_its_path():
+    with pytest.raises(UserError, match=r"takes an engine first, got str: give what load_engine\(path\) returns"):
+        infer("runs/demo", pixels(8, 8, 3))
 
 
 def test_results_do_not_depend_on_the_batch(runs):

@@ -7,13 +7,16 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 import torch
 
 import cyclegan_fast
-from cyclegan_fast.checkpoint import load_generators, save_reference
+from cyclegan_fast.checkpoint import load_generators, save_checkpoint, save_reference
+from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
 from cyclegan_fast.engine import Generator, export, export_engine, infer, load_engine, load_generator
 from cyclegan_fast.engine.onnx import OnnxBackend
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn import build_networks
 
 ODD_SIZES = [(16, 16), (9, 23), (33, 50), (8, 8)]
 
@@ -136,6 +139,66 @@ def test_a_foreign_onnx_file(tmp_path, runs, onnx_files):
         load_engine(path, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"multiple": 0}, {"multiple": "4"}, {"smallest": -1}, {"smallest": True}, {"direction": "up"}, {"format": "1"}],
+    ids=str,
+)
+def test_a_sidecar_with_impossible_facts_is_damaged(tmp_path, onnx_files, wrong):
+    path = shutil.copy(onnx_files["colour"], tmp_path / "g.onnx")
+    facts = json.loads((onnx_files["colour"].parent / "colour.onnx.json").read_text())
+    (tmp_path / "g.onnx.json").write_text(json.dumps(facts | wrong))
+    with pytest.raises(UserError, match=r"g\.onnx\.json is damaged"):
+        load_engine(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("{}", "is damaged"),
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"format": 1, "direction": "AtoB", "model": 3}', "is damaged"),
+        ('{"format": 1, "direction": 0, "model": {}}', "is damaged"),
+        ('{"format": 99}', "newer cyclegan_fast"),
+    ],
+)
+def test_a_safetensors_file_with_damaged_metadata(tmp_path, said, reason):
+    path = tmp_path / "g.safetensors"
+    safetensors.torch.save_file({"x": torch.zeros(1)}, path, {"cyclegan_fast": said})
+    with pytest.raises(UserError, match=reason):
+        load_engine(path, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def swapped_run(tmp_path_factory):
+    """Trained with --direction BtoA: its G_A takes trainB's grey pictures and makes trainA's colour ones."""
+    model = ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4, channels_A=1, channels_B=3)
+    config = TrainConfig(model=model, data=DataConfig(direction="BtoA"))
+    networks = build_networks(model)
+    for parameter in networks.parameters():
+        parameter.data.mul_(4.0)
+    folder = tmp_path_factory.mktemp("swapped")
+    save_checkpoint(folder, 1, networks=networks, config=config, progress={})
+    return folder
+
+
+@pytest.mark.parametrize("suffix", [None, ".safetensors", ".pth", ".onnx"])
+@pytest.mark.parametrize(("direction", "name", "channels"), [("BtoA", "G_A", (1, 3)), ("AtoB", "G_B", (3, 1))])
+def test_directions_are_the_folders_also_after_training_them_swapped(
+    tmp_path, swapped_run, suffix, direction, name, channels
+):
+    path = swapped_run
+    if suffix is not None:
+        path = export_engine(swapped_run, tmp_path / f"g{suffix}", direction)
+    engine = load_engine(path, direction=direction, device="cpu")
+    assert (engine.direction, engine.in_channels, engine.out_channels) == (direction, *channels)
+    (x,) = random_images(channels[0], [(16, 20)])
+    expected = load_generators(swapped_run)[0][name](x[None])[0]
+    torch.testing.assert_close(infer(engine, x), expected, rtol=0, atol=1e-4)
+    assert expected.std() > 0.05
+
+
 def tiny_graph(shapes_in, shapes_out):
     make = onnx.helper
     ins = [make.make_tensor_value_info(f"i{i}", onnx.TensorProto.FLOAT, s) for i, s in enumerate(shapes_in)]
@@ -202,6 +265,8 @@ def test_what_cannot_be_an_engine_is_refused(tmp_path, runs):
     }.items():
         with pytest.raises(UserError, match=reason):
             load_engine(path, device="cpu")
+    with pytest.raises(UserError, match="takes a path, got NoneType"):
+        load_engine(None)
     with pytest.raises(UserError, match="direction must be AtoB or BtoA"):
         load_engine(runs["colour"], direction="sideways")
     for device in ("tpu0", "meta"):

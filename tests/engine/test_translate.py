@@ -12,7 +12,7 @@ from PIL import Image
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine import infer, load_engine
-from cyclegan_fast.engine.files import plan_jobs
+from cyclegan_fast.engine.files import plan_jobs, translate_files
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
@@ -103,7 +103,6 @@ def test_sixteen_bits_are_kept(tmp_path, runs):
 def test_bad_files_are_named_at_the_end_and_the_good_ones_done(pictures, tmp_path, runs, capsys):
     (pictures / "text.jpg").write_text("no picture")
     (pictures / "empty.png").touch()
-    Image.fromarray(picture(2, 2)).save(pictures / "tiny.png")
     cut = pictures / "cut.jpg"
     Image.fromarray(picture(64, 64)).save(cut)
     cut.write_bytes(cut.read_bytes()[:700])
@@ -111,10 +110,32 @@ def test_bad_files_are_named_at_the_end_and_the_good_ones_done(pictures, tmp_pat
     assert status == 2
     assert files_under(tmp_path / "out") == set(FORMATS)
     said = capsys.readouterr()
-    assert "7 of 11 pictures" in said.out
+    assert "7 of 10 pictures" in said.out
     lines = {line.split(":")[1].strip().rsplit("/")[-1]: line for line in said.err.strip().splitlines()}
-    assert lines.keys() == {"text.jpg", "empty.png", "tiny.png", "cut.jpg"}
-    assert "not an image" in lines["text.jpg"] and "too small" in lines["tiny.png"] and "damaged" in lines["cut.jpg"]
+    assert lines.keys() == {"text.jpg", "empty.png", "cut.jpg"}
+    assert "not an image" in lines["text.jpg"] and "is empty" in lines["empty.png"] and "damaged" in lines["cut.jpg"]
+
+
+@pytest.mark.parametrize("batch_size", [0, -2])
+def test_a_batch_size_below_one_is_refused_before_anything_is_loaded(pictures, tmp_path, batch_size):
+    with pytest.raises(UserError, match=f"batch_size must be a whole number of at least 1, got {batch_size}"):
+        translate(engine=tmp_path / "none", input=pictures, output=tmp_path / "out", batch_size=batch_size)
+    with pytest.raises(UserError, match="batch_size"):
+        list(translate_files(None, plan_jobs(pictures, tmp_path / "out"), batch_size=batch_size))
+
+
+def test_gif_pgm_and_a_single_pixel(tmp_path, runs):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture(20, 24)).save(tmp_path / "in" / "a.gif")
+    Image.fromarray(picture(20, 24, 1)[..., 0].astype(np.uint16) * 257).save(tmp_path / "in" / "deep.pgm")
+    Image.fromarray(picture(1, 1)).save(tmp_path / "in" / "pixel.png")
+    with pytest.warns(UserWarning, match="8-bit colour"):
+        assert not translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", device="cpu")
+    made = {}
+    for path in (tmp_path / "out").iterdir():
+        with Image.open(path) as image:
+            made[path.name] = (image.format, image.size)
+    assert made == {"a.gif": ("GIF", (24, 20)), "deep.pgm": ("PPM", (24, 20)), "pixel.png": ("PNG", (1, 1))}
 
 
 def test_one_file(pictures, tmp_path, runs):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ import torch
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluate import evaluate
 from cyclegan_fast.nn import build_networks
 
 
@@ -47,3 +50,21 @@ def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, size: int, model:
     done = run("--checkpoint", checkpoint(tmp_path / "run", **model), "--data", tmp_path / "data")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and word in done.stderr
     assert done.stderr.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"limit": 0}, "--limit must be at least 1, got 0"),
+        ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
+        ({"out": Path("file", "scores.json")}, r"cannot write .*file/scores\.json"),
+        ({"out": Path()}, "it is a folder; name a file with --out"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=reason):
+        evaluate(tmp_path / "no checkpoint", tmp_path / "no data", **options)

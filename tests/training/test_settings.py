@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 import cyclegan_fast
+import cyclegan_fast.engine
 from cyclegan_fast.demo import demo, settings
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.train import parse
@@ -162,3 +164,20 @@ def test_the_demo_trains_the_steps_that_it_says(tmp_path: Path) -> None:
         config = settings(tmp_path, steps, "cpu")
         assert config.run.max_steps == steps
         assert (config.optim.n_epochs + config.optim.n_epochs_decay) * 100 >= steps
+
+
+def test_starts_from_the_references_weights(data: Path, tmp_path: Path) -> None:
+    """A folder of *_net_*.pth, and the one generator of a download."""
+    run(data, tmp_path / "first", "--seed 1")
+    folder, download = tmp_path / "reference", tmp_path / "horse2zebra_pretrained"
+    cyclegan_fast.engine.export_engine(tmp_path / "first", folder / "latest_net_G_A.pth", "AtoB")
+    cyclegan_fast.engine.export_engine(tmp_path / "first", folder / "latest_net_G_B.pth", "BtoA")
+    download.mkdir()
+    shutil.copy(folder / "latest_net_G_A.pth", download / "latest_net_G.pth")
+    first = load_file(next((tmp_path / "first" / "checkpoints").iterdir()) / "weights.safetensors")
+    for source, nets in ((folder, ["G_A", "G_B"]), (download, ["G_A"]), (download / "latest_net_G.pth", ["G_A"])):
+        out = tmp_path / f"from_{source.name}_{len(nets)}_{source.is_dir()}"
+        run(data, out, f"--lr 0 --seed 2 --init-from {source}")
+        weights = load_file(next((out / "checkpoints").iterdir()) / "weights.safetensors")
+        same = {key.split(".")[0] for key in weights if key.endswith("stem.weight") and weights[key].equal(first[key])}
+        assert sorted(same) == nets
