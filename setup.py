@@ -94,8 +94,11 @@ def link_flags(cuda_home: Path | None) -> list[str]:
 
     flags = [f"-L{Path(torch.__file__).parent / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu", "-lc10", "-ltorch"]
     if cuda_home:
-        libraries = next(d for d in (cuda_home / "lib64", cuda_home / "lib") if (d / "libcudart_static.a").is_file())
-        flags += [f"-L{libraries}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+        places = [cuda_home / folder for folder in ("lib64", "lib", "targets/x86_64-linux/lib")]
+        found = [place for place in places if (place / "libcudart_static.a").is_file()]
+        if not found:
+            raise RuntimeError(f"libcudart_static.a is not under {cuda_home}: install the static CUDA runtime")
+        flags += [f"-L{found[0]}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
     return flags
 
 
