@@ -1,6 +1,8 @@
-"""The one place that turns a device's name into a device that is there."""
+"""What this process may use: a device by its name, and the cores of the machine."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -24,3 +26,10 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return device
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

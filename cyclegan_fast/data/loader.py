@@ -27,6 +27,7 @@ from cyclegan_fast.data.decode import BadImageError, decode
 from cyclegan_fast.data.folder import index_pair
 from cyclegan_fast.data.pixels import to_array, to_float
 from cyclegan_fast.data.streams import Purpose, stream
+from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -260,8 +261,7 @@ def build_train_loader(
 
 def default_workers(device: torch.device) -> int:
     """Processes that decode: few on the CPU, whose cores the training itself wants, up to 8 for a GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8 if device.type == "cuda" else 1, cores - 1)
+    return min(8 if device.type == "cuda" else 1, usable_cores() - 1)
 
 
 class _From:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cyclegan_fast.data.scenes.layout import CLASSES, Scene, class_map, draw_scene
 from cyclegan_fast.data.scenes.render import PALETTE, render_labels, render_photo
+from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
 
 FACTS_NAME = "scenes.json"
@@ -64,8 +65,8 @@ def _make_empty(folder: Path) -> None:
 
 def _run(write: Callable[[Job], None], jobs: list[Job]) -> None:
     """Does the jobs on every core. The processes only run numpy and Pillow, so they may be forked."""
-    processes = len(os.sched_getaffinity(0))
-    if processes == 1 or len(jobs) <= 2 * _CHUNK:
+    processes = usable_cores()
+    if processes == 1 or len(jobs) <= 2 * _CHUNK or not hasattr(os, "fork"):
         for job in jobs:
             write(job)
         return
