@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cyclegan_fast.data.decode import BadImageError, probe
+from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
 
 Size = tuple[int, int]  # width, height, in pixels
@@ -46,7 +46,7 @@ def check_images(
         UserError: under "error", any bad file; under "skip", not one good file.
     """
     known = _read_cache(cache_folder) if cache_folder is not None and len(paths) >= _CACHE_FROM else {}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "check-images") as threads:
+    with ThreadPoolExecutor(usable_cores(), "check-images") as threads:
         results = list(threads.map(lambda path: _check(path, min_side, known), paths))
     bad = [r for r in results if isinstance(r, BadImageError)]
     if bad and on_bad == "error":

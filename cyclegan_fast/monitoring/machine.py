@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from cyclegan_fast import ops
+from cyclegan_fast.device import usable_cores
 
 PACKAGES = ("numpy", "pillow", "safetensors", "onnx", "onnxruntime", "tensorboard", "triton")
 
@@ -31,7 +32,7 @@ def machine_facts() -> dict[str, Any]:
     return {
         "os": _operating_system(),
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": _memory_gib(),
         "gpu": ", ".join(sorted({gpu.name for gpu in gpus})) or None,
