@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -79,7 +80,8 @@ class EventLog:
         """Closes the files."""
         self.file.close()
         if self.tensorboard is not None:
-            self.tensorboard.close()
+            with contextlib.suppress(OSError):  # a full disk: `write` has told of it, and events.jsonl is whole
+                self.tensorboard.close()
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
