@@ -65,11 +65,11 @@ class EventLog:
         try:
             if self.file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self.tensorboard is not None:
+                for name, value in _scalars({**scalars, "loss": losses or {}}):
+                    self.tensorboard.add_scalar(name, value, step)
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
-        if self.tensorboard is not None:
-            for name, value in _scalars({**scalars, "loss": losses or {}}):
-                self.tensorboard.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Shows an RGB image in TensorBoard, where that is installed; the event file holds none."""
