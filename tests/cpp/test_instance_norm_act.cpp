@@ -1,59 +1,107 @@
-// One body of tests for both twins: compiled against the CPU kernels, and, with
-// CYCLEGAN_FAST_CUDA_TWIN, against the CUDA kernels under emulation. Every case compares all
-// outputs with loops in double, unwritten elements being NaN.
-#include <cstdio>
-#include <string>
+// instance_norm_act against plain loops in double, unwritten elements being NaN.
+#include "instance_norm_act.h"
 
-#include "guarded.h"
-#include "reference.h"
+#include <cmath>
 
-#ifndef CYCLEGAN_FAST_CUDA_TWIN
-#include "cpu/isa.h"
-#endif
+#include "harness.h"
 
 using namespace cyclegan_fast;
 
 namespace {
 
-int failures = 0, checks = 0;
+// ---- The reference ----
+namespace reference {
 
-template <typename T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<BFloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<Half> = DType::kFloat16;
-template <>
-constexpr DType kDType<double> = DType::kFloat64;
+using Values = std::vector<double>;
 
-// Relative to 1 + |expected|: a rounding to T, and what sums in float cost.
-template <typename T>
-double tolerance() {
-  return kDType<T> == DType::kBFloat16  ? 6e-3
-         : kDType<T> == DType::kFloat16 ? 1e-3
-         : sizeof(T) == 8               ? 1e-11
-                                        : 4e-6;
-}
+struct Sizes {
+  int64_t n, c, h, w;
+  Layout layout;
 
-void expect(bool ok, const std::string& what) {
-  ++checks;
-  if (ok) return;
-  if (++failures <= 20) std::fprintf(stderr, "FAILED %s\n", what.c_str());
-}
-
-template <typename T>
-void expect_close(const Guarded<T>& got, const std::vector<double>& expected, double limit,
-                  const std::string& what) {
-  double worst = 0;
-  for (int64_t i = 0; i < got.size(); ++i) {
-    const double error =
-        std::abs(got[i] - expected[size_t(i)]) / (1 + std::abs(expected[size_t(i)]));
-    if (!(error <= worst)) worst = error;  // a NaN stays
-    if (worst != worst) break;
+  // Index of pixel (i, j) of an image with a border; i and j may lie on the border.
+  int64_t at(int64_t image, int64_t channel, int64_t i, int64_t j, int64_t border) const {
+    const int64_t height = h + 2 * border, width = w + 2 * border;
+    i += border, j += border;
+    return layout == Layout::kNCHW ? ((image * c + channel) * height + i) * width + j
+                                   : ((image * height + i) * width + j) * c + channel;
   }
-  expect(worst <= limit, what + ": error " + std::to_string(worst));
-  expect(got.intact(), what + ": wrote outside");
+  int64_t count(int64_t border) const { return n * c * (h + 2 * border) * (w + 2 * border); }
+};
+
+struct Forward {
+  Values y, mean, rstd;
+};
+
+inline double act(double v, double slope) { return v > 0 ? v : v * slope; }
+
+// residual may be empty.
+inline Forward forward(const Sizes& s, const Values& x, const Values& residual, double slope,
+                       double eps, int64_t pad, int64_t border) {
+  Forward out{Values(s.count(pad)), Values(s.n * s.c), Values(s.n * s.c)};
+  for (int64_t n = 0; n < s.n; ++n) {
+    for (int64_t c = 0; c < s.c; ++c) {
+      double mean = 0, square = 0;
+      for (int64_t i = 0; i < s.h; ++i) {
+        for (int64_t j = 0; j < s.w; ++j) mean += x[s.at(n, c, i, j, 0)] / double(s.h * s.w);
+      }
+      for (int64_t i = 0; i < s.h; ++i) {
+        for (int64_t j = 0; j < s.w; ++j) square += std::pow(x[s.at(n, c, i, j, 0)] - mean, 2);
+      }
+      const double rstd = 1 / std::sqrt(square / double(s.h * s.w) + eps);
+      out.mean[n * s.c + c] = mean, out.rstd[n * s.c + c] = rstd;
+      for (int64_t i = -pad; i < s.h + pad; ++i) {
+        for (int64_t j = -pad; j < s.w + pad; ++j) {
+          const int64_t a = i < 0 ? -i : i < s.h ? i : 2 * (s.h - 1) - i;
+          const int64_t b = j < 0 ? -j : j < s.w ? j : 2 * (s.w - 1) - j;
+          double v = act((x[s.at(n, c, a, b, 0)] - mean) * rstd, slope);
+          if (!residual.empty()) v += residual[s.at(n, c, a, b, border)];
+          out.y[s.at(n, c, i, j, pad)] = v;
+        }
+      }
+    }
+  }
+  return out;
 }
+
+struct Backward {
+  Values grad_x, grad_residual;
+};
+
+inline Backward backward(const Sizes& s, const Values& grad_y, const Values& x, const Values& mean,
+                         const Values& rstd, double slope, int64_t pad, int64_t border) {
+  Backward out{Values(s.count(0)), Values(s.count(border))};
+  Values g(s.count(0));
+  for (int64_t n = 0; n < s.n; ++n) {
+    for (int64_t c = 0; c < s.c; ++c) {
+      for (int64_t i = -pad; i < s.h + pad; ++i) {  // the adjoint of the pad as a scatter
+        for (int64_t j = -pad; j < s.w + pad; ++j) {
+          const int64_t a = i < 0 ? -i : i < s.h ? i : 2 * (s.h - 1) - i;
+          const int64_t b = j < 0 ? -j : j < s.w ? j : 2 * (s.w - 1) - j;
+          g[s.at(n, c, a, b, 0)] += grad_y[s.at(n, c, i, j, pad)];
+        }
+      }
+      const double size = double(s.h * s.w), m = mean[n * s.c + c], r = rstd[n * s.c + c];
+      double sum = 0, along = 0;
+      const auto gz = [&](int64_t at) { return x[at] - m > 0 ? g[at] : g[at] * slope; };
+      for (int64_t i = 0; i < s.h; ++i) {
+        for (int64_t j = 0; j < s.w; ++j) {
+          const int64_t at = s.at(n, c, i, j, 0);
+          sum += gz(at) / size, along += gz(at) * (x[at] - m) * r / size;
+        }
+      }
+      for (int64_t i = 0; i < s.h; ++i) {
+        for (int64_t j = 0; j < s.w; ++j) {
+          const int64_t at = s.at(n, c, i, j, 0);
+          out.grad_x[at] = r * (gz(at) - sum - (x[at] - m) * r * along);
+          out.grad_residual[s.at(n, c, i, j, border)] = g[at];
+        }
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace reference
 
 // ---- Running a twin ----
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
@@ -71,34 +119,17 @@ void forward(const InstanceNormActParams& p, const std::string& what) {
 void backward(const InstanceNormActBwdParams& p, const std::string& what) {
   run(p, instance_norm_act_bwd_cuda, what);
 }
-void forward(const L1MeanParams& p, const std::string& what) { run(p, l1_mean_fwd_cuda, what); }
-void backward(const L1MeanBwdParams& p, const std::string& what) {
-  expect(l1_mean_bwd_cuda(p, nullptr) == Status::kOk, what + ": launch");
-}
 #else
-template <typename Params>
-void run(const Params& p, int64_t slices, void (*kernel)(const Params&, int64_t, int64_t)) {
-  kernel(p, slices / 2, slices);  // in any order and in any ranges
-  kernel(p, 0, slices / 2);
-}
 void forward(const InstanceNormActParams& p, const std::string&) {
-  run(p, instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout), instance_norm_act_fwd_cpu);
+  run_slices(p, instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout),
+             instance_norm_act_fwd_cpu);
 }
 void backward(const InstanceNormActBwdParams& p, const std::string&) {
-  run(p, instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout), instance_norm_act_bwd_cpu);
-}
-void forward(L1MeanParams p, const std::string&) {
-  Guarded<double> workspace(l1_mean_cpu_slices(p.count));
-  p.workspace = workspace.data();
-  run(p, workspace.size(), l1_mean_fwd_cpu);
-  l1_mean_finish_cpu(p);
-}
-void backward(const L1MeanBwdParams& p, const std::string&) {
-  run(p, l1_mean_cpu_slices(p.count), l1_mean_bwd_cpu);
+  run_slices(p, instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout),
+             instance_norm_act_bwd_cpu);
 }
 #endif
 
-// ---- instance_norm_act ----
 struct NormCase {
   int64_t n, c, h, w;
   int64_t pad = 0;
@@ -204,72 +235,8 @@ void test_norm_cases() {
   }
 }
 
-// ---- l1_mean ----
-template <typename T>
-void test_l1(int64_t count, int64_t shift, bool with_sign) {
-  using C = Compute<T>;
-  const std::string name = "l1 " + std::to_string(count) + " shift " + std::to_string(shift) +
-                           " dtype " + std::to_string(int(kDType<T>));
-  std::mt19937 random(11);
-  Guarded<T> a(count, shift), b(count, shift), grad_a(count, shift);
-  Guarded<C> value(1), grad(1);
-  std::vector<int8_t> sign(size_t(count) + 2, 77);
-  auto a_values = a.randomize(random, 0);
-  const auto b_values = b.randomize(random, 0);
-  if (count > 2) a.data()[2] = b.data()[2], a_values[2] = b_values[2];  // sgn(0) = 0
-  L1MeanParams p{a.data(), b.data(), with_sign ? sign.data() + 1 : nullptr, value.data(), nullptr,
-                 count,    kDType<T>};
-  forward(p, name);
-  double sum = 0;
-  std::vector<double> expected_grad;
-  grad.data()[0] = C(1.5);
-  for (int64_t i = 0; i < count; ++i) {
-    const double d = a_values[size_t(i)] - b_values[size_t(i)];
-    sum += std::abs(d);
-    expected_grad.push_back(1.5 / double(count) * ((d > 0) - (d < 0)));
-  }
-  expect_close(value, {sum / double(count)}, sizeof(C) == 8 ? 1e-13 : 1e-6, name + ": value");
-  if (!with_sign) return;
-  for (int64_t i = 0; i < count; ++i) {
-    const double d = a_values[size_t(i)] - b_values[size_t(i)];
-    expect(sign[size_t(i) + 1] == (d > 0) - (d < 0), name + ": sign");
-  }
-  expect(sign.front() == 77 && sign.back() == 77, name + ": wrote outside sign");
-  backward(L1MeanBwdParams{grad.data(), sign.data() + 1, grad_a.data(), count, kDType<T>}, name);
-  expect_close(grad_a, expected_grad, tolerance<T>() / double(count), name + ": grad");
-}
-
-template <typename T>
-void test_all() {
-  test_norm_cases<T>();
-  for (int64_t count : {1, 7, 64, 4096, 40003}) {
-    test_l1<T>(count, 0, true);
-    test_l1<T>(count, 1, true);
-    test_l1<T>(count, 0, false);
-  }
-}
-
-template <typename T>
-void test_rounding() {
-  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    const T value{static_cast<uint16_t>(bits)};
-    const T back = narrow<T>(widen(value));
-    expect(back.bits == bits || widen(value) != widen(value), "rounding: a value does not survive");
-  }
-}
-
 }  // namespace
 
-int main() {
-  test_all<float>();
-  test_all<double>();
-  test_all<BFloat16>();
-  test_all<Half>();
-  test_rounding<BFloat16>();
-  test_rounding<Half>();
-#ifndef CYCLEGAN_FAST_CUDA_TWIN
-  std::printf("isa %s: ", isa_name(cpu_isa()));
-#endif
-  std::printf("%d checks, %d failures\n", checks, failures);
-  return failures == 0 ? 0 : 1;
+void test_instance_norm_act() {
+  for_each_type([](auto element) { test_norm_cases<decltype(element)>(); });
 }

@@ -1,0 +1,73 @@
+// What the C++ tests share: checks that NaN fails, tolerances, and how a twin is run. Each test is
+// compiled against the CPU kernels, and with CYCLEGAN_FAST_CUDA_TWIN against the CUDA kernels under
+// emulation.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "guarded.h"
+#include "types.h"
+
+inline int failures = 0, checks = 0;
+
+inline void expect(bool ok, const std::string& what) {
+  ++checks;
+  if (ok) return;
+  if (++failures <= 20) std::fprintf(stderr, "FAILED %s\n", what.c_str());
+}
+
+template <typename T>
+constexpr cyclegan_fast::DType kDType = cyclegan_fast::DType::kFloat32;
+template <>
+constexpr cyclegan_fast::DType kDType<cyclegan_fast::BFloat16> = cyclegan_fast::DType::kBFloat16;
+template <>
+constexpr cyclegan_fast::DType kDType<cyclegan_fast::Half> = cyclegan_fast::DType::kFloat16;
+template <>
+constexpr cyclegan_fast::DType kDType<double> = cyclegan_fast::DType::kFloat64;
+
+// Relative to 1 + |expected|: a rounding to T, and what sums in float cost.
+template <typename T>
+double tolerance() {
+  return kDType<T> == cyclegan_fast::DType::kBFloat16  ? 6e-3
+         : kDType<T> == cyclegan_fast::DType::kFloat16 ? 1e-3
+         : sizeof(T) == 8                              ? 1e-11
+                                                       : 4e-6;
+}
+
+template <typename T>
+void expect_close(const Guarded<T>& got, const std::vector<double>& expected, double limit,
+                  const std::string& what) {
+  double worst = 0;
+  for (int64_t i = 0; i < got.size(); ++i) {
+    const double error =
+        std::abs(got[i] - expected[size_t(i)]) / (1 + std::abs(expected[size_t(i)]));
+    if (!(error <= worst)) worst = error;  // a NaN stays
+    if (worst != worst) break;
+  }
+  expect(worst <= limit, what + ": error " + std::to_string(worst));
+  expect(got.intact(), what + ": wrote outside");
+}
+
+#ifndef CYCLEGAN_FAST_CUDA_TWIN
+// All slices of a CPU kernel, in any order and in any ranges.
+template <typename Params>
+void run_slices(const Params& p, int64_t slices, void (*kernel)(const Params&, int64_t, int64_t)) {
+  kernel(p, slices / 2, slices);
+  kernel(p, 0, slices / 2);
+}
+#endif
+
+// Calls test(T{}) for every element type.
+template <typename F>
+void for_each_type(F&& test) {
+  test(float{});
+  test(double{});
+  test(cyclegan_fast::BFloat16{});
+  test(cyclegan_fast::Half{});
+}
+
+// One function per operator, each in a file of its own.
+void test_instance_norm_act();
+void test_l1_mean();

@@ -1,0 +1,33 @@
+// Runs every test of one twin; ends with status 1 if a check failed.
+#include "harness.h"
+
+#ifndef CYCLEGAN_FAST_CUDA_TWIN
+#include "cpu/isa.h"
+#endif
+
+using namespace cyclegan_fast;
+
+namespace {
+
+template <typename T>
+void test_rounding() {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const T value{static_cast<uint16_t>(bits)};
+    const T back = narrow<T>(widen(value));
+    expect(back.bits == bits || widen(value) != widen(value), "rounding: a value does not survive");
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_rounding<BFloat16>();
+  test_rounding<Half>();
+  test_instance_norm_act();
+  test_l1_mean();
+#ifndef CYCLEGAN_FAST_CUDA_TWIN
+  std::printf("isa %s: ", isa_name(cpu_isa()));
+#endif
+  std::printf("%d checks, %d failures\n", checks, failures);
+  return failures == 0 ? 0 : 1;
+}
