@@ -21,6 +21,12 @@ enum class Status : int8_t { kOk, kInvalidArgument, kLaunchFailed };
 
 using Stream = void*;  // a cudaStream_t
 
+// What a launch plan needs to know of the card that it runs on.
+struct Card {
+  int multiprocessors;
+  int max_cluster;  // blocks that may share their memory: 8 from sm_90 on, else 1
+};
+
 struct BFloat16 {
   uint16_t bits;
 };

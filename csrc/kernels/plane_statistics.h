@@ -1,0 +1,28 @@
+// plane_statistics: the statistics that instance_norm_act takes ready: statistics[0] = mean_hw(x),
+// statistics[1] = 0, statistics[2] = sum_hw (x - mean)^2; that is a shift, the sum of x - shift and
+// the sum of (x - shift)^2, where the shift is the mean.
+#pragma once
+
+#include "types.h"
+
+namespace cyclegan_fast {
+
+struct PlaneStatisticsParams {
+  const void* x;       // [in]  [N, C, H, W]
+  void* statistics;    // [out] [3, N, C], float (double for kFloat64)
+  void* workspace;     // CUDA: plane_statistics_workspace() bytes, 16-byte aligned; CPU: unused
+  int64_t n, c, h, w;  // h * w >= 1
+  DType dtype;         // of x
+  Layout layout;       // of x, dense
+};
+
+// ---- CPU. Slices as in instance_norm_act.h. ----
+int64_t plane_statistics_cpu_slices(int64_t n, int64_t c, DType dtype, Layout layout);
+void plane_statistics_cpu(const PlaneStatisticsParams& params, int64_t begin, int64_t end);
+
+// ---- CUDA. Asynchronous on `stream`; no allocation, no synchronisation, no atomics. ----
+int64_t plane_statistics_workspace(const PlaneStatisticsParams& params);
+// kInvalidArgument: as for instance_norm_act.
+Status plane_statistics_cuda(const PlaneStatisticsParams& params, Stream stream);
+
+}  // namespace cyclegan_fast
