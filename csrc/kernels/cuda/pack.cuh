@@ -74,6 +74,23 @@ __device__ inline void store_pack(T* p, int64_t index, const Pack<T, kVec>& pack
   *reinterpret_cast<Pack<T, kVec>*>(p + index) = pack;
 }
 
+// Makes the compiler forget what it widened `packs` to, so that they, not the wider values, stay in
+// registers across a barrier.
+template <int kPacks, int kVec, typename T>
+__device__ inline void keep_packed(Pack<T, kVec> (&packs)[kPacks]) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(Pack<T, kVec>) == 16) {
+#pragma unroll
+    for (int u = 0; u < kPacks; ++u) {
+      uint4& words = reinterpret_cast<uint4&>(packs[u]);
+      asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
+    }
+  }
+#else
+  (void)packs;
+#endif
+}
+
 // n / d for n < 2^31 by a multiplication and a shift.
 struct FastDivisor {
   uint32_t divisor, magic, shift;

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include "shared.cuh"
 #include "types.h"
 
 namespace cyclegan_fast {
@@ -55,12 +56,14 @@ constexpr int kMaxWarps = kMaxThreads / 32;
 constexpr int kMinBlocks =
     2;  // resident on a multiprocessor: 128 registers a thread, which no kernel spills
 
+constexpr int kMaxColumns = 8;  // of group_merge and cluster_merge
+
 // Merges `mine` [kStats] over the threads whose index is the same modulo `columns` (a power of two
 // <= 32): within a warp by shuffles, then over the warps through shared memory. Valid on return in
 // threads 0 .. columns - 1 only.
 template <int kStats, typename Partial>
 __device__ void block_reduce(Partial (&mine)[kStats], int columns) {
-  __shared__ Partial shared[kMaxWarps * 32 * kStats];
+  CYCLEGAN_FAST_SHARED(Partial, shared, kMaxWarps * 32 * kStats);
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, warps = blockDim.x / 32;
   for (int offset = 16; offset >= columns; offset /= 2) {
 #pragma unroll
@@ -76,6 +79,59 @@ __device__ void block_reduce(Partial (&mine)[kStats], int columns) {
 #pragma unroll
     for (int k = 0; k < kStats; ++k) mine[k].merge(shared[(other * kStats + k) * 32 + thread]);
   }
+}
+
+// Merges `mine` [kStats] over the threads of a group (32, 64, ... neighbours, which divide the
+// block) whose index is the same modulo `columns` (a power of two <= kMaxColumns). Valid in all of
+// them.
+template <int kStats, typename Partial>
+__device__ void group_merge(Partial (&mine)[kStats], int columns, int group) {
+  CYCLEGAN_FAST_SHARED(Partial, shared, kMaxWarps * kStats * kMaxColumns);
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  for (int offset = 16; offset >= columns; offset /= 2) {
+#pragma unroll
+    for (int k = 0; k < kStats; ++k) mine[k].merge(mine[k].from_lane(offset));
+  }
+  if (group == 32) return;
+  if (lane < columns) {
+#pragma unroll
+    for (int k = 0; k < kStats; ++k) shared[(warp * kStats + k) * kMaxColumns + lane] = mine[k];
+  }
+  __syncthreads();
+  // The warps' results, merged by a thread each into those of the group's first warp.
+  Partial* first = shared + thread / group * (group / 32) * kStats * kMaxColumns;
+  for (int i = thread % group; i < kStats * columns; i += group) {
+    Partial* total = first + i / columns * kMaxColumns + i % columns;
+    for (int other = 1; other < group / 32; ++other)
+      total->merge(total[other * kStats * kMaxColumns]);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < kStats; ++k) mine[k] = first[k * kMaxColumns + lane % columns];
+  __syncthreads();  // before the next call writes
+}
+
+// Merges the blocks' results, which all of a column's threads hold in `mine` [kStats], over the
+// cluster, in the order of the blocks. Valid in all threads.
+template <int kStats, typename Partial>
+__device__ void cluster_merge(Partial (&mine)[kStats], int columns) {
+  CYCLEGAN_FAST_SHARED(Partial, shared, kMaxCluster * kStats * kMaxColumns);
+  const int blocks = cluster_size(), thread = threadIdx.x;
+  if (blocks == 1) return;
+  cluster_sync();  // a block's memory is there once the block runs
+  for (int rank = thread / columns; rank < blocks; rank += blockDim.x / columns) {
+    Partial* target = shared_of(rank, shared) + cluster_rank() * kStats * kMaxColumns;
+#pragma unroll
+    for (int k = 0; k < kStats; ++k) target[k * kMaxColumns + thread % columns] = mine[k];
+  }
+  cluster_sync();
+  for (int i = thread; i < kStats * columns; i += blockDim.x) {
+    Partial* total = shared + i / columns * kMaxColumns + i % columns;
+    for (int rank = 1; rank < blocks; ++rank) total->merge(total[rank * kStats * kMaxColumns]);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < kStats; ++k) mine[k] = shared[k * kMaxColumns + thread % columns];
 }
 
 }  // namespace cyclegan_fast

@@ -1,10 +1,11 @@
 // Stands in for the CUDA toolkit's header, so that g++ compiles the .cu files unchanged and runs
 // them on the CPU.
 //
-// Blocks run one after another. The threads of a block are fibers: each runs until it ends or meets
-// __syncthreads or a shuffle, and goes on once all of its block, or of its warp, are there. Threads
-// run in ascending order in even blocks and in descending order in odd ones, so that a missing
-// barrier shows. A barrier that not all reach ends the program.
+// Clusters of blocks run one after another. The threads of a cluster are fibers: each runs until it
+// ends or meets a shuffle, __syncthreads or a cluster's barrier, and goes on once all of its warp,
+// block or cluster are there. Threads run in ascending order in even blocks and in descending order
+// in odd ones, so that a missing barrier shows. A barrier that not all reach ends the program.
+// Shared memory is a block's own, filled with NaN when the block begins and freed when it ends.
 #pragma once
 
 #include <math.h>
@@ -15,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -25,8 +27,13 @@
 #define __global__
 #define __device__
 #define __host__
-#define __shared__ static  // one block at a time
 #define __launch_bounds__(...)
+#define CYCLEGAN_FAST_EMULATED
+
+// In place of `__shared__ Type name[count]`.
+#define CYCLEGAN_FAST_SHARED(Type, name, count) \
+  static const char name##_key = 0;             \
+  Type* const name = static_cast<Type*>(emulation::shared(&name##_key, sizeof(Type) * (count)))
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -36,17 +43,26 @@ struct dim3 {
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    dim3 clusterDim;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
   cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
-enum class State { kReady, kAtBarrier, kAtShuffle, kDone };
+enum class State { kReady, kAtShuffle, kAtBarrier, kAtClusterBarrier, kDone };
 
 struct Fiber {
   static constexpr size_t kStack = 256 * 1024;
@@ -61,7 +77,8 @@ struct Fiber {
 inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
 inline const std::function<void()>* body;
-inline int current;
+inline unsigned first_block;             // of the running cluster
+inline int current, cluster_blocks = 1;  // the running fiber; blocks of a cluster
 #if defined(__SANITIZE_ADDRESS__)
 inline const void* scheduler_stack;
 inline size_t scheduler_stack_size;
@@ -85,9 +102,41 @@ inline void leave_fiber(State state) {
 #endif
 }
 
+// ---- Shared memory: [block of the cluster][array] ----
+using Arrays = std::map<const char*, std::vector<unsigned char>>;
+inline std::vector<Arrays> memory;
+
+inline int rank() { return current / static_cast<int>(blockDim.x); }
+
+inline std::vector<unsigned char>& array_of(int block, const char* key, size_t bytes) {
+  auto& array = memory[static_cast<size_t>(block)][key];
+  if (array.empty()) array.assign(bytes, 0xff);
+  return array;
+}
+inline void* shared(const char* key, size_t bytes) { return array_of(rank(), key, bytes).data(); }
+
+// The same place in another block's memory.
+inline void* shared_of(const void* p, int block) {
+  const auto place = reinterpret_cast<uintptr_t>(p);
+  for (auto& [key, mine] : memory[static_cast<size_t>(rank())]) {
+    const auto begin = reinterpret_cast<uintptr_t>(mine.data());
+    if (place < begin || place >= begin + mine.size()) continue;
+    if (block < 0 || block >= cluster_blocks) fail("no such block in the cluster");
+    const int first = block * static_cast<int>(blockDim.x);
+    bool alive = false;
+    for (unsigned i = 0; i < blockDim.x; ++i)
+      alive |= fibers[static_cast<size_t>(first) + i].state != State::kDone;
+    if (!alive) fail("a block's memory is used after its end");
+    return array_of(block, key, mine.size()).data() + (place - begin);
+  }
+  fail("a pointer into another block's memory must start from shared memory");
+}
+
 inline void enter_fiber(int index) {
   current = index;
-  threadIdx.x = static_cast<unsigned>(index);
+  const int threads = static_cast<int>(blockDim.x);
+  threadIdx.x = static_cast<unsigned>(index % threads);
+  blockIdx.x = first_block + static_cast<unsigned>(index / threads);
 #if defined(__SANITIZE_ADDRESS__)
   void* fake_stack = nullptr;
   __sanitizer_start_switch_fiber(&fake_stack, fibers[index].stack.get(), Fiber::kStack);
@@ -126,18 +175,25 @@ inline bool release(int begin, int end, State state) {
   return true;
 }
 
-inline void run_block(int threads) {
-  for (int i = 0; i < threads; ++i) start_fiber(fibers[i]);
+inline void run_cluster(int threads) {
+  const int total = cluster_blocks * threads;
+  memory.assign(static_cast<size_t>(cluster_blocks), {});
+  for (int i = 0; i < total; ++i) start_fiber(fibers[static_cast<size_t>(i)]);
   for (bool alive = true; alive;) {
-    for (int k = 0; k < threads; ++k) {
-      const int i = blockIdx.x % 2 == 0 ? k : threads - 1 - k;
-      if (fibers[i].state == State::kReady) enter_fiber(i);
+    bool moved = false;
+    for (int block = 0; block < total; block += threads) {
+      const bool up = (first_block + static_cast<unsigned>(block / threads)) % 2 == 0;
+      for (int k = 0; k < threads; ++k) {
+        const int i = block + (up ? k : threads - 1 - k);
+        if (fibers[static_cast<size_t>(i)].state == State::kReady) enter_fiber(i);
+      }
+      moved |= release(block, block + threads, State::kAtBarrier);
+      for (int warp = block; warp < block + threads; warp += 32)
+        moved |= release(warp, warp + 32, State::kAtShuffle);
     }
-    bool moved = release(0, threads, State::kAtBarrier);
-    for (int warp = 0; warp < threads; warp += 32)
-      moved |= release(warp, warp + 32, State::kAtShuffle);
+    moved |= release(0, total, State::kAtClusterBarrier);
     alive = false;
-    for (int i = 0; i < threads; ++i) alive |= fibers[i].state != State::kDone;
+    for (int i = 0; i < total; ++i) alive |= fibers[static_cast<size_t>(i)].state != State::kDone;
     if (alive && !moved)
       fail("some threads wait at a barrier or a shuffle that others never reach");
   }
@@ -146,12 +202,18 @@ inline void run_block(int threads) {
 inline void run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   const int threads = static_cast<int>(config.blockDim.x);
   if (threads % 32 != 0 || threads < 32 || threads > 1024) fail("a block must have whole warps");
-  if (fibers.size() < static_cast<size_t>(threads))
-    fibers = std::vector<Fiber>(static_cast<size_t>(threads));
+  cluster_blocks = config.numAttrs > 0 ? static_cast<int>(config.attrs[0].val.clusterDim.x) : 1;
+  if (cluster_blocks < 1 || cluster_blocks > 8) fail("a cluster has 1 to 8 blocks");
+  if (config.gridDim.x % static_cast<unsigned>(cluster_blocks) != 0)
+    fail("the grid is not a multiple of the cluster");
+  const auto wanted = static_cast<size_t>(threads * cluster_blocks);
+  if (fibers.size() < wanted) fibers = std::vector<Fiber>(wanted);
   body = &kernel;
   blockDim = config.blockDim;
   gridDim = config.gridDim;
-  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) run_block(threads);
+  for (first_block = 0; first_block < gridDim.x;
+       first_block += static_cast<unsigned>(cluster_blocks))
+    run_cluster(threads);
 }
 
 }  // namespace emulation
@@ -161,6 +223,16 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                Args&&... args) {
   emulation::run_grid(*config, [&] { kernel(Params(args)...); });
   return cudaSuccess;
+}
+
+inline unsigned __clusterSizeInBlocks() { return static_cast<unsigned>(emulation::cluster_blocks); }
+inline unsigned __clusterRelativeBlockRank() { return static_cast<unsigned>(emulation::rank()); }
+inline void __cluster_barrier_arrive() {}
+inline void __cluster_barrier_wait() {
+  emulation::leave_fiber(emulation::State::kAtClusterBarrier);
+}
+inline void* __cluster_map_shared_rank(const void* p, unsigned block) {
+  return emulation::shared_of(p, static_cast<int>(block));
 }
 
 inline void __syncthreads() { emulation::leave_fiber(emulation::State::kAtBarrier); }

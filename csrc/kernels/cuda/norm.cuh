@@ -1,0 +1,246 @@
+// What the kernels around instance norm share: how they see a tensor, where a pixel lies in a
+// bordered one, the channel's numbers, and the statistics pass.
+#pragma once
+
+#include <type_traits>
+
+#include "instance_norm_act.h"
+#include "launch.h"
+#include "pack.cuh"
+#include "reduce.cuh"
+#include "tiling.cuh"
+
+namespace cyclegan_fast {
+
+// Statistics per thread: one for each lane of the pack (NHWC), or one for all of them (NCHW).
+template <int kVec, bool kPerLane>
+constexpr int kStatsOf = kPerLane ? kVec : 1;
+
+// Packs that a thread of a resident kernel keeps.
+template <int kVec>
+constexpr int kResidentPacks = kVec > 1 ? 8 : 16;
+
+inline int64_t resident_packs(int vec) { return vec > 1 ? kResidentPacks<2> : kResidentPacks<1>; }
+
+// ---- Where a pixel lies ----
+
+// A pixel of an image and, in elements, of the same image with a border around it.
+struct Pixel {
+  int i, j;
+};
+struct Image {
+  int height, width;
+  FastDivisor row_length;  // width
+
+  __device__ Pixel pixel(uint32_t index) const {
+    const uint32_t row = row_length.divide(index);
+    return {static_cast<int>(row), static_cast<int>(index - row * row_length.divisor)};
+  }
+  // Index in [slabs, height + 2 border, width + 2 border] of pixel (i, j), which may be on the
+  // border.
+  __device__ int64_t at(int64_t slab, int i, int j, int border) const {
+    return (slab * (height + 2 * border) + i + border) * (width + 2 * border) + j + border;
+  }
+  // Whether a border of `pad` pixels shows (i, j) once more.
+  __device__ bool mirrored(const Pixel& p, int pad) const {
+    return pad > 0 &&
+           (p.i <= pad || p.i >= height - 1 - pad || p.j <= pad || p.j >= width - 1 - pad);
+  }
+  // Calls f(i, j) for the places on a reflected border of `pad` pixels that show (i, j).
+  template <typename F>
+  __device__ void for_each_reflection(const Pixel& p, int pad, F&& f) const {
+    if (!mirrored(p, pad)) return;
+#pragma unroll 1
+    for (int r = 0; r < 3; ++r) {
+      const int i = static_cast<int>(mirror(r, p.i, height, pad));
+#pragma unroll 1
+      for (int s = 0; i >= 0 && s < 3; ++s) {
+        const int j = static_cast<int>(mirror(s, p.j, width, pad));
+        if (j >= 0 && r + s > 0) f(i - pad, j - pad);
+      }
+    }
+  }
+};
+
+inline Image image_of(const View& view) {
+  return {static_cast<int>(view.height), static_cast<int>(view.width), FastDivisor(view.width)};
+}
+
+// ---- The numbers of a channel ----
+
+// weight and bias [channels], each null where there is none.
+template <typename C>
+struct Affine {
+  const C* weight;
+  const C* bias;
+  int channels;
+};
+
+// z = (x - mean) * scale + bias, the same in forward and backward: the sign of z is the mask.
+template <typename C, int kStats>
+struct ChannelMap {
+  C mean[kStats], scale[kStats], bias[kStats];
+
+  __device__ C z(C x, int k) const { return fma(x - mean[k], scale[k], bias[k]); }
+};
+
+// Index of the thread's first statistic in [N, C].
+template <int kStats>
+__device__ int64_t first_stat(const Place& at) {
+  return (at.slab * at.inner + at.pack) * kStats;
+}
+
+template <bool kPerLane, int kStats, typename C>
+__device__ ChannelMap<C, kStats> channel_map(const C (&mean)[kStats], const C (&rstd)[kStats],
+                                             const Affine<C>& affine, const Place& at) {
+  ChannelMap<C, kStats> map;
+  const uint32_t first = kPerLane ? static_cast<uint32_t>(at.pack * kStats)
+                                  : static_cast<uint32_t>(at.slab) % affine.channels;
+#pragma unroll
+  for (int k = 0; k < kStats; ++k) {
+    map.mean[k] = mean[k];
+    map.scale[k] = affine.weight ? rstd[k] * affine.weight[first + k] : rstd[k];
+    map.bias[k] = affine.bias ? affine.bias[first + k] : C(0);
+  }
+  return map;
+}
+
+// ---- The statistics pass ----
+
+// Moments of a block's stretch of pixels: into partial, or to `finish` where it is all of them.
+template <typename T, int kVec, bool kPerLane, typename Finish>
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
+    moments_kernel(const T* __restrict__ x,       // [slabs, pixels, inner * kVec]
+                   Moments<Compute<T>>* partial,  // [stretches, N * C]
+                   int64_t stats, Finish finish, Place at) {
+  using C = Compute<T>;
+  constexpr int kStats = kStatsOf<kVec, kPerLane>;
+  at.locate();
+  C shift[kStats] = {}, sum[kVec] = {}, square[kVec] = {};
+  C count = 0;
+  if (at.pixel < at.end) {
+    const Pack<T, kVec> pack = load_pack<kVec>(x, at.element(at.pixel, kVec));
+#pragma unroll
+    for (int k = 0; k < kStats; ++k) shift[k] = to_compute(pack.v[k]);
+  }
+  for (uint32_t pixel = at.pixel; pixel < at.end; pixel += kUnroll * at.step) {
+    Pack<T, kVec> packs[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const uint32_t one = pixel + u * at.step;
+      if (one < at.end) packs[u] = load_pack<kVec>(x, at.element(one, kVec));
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (pixel + u * at.step >= at.end) continue;
+      count += 1;
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) {
+        const C d = to_compute(packs[u].v[k]) - shift[kPerLane ? k : 0];
+        sum[k] += d;
+        square[k] += d * d;
+      }
+    }
+  }
+
+  Moments<C> mine[kStats];
+  if (!kPerLane) {
+#pragma unroll
+    for (int k = 1; k < kVec; ++k) {
+      sum[0] += sum[k];
+      square[0] += square[k];
+    }
+    count *= kVec;
+  }
+#pragma unroll
+  for (int k = 0; k < kStats; ++k) {
+    const C offset = count > 0 ? sum[k] / count : C(0), m2 = square[k] - sum[k] * offset;
+    mine[k] = {count, shift[k] + offset, m2 > 0 ? m2 : C(0)};
+  }
+  block_reduce(mine, at.packs);
+  if (static_cast<int>(threadIdx.x) >= at.packs || !at.active) return;
+  const int64_t stat = first_stat<kStats>(at), split = blockIdx.x % at.stretches;
+#pragma unroll
+  for (int k = 0; k < kStats; ++k) {
+    if (at.stretches > 1) {
+      partial[split * stats + stat + k] = mine[k];
+    } else {
+      finish(stat + k, mine[k]);
+    }
+  }
+}
+
+// One thread per statistic merges its splits in order and hands the total to `finish`.
+template <typename C, typename Finish>
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
+    merge_moments_kernel(const Moments<C>* __restrict__ partial, int64_t stats, int splits,
+                         Finish finish) {
+  const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (stat >= stats) return;
+  Moments<C> total = partial[stat];
+  for (int s = 1; s < splits; ++s) total.merge(partial[s * stats + stat]);
+  finish(stat, total);
+}
+
+// ---- Launchers ----
+
+// The view of a [N, C, H, W] tensor. A flat one (NCHW without borders) is a single row of packs.
+template <typename Params>
+View view_of(const Params& p, int vec, bool flat) {
+  if (p.layout == Layout::kNHWC) return {p.n, p.h, p.w, p.c / vec, vec};
+  if (flat) return {p.n * p.c, 1, p.h * p.w / vec, 1, vec};
+  return {p.n * p.c, p.h, p.w, 1, 1};
+}
+
+template <typename Params>
+View reading_view(const Params& p) {
+  const int64_t neighbours = p.layout == Layout::kNHWC ? p.c : p.h * p.w;
+  return view_of(p, vec_of(p.dtype, neighbours, {p.x}), true);
+}
+
+// Calls f(vec as a constant, per lane as a constant).
+template <typename T, typename F>
+Status dispatch_vec(Layout layout, int vec, F&& f) {
+  using Packed = std::integral_constant<int, kPackLanes<T>>;
+  using Single = std::integral_constant<int, 1>;
+  if (layout == Layout::kNHWC)
+    return vec > 1 ? f(Packed{}, std::true_type{}) : f(Single{}, std::true_type{});
+  return vec > 1 ? f(Packed{}, std::false_type{}) : f(Single{}, std::false_type{});
+}
+
+inline NormPlan plan_from(NormRegime regime, const Tiling& t, int vec, int64_t workspace_bytes) {
+  return {regime,  vec,         t.packs,        t.threads, t.group, static_cast<int>(t.stretches),
+          t.tiles, t.stretches, workspace_bytes};
+}
+
+// The resident tiling that a plan stands for.
+inline Tiling tiling_from(const NormPlan& plan, const View& view) {
+  return {plan.packs, plan.threads, plan.group,
+          plan.tiles, plan.cluster, ceil_div(view.pixels(), plan.cluster)};
+}
+
+template <typename Params>
+int64_t moments_bytes(const Params& p) {
+  const int64_t splits = reduction_tiling(reading_view(p)).stretches;
+  return splits == 1 ? 0 : splits * p.n * p.c * 3 * stat_size_of(p.dtype);
+}
+
+// finish(stat, moments) for every statistic of x, on the device. p.workspace: moments_bytes().
+template <typename T, typename Params, typename Finish>
+Status compute_moments(const Params& p, Stream stream, const Finish& finish) {
+  using C = Compute<T>;
+  const View view = reading_view(p);
+  const Tiling tiling = reduction_tiling(view);
+  const int64_t stats = p.n * p.c;
+  const auto partial = static_cast<Moments<C>*>(p.workspace);
+  const Status status = dispatch_vec<T>(p.layout, view.vec, [&](auto vec, auto per_lane) {
+    return Launch(moments_kernel<T, vec(), per_lane(), Finish>, tiling.blocks(view), tiling.threads,
+                  0, stream, static_cast<const T*>(p.x), partial, stats, finish,
+                  place_of(view, tiling));
+  });
+  if (status != Status::kOk || tiling.stretches == 1) return status;
+  return Launch(merge_moments_kernel<C, Finish>, ceil_div(stats, kMaxThreads), kMaxThreads, 0,
+                stream, partial, stats, static_cast<int>(tiling.stretches), finish);
+}
+
+}  // namespace cyclegan_fast
