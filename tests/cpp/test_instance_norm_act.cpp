@@ -10,7 +10,9 @@ namespace {
 
 // ---- Running a twin; a card stands for a launch plan ----
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
-const Card kCards[] = {{132, 1}, {132, 8}, {1, 1}};
+// A large card without and with clusters, one whose blocks are all busy, and one that keeps nothing
+// resident.
+const Card kCards[] = {{132, 1}, {132, 8}, {1, 1}, {132, 0}};
 
 template <typename Params>
 void run(Params p, const Card& card, Status (*launch)(const Params&, const NormPlan&, Stream),
@@ -229,6 +231,7 @@ void test_norm(const NormCase& k, const Options& o, Activation activation) {
   if (kDType<T> == DType::kFloat16 && k.mean != 0) return;  // half has 3 digits there
   for (Layout layout : {Layout::kNCHW, Layout::kNHWC}) {
     for (const Card& card : kCards) {
+      if (activation != Activation::kLeakyRelu && &card != kCards) continue;
       NormTest<T> test(k, o, layout, activation, card);
       test.forward();
       test.backward();

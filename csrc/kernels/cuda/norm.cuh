@@ -99,27 +99,39 @@ __device__ ChannelMap<C, kStats> channel_map(const C (&mean)[kStats], const C (&
 #pragma unroll
   for (int k = 0; k < kStats; ++k) {
     map.mean[k] = mean[k];
-    map.scale[k] = affine.weight ? rstd[k] * affine.weight[first + k] : rstd[k];
-    map.bias[k] = affine.bias ? affine.bias[first + k] : C(0);
+    map.scale[k] = affine.weight && at.active ? rstd[k] * affine.weight[first + k] : rstd[k];
+    map.bias[k] = affine.bias && at.active ? affine.bias[first + k] : C(0);
   }
   return map;
 }
 
 // ---- The statistics pass ----
 
-// Moments of a block's stretch of pixels: into partial, or to `finish` where it is all of them.
+// Moments of x - shift, where the shift is the first pixel of the slab: means that are small are
+// merged without loss.
+template <typename C>
+struct ShiftedMoments {
+  Moments<C> moments;
+  C shift;
+
+  __device__ Moments<C> unshifted() const {
+    return {moments.count, shift + moments.mean, moments.m2};
+  }
+};
+
+// Those of a block's stretch of pixels: into partial, or to `finish` where it is all of them.
 template <typename T, int kVec, bool kPerLane, typename Finish>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    moments_kernel(const T* __restrict__ x,       // [slabs, pixels, inner * kVec]
-                   Moments<Compute<T>>* partial,  // [stretches, N * C]
+    moments_kernel(const T* __restrict__ x,              // [slabs, pixels, inner * kVec]
+                   ShiftedMoments<Compute<T>>* partial,  // [stretches, N * C]
                    int64_t stats, Finish finish, Place at) {
   using C = Compute<T>;
   constexpr int kStats = kStatsOf<kVec, kPerLane>;
   at.locate();
   C shift[kStats] = {}, sum[kVec] = {}, square[kVec] = {};
   C count = 0;
-  if (at.pixel < at.end) {
-    const Pack<T, kVec> pack = load_pack<kVec>(x, at.element(at.pixel, kVec));
+  if (at.active) {
+    const Pack<T, kVec> pack = load_pack<kVec>(x, at.element(0, kVec));
 #pragma unroll
     for (int k = 0; k < kStats; ++k) shift[k] = to_compute(pack.v[k]);
   }
@@ -155,17 +167,18 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 #pragma unroll
   for (int k = 0; k < kStats; ++k) {
     const C offset = count > 0 ? sum[k] / count : C(0), m2 = square[k] - sum[k] * offset;
-    mine[k] = {count, shift[k] + offset, m2 > 0 ? m2 : C(0)};
+    mine[k] = {count, offset, m2 > 0 ? m2 : C(0)};
   }
   block_reduce(mine, at.packs);
   if (static_cast<int>(threadIdx.x) >= at.packs || !at.active) return;
   const int64_t stat = first_stat<kStats>(at), split = blockIdx.x % at.stretches;
 #pragma unroll
   for (int k = 0; k < kStats; ++k) {
+    const ShiftedMoments<C> result{mine[k], shift[k]};
     if (at.stretches > 1) {
-      partial[split * stats + stat + k] = mine[k];
+      partial[split * stats + stat + k] = result;
     } else {
-      finish(stat + k, mine[k]);
+      finish(stat + k, result.unshifted());
     }
   }
 }
@@ -173,13 +186,13 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 // One thread per statistic merges its splits in order and hands the total to `finish`.
 template <typename C, typename Finish>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    merge_moments_kernel(const Moments<C>* __restrict__ partial, int64_t stats, int splits,
+    merge_moments_kernel(const ShiftedMoments<C>* __restrict__ partial, int64_t stats, int splits,
                          Finish finish) {
   const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (stat >= stats) return;
-  Moments<C> total = partial[stat];
-  for (int s = 1; s < splits; ++s) total.merge(partial[s * stats + stat]);
-  finish(stat, total);
+  ShiftedMoments<C> total = partial[stat];
+  for (int s = 1; s < splits; ++s) total.moments.merge(partial[s * stats + stat].moments);
+  finish(stat, total.unshifted());
 }
 
 // ---- Launchers ----
@@ -222,7 +235,7 @@ inline Tiling tiling_from(const NormPlan& plan, const View& view) {
 template <typename Params>
 int64_t moments_bytes(const Params& p) {
   const int64_t splits = reduction_tiling(reading_view(p)).stretches;
-  return splits == 1 ? 0 : splits * p.n * p.c * 3 * stat_size_of(p.dtype);
+  return splits == 1 ? 0 : splits * p.n * p.c * 4 * stat_size_of(p.dtype);
 }
 
 // finish(stat, moments) for every statistic of x, on the device. p.workspace: moments_bytes().
@@ -232,7 +245,7 @@ Status compute_moments(const Params& p, Stream stream, const Finish& finish) {
   const View view = reading_view(p);
   const Tiling tiling = reduction_tiling(view);
   const int64_t stats = p.n * p.c;
-  const auto partial = static_cast<Moments<C>*>(p.workspace);
+  const auto partial = static_cast<ShiftedMoments<C>*>(p.workspace);
   const Status status = dispatch_vec<T>(p.layout, view.vec, [&](auto vec, auto per_lane) {
     return Launch(moments_kernel<T, vec(), per_lane(), Finish>, tiling.blocks(view), tiling.threads,
                   0, stream, static_cast<const T*>(p.x), partial, stats, finish,
