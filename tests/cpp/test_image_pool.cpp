@@ -64,6 +64,15 @@ Image image_of(Guarded<T>& images, int64_t index, int64_t elements) {
   return Image(first, first + elements * int64_t(sizeof(T)));
 }
 
+// What is all but infinite must count as finite.
+template <typename T>
+T largest() {
+  using C = Compute<T>;
+  return narrow<T>(kDType<T> == DType::kFloat16    ? C(65504)
+                   : kDType<T> == DType::kBFloat16 ? C(0x1.fep127)
+                                                   : std::numeric_limits<C>::max());
+}
+
 struct Case {
   int64_t size, n, elements;
   int rounds;
@@ -85,6 +94,7 @@ void test_pool(const Case& c, int64_t shift) {
   for (int round = 0; round < c.rounds; ++round) {
     Guarded<T> fakes(c.n * c.elements, shift), returned(c.n * c.elements, shift);
     fakes.randomize(random, 0);
+    if (c.n > 0) fakes.data()[0] = largest<T>();
     const int64_t spoilt = round % 3 == 2 && c.n > 0 ? int64_t(random() % unsigned(c.n)) : -1;
     if (spoilt >= 0) {
       using C = Compute<T>;
@@ -127,15 +137,15 @@ void test_image_pool() {
   for_each_type([](auto element) {
     using T = decltype(element);
     for (int64_t shift : {0, 1}) {
-      for (int64_t elements : {1, 7, 64, 1000}) {
-        test_pool<T>({4, 1, elements, 24}, shift);
-        test_pool<T>({3, 5, elements, 9}, shift);
-        test_pool<T>({1, 2, elements, 12}, shift);
+      for (int64_t elements : {1, 7, 1000}) {
+        test_pool<T>({4, 1, elements, 16}, shift);
+        test_pool<T>({3, 5, elements, 6}, shift);
+        test_pool<T>({1, 2, elements, 6}, shift);
       }
       test_pool<T>({20, 3, 64, 5}, shift);  // never full
       test_pool<T>({2, 0, 64, 3}, shift);
-      test_pool<T>({2, 2, 40003, 9}, shift);
+      test_pool<T>({2, 2, 20003, 5}, shift);
     }
   });
-  test_pool<float>({1, 2, 300007, 3}, 1);  // more than one turn of every loop over a grid
+  test_pool<float>({1, 2, 300007, 2}, 1);  // more than one turn of every loop over a grid
 }
