@@ -77,6 +77,56 @@ def test_cycle_loss(benchmark: Any, side: int, implementation: Callable[[Tensor,
     measure(benchmark, run, f"l1 mean, 3x{side}x{side}", moved)
 
 
+class AtenPool:
+    """The pool on torch's own ops, with decisions drawn by a generator on the device."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images, self.generator = images, torch.Generator(DEVICE).manual_seed(0)
+        self.count = torch.full((), len(images), dtype=torch.int64, device=DEVICE)
+
+    def exchange(self, fakes: Tensor) -> Tensor:
+        draws, returned = torch.rand(len(fakes), 2, generator=self.generator, device=DEVICE), []
+        for fake, (coin, where) in zip(fakes.split(1), draws, strict=True):
+            healthy, full = fake.isfinite().all(), self.count >= len(self.images)
+            swap = full & (coin < 0.5) & healthy
+            slot = torch.where(full, (where * len(self.images)).long(), self.count).reshape(1)
+            stored = self.images.index_select(0, slot)
+            returned.append(torch.where(swap, stored, fake))
+            self.images.index_copy_(0, slot, torch.where(swap | (~full & healthy), fake, stored))
+            self.count.add_(healthy).clamp_(max=len(self.images))
+        return torch.cat(returned)
+
+
+class OurPool:
+    """The same on our operator."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self.count = torch.full((), len(images), dtype=torch.int64, device=DEVICE)
+        self.drawn = torch.zeros_like(self.count)
+
+    def exchange(self, fakes: Tensor) -> Tensor:
+        return ops.image_pool_exchange(self.images, self.count, self.drawn, fakes, seed=0)
+
+
+@pytest.mark.parametrize("implementation", [OurPool, AtenPool], ids=["ours", "aten"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_image_pool(benchmark: Any, batch: int, layout: str, implementation: type[OurPool] | type[AtenPool]) -> None:
+    def images(count: int) -> Tensor:
+        return torch.rand(count, 3, 256, 256, device=DEVICE).to(memory_format=LAYOUTS[layout])
+
+    pool, batches = implementation(images(50)), [images(batch) for _ in range(BUFFERS)]
+    for fakes in batches:  # what comes back is the image itself, or one that was stored or came before it
+        stored = pool.images.clone()
+        for fake, back in zip(fakes, pool.exchange(fakes), strict=True):
+            assert back.equal(fake) or any(back.equal(image) for image in [*stored, *fakes])
+    turns = itertools.cycle(batches)
+    # Each image is read twice and one is returned; for every second one a slot is read and written as well.
+    moved = batches[0].numel() * 4 * 4
+    measure(benchmark, lambda: pool.exchange(next(turns)), f"image pool, {batch}x3x256x256, {layout}", moved)
+
+
 def check(x: Tensor, gradient: Tensor) -> None:
     """Compares our value and gradient with float64; NaN fails."""
     exact = x.detach().double().contiguous().requires_grad_()
@@ -103,7 +153,7 @@ def take_turns(
     return run
 
 
-def measure(benchmark: Any, run: Callable[[], None], group: str, bytes_moved: int) -> None:
+def measure(benchmark: Any, run: Callable[[], object], group: str, bytes_moved: int) -> None:
     def one() -> None:
         run()
         if DEVICE.type == "cuda":

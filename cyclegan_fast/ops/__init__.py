@@ -5,6 +5,7 @@ the extension is missing.
 """
 
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
+from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
 from cyclegan_fast.ops.l1_mean import l1_mean
 from cyclegan_fast.ops.reflect_pad import reflect_pad
@@ -13,6 +14,8 @@ __all__ = [
     "build_info",
     "extension_available",
     "extension_error",
+    "image_pool_draws",
+    "image_pool_exchange",
     "instance_norm_act",
     "l1_mean",
     "reflect_pad",

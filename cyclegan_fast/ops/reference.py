@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cyclegan_fast.ops.layout import memory_format_of
+
 
 def instance_norm_act(
     x: Tensor,  # [N, C, H, W]
@@ -51,3 +53,55 @@ def l1_mean(a: Tensor, b: Tensor) -> Tensor:
     """Mean of |a - b|, at least in float32."""
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     return F.l1_loss(a.to(dtype), b.to(dtype))
+
+
+def image_pool_exchange(
+    pool: Tensor,  # [S, C, H, W]
+    count: Tensor,  # scalar int64
+    drawn: Tensor,  # scalar int64
+    fakes: Tensor,  # [N, C, H, W]
+    seed: int,
+) -> Tensor:  # [N, C, H, W]
+    """See `cyclegan_fast.ops.image_pool_exchange`. The host reads nothing, so that a CUDA graph can hold it."""
+    swaps, slots = image_pool_draws(seed, drawn + torch.arange(len(fakes), device=drawn.device), len(pool))
+    returned = fakes.clone(memory_format=memory_format_of(pool))
+    for i in range(len(fakes)):
+        fake = fakes[i : i + 1]
+        finite, full = fake.isfinite().all(), count >= len(pool)
+        swap = full & swaps[i] & finite
+        slot = torch.where(full, slots[i], count).reshape(1)
+        stored = pool.index_select(0, slot)
+        returned[i : i + 1] = torch.where(swap, stored, fake)
+        pool.index_copy_(0, slot, torch.where(swap | (~full & finite), fake, stored))
+        count.add_(finite).clamp_(max=len(pool))
+    drawn.add_(len(fakes))
+    return returned
+
+
+def image_pool_draws(seed: int, numbers: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The decisions of an image pool of `size` slots: the twin of csrc/kernels/random.h, on any device.
+
+    Args:
+        seed: of the decisions; any integer, taken modulo 2^64.
+        numbers: [N] int64, the decisions' numbers, from 0.
+        size: slots, below 2^31.
+
+    Returns:
+        Whether a full pool swaps, [N] bool, and with the image of which slot, [N] int64.
+    """
+    gamma = 0x9E3779B97F4A7C15  # SplitMix64; int64 wraps around as uint64 does
+    z = numbers * signed(gamma) + signed(seed + gamma)
+    z = (z ^ _shift_right(z, 30)) * signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift_right(z, 27)) * signed(0x94D049BB133111EB)
+    z = z ^ _shift_right(z, 31)
+    return z < 0, ((z & 0xFFFFFFFF) * size) >> 32
+
+
+def signed(value: int) -> int:
+    """The int64 whose 64 bits are the low ones of `value`."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """The shift of a uint64: zeros come in from above."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

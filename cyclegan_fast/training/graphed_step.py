@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.training.image_pool import ImagePool
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
 WARM_UP_STEPS = 3  # cuDNN chooses its algorithms and Adam makes its state before anything can be captured
@@ -55,9 +54,6 @@ class GraphedStep:
             optimizer.zero_grad(set_to_none=True)  # the graph allocates its own gradients
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        for pool in (self.step.pool_A, self.step.pool_B):
-            assert isinstance(pool, ImagePool)
-            graph.register_generator_state(pool.generator)
         try:
             # thread_local: the loader's thread may go on pinning memory meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):

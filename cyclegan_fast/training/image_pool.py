@@ -1,7 +1,8 @@
 """The image pool (Shrivastava et al. 2017): critics also see fakes of earlier steps, so they do not chase the newest.
 
 One decision per image. Until the pool is full an image is stored and returned. Then, with probability 0.5, a random
-slot's image is returned and the new one takes its place; otherwise the image itself is returned and not stored.
+slot's image is returned and the new one takes its place; otherwise the image itself is returned and not stored. The
+decisions are `ops.image_pool_draws`: both pools below decide alike.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from cyclegan_fast import ops
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.ops.layout import memory_format_of
 
 
 class ImagePool:
@@ -22,83 +27,76 @@ class ImagePool:
     """
 
     def __init__(self, size: int, seed: int, device: torch.device | str = "cpu") -> None:
-        self.size = size
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.size, self.seed = size, seed
         self.count = torch.zeros((), dtype=torch.int64, device=device)  # images stored so far
-        self.images: Tensor | None = None  # [size, C, H, W], allocated when the first image comes
+        self.drawn = torch.zeros((), dtype=torch.int64, device=device)  # decisions drawn so far
+        self.images: Tensor | None = None  # [size, C, H, W], laid out as the first fakes
 
     def exchange(self, fakes: Tensor) -> Tensor:
         """Offers the fakes [N, C, H, W] to the pool, one after the other; returns as many images, detached."""
         if self.size == 0:
             return fakes.detach()
-        draws = torch.rand(len(fakes), 2, generator=self.generator, device=fakes.device)  # coin, slot
-        return self.exchange_by(fakes.detach(), draws)
-
-    def exchange_by(self, fakes: Tensor, draws: Tensor) -> Tensor:
-        """`exchange` with the decisions given: draws [N, 2] in [0, 1), below 0.5 swaps; the second picks the slot."""
         if self.images is None:
-            self.images = torch.zeros((self.size, *fakes.shape[1:]), dtype=fakes.dtype, device=fakes.device)
-        returned = []
-        for fake, (coin, where) in zip(fakes.split(1), draws, strict=True):
-            healthy = fake.isfinite().all()  # one bad step must not come back out of the pool
-            full = self.count >= self.size
-            swap = full & (coin < 0.5) & healthy
-            slot = torch.where(full, (where * self.size).long(), self.count).reshape(1)
-            stored = self.images.index_select(0, slot)
-            returned.append(torch.where(swap, stored, fake))
-            self.images.index_copy_(0, slot, torch.where(swap | (~full & healthy), fake, stored))
-            self.count.add_(healthy).clamp_(max=self.size)
-        return torch.cat(returned)
+            images = torch.zeros((self.size, *fakes.shape[1:]), dtype=fakes.dtype, device=fakes.device)
+            self.images = images.contiguous(memory_format=memory_format_of(fakes))
+        return ops.image_pool_exchange(self.images, self.count, self.drawn, fakes, seed=self.seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """The images, how many there are, and the state of the decisions."""
-        return {"images": self.images, "count": self.count, "generator": self.generator.get_state()}
+        """The images, how many there are, and where the decisions stand."""
+        return {"images": self.images, "count": self.count, "drawn": self.drawn, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where `state_dict` was taken."""
+        _check_form(state)
         images = state["images"]
         self.images = None if images is None else images.to(self.count.device, copy=True)
         self.count.copy_(state["count"])
-        self.generator.set_state(state["generator"].cpu())
+        self.drawn.copy_(state["drawn"])
+        self.seed = state["seed"]
 
 
 class MixedSizePool:
-    """The same pool for images whose sizes differ from step to step. Its decisions are read by the host."""
+    """The same pool for images whose sizes differ from step to step. The host reads whether an image is finite."""
 
     def __init__(self, size: int, seed: int, device: torch.device | str = "cpu") -> None:
-        self.size = size
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.size, self.seed, self.device = size, seed, device
+        self.drawn = 0
         self.images: list[Tensor] = []  # each [1, C, H, W]
 
     def exchange(self, fakes: Tensor) -> Tensor:
         """As `ImagePool.exchange`, for a batch of one image (its return may differ in size from what came)."""
         if self.size == 0:
             return fakes.detach()
-        draws = torch.rand(len(fakes), 2, generator=self.generator, device=fakes.device)
-        return self.exchange_by(fakes.detach(), draws)
+        return torch.cat([self._exchange_one(fake) for fake in fakes.detach().split(1)])
 
-    def exchange_by(self, fakes: Tensor, draws: Tensor) -> Tensor:
-        """As `ImagePool.exchange_by`."""
-        returned = []
-        for fake, (coin, where) in zip(fakes.split(1), draws.tolist(), strict=True):
-            if not fake.isfinite().all():
-                returned.append(fake)
-            elif len(self.images) < self.size:
-                self.images.append(fake.clone())
-                returned.append(fake)
-            elif coin < 0.5:
-                slot = int(where * self.size)
-                returned.append(self.images[slot])
-                self.images[slot] = fake.clone()
-            else:
-                returned.append(fake)
-        return torch.cat(returned)
+    def _exchange_one(self, fake: Tensor) -> Tensor:
+        """Offers one image [1, C, H, W]."""
+        swap, slot = ops.image_pool_draws(self.seed, torch.tensor(self.drawn), self.size)  # on the host
+        self.drawn += 1
+        if not fake.isfinite().all():
+            return fake
+        if len(self.images) < self.size:
+            self.images.append(fake.clone())
+        elif swap:
+            old, self.images[slot] = self.images[slot], fake.clone()
+            return old
+        return fake
 
     def state_dict(self) -> dict[str, Any]:
-        """The images and the state of the decisions."""
-        return {"images": list(self.images), "generator": self.generator.get_state()}
+        """The images and where the decisions stand."""
+        return {"images": list(self.images), "drawn": self.drawn, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where `state_dict` was taken."""
-        self.images = [image.to(self.generator.device, copy=True) for image in state["images"]]
-        self.generator.set_state(state["generator"].cpu())
+        _check_form(state)
+        self.images = [image.to(self.device, copy=True) for image in state["images"]]
+        self.drawn, self.seed = state["drawn"], state["seed"]
+
+
+def _check_form(state: dict[str, Any]) -> None:
+    """Refuses what an earlier version stored: its decisions came from a generator that is no more."""
+    if "drawn" not in state:
+        raise UserError(
+            "the checkpoint's image pools are of an earlier version, whose random decisions this one cannot continue: "
+            "finish the run with that version, or start a new one from its weights with --init-from"
+        )

@@ -23,6 +23,7 @@ void test_rounding() {
 int main() {
   test_rounding<BFloat16>();
   test_rounding<Half>();
+  test_image_pool();
   test_instance_norm_act();
   test_l1_mean();
   test_plane_statistics();

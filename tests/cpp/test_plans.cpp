@@ -1,6 +1,7 @@
 // The launch plans of the CUDA kernels, as nvcc compiled them, on a machine that may have no GPU.
 #include <cstdio>
 
+#include "image_pool.h"
 #include "instance_norm_act.h"
 #include "l1_mean.h"
 
@@ -85,6 +86,17 @@ int main() {
   l1.a = l1.b = kAligned, l1.count = 3 * 256 * 256, l1.dtype = DType::kFloat32;
   expect(plan_of(l1).vec == 4 && plan_of(l1).blocks == 48,
          "l1_mean: 16 bytes an access, 4 packs a thread");
+
+  ImagePoolParams pool = {};
+  pool.pool = pool.returned = kAligned, pool.fakes = kAligned, pool.dtype = DType::kFloat32;
+  pool.size = 50, pool.n = 2, pool.elements = 3 * 256 * 256;
+  const ImagePoolPlan exchange = plan_of(pool);
+  expect(exchange.vec == 4 && exchange.parts == 48 && exchange.blocks == 192,
+         "image_pool: 16 bytes an access, 4 packs a thread that looks, one that copies");
+  expect(exchange.workspace_bytes == 2 * (16 + 48 * 4),
+         "image_pool: a decision and flags an image");
+  pool.fakes = kMisaligned;
+  expect(plan_of(pool).vec == 1, "image_pool: misaligned: one by one");
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

@@ -6,26 +6,39 @@ Nothing here is paired, fused or shared with the package; images pass one at a t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 
+def splitmix64(seed: int) -> Iterator[int]:
+    """The generator of Steele, Lea and Flood, as it is printed: a state that is stepped."""
+    state = seed
+    while True:
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        z = state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        yield z ^ (z >> 31)
+
+
 class PlainPool:
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, seed: int = 0) -> None:
+        self.size, self.random, self.swaps = size, splitmix64(seed), 0
         self.images: list[Tensor] = []
 
-    def query(self, batch: Tensor, draws: Tensor) -> Tensor:
+    def query(self, batch: Tensor) -> Tensor:
         out = []
-        for image, (coin, where) in zip(batch, draws.tolist(), strict=True):
+        for image, bits in zip(batch, self.random, strict=False):
             if len(self.images) < self.size:
                 self.images.append(image.clone())
                 out.append(image)
-            elif coin < 0.5:
-                slot = int(where * self.size)
+            elif bits >= 2**63:  # the coin: the highest bit
+                slot = (bits % 2**32) * self.size // 2**32
                 out.append(self.images[slot].clone())
                 self.images[slot] = image.clone()
+                self.swaps += 1
             else:
                 out.append(image)
         return torch.stack(out)
@@ -52,17 +65,18 @@ class PlainCycleGAN:
         *,
         mode: str = "lsgan",
         pool_size: int = 50,
+        pool_seeds: tuple[int, int] = (0, 1),
         lr: float = 2e-4,
         weight: tuple[float, float, float] = (10.0, 10.0, 0.5),
     ) -> None:
         self.G_A, self.G_B, self.D_A, self.D_B = G_A, G_B, D_A, D_B
         self.mode, self.weight = mode, weight
-        self.pool_A, self.pool_B = PlainPool(pool_size), PlainPool(pool_size)
+        self.pool_A, self.pool_B = (PlainPool(pool_size, seed) for seed in pool_seeds)
         adam = {"lr": lr, "betas": (0.5, 0.999), "eps": 1e-8}
         self.optimizer_G = torch.optim.Adam(itertools.chain(G_A.parameters(), G_B.parameters()), **adam)
         self.optimizer_D = torch.optim.Adam(itertools.chain(D_A.parameters(), D_B.parameters()), **adam)
 
-    def step(self, A: Tensor, B: Tensor, draws_A: Tensor, draws_B: Tensor) -> dict[str, Tensor]:
+    def step(self, A: Tensor, B: Tensor) -> dict[str, Tensor]:
         lambda_A, lambda_B, lambda_identity = self.weight
         for p in itertools.chain(self.D_A.parameters(), self.D_B.parameters()):
             p.requires_grad_(False)
@@ -85,9 +99,9 @@ class PlainCycleGAN:
         for p in itertools.chain(self.D_A.parameters(), self.D_B.parameters()):
             p.requires_grad_(True)
         self.optimizer_D.zero_grad()
-        pooled_B = self.pool_B.query(fake_B.detach(), draws_B)
+        pooled_B = self.pool_B.query(fake_B.detach())
         losses["D_A"] = self.critic(self.D_A, B, pooled_B)
-        pooled_A = self.pool_A.query(fake_A.detach(), draws_A)
+        pooled_A = self.pool_A.query(fake_A.detach())
         losses["D_B"] = self.critic(self.D_B, A, pooled_A)
         (losses["D_A"] + losses["D_B"]).backward()
         self.optimizer_D.step()

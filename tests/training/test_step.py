@@ -119,17 +119,15 @@ def run_plain(mode: str, dtype: torch.dtype, batch: int) -> Trace:
     plain = plain_twin(networks, dtype)
     alive = {name: list(live_weights(networks[name])) for name in NAMES}
     before = {f"{name}.{key}": plain[name].get_parameter(key).detach().clone() for name in NAMES for key in alive[name]}
-    reference = PlainCycleGAN(*(plain[name] for name in NAMES), mode=mode, pool_size=POOL)
-    draws = [torch.Generator().manual_seed(2 * SEED + i) for i in range(2)]
-    losses, grads, swaps = [], {}, 0
+    seeds = 2 * SEED, 2 * SEED + 1
+    reference = PlainCycleGAN(*(plain[name] for name in NAMES), mode=mode, pool_size=POOL, pool_seeds=seeds)
+    losses, grads = [], {}
     torch.manual_seed(2)
     for i, (real_A, real_B) in enumerate(batches(batch)):
-        draws_A, draws_B = (torch.rand(batch, 2, generator=generator) for generator in draws)
-        swaps += int((draws_A[:, 0] < 0.5).sum()) if i * batch >= POOL else 0
-        losses.append(reference.step(real_A.to(dtype), real_B.to(dtype), draws_A, draws_B))
+        losses.append(reference.step(real_A.to(dtype), real_B.to(dtype)))
         if i == 0:
             grads = {key: plain[key[:3]].get_parameter(key[4:]).grad.clone() for key in before}  # type: ignore[union-attr]
-    assert swaps > 0, "the pool never came into play"
+    assert reference.pool_A.swaps and reference.pool_B.swaps, "a pool never came into play"
     movement = {key: plain[key[:3]].get_parameter(key[4:]).detach() - start for key, start in before.items()}
     return Trace(losses, grads, movement)
 
