@@ -7,14 +7,17 @@ the extension is missing.
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
 from cyclegan_fast.ops.l1_mean import l1_mean
+from cyclegan_fast.ops.pixels import from_uint8, to_uint8
 from cyclegan_fast.ops.reflect_pad import reflect_pad
 
 __all__ = [
     "build_info",
     "extension_available",
     "extension_error",
+    "from_uint8",
     "instance_norm_act",
     "l1_mean",
     "reflect_pad",
+    "to_uint8",
     "use_reference",
 ]
