@@ -55,7 +55,8 @@ def from_uint8(
             mirrored left to right (not 0). None is 0, 0, 0 for all. It may be drawn on the device, under a CUDA graph:
             where nobody can read it beforehand (on CUDA, and inside torch.compile), an offset that would reach over
             the edge is moved to the nearest that does not.
-        dtype: float32, bfloat16, float16 or float64. Every type has the bits of float32 (float64) rounded to it.
+        dtype: float32, bfloat16, float16 or float64. Computed in float32 (float64 for
+            float64), then rounded once.
         channels_last: The memory format of the result.
 
     Returns:
