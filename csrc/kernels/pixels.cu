@@ -31,15 +31,17 @@ __global__ void __launch_bounds__(kThreads)
                     FastDivisor pixels, uint32_t packs, bool tanh) {
   const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x;
   if (thread >= packs) return;
-  Pack<uint8_t, kVec> out;
+  T values[kVec];
 #pragma unroll
   for (int k = 0; k < kVec; ++k) {
     const uint32_t at = thread * kVec + k, pixel = channels.divide(at);
     const uint32_t channel = at - pixel * channels.divisor, image = pixels.divide(pixel);
     const uint32_t plane = image * channels.divisor + channel;
-    const T value = x[plane * pixels.divisor + (pixel - image * pixels.divisor)];
-    out.v[k] = to_level(to_compute(value), tanh);
+    values[k] = x[plane * pixels.divisor + (pixel - image * pixels.divisor)];
   }
+  Pack<uint8_t, kVec> out;
+#pragma unroll
+  for (int k = 0; k < kVec; ++k) out.v[k] = to_level(to_compute(values[k]), tanh);
   store_pack(levels, int64_t{thread} * kVec, out);
 }
 
@@ -59,13 +61,18 @@ __global__ void __launch_bounds__(kThreads)
       p.pixels + ((image * p.height + crop.top + i) * p.width + crop.left) * p.c;
   const int64_t run = p.w * p.inner, planes = p.c / p.inner;
   T* __restrict__ y = static_cast<T*>(p.y) + (image * planes * p.h + i) * run;
+  const uint32_t c = static_cast<uint32_t>(p.c), last = static_cast<uint32_t>(p.w) - 1;
+  uint32_t at[kVec];  // in the source's row, of the first plane
+#pragma unroll
+  for (int k = 0; k < kVec; ++k) {
+    const uint32_t j = inner.divide(first + k);
+    at[k] = (crop.mirrored ? last - j : j) * c + first + k - j * inner.divisor;
+  }
   for (int64_t plane = 0; plane < planes; ++plane) {
     Pack<T, kVec> out;
 #pragma unroll
     for (int k = 0; k < kVec; ++k) {
-      const uint32_t j = inner.divide(first + k), channel = first + k - j * inner.divisor;
-      const int64_t column = crop.mirrored ? p.w - 1 - j : j;
-      const C level = source[column * p.c + plane + channel];
+      const C level = source[at[k] + plane];
       out.v[k] = from_compute<T>(level * Inverse<C>::high + level * Inverse<C>::low - C(1));
     }
     store_pack(y, plane * p.h * run + first, out);
@@ -83,7 +90,7 @@ Status dispatch_packs(int64_t elements, const void* p, int64_t alignment, F&& f)
 
 Status to_uint8_cuda(const ToUint8Params& p, Stream stream) {
   const int64_t count = p.n * p.c * p.pixels;
-  if (count >= kLimit) return Status::kInvalidArgument;
+  if (count < 1 || count >= kLimit) return Status::kInvalidArgument;
   return dispatch(p.dtype, [&](auto element) {
     using T = decltype(element);
     return dispatch_packs<kLevels>(count, p.levels, kLevels, [&](auto vec) {
@@ -96,7 +103,8 @@ Status to_uint8_cuda(const ToUint8Params& p, Stream stream) {
 }
 
 Status from_uint8_cuda(const FromUint8Params& p, Stream stream) {
-  if (p.n * p.h * p.w * p.c >= kLimit || p.height * p.width * p.c >= kLimit)
+  const int64_t count = p.n * p.h * p.w * p.c;
+  if (count < 1 || count >= kLimit || p.height * p.width * p.c >= kLimit)
     return Status::kInvalidArgument;
   return dispatch(p.dtype, [&](auto element) {
     using T = decltype(element);

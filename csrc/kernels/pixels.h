@@ -63,7 +63,7 @@ int64_t from_uint8_cpu_slices(const FromUint8Params& params);
 void from_uint8_cpu(const FromUint8Params& params, int64_t begin, int64_t end);
 
 // ---- CUDA. Asynchronous on `stream`; no allocation, no synchronisation, no atomics: safe under
-// graph capture. kInvalidArgument from 2^31 elements on. ----
+// graph capture. kInvalidArgument for no elements, and from 2^31 on in a tensor or an image. ----
 Status to_uint8_cuda(const ToUint8Params& params, Stream stream);
 Status from_uint8_cuda(const FromUint8Params& params, Stream stream);
 
