@@ -1,4 +1,4 @@
-"""The package's fused operators: functions of tensors, on the CPU and on CUDA; those from float to float have gradients.
+"""The package's fused operators: functions of tensors, on the CPU and on CUDA; those between floats have gradients.
 
 Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain torch inside `use_reference` and where
 the extension is missing.
