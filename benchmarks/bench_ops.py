@@ -1,4 +1,4 @@
-"""Each operator beside torch's own ops, forward and backward together.
+"""Each operator beside torch's own ops, forward and backward together where there is a backward.
 
 pytest benchmarks/bench_ops.py --benchmark-only --benchmark-group-by=group
 
@@ -8,6 +8,7 @@ and extra_info holds the bytes that the operator must move.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -125,6 +126,46 @@ def test_image_pool(benchmark: Any, batch: int, layout: str, implementation: typ
     # Each image is read twice and one is returned; for every second one a slot is read and written as well.
     moved = batches[0].numel() * 4 * 4
     measure(benchmark, lambda: pool.exchange(next(turns)), f"image pool, {batch}x3x256x256, {layout}", moved)
+
+
+def plain_to_uint8(images: Tensor) -> Tensor:
+    levels = (images.tanh().float() + 1.0) * 127.5
+    return levels.round().clamp(0.0, 255.0).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+@pytest.mark.parametrize(
+    "implementation", [functools.partial(ops.to_uint8, tanh=True), plain_to_uint8], ids=["ours", "aten"]
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_tanh_to_uint8(benchmark: Any, batch: int, layout: str, implementation: Callable[[Tensor], Tensor]) -> None:
+    def image() -> Tensor:
+        return torch.randn(batch, 3, 256, 256, device=DEVICE).to(memory_format=LAYOUTS[layout])
+
+    inputs = [image() for _ in range(BUFFERS)]
+    wrong = implementation(inputs[0]).int() - plain_to_uint8(inputs[0].double()).int()
+    assert wrong.abs().max() <= 1 and wrong.ne(0).float().mean() <= 1e-4  # rounding decides at a tie
+    turns = itertools.cycle(inputs)
+    moved = inputs[0].numel() * (4 + 1)
+    measure(benchmark, lambda: implementation(next(turns)), f"tanh to uint8, {batch}x3x256x256, {layout}", moved)
+
+
+def plain_from_uint8(pixels: Tensor, *, channels_last: bool) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=layout).div_(127.5).sub_(1.0)
+
+
+@pytest.mark.parametrize("implementation", [ops.from_uint8, plain_from_uint8], ids=["ours", "aten"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_from_uint8(benchmark: Any, batch: int, layout: str, implementation: Callable[..., Tensor]) -> None:
+    inputs = [torch.randint(0, 256, (batch, 256, 256, 3), dtype=torch.uint8, device=DEVICE) for _ in range(BUFFERS)]
+    run = functools.partial(implementation, channels_last=layout == "nhwc")
+    exact = plain_from_uint8(inputs[0].cpu(), channels_last=False)
+    assert (run(inputs[0]).cpu() - exact).abs().max() <= 1e-7
+    turns = itertools.cycle(inputs)
+    moved = inputs[0].numel() * (1 + 4)
+    measure(benchmark, lambda: run(next(turns)), f"from uint8, {batch}x256x256x3, {layout}", moved)
 
 
 def check(x: Tensor, gradient: Tensor) -> None:

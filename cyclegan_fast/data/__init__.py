@@ -4,7 +4,7 @@ from cyclegan_fast.data.checks import CheckedImages, check_images
 from cyclegan_fast.data.decode import BadImageError, decode, to_mode
 from cyclegan_fast.data.folder import DOMAIN_FOLDERS, SUFFIXES, index_domain, index_pair
 from cyclegan_fast.data.loader import UnpairedLoader, build_train_loader
-from cyclegan_fast.data.pixels import load_images, to_array, to_float, to_uint8
+from cyclegan_fast.data.pixels import load_images, to_array
 
 __all__ = [
     "DOMAIN_FOLDERS",
@@ -19,7 +19,5 @@ __all__ = [
     "index_pair",
     "load_images",
     "to_array",
-    "to_float",
     "to_mode",
-    "to_uint8",
 ]

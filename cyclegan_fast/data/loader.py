@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from cyclegan_fast import ops
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.checks import check_images
 from cyclegan_fast.data.decode import BadImageError, decode
 from cyclegan_fast.data.folder import index_pair
-from cyclegan_fast.data.pixels import to_array, to_float
+from cyclegan_fast.data.pixels import to_array
 from cyclegan_fast.data.streams import Purpose, stream
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
@@ -172,7 +173,7 @@ class UnpairedLoader:
             self.skipped[path] = reason
         self._sample += self.batch_size
         images = {
-            side: to_float(batch[side].to(self.device, non_blocking=True), channels_last=self.channels_last)
+            side: ops.from_uint8(batch[side].to(self.device, non_blocking=True), channels_last=self.channels_last)
             for side in ("A", "B")
         }
         return {**images, "paths_A": batch["paths_A"], "paths_B": batch["paths_B"]}

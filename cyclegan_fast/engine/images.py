@@ -23,6 +23,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from cyclegan_fast import ops
 from cyclegan_fast.data import decode, to_array, to_mode
 from cyclegan_fast.data.decode import probe
 from cyclegan_fast.errors import UserError
@@ -60,7 +61,8 @@ def unpack(images: Any, in_channels: int, out_channels: int) -> Unpacked:
         return _unpack_array(images, in_channels, out_channels)
     if isinstance(images, Tensor):
         _check_layout(images.shape, -3, -1, in_channels, "a tensor is [C, H, W] or [N, C, H, W]", "permute(2, 0, 1)")
-        return _unpack_tensor(images, out_channels)
+        planes, rebuild = _unpack_tensor(images, out_channels)
+        return planes, lambda results: rebuild(results).contiguous()
     raise UserError(
         f"an image of type {type(images).__name__} is not known: give a path, a PIL image, a numpy array, "
         "a torch tensor, or a list of them"
@@ -68,7 +70,9 @@ def unpack(images: Any, in_channels: int, out_channels: int) -> Unpacked:
 
 
 def to_levels(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """[-1, 1] -> integers from 0 to the type's white, rounded and clamped; other types are only cast."""
+    """[N, C, H, W] in [-1, 1] -> integers from 0 to the type's white, rounded and clamped; floats are only cast."""
+    if dtype == torch.uint8:
+        return ops.to_uint8(images).permute(0, 3, 1, 2)
     if dtype not in _TOP:
         return images.to(dtype)
     half = _TOP[dtype] / 2
@@ -94,7 +98,7 @@ def _unpack_pil(image: Image.Image, in_channels: int, out_channels: int) -> Unpa
     def rebuild(results: list[Tensor]) -> Image.Image:
         if deep and out_channels == 1:
             return Image.fromarray(rebuild_array(results)[..., 0])
-        pixels = to_levels(results[0], torch.uint8).movedim(0, -1).cpu().numpy()
+        pixels = ops.to_uint8(results[0][None].contiguous())[0].cpu().numpy()
         return Image.fromarray(pixels[..., 0] if out_channels == 1 else pixels)
 
     return planes, rebuild

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclegan_fast.data.pixels import to_float
+from cyclegan_fast import ops
 from cyclegan_fast.data.scenes import CLASSES, class_map, draw_scene, render_photo
 
 READING_SIDE = 64  # pixels; larger photos are read at this size, smaller ones at their own
@@ -79,7 +79,7 @@ def _training_pairs(size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Renders photos [N, 3, h, w] in [-1, 1], shrunk to the reading size, and their class maps [N, h, w]."""
     side = min(READING_SIDE, size)
     scenes = [draw_scene(seed, number) for number in range(_SCENES)]
-    photos = [to_reading_size(to_float(torch.from_numpy(render_photo(scene, size))[None])) for scene in scenes]
+    photos = [to_reading_size(ops.from_uint8(torch.from_numpy(render_photo(scene, size))[None])) for scene in scenes]
     truth = np.stack([class_map(scene, side) for scene in scenes])
     pixels = torch.cat(photos).contiguous(memory_format=torch.channels_last)  # the faster layout for so few channels
     return pixels, torch.from_numpy(truth).long()

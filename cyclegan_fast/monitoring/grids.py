@@ -6,10 +6,10 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from cyclegan_fast import ops
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 
@@ -21,9 +21,8 @@ SAVE_OPTIONS = {"PNG": {}, "JPEG": {"quality": 92, "subsampling": 0}}
 
 def to_image(pixels: Tensor) -> Image.Image:
     """Makes an RGB image of float [C, H, W] in [-1, 1], C being 1 or 3: rounded and clamped, NaN black."""
-    levels = torch.nan_to_num((pixels.detach().float().cpu() + 1.0) * 127.5, nan=0.0)
-    levels = levels.round().clamp(0.0, 255.0).to(torch.uint8)
-    return Image.fromarray(levels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())  # [H, W, 3]
+    levels = ops.to_uint8(pixels[None].contiguous())[0].cpu()
+    return Image.fromarray(levels.expand(-1, -1, 3).contiguous().numpy())  # [H, W, 3]
 
 
 def sample_grid(rows: Sequence[Sequence[Tensor]], labels: Sequence[str]) -> Image.Image:

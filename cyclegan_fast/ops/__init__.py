@@ -1,4 +1,4 @@
-"""The package's fused operators: differentiable functions of tensors, on the CPU and on CUDA.
+"""The package's fused operators: functions of tensors, on the CPU and on CUDA; those between floats have gradients.
 
 Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain torch inside `use_reference` and where
 the extension is missing.
@@ -8,16 +8,19 @@ from cyclegan_fast.ops.extension import build_info, extension_available, extensi
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
 from cyclegan_fast.ops.l1_mean import l1_mean
+from cyclegan_fast.ops.pixels import from_uint8, to_uint8
 from cyclegan_fast.ops.reflect_pad import reflect_pad
 
 __all__ = [
     "build_info",
     "extension_available",
     "extension_error",
+    "from_uint8",
     "image_pool_draws",
     "image_pool_exchange",
     "instance_norm_act",
     "l1_mean",
     "reflect_pad",
+    "to_uint8",
     "use_reference",
 ]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cyclegan_fast.ops.layout import memory_format_of
+from cyclegan_fast.ops.layout import memory_format_of, stat_dtype
 
 
 def instance_norm_act(
@@ -105,3 +105,38 @@ def signed(value: int) -> int:
 def _shift_right(z: Tensor, bits: int) -> Tensor:
     """The shift of a uint64: zeros come in from above."""
     return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def to_uint8(images: Tensor, tanh: bool) -> Tensor:  # [N, C, H, W] -> [N, H, W, C]
+    """See `cyclegan_fast.ops.to_uint8`."""
+    values = images.to(stat_dtype(images.dtype))
+    levels = ((values.tanh() if tanh else values) + 1.0) * 127.5
+    levels = levels.nan_to_num(nan=0.0).round().clamp(0.0, 255.0)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def from_uint8(
+    pixels: Tensor,  # [N, H, W, C]
+    h: int,
+    w: int,
+    placement: Tensor | None,  # [N, 3]
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:  # [N, C, h, w]
+    """See `cyclegan_fast.ops.from_uint8`."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    values = _crop(pixels, h, w, placement).permute(0, 3, 1, 2).to(stat_dtype(dtype), memory_format=layout)
+    return values.div_(127.5).sub_(1.0).to(dtype)
+
+
+def _crop(pixels: Tensor, h: int, w: int, placement: Tensor | None) -> Tensor:
+    """[N, H, W, C] -> [N, h, w, C]."""
+    if placement is None:
+        return pixels[:, :h, :w]
+    n, height, width, _ = pixels.shape
+    top, left, mirrored = placement.long().unbind(1)
+    i, j = torch.arange(h, device=pixels.device), torch.arange(w, device=pixels.device)
+    rows = top.clamp(0, height - h)[:, None] + i  # [N, h]
+    columns = left.clamp(0, width - w)[:, None] + torch.where(mirrored[:, None] != 0, w - 1 - j, j)  # [N, w]
+    images = torch.arange(n, device=pixels.device)[:, None, None]
+    return pixels[images, rows[:, :, None], columns[:, None, :]]

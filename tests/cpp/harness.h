@@ -73,3 +73,4 @@ void test_image_pool();
 void test_instance_norm_act();
 void test_l1_mean();
 void test_plane_statistics();
+void test_pixels();

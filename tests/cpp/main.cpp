@@ -27,6 +27,7 @@ int main() {
   test_instance_norm_act();
   test_l1_mean();
   test_plane_statistics();
+  test_pixels();
 #ifndef CYCLEGAN_FAST_CUDA_TWIN
   std::printf("isa %s: ", isa_name(cpu_isa()));
 #endif

@@ -29,6 +29,12 @@ using VecOf = typename Simd<Compute<T>>::Vec;
 template <typename T>
 constexpr int kLanes = CYCLEGAN_FAST_VECTOR_BYTES / sizeof(Compute<T>);
 
+// As many elements of type E as a vector has lanes once widened from T.
+template <typename E, typename T>
+struct Lanes {
+  typedef E Vec __attribute__((vector_size(kLanes<T> * sizeof(E))));
+};
+
 template <typename V, typename T>
 inline V load_as(const T* p) {
   V v;
