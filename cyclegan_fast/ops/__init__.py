@@ -7,6 +7,7 @@ the extension is missing.
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
 from cyclegan_fast.ops.l1_mean import l1_mean
+from cyclegan_fast.ops.plane_statistics import merge_statistics, plane_statistics
 from cyclegan_fast.ops.reflect_pad import reflect_pad
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "extension_error",
     "instance_norm_act",
     "l1_mean",
+    "merge_statistics",
+    "plane_statistics",
     "reflect_pad",
     "use_reference",
 ]
