@@ -71,3 +71,4 @@ void for_each_type(F&& test) {
 // One function per operator, each in a file of its own.
 void test_instance_norm_act();
 void test_l1_mean();
+void test_plane_statistics();

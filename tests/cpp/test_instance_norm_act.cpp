@@ -1,132 +1,46 @@
 // instance_norm_act against plain loops in double, unwritten elements being NaN.
 #include "instance_norm_act.h"
 
-#include <cmath>
-
 #include "harness.h"
+#include "norm_reference.h"
 
 using namespace cyclegan_fast;
 
 namespace {
 
-// ---- The reference ----
-namespace reference {
-
-using Values = std::vector<double>;
-
-struct Sizes {
-  int64_t n, c, h, w;
-  Layout layout;
-
-  // Index of pixel (i, j) of an image with a border; i and j may lie on the border.
-  int64_t at(int64_t image, int64_t channel, int64_t i, int64_t j, int64_t border) const {
-    const int64_t height = h + 2 * border, width = w + 2 * border;
-    i += border, j += border;
-    return layout == Layout::kNCHW ? ((image * c + channel) * height + i) * width + j
-                                   : ((image * height + i) * width + j) * c + channel;
-  }
-  int64_t count(int64_t border) const { return n * c * (h + 2 * border) * (w + 2 * border); }
-};
-
-struct Forward {
-  Values y, mean, rstd;
-};
-
-inline double act(double v, double slope) { return v > 0 ? v : v * slope; }
-
-// residual may be empty.
-inline Forward forward(const Sizes& s, const Values& x, const Values& residual, double slope,
-                       double eps, int64_t pad, int64_t border) {
-  Forward out{Values(s.count(pad)), Values(s.n * s.c), Values(s.n * s.c)};
-  for (int64_t n = 0; n < s.n; ++n) {
-    for (int64_t c = 0; c < s.c; ++c) {
-      double mean = 0, square = 0;
-      for (int64_t i = 0; i < s.h; ++i) {
-        for (int64_t j = 0; j < s.w; ++j) mean += x[s.at(n, c, i, j, 0)] / double(s.h * s.w);
-      }
-      for (int64_t i = 0; i < s.h; ++i) {
-        for (int64_t j = 0; j < s.w; ++j) square += std::pow(x[s.at(n, c, i, j, 0)] - mean, 2);
-      }
-      const double rstd = 1 / std::sqrt(square / double(s.h * s.w) + eps);
-      out.mean[n * s.c + c] = mean, out.rstd[n * s.c + c] = rstd;
-      for (int64_t i = -pad; i < s.h + pad; ++i) {
-        for (int64_t j = -pad; j < s.w + pad; ++j) {
-          const int64_t a = i < 0 ? -i : i < s.h ? i : 2 * (s.h - 1) - i;
-          const int64_t b = j < 0 ? -j : j < s.w ? j : 2 * (s.w - 1) - j;
-          double v = act((x[s.at(n, c, a, b, 0)] - mean) * rstd, slope);
-          if (!residual.empty()) v += residual[s.at(n, c, a, b, border)];
-          out.y[s.at(n, c, i, j, pad)] = v;
-        }
-      }
-    }
-  }
-  return out;
-}
-
-struct Backward {
-  Values grad_x, grad_residual;
-};
-
-inline Backward backward(const Sizes& s, const Values& grad_y, const Values& x, const Values& mean,
-                         const Values& rstd, double slope, int64_t pad, int64_t border) {
-  Backward out{Values(s.count(0)), Values(s.count(border))};
-  Values g(s.count(0));
-  for (int64_t n = 0; n < s.n; ++n) {
-    for (int64_t c = 0; c < s.c; ++c) {
-      for (int64_t i = -pad; i < s.h + pad; ++i) {  // the adjoint of the pad as a scatter
-        for (int64_t j = -pad; j < s.w + pad; ++j) {
-          const int64_t a = i < 0 ? -i : i < s.h ? i : 2 * (s.h - 1) - i;
-          const int64_t b = j < 0 ? -j : j < s.w ? j : 2 * (s.w - 1) - j;
-          g[s.at(n, c, a, b, 0)] += grad_y[s.at(n, c, i, j, pad)];
-        }
-      }
-      const double size = double(s.h * s.w), m = mean[n * s.c + c], r = rstd[n * s.c + c];
-      double sum = 0, along = 0;
-      const auto gz = [&](int64_t at) { return x[at] - m > 0 ? g[at] : g[at] * slope; };
-      for (int64_t i = 0; i < s.h; ++i) {
-        for (int64_t j = 0; j < s.w; ++j) {
-          const int64_t at = s.at(n, c, i, j, 0);
-          sum += gz(at) / size, along += gz(at) * (x[at] - m) * r / size;
-        }
-      }
-      for (int64_t i = 0; i < s.h; ++i) {
-        for (int64_t j = 0; j < s.w; ++j) {
-          const int64_t at = s.at(n, c, i, j, 0);
-          out.grad_x[at] = r * (gz(at) - sum - (x[at] - m) * r * along);
-          out.grad_residual[s.at(n, c, i, j, border)] = g[at];
-        }
-      }
-    }
-  }
-  return out;
-}
-
-}  // namespace reference
-
-// ---- Running a twin ----
+// ---- Running a twin; a card stands for a launch plan ----
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
+const Card kCards[] = {{132, 1}, {132, 8}, {1, 1}};
+
 template <typename Params>
-void run(Params p, Status (*launch)(const Params&, Stream), const std::string& what) {
-  const int64_t bytes = plan_of(p).workspace_bytes;
-  Guarded<double> workspace(ceil_div(bytes, 8));
+void run(Params p, const Card& card, Status (*launch)(const Params&, const NormPlan&, Stream),
+         const std::string& what) {
+  const NormPlan plan = plan_of(p, card);
+  Guarded<double> workspace(ceil_div(plan.workspace_bytes, 8));
   p.workspace = workspace.data();
-  expect(launch(p, nullptr) == Status::kOk, what + ": launch");
+  expect(launch(p, plan, nullptr) == Status::kOk, what + ": launch");
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
-void forward(const InstanceNormActParams& p, const std::string& what) {
-  run(p, instance_norm_act_fwd_cuda, what);
+void forward(const InstanceNormActParams& p, const Card& card, const std::string& what) {
+  run(p, card, instance_norm_act_fwd_cuda, what);
 }
-void backward(const InstanceNormActBwdParams& p, const std::string& what) {
-  run(p, instance_norm_act_bwd_cuda, what);
+void backward(const InstanceNormActBwdParams& p, const Card& card, const std::string& what) {
+  run(p, card, instance_norm_act_bwd_cuda, what);
 }
 #else
-void forward(const InstanceNormActParams& p, const std::string&) {
+const Card kCards[] = {{}};
+
+void forward(const InstanceNormActParams& p, const Card&, const std::string&) {
   run_slices(p, instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout),
              instance_norm_act_fwd_cpu);
 }
-void backward(const InstanceNormActBwdParams& p, const std::string&) {
+void backward(InstanceNormActBwdParams p, const Card&, const std::string& what) {
+  Guarded<double> workspace(ceil_div(2 * p.n * p.c * stat_size_of(p.dtype), 8));
+  p.workspace = p.grad_weight ? workspace.data() : nullptr;
   run_slices(p, instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout),
              instance_norm_act_bwd_cpu);
+  instance_norm_act_affine_grads_cpu(p);
+  expect(workspace.intact(), what + ": wrote outside the workspace");
 }
 #endif
 
@@ -138,73 +52,192 @@ struct NormCase {
   int64_t shift = 0;  // elements off alignment
 };
 
-std::string name_of(const NormCase& k, DType dtype, Layout layout, Activation activation) {
-  char text[200];
-  std::snprintf(
-      text, sizeof text,
-      "norm %ldx%ldx%ldx%ld pad %ld residual %ld mean %g shift %ld dtype %d layout %d act %d",
-      long(k.n), long(k.c), long(k.h), long(k.w), long(k.pad), long(k.residual), k.mean,
-      long(k.shift), int(dtype), int(layout), int(activation));
+// What a case is run with.
+struct Options {
+  bool weight, bias;
+  bool grad_weight, grad_bias;  // wanted
+  bool ready;                   // statistics
+  bool constant;                // statistics in the backward pass
+};
+
+std::string name_of(const NormCase& k, const Options& o, DType dtype, Layout layout,
+                    Activation activation, const Card& card) {
+  char text[300];
+  std::snprintf(text, sizeof text,
+                "norm %ldx%ldx%ldx%ld pad %ld residual %ld mean %g shift %ld dtype %d layout %d "
+                "act %d weight %d bias %d grads %d%d ready %d constant %d card %d %d",
+                long(k.n), long(k.c), long(k.h), long(k.w), long(k.pad), long(k.residual), k.mean,
+                long(k.shift), int(dtype), int(layout), int(activation), o.weight, o.bias,
+                o.grad_weight, o.grad_bias, o.ready, o.constant, card.multiprocessors,
+                card.max_cluster);
   return text;
 }
 
 template <typename T>
-void test_norm(const NormCase& k, Layout layout, Activation activation) {
+void* pointer_if(bool wanted, Guarded<T>& buffer) {
+  return wanted ? buffer.data() : nullptr;
+}
+
+double largest(const reference::Values& values) {
+  double most = 0;
+  for (double v : values) most = std::max(most, std::abs(v));
+  return most;
+}
+
+constexpr double kSlope = 0.2;
+
+// One case with one set of options: the forward pass, then the backward pass on its statistics.
+template <typename T>
+class NormTest {
   using C = Compute<T>;
-  const std::string name = name_of(k, kDType<T>, layout, activation);
-  const reference::Sizes s{k.n, k.c, k.h, k.w, layout};
-  const int64_t border = k.residual < 0 ? 0 : k.residual;
-  const double slope = slope_of(activation, 0.2), eps = 1e-5;
-  std::mt19937 random(7);
+  using Values = reference::Values;
 
-  Guarded<T> x(s.count(0), k.shift), residual(k.residual < 0 ? 0 : s.count(border), k.shift),
-      y(s.count(k.pad), k.shift);
-  Guarded<C> mean(k.n * k.c), rstd(k.n * k.c);
-  const auto x_values = x.randomize(random, k.mean);
-  const auto residual_values = residual.randomize(random, 0);
-  InstanceNormActParams p{x.data(),    k.residual < 0 ? nullptr : residual.data(),
-                          y.data(),    mean.data(),
-                          rstd.data(), nullptr,
-                          k.n,         k.c,
-                          k.h,         k.w,
-                          k.pad,       border,
-                          eps,         0.2,
-                          activation,  kDType<T>,
-                          layout};
-  forward(p, name);
-  const auto expected = reference::forward(s, x_values, residual_values, slope, eps, k.pad, border);
+ public:
+  NormTest(const NormCase& k, const Options& o, Layout layout, Activation activation,
+           const Card& card)
+      : k_(k),
+        o_(o),
+        layout_(layout),
+        activation_(activation),
+        card_(card),
+        name_(name_of(k, o, kDType<T>, layout, activation, card)),
+        sizes_{k.n, k.c, k.h, k.w, layout},
+        x_(sizes_.count(0), k.shift),
+        mean_(k.n * k.c),
+        rstd_(k.n * k.c),
+        weight_(k.c),
+        bias_(k.c) {
+    norm_.slope = slope_of(activation, kSlope);
+    x_values_ = x_.randomize(random_, k.mean);
+    norm_.weight = weight_.randomize(random_, 1);
+    norm_.bias = bias_.randomize(random_, 0);
+    if (!o.weight) norm_.weight.assign(size_t(k.c), 1);
+    if (!o.bias) norm_.bias.assign(size_t(k.c), 0);
+  }
+
+  void forward() {
+    Guarded<T> residual(has_residual() ? sizes_.count(border()) : 0, k_.shift);
+    Guarded<T> y(sizes_.count(k_.pad), k_.shift);
+    Guarded<C> statistics(3 * k_.n * k_.c);
+    const Values residual_values = residual.randomize(random_, 0);
+    o_.ready ? make_statistics(statistics) : take_statistics();
+    InstanceNormActParams p = {};
+    fill(p);
+    p.residual = pointer_if(has_residual(), residual);
+    p.statistics = pointer_if(o_.ready, statistics);
+    p.y = y.data(), p.mean = mean_.data(), p.rstd = rstd_.data();
+    p.count = kCount, p.eps = eps();
+    ::forward(p, card_, name_);
+    const auto expected =
+        reference::forward(sizes_, norm_, x_values_, residual_values, k_.pad, border());
+    const double growth = std::max(1.0, largest(norm_.weight));
+    expect_close(y, expected, limit() * growth, name_ + ": y");
+    expect_close(mean_, norm_.mean, sizeof(C) == 8 ? 1e-12 : 1e-6, name_ + ": mean");
+    expect_close(rstd_, norm_.rstd, sizeof(C) == 8 ? 1e-9 : 2e-5, name_ + ": rstd");
+  }
+
+  void backward() {
+    Guarded<T> grad_y(sizes_.count(k_.pad), k_.shift), grad_x(sizes_.count(0), k_.shift);
+    Guarded<T> grad_residual(has_residual() ? sizes_.count(border()) : 0, k_.shift);
+    Guarded<C> grad_weight(k_.c), grad_bias(k_.c);
+    const Values grad_values = grad_y.randomize(random_, 0);
+    for (size_t i = 0; i < norm_.mean.size(); ++i) {  // as the twin rounded them
+      norm_.mean[i] = mean_[int64_t(i)], norm_.rstd[i] = rstd_[int64_t(i)];
+    }
+    InstanceNormActBwdParams p = {};
+    fill(p);
+    p.grad_y = grad_y.data(), p.mean = mean_.data(), p.rstd = rstd_.data();
+    p.grad_x = grad_x.data(), p.grad_residual = pointer_if(has_residual(), grad_residual);
+    p.grad_weight = pointer_if(o_.grad_weight, grad_weight);
+    p.grad_bias = pointer_if(o_.grad_bias, grad_bias);
+    p.constant_statistics = o_.constant;
+    ::backward(p, card_, name_);
+    const auto expected =
+        reference::backward(sizes_, norm_, grad_values, x_values_, o_.constant, k_.pad, border());
+    // Gradients grow with rstd, which is large for planes of few pixels.
+    const double growth = std::max(1.0, largest(norm_.rstd)),
+                 sums = (sizeof(C) == 8 ? 1e-11 : 2e-5) * growth;
+    expect_close(grad_x, expected.x, limit() * growth * std::max(1.0, largest(norm_.weight)),
+                 name_ + ": grad_x");
+    if (has_residual()) {
+      expect_close(grad_residual, expected.residual, tolerance<T>(), name_ + ": grad_residual");
+    }
+    if (o_.grad_weight) expect_close(grad_weight, expected.weight, sums, name_ + ": grad_weight");
+    if (o_.grad_bias) expect_close(grad_bias, expected.bias, sums, name_ + ": grad_bias");
+  }
+
+ private:
+  static constexpr double kCount = 12;  // of ready statistics: not that of the pixels
+
+  bool has_residual() const { return k_.residual >= 0; }
+  int64_t border() const { return std::max<int64_t>(k_.residual, 0); }
+  // Large where the first variance is zero, so that its plane does not magnify roundings.
+  double eps() const { return o_.ready ? 0.5 : 1e-5; }
   // The mean itself is rounded to C: far from zero that is all of the error.
-  const double rounding = std::abs(k.mean) * (sizeof(C) == 8 ? 4e-16 : 2.4e-7),
-               limit = tolerance<T>() + rounding;
-  expect_close(y, expected.y, limit, name + ": y");
-  expect_close(mean, expected.mean, sizeof(C) == 8 ? 1e-12 : 1e-6, name + ": mean");
-  expect_close(rstd, expected.rstd, sizeof(C) == 8 ? 1e-9 : 2e-5, name + ": rstd");
+  double limit() const {
+    return tolerance<T>() + std::abs(k_.mean) * (sizeof(C) == 8 ? 4e-16 : 2.4e-7);
+  }
 
-  Guarded<T> grad_y(s.count(k.pad), k.shift), grad_x(s.count(0), k.shift);
-  Guarded<T> grad_residual(k.residual < 0 ? 0 : s.count(border), k.shift);
-  const auto grad_values = grad_y.randomize(random, 0);
-  std::vector<double> mean_values, rstd_values;
-  for (int64_t i = 0; i < k.n * k.c; ++i)
-    mean_values.push_back(mean[i]), rstd_values.push_back(rstd[i]);
-  InstanceNormActBwdParams b{
-      grad_y.data(), x.data(),      mean.data(),
-      rstd.data(),   grad_x.data(), k.residual < 0 ? nullptr : grad_residual.data(),
-      nullptr,       k.n,           k.c,
-      k.h,           k.w,           k.pad,
-      border,        0.2,           activation,
-      kDType<T>,     layout};
-  backward(b, name);
-  const auto grads =
-      reference::backward(s, grad_values, x_values, mean_values, rstd_values, slope, k.pad, border);
-  double scale = 1;  // gradients grow with rstd, which is large for planes of few pixels
-  for (double r : rstd_values) scale = std::max(scale, r);
-  expect_close(grad_x, grads.grad_x, limit * scale, name + ": grad_x");
-  if (k.residual >= 0)
-    expect_close(grad_residual, grads.grad_residual, tolerance<T>(), name + ": grad_residual");
+  template <typename Params>
+  void fill(Params& p) {
+    p.x = x_.data(), p.weight = pointer_if(o_.weight, weight_), p.bias = pointer_if(o_.bias, bias_);
+    p.n = k_.n, p.c = k_.c, p.h = k_.h, p.w = k_.w;
+    p.pad = k_.pad, p.residual_pad = border();
+    p.negative_slope = kSlope, p.activation = activation_;
+    p.dtype = kDType<T>, p.layout = layout_;
+  }
+
+  void take_statistics() {
+    reference::Moments m = reference::moments(sizes_, x_values_);
+    norm_.mean = m.mean;
+    for (double square : m.square) {
+      norm_.rstd.push_back(1 / std::sqrt(square / double(k_.h * k_.w) + eps()));
+    }
+  }
+
+  // Means near that of x, variances from 0.5 to 2; the first one's is below zero, as by rounding.
+  void make_statistics(Guarded<C>& statistics) {
+    std::uniform_real_distribution<double> offset(-0.5, 0.5), variance(0.5, 2);
+    const int64_t planes = k_.n * k_.c;
+    for (int64_t i = 0; i < planes; ++i) {
+      C* out = statistics.data() + i;
+      out[0] = C(k_.mean + offset(random_)), out[planes] = C(kCount * offset(random_));
+      const double m = double(out[planes]) / kCount;
+      out[2 * planes] = C(kCount * (i == 0 ? m * m - 0.1 : variance(random_) + m * m));
+      norm_.mean.push_back(double(out[0]) + m);
+      norm_.rstd.push_back(
+          1 / std::sqrt(std::max(double(out[2 * planes]) / kCount - m * m, 0.0) + eps()));
+    }
+  }
+
+  NormCase k_;
+  Options o_;
+  Layout layout_;
+  Activation activation_;
+  Card card_;
+  std::string name_;
+  reference::Sizes sizes_;
+  Guarded<T> x_;
+  Guarded<C> mean_, rstd_, weight_, bias_;
+  reference::Norm norm_;
+  Values x_values_;
+  std::mt19937 random_{7};
+};
+
+template <typename T>
+void test_norm(const NormCase& k, const Options& o, Activation activation) {
+  if (kDType<T> == DType::kFloat16 && k.mean != 0) return;  // half has 3 digits there
+  for (Layout layout : {Layout::kNCHW, Layout::kNHWC}) {
+    for (const Card& card : kCards) {
+      NormTest<T> test(k, o, layout, activation, card);
+      test.forward();
+      test.backward();
+    }
+  }
 }
 
 template <typename T>
-void test_norm_cases() {
+void test_shapes() {
   const NormCase cases[] = {
       {1, 1, 1, 1},                 // one pixel
       {2, 3, 1, 1, 0, 0},           //
@@ -227,16 +260,41 @@ void test_norm_cases() {
       {1, 1, 2, 2600, 1, 0},        // a row longer than a block of the CPU's
   };
   for (const NormCase& k : cases) {
-    if (kDType<T> == DType::kFloat16 && k.mean != 0) continue;  // half has 3 digits there
-    for (Layout layout : {Layout::kNCHW, Layout::kNHWC}) {
-      for (Activation a : {Activation::kNone, Activation::kRelu, Activation::kLeakyRelu})
-        test_norm<T>(k, layout, a);
+    for (Activation a : {Activation::kNone, Activation::kRelu, Activation::kLeakyRelu}) {
+      test_norm<T>(k, Options{}, a);
     }
+  }
+}
+
+template <typename T>
+void test_options() {
+  const Options options[] = {
+      {true, false, true, false, false, false},   // weight alone
+      {false, true, true, true, false, false},    // bias alone
+      {true, true, true, true, false, false},     // both
+      {true, true, false, false, false, false},   // their gradients are not wanted
+      {false, false, false, false, true, false},  // ready statistics
+      {true, true, true, true, true, false},      //
+      {false, false, false, false, false, true},  // constant statistics
+      {true, true, false, false, true, true},     //
+      {true, true, true, true, true, true},       //
+      {false, false, true, false, false, true},   //
+  };
+  const NormCase cases[] = {
+      {2, 3, 1, 1, 0, 0},          {2, 3, 5, 4, 3, 2},  {3, 16, 6, 8},
+      {2, 37, 5, 11, 1, 1, 0, 1},  {2, 72, 7, 9, 0, 0}, {1, 5, 33, 40, 1, -1, 1000},
+      {1, 3, 66, 65, 0, -1, 0, 3},
+  };
+  for (const Options& o : options) {
+    for (const NormCase& k : cases) test_norm<T>(k, o, Activation::kLeakyRelu);
   }
 }
 
 }  // namespace
 
 void test_instance_norm_act() {
-  for_each_type([](auto element) { test_norm_cases<decltype(element)>(); });
+  for_each_type([](auto element) {
+    test_shapes<decltype(element)>();
+    test_options<decltype(element)>();
+  });
 }

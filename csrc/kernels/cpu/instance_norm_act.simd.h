@@ -1,42 +1,47 @@
 // The slices of instance_norm_act on the CPU. Included through cpu/for_each_isa.h.
 
+#include "cpu/statistics.simd.h"
+
+// Element `i` of an optional array.
+template <typename C>
+inline C value_or(const void* values, int64_t i, C otherwise) {
+  return values == nullptr ? otherwise : static_cast<const C*>(values)[i];
+}
+
+// v > 0 ? v : slope * v, where `sign` stands for v's sign
+template <typename V, typename C>
+inline V activate(V v, V sign, C slope) {
+  return sign > 0 ? v : v * slope;
+}
+
+// mean[at] and rstd[at], where at = image * C + channel
+template <typename C>
+void write_moments(const InstanceNormActParams& p, int64_t at, const Moments& moments) {
+  static_cast<C*>(p.mean)[at] = C(moments.mean);
+  static_cast<C*>(p.rstd)[at] = C(1 / std::sqrt(moments.variance + p.eps));
+}
+
+// Those of the ready statistics.
+template <typename C>
+Moments ready_moments(const InstanceNormActParams& p, int64_t at) {
+  const C* statistics = static_cast<const C*>(p.statistics) + at;
+  const int64_t stride = p.n * p.c;
+  return moments_of(
+      {double(statistics[0]), double(statistics[stride]), double(statistics[2 * stride])}, p.count);
+}
+
+// What one plane, or one group of channels, is normalised by. V is a scalar or a vector.
+template <typename V>
+struct Affine {
+  V mean, scale, bias;  // scale = rstd * weight
+
+  // Forward and backward share this expression: its sign is the activation's mask.
+  template <typename X>
+  X operator()(X d) const {  // d = x - mean
+    return d * scale + bias;
+  }
+};
+
 #include "cpu/instance_norm_act_nchw.simd.h"
 #include "cpu/instance_norm_act_nhwc.simd.h"
-
-// One NHWC slice: as many whole groups of vectors as fit, then single vectors, the last of them
-// perhaps partial.
-template <typename T, typename Params>
-void run_groups(const Params& p, int64_t slice) {
-  constexpr int64_t kGroup = kGroupBytes / int64_t(sizeof(T));
-  constexpr int kVecs = kGroup / kLanes<T> < 4 ? int(kGroup / kLanes<T>) : 4;
-  const int64_t groups = ceil_div(p.c, kGroup), n = slice / groups;
-  int64_t channel = slice % groups * kGroup;
-  const int64_t end = std::min(channel + kGroup, p.c);
-  for (; channel + kVecs * kLanes<T> <= end; channel += kVecs * kLanes<T>) {
-    run_group<T, kVecs>(p, n, channel, kVecs * kLanes<T>);
-  }
-  for (; channel < end; channel += kLanes<T>) {
-    run_group<T, 1>(p, n, channel, std::min<int64_t>(kLanes<T>, end - channel));
-  }
-}
-
-template <typename T, typename Params>
-void run_typed(const Params& p, int64_t begin, int64_t end) {
-  for (int64_t slice = begin; slice < end; ++slice) {
-    p.layout == Layout::kNCHW ? run_plane<T>(p, slice) : run_groups<T>(p, slice);
-  }
-}
-
-template <typename Params>
-void run_slices(const Params& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::kFloat32:
-      return run_typed<float>(p, begin, end);
-    case DType::kBFloat16:
-      return run_typed<BFloat16>(p, begin, end);
-    case DType::kFloat16:
-      return run_typed<Half>(p, begin, end);
-    case DType::kFloat64:
-      return run_typed<double>(p, begin, end);
-  }
-}
+#include "cpu/slices.simd.h"

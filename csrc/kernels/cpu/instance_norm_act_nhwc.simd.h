@@ -1,70 +1,5 @@
 // The CPU kernel of instance_norm_act for NHWC: a slice is a group of channels of one image.
-// Included through cpu/for_each_isa.h, after the NCHW one.
-
-// kVecs vectors of channels, or one partial vector: the first `count` channels of it.
-template <typename T, int kVecs>
-struct Group {
-  VecOf<T> v[kVecs];
-
-  template <typename U>  // T, or Compute<T> for statistics
-  static Group load_from(const U* p, int64_t count) {
-    Group group;
-#pragma GCC unroll 4
-    for (int k = 0; k < kVecs; ++k) {
-      group.v[k] = kVecs == 1 ? load(p, count) : load(p + k * kLanes<T>);
-    }
-    return group;
-  }
-  template <typename U>
-  void store_to(U* p, int64_t count) const {
-    if (kVecs == 1) return store(p, v[0], count);
-#pragma GCC unroll 4
-    for (int k = 0; k < kVecs; ++k) store(p + k * kLanes<T>, v[k]);
-  }
-};
-
-// Adds to sum and square those of x - shift over `pixels` pixels, `stride` elements apart.
-template <typename T, int kVecs>
-void add_shifted_sums(const T* x, int64_t pixels, int64_t stride, int64_t count,
-                      const Group<T, kVecs>& shift, Group<T, kVecs>& sum, Group<T, kVecs>& square) {
-  Group<T, kVecs> s = {}, q = {};
-  for (int64_t i = 0; i < pixels; ++i) {
-    const auto value = Group<T, kVecs>::load_from(x + i * stride, count);
-#pragma GCC unroll 4
-    for (int k = 0; k < kVecs; ++k) {
-      const VecOf<T> d = value.v[k] - shift.v[k];
-      s.v[k] += d;
-      q.v[k] += d * d;
-    }
-  }
-#pragma GCC unroll 4
-  for (int k = 0; k < kVecs; ++k) {
-    sum.v[k] += s.v[k];
-    square.v[k] += q.v[k];
-  }
-}
-
-template <typename T, int kVecs>
-void group_stats(const T* x, int64_t size, int64_t stride, int64_t count, double eps,
-                 Group<T, kVecs>& mean, Group<T, kVecs>& rstd) {
-  using C = Compute<T>;
-  const int64_t first = std::min(size, kChunk);
-  Group<T, kVecs> shift = Group<T, kVecs>::load_from(x, count), sum = {}, square = {};
-  add_shifted_sums(x, first, stride, count, shift, sum, square);
-  for (int k = 0; k < kVecs; ++k) shift.v[k] += sum.v[k] / C(first);
-  sum = square = {};
-  for (int64_t i = 0; i < size; i += kChunk) {
-    add_shifted_sums(x + i * stride, std::min(kChunk, size - i), stride, count, shift, sum, square);
-  }
-  for (int k = 0; k < kVecs; ++k) {
-    const VecOf<T> offset = sum.v[k] / C(size);
-    const VecOf<T> variance = square.v[k] / C(size) - offset * offset;
-    mean.v[k] = shift.v[k] + offset;
-    for (int i = 0; i < kLanes<T>; ++i) {
-      rstd.v[k][i] = C(1 / std::sqrt(std::max(double(variance[i]), 0.0) + eps));
-    }
-  }
-}
+// Included through cpu/for_each_isa.h.
 
 // A view of [H, W, stride] elements with a border around it, at the first channel of the group.
 template <typename T>
@@ -102,10 +37,40 @@ void mirror_border(const Image<T>& y, int64_t count) {
   }
 }
 
-template <typename T, int kVecs, bool kResidual>
+// A parameter [C] at the channels of the group, or `otherwise` where there is none.
+template <typename T, int kVecs>
+Group<T, kVecs> group_or(const void* values, int64_t channel, int64_t count, Compute<T> otherwise) {
+  using G = Group<T, kVecs>;
+  if (values) return G::load_from(static_cast<const Compute<T>*>(values) + channel, count);
+  G group;
+  for (int k = 0; k < kVecs; ++k) group.v[k] = VecOf<T>{} + otherwise;
+  return group;
+}
+
+template <typename T, int kVecs>
+struct GroupAffine {
+  Affine<VecOf<T>> v[kVecs];
+};
+
+template <typename T, int kVecs, typename Params>
+GroupAffine<T, kVecs> group_affine(const Params& p, int64_t n, int64_t channel, int64_t count) {
+  using C = Compute<T>;
+  using G = Group<T, kVecs>;
+  const int64_t at = n * p.c + channel;
+  const G mean = G::load_from(static_cast<const C*>(p.mean) + at, count);
+  const G rstd = G::load_from(static_cast<const C*>(p.rstd) + at, count);
+  const G weight = group_or<T, kVecs>(p.weight, channel, count, C(1));
+  const G bias = group_or<T, kVecs>(p.bias, channel, count, C(0));
+  GroupAffine<T, kVecs> affine;
+  for (int k = 0; k < kVecs; ++k) {
+    affine.v[k] = {mean.v[k], rstd.v[k] * weight.v[k], bias.v[k]};
+  }
+  return affine;
+}
+
+template <bool kResidual, typename T, int kVecs>
 void apply_group(const Image<const T>& x, const Image<const T>& residual, const Image<T>& y,
-                 int64_t count, const Group<T, kVecs>& mean, const Group<T, kVecs>& rstd,
-                 Compute<T> slope) {
+                 int64_t count, const GroupAffine<T, kVecs>& affine, Compute<T> slope) {
   for (int64_t i = 0; i < x.height; ++i) {
     const T* in = x.at(i, 0);
     const T* extra = kResidual ? residual.at(i, 0) : nullptr;
@@ -114,8 +79,8 @@ void apply_group(const Image<const T>& x, const Image<const T>& residual, const 
       auto value = Group<T, kVecs>::load_from(in, count);
 #pragma GCC unroll 4
       for (int k = 0; k < kVecs; ++k) {
-        const VecOf<T> v = (value.v[k] - mean.v[k]) * rstd.v[k];
-        value.v[k] = activate(v, v, slope);
+        const VecOf<T> z = affine.v[k](value.v[k] - affine.v[k].mean);
+        value.v[k] = activate(z, z, slope);
       }
       if (kResidual) {
         const auto r = Group<T, kVecs>::load_from(extra + j * x.stride, count);
@@ -128,20 +93,34 @@ void apply_group(const Image<const T>& x, const Image<const T>& residual, const 
 }
 
 template <typename T, int kVecs>
-void run_group(const InstanceNormActParams& p, int64_t n, int64_t channel, int64_t count) {
+void write_group_moments(const InstanceNormActParams& p, int64_t n, int64_t channel,
+                         int64_t count) {
   using C = Compute<T>;
+  const int64_t size = p.h * p.w, at = n * p.c + channel;
+  if (p.statistics) {
+    for (int64_t i = 0; i < count; ++i) write_moments<C>(p, at + i, ready_moments<C>(p, at + i));
+    return;
+  }
+  Sums sums[kVecs * kLanes<T>];
+  group_sums<T, kVecs>(static_cast<const T*>(p.x) + n * size * p.c + channel, size, p.c, count,
+                       sums);
+  for (int64_t i = 0; i < count; ++i) {
+    write_moments<C>(p, at + i, moments_of(sums[i], double(size)));
+  }
+}
+
+template <typename T, int kVecs>
+void run_group(const InstanceNormActParams& p, int64_t n, int64_t channel, int64_t count) {
   const auto x = image_of<const T>(p.x, n, channel, p.h, p.w, p.c, 0);
   const auto residual = image_of<const T>(p.residual, n, channel, p.h, p.w, p.c, p.residual_pad);
   const auto y = image_of<T>(p.y, n, channel, p.h, p.w, p.c, p.pad);
-  Group<T, kVecs> mean, rstd;
-  group_stats(x.data, p.h * p.w, p.c, count, p.eps, mean, rstd);
-  mean.store_to(static_cast<C*>(p.mean) + n * p.c + channel, count);
-  rstd.store_to(static_cast<C*>(p.rstd) + n * p.c + channel, count);
-  const C slope = C(slope_of(p.activation, p.negative_slope));
+  write_group_moments<T, kVecs>(p, n, channel, count);
+  const auto affine = group_affine<T, kVecs>(p, n, channel, count);
+  const auto slope = Compute<T>(slope_of(p.activation, p.negative_slope));
   if (p.residual) {
-    apply_group<T, kVecs, true>(x, residual, y, count, mean, rstd, slope);
+    apply_group<true>(x, residual, y, count, affine, slope);
   } else {
-    apply_group<T, kVecs, false>(x, residual, y, count, mean, rstd, slope);
+    apply_group<false>(x, residual, y, count, affine, slope);
   }
   if (p.pad > 0) mirror_border(y, count);
 }
@@ -177,57 +156,91 @@ inline Group<T, kVecs> gather(const Image<const T>& grad_y, const Mirrors& rows,
 }
 
 template <typename T, int kVecs>
+struct GroupGradSums {
+  Group<T, kVecs> gz = {}, gzx = {};  // of gz, and of gz * (x - mean)
+};
+
+template <typename T, int kVecs>
+GroupGradSums<T, kVecs> group_grad_sums(const Image<const T>& x, const Image<const T>& grad_y,
+                                        int64_t count, const GroupAffine<T, kVecs>& affine,
+                                        Compute<T> slope) {
+  GroupGradSums<T, kVecs> total;
+  for (int64_t i = 0; i < x.height; ++i) {
+    const Mirrors rows = mirrors(i, x.height, grad_y.border);
+    GroupGradSums<T, kVecs> row;
+    for (int64_t j = 0; j < x.width; ++j) {
+      const Mirrors columns = mirrors(j, x.width, grad_y.border);
+      const auto g = gather<T, kVecs>(grad_y, rows, columns, count);
+      const auto value = Group<T, kVecs>::load_from(x.at(i, j), count);
+#pragma GCC unroll 4
+      for (int k = 0; k < kVecs; ++k) {
+        const VecOf<T> d = value.v[k] - affine.v[k].mean;
+        const VecOf<T> gz = activate(g.v[k], affine.v[k](d), slope);
+        row.gz.v[k] += gz;
+        row.gzx.v[k] += gz * d;
+      }
+    }
+    for (int k = 0; k < kVecs; ++k) {
+      total.gz.v[k] += row.gz.v[k];
+      total.gzx.v[k] += row.gzx.v[k];
+    }
+  }
+  return total;
+}
+
+// grad_x = scale * gz + (x - mean) * along + offset; grad_residual = g where it is wanted
+template <typename T, int kVecs>
+void write_group_grad(const Image<const T>& x, const Image<const T>& grad_y, const Image<T>& grad_x,
+                      const Image<T>& grad_residual, int64_t count,
+                      const GroupAffine<T, kVecs>& affine, Compute<T> slope,
+                      const Group<T, kVecs>& along, const Group<T, kVecs>& offset) {
+  for (int64_t i = 0; i < x.height; ++i) {
+    const Mirrors rows = mirrors(i, x.height, grad_y.border);
+    for (int64_t j = 0; j < x.width; ++j) {
+      const Mirrors columns = mirrors(j, x.width, grad_y.border);
+      const auto g = gather<T, kVecs>(grad_y, rows, columns, count);
+      auto value = Group<T, kVecs>::load_from(x.at(i, j), count);
+#pragma GCC unroll 4
+      for (int k = 0; k < kVecs; ++k) {
+        const VecOf<T> d = value.v[k] - affine.v[k].mean;
+        const VecOf<T> gz = activate(g.v[k], affine.v[k](d), slope);
+        value.v[k] = affine.v[k].scale * gz + (d * along.v[k] + offset.v[k]);
+      }
+      value.store_to(grad_x.at(i, j), count);
+      if (grad_residual.data) g.store_to(grad_residual.at(i, j), count);
+    }
+  }
+}
+
+template <typename T, int kVecs>
 void run_group(const InstanceNormActBwdParams& p, int64_t n, int64_t channel, int64_t count) {
   using C = Compute<T>;
-  using G = Group<T, kVecs>;
   const auto x = image_of<const T>(p.x, n, channel, p.h, p.w, p.c, 0);
   const auto grad_y = image_of<const T>(p.grad_y, n, channel, p.h, p.w, p.c, p.pad);
   const auto grad_x = image_of<T>(p.grad_x, n, channel, p.h, p.w, p.c, 0);
   const auto grad_residual =
       image_of<T>(p.grad_residual, n, channel, p.h, p.w, p.c, p.residual_pad);
   const int64_t at = n * p.c + channel;
-  const G mean = G::load_from(static_cast<const C*>(p.mean) + at, count);
-  const G rstd = G::load_from(static_cast<const C*>(p.rstd) + at, count);
+  const auto affine = group_affine<T, kVecs>(p, n, channel, count);
+  const auto rstd = Group<T, kVecs>::load_from(static_cast<const C*>(p.rstd) + at, count);
   const C slope = C(slope_of(p.activation, p.negative_slope)), size = C(p.h * p.w);
 
-  G sum_gz = {}, sum_gzx = {};
-  for (int64_t i = 0; i < p.h; ++i) {
-    const Mirrors rows = mirrors(i, p.h, p.pad);
-    G gz_row = {}, gzx_row = {};
-    for (int64_t j = 0; j < p.w; ++j) {
-      const G g = gather<T, kVecs>(grad_y, rows, mirrors(j, p.w, p.pad), count);
-      const G value = G::load_from(x.at(i, j), count);
-#pragma GCC unroll 4
-      for (int k = 0; k < kVecs; ++k) {
-        const VecOf<T> d = value.v[k] - mean.v[k], gz = activate(g.v[k], d, slope);
-        gz_row.v[k] += gz;
-        gzx_row.v[k] += gz * d;
-      }
-    }
+  GroupGradSums<T, kVecs> sums;
+  if (p.grad_weight || !p.constant_statistics) {
+    sums = group_grad_sums<T, kVecs>(x, grad_y, count, affine, slope);
+  }
+  for (int k = 0; k < kVecs; ++k) sums.gzx.v[k] *= rstd.v[k];  // now of gz * xhat
+  if (p.grad_weight) {
+    sums.gz.store_to(static_cast<C*>(p.workspace) + at, count);
+    sums.gzx.store_to(static_cast<C*>(p.workspace) + p.n * p.c + at, count);
+  }
+  Group<T, kVecs> along = {}, offset = {};
+  if (!p.constant_statistics) {
     for (int k = 0; k < kVecs; ++k) {
-      sum_gz.v[k] += gz_row.v[k];
-      sum_gzx.v[k] += gzx_row.v[k];
+      along.v[k] = -affine.v[k].scale * rstd.v[k] * (sums.gzx.v[k] / size);
+      offset.v[k] = -affine.v[k].scale * (sums.gz.v[k] / size);
     }
   }
-
-  G along, offset;  // grad_x = rstd * gz + (x - mean) * along + offset
-  for (int k = 0; k < kVecs; ++k) {
-    along.v[k] = -rstd.v[k] * rstd.v[k] * rstd.v[k] * (sum_gzx.v[k] / size);
-    offset.v[k] = -rstd.v[k] * (sum_gz.v[k] / size);
-  }
-  for (int64_t i = 0; i < p.h; ++i) {
-    const Mirrors rows = mirrors(i, p.h, p.pad);
-    for (int64_t j = 0; j < p.w; ++j) {
-      const G g = gather<T, kVecs>(grad_y, rows, mirrors(j, p.w, p.pad), count);
-      G value = G::load_from(x.at(i, j), count);
-#pragma GCC unroll 4
-      for (int k = 0; k < kVecs; ++k) {
-        const VecOf<T> d = value.v[k] - mean.v[k], gz = activate(g.v[k], d, slope);
-        value.v[k] = rstd.v[k] * gz + (d * along.v[k] + offset.v[k]);
-      }
-      value.store_to(grad_x.at(i, j), count);
-      if (grad_residual.data) g.store_to(grad_residual.at(i, j), count);
-    }
-  }
+  write_group_grad<T, kVecs>(x, grad_y, grad_x, grad_residual, count, affine, slope, along, offset);
   if (grad_residual.data && p.residual_pad > 0) zero_border(grad_residual, count);
 }
