@@ -8,6 +8,9 @@
 #include <algorithm>
 #include <tuple>
 
+#ifdef CYCLEGAN_FAST_WITH_CUDA
+#include "cuda/card.h"
+#endif
 #include "tensors.h"
 
 namespace cyclegan_fast {
@@ -45,6 +48,20 @@ void fill(Params& p, const Tensor& x, int64_t activation, double negative_slope,
   p.layout = layout_of(kOp, "x", x);
 }
 
+// The values of `t`, or null where there is none. Sums and parameters are small: any other strides
+// are copied, and `kept` owns the copy.
+const void* stat_data(const char* name, const std::optional<Tensor>& t, const Shape& shape,
+                      const Tensor& x, std::optional<Tensor>& kept) {
+  if (!t.has_value()) return nullptr;
+  STD_TORCH_CHECK(has_shape(*t, shape), "instance_norm_act: ", name, " must have shape ",
+                  to_string(shape), ", got ", to_string(shape_of(*t)));
+  STD_TORCH_CHECK(
+      t->scalar_type() == stat_type_of(dtype_of(kOp, x.scalar_type())) && t->device() == x.device(),
+      "instance_norm_act: ", name, " must have the type of the sums and be on the ", "device of x");
+  kept = in_layout(*t, Layout::kNCHW);
+  return kept->const_data_ptr();
+}
+
 template <typename Params>
 void run_cpu(const Params& p, void (*slices)(const Params&, int64_t, int64_t)) {
   const int64_t count = instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout);
@@ -54,31 +71,46 @@ void run_cpu(const Params& p, void (*slices)(const Params&, int64_t, int64_t)) {
 
 #ifdef CYCLEGAN_FAST_WITH_CUDA
 template <typename Params>
-void run_cuda(Params& p, const Tensor& x, Status (*launch)(const Params&, Stream)) {
+void run_cuda(Params& p, const Tensor& x,
+              Status (*launch)(const Params&, const NormPlan&, Stream)) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const Tensor workspace = empty_bytes(x, plan_of(p).workspace_bytes);
-  p.workspace = workspace.mutable_data_ptr();
-  check_status(kOp, launch(p, current_stream(x)));
+  const NormPlan plan = plan_of(p, current_card());
+  std::optional<Tensor> workspace;
+  if (plan.workspace_bytes > 0) {
+    workspace = empty_bytes(x, plan.workspace_bytes);
+    p.workspace = workspace->mutable_data_ptr();
+  }
+  check_status(kOp, launch(p, plan, current_stream(x)));
 }
 #endif
 
-using Forward = std::tuple<Tensor, Tensor, Tensor>;  // y, mean, rstd
-using Backward = std::tuple<Tensor, Tensor>;         // grad_x, grad_residual
+using Forward = std::tuple<Tensor, Tensor, Tensor>;           // y, mean, rstd
+using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of x, residual, weight, bias
 
+// `constant_statistics` is for the gradient alone: autograd hands it to the backward pass.
 template <bool kCuda>
-Forward forward(const Tensor& x, const std::optional<Tensor>& residual, int64_t activation,
-                double negative_slope, double eps, int64_t pad) {
+Forward forward(const Tensor& x, const std::optional<Tensor>& residual,
+                const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                const std::optional<Tensor>& statistics, std::optional<double> statistics_count,
+                bool /*constant_statistics*/, int64_t activation, double negative_slope, double eps,
+                int64_t pad) {
   InstanceNormActParams p{};
   fill(p, x, activation, negative_slope, pad);
   p.eps = eps;
-  Tensor extra;
+  p.count = statistics_count.value_or(static_cast<double>(p.h * p.w));
+  STD_TORCH_CHECK(p.count > 0, "instance_norm_act: statistics_count must be above 0, got ",
+                  p.count);
+  std::optional<Tensor> extra, scale, shift, sums;
+  p.weight = stat_data("weight", weight, {p.c}, x, scale);
+  p.bias = stat_data("bias", bias, {p.c}, x, shift);
+  p.statistics = stat_data("statistics", statistics, {3, p.n, p.c}, x, sums);
   if (residual.has_value()) {
     STD_TORCH_CHECK(residual->dim() == 4, "instance_norm_act: residual must have 4 axes, got ",
                     to_string(shape_of(*residual)));
     p.residual_pad = std::max<int64_t>((residual->size(2) - p.h) / 2, 0);
     check_like(kOp, "residual", *residual, bordered(x, p.residual_pad), x);
     extra = in_layout(*residual, p.layout);
-    p.residual = extra.const_data_ptr();
+    p.residual = extra->const_data_ptr();
   }
   const Tensor y = empty_like(x, bordered(x, pad), x.scalar_type(), p.layout);
   const Tensor mean = empty_like(x, {p.n, p.c}, stat_type_of(p.dtype), Layout::kNCHW);
@@ -92,51 +124,74 @@ Forward forward(const Tensor& x, const std::optional<Tensor>& residual, int64_t 
   return {y, mean, rstd};
 }
 
+// On the CPU the sums of each image come first, then those of all images in a fixed order.
+void run_backward_cpu(InstanceNormActBwdParams& p, const Tensor& x) {
+  std::optional<Tensor> workspace;
+  if (p.grad_weight != nullptr) {
+    workspace = empty_like(x, {2, p.n, p.c}, stat_type_of(p.dtype), Layout::kNCHW);
+    p.workspace = workspace->mutable_data_ptr();
+  }
+  run_cpu(p, instance_norm_act_bwd_cpu);
+  if (p.grad_weight != nullptr) instance_norm_act_affine_grads_cpu(p);
+}
+
 template <bool kCuda>
 Backward backward(const Tensor& grad_y, const Tensor& x, const Tensor& mean, const Tensor& rstd,
-                  int64_t activation, double negative_slope, int64_t pad, int64_t residual_pad,
-                  bool needs_residual_grad) {
+                  const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                  bool constant_statistics, int64_t activation, double negative_slope, int64_t pad,
+                  int64_t residual_pad, bool needs_residual_grad, bool needs_affine_grad) {
   InstanceNormActBwdParams p{};
   fill(p, x, activation, negative_slope, pad);
   STD_TORCH_CHECK(residual_pad >= 0, "instance_norm_act: residual_pad must be at least 0, got ",
                   residual_pad);
   p.residual_pad = residual_pad;
+  p.constant_statistics = constant_statistics;
   check_like(kOp, "grad_y", grad_y, bordered(x, pad), x);
-  for (const Tensor* stat : {&mean, &rstd}) {
-    STD_TORCH_CHECK(shape_of(*stat) == Shape({p.n, p.c}) &&
-                        stat->scalar_type() == stat_type_of(p.dtype) && stat->is_contiguous() &&
-                        stat->device() == x.device(),
-                    "instance_norm_act: mean and rstd must be those of the forward pass");
-  }
   const Tensor gradient = in_layout(grad_y, p.layout);
-  const Tensor grad_x = empty_like(x, shape_of(x), x.scalar_type(), p.layout);
-  const Tensor grad_residual =
-      needs_residual_grad ? empty_like(x, bordered(x, residual_pad), x.scalar_type(), p.layout)
-                          : empty_like(x, {0}, x.scalar_type(), Layout::kNCHW);
-  p.grad_y = gradient.const_data_ptr(), p.mean = mean.const_data_ptr(),
-  p.rstd = rstd.const_data_ptr();
+  p.grad_y = gradient.const_data_ptr();
+  std::optional<Tensor> means, rstds, scale, shift;
+  p.mean = stat_data("mean", mean, {p.n, p.c}, x, means);
+  p.rstd = stat_data("rstd", rstd, {p.n, p.c}, x, rstds);
+  p.weight = stat_data("weight", weight, {p.c}, x, scale);
+  p.bias = stat_data("bias", bias, {p.c}, x, shift);
+
+  const auto output = [&](bool wanted, const Shape& shape, ScalarType type, Layout layout) {
+    return wanted ? empty_like(x, shape, type, layout) : empty_like(x, {0}, type, Layout::kNCHW);
+  };
+  const ScalarType type = x.scalar_type(), stat = stat_type_of(p.dtype);
+  const Tensor grad_x = empty_like(x, shape_of(x), type, p.layout);
+  Tensor grad_residual = output(needs_residual_grad, bordered(x, residual_pad), type, p.layout);
+  Tensor grad_weight = output(needs_affine_grad, {p.c}, stat, Layout::kNCHW);
+  Tensor grad_bias = output(needs_affine_grad, {p.c}, stat, Layout::kNCHW);
   p.grad_x = grad_x.mutable_data_ptr();
-  p.grad_residual = needs_residual_grad ? grad_residual.mutable_data_ptr() : nullptr;
-  if (p.n * p.c == 0) return {grad_x, grad_residual};
+  if (needs_residual_grad) p.grad_residual = grad_residual.mutable_data_ptr();
+  if (needs_affine_grad) {
+    p.grad_weight = grad_weight.mutable_data_ptr(), p.grad_bias = grad_bias.mutable_data_ptr();
+  }
+  if (p.n * p.c == 0) {
+    torch::stable::zero_(grad_weight), torch::stable::zero_(grad_bias);
+    return {grad_x, grad_residual, grad_weight, grad_bias};
+  }
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) run_cuda(p, x, instance_norm_act_bwd_cuda);
 #endif
-  if constexpr (!kCuda) run_cpu(p, instance_norm_act_bwd_cpu);
-  return {grad_x, grad_residual};
+  if constexpr (!kCuda) run_backward_cpu(p, x);
+  return {grad_x, grad_residual, grad_weight, grad_bias};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(cyclegan_fast, m) {
   m.def(
-      "instance_norm_act_fwd(Tensor x, Tensor? residual, int activation, float negative_slope, "
-      "float eps, int pad)"
+      "instance_norm_act_fwd(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, "
+      "Tensor? statistics, float? statistics_count, bool constant_statistics, int activation, "
+      "float negative_slope, float eps, int pad)"
       " -> (Tensor y, Tensor mean, Tensor rstd)");
   m.def(
-      "instance_norm_act_bwd(Tensor grad_y, Tensor x, Tensor mean, Tensor rstd, int activation, "
-      "float negative_slope,"
-      " int pad, int residual_pad, bool needs_residual_grad) -> (Tensor grad_x, Tensor "
-      "grad_residual)");
+      "instance_norm_act_bwd(Tensor grad_y, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, "
+      "Tensor? bias, bool constant_statistics, int activation, float negative_slope, int pad, "
+      "int residual_pad, bool needs_residual_grad, bool needs_affine_grad)"
+      " -> (Tensor grad_x, Tensor grad_residual, Tensor grad_weight, Tensor grad_bias)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(cyclegan_fast, CPU, m) {

@@ -9,6 +9,7 @@ from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
 from cyclegan_fast.ops.l1_mean import l1_mean
 from cyclegan_fast.ops.pixels import from_uint8, to_uint8
+from cyclegan_fast.ops.plane_statistics import merge_statistics, plane_statistics
 from cyclegan_fast.ops.reflect_pad import reflect_pad
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "image_pool_exchange",
     "instance_norm_act",
     "l1_mean",
+    "merge_statistics",
+    "plane_statistics",
     "reflect_pad",
     "to_uint8",
     "use_reference",

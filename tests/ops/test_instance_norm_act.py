@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from ops_helpers import (
-    LAYOUTS,
-    TOLERANCE,
-    Case,
-    assert_close,
-    cases,
-    padded_shape,
-    random_tensor,
-    run_norm,
-    run_reference,
-)
+from norm_helpers import STATISTICS, Case, cases, check, padded_shape, random_inputs, run_norm, wider_cases
+from ops_helpers import LAYOUTS, TOLERANCE, assert_close, random_tensor
+from torch import Tensor
 
 from cyclegan_fast import ops
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.ops.layout import memory_format_of
 
 DTYPES = list(TOLERANCE)
 LAYOUT_MIXES = [("nchw",) * 3, ("nhwc",) * 3, ("nchw", "nhwc", "nhwc"), ("nhwc", "nchw", "nchw")]  # x, residual, grad
 
 
-def check(case: Case, dtype: torch.dtype, device: str, layouts: tuple[str, str, str]) -> None:
-    x_layout, residual_layout, grad_layout = layouts
-    x = random_tensor(case.shape, dtype, device, x_layout, case.mean)
-    residual = None
-    if case.residual is not None:
-        residual = random_tensor(padded_shape(case, case.residual), dtype, device, residual_layout)
-    grad_y = random_tensor(padded_shape(case, case.pad), dtype, device, grad_layout).detach()
-    got, got_grads = run_norm(case, x, residual, grad_y)
-    expected, expected_grads = run_reference(case, x, residual, grad_y)
-
-    assert got.dtype == dtype and got.is_contiguous(memory_format=memory_format_of(x))
-    # The mean itself is rounded; gradients grow with 1 / std, which is large where a plane has one pixel.
-    limit = TOLERANCE[dtype] + abs(case.mean) * (4e-16 if dtype == torch.float64 else 2.4e-7)
-    scale = 1 if case.shape[2] * case.shape[3] > 4 else 1e3
-    assert_close(got, expected, limit, f"{case}: y")
-    for name, one, other in zip(("grad_x", "grad_residual"), got_grads, expected_grads, strict=False):
-        assert_close(one, other, limit * scale, f"{case}: {name}")
-
-
+@pytest.mark.parametrize("which", [cases, wider_cases])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_matches_float64(device: str, dtype: torch.dtype) -> None:
-    for case, layouts in itertools.product(cases(), LAYOUT_MIXES):
+def test_matches_float64(device: str, dtype: torch.dtype, which: Callable) -> None:
+    for case, layouts in itertools.product(which(), LAYOUT_MIXES):
         if dtype != torch.float16 or case.mean == 0:  # half has no digits left there
             check(case, dtype, device, layouts)
 
@@ -60,22 +35,30 @@ def test_each_instruction_set(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtyp
     monkeypatch.setenv("CYCLEGAN_FAST_ISA", isa)
     if ops.build_info()["isa"] != isa:
         pytest.skip(f"this processor has no {isa}")
-    for case in [Case((2, 37, 5, 19), "leaky_relu", 2, 1), Case((1, 70, 8, 33), "relu", 0, 0), Case((1, 3, 9, 65))]:
+    for case in [
+        Case((2, 37, 5, 19), "leaky_relu", 2, 1),
+        Case((1, 70, 8, 33), "relu", 0, 0),
+        Case((1, 3, 9, 65)),
+        Case((2, 37, 5, 19), "leaky_relu", 2, 1, affine="weight, bias"),
+        Case((2, 70, 8, 33), "relu", 0, 0, affine="weight, bias", statistics="own"),
+        Case((2, 3, 9, 65), affine="weight, bias", statistics="constant"),
+    ]:
         for layouts in LAYOUT_MIXES[:2]:
             check(case, dtype, "cpu", layouts)
 
 
+@pytest.mark.parametrize("statistics", STATISTICS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_same_bits_for_any_thread_count(layout: str) -> None:
-    case = Case((2, 70, 40, 40), "relu", 1, 1)
-    x, r = (random_tensor(padded_shape(case, b), torch.float32, "cpu", layout) for b in (0, 1))
+def test_same_bits_for_any_thread_count(layout: str, statistics: str) -> None:
+    case = Case((2, 70, 40, 40), "relu", 1, 1, affine="weight, bias", statistics=statistics)
+    inputs = random_inputs(case, torch.float32, "cpu", (layout, layout))
     grad_y = random_tensor(padded_shape(case, 1), torch.float32, "cpu", layout).detach()
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            y, grads = run_norm(case, x, r, grad_y)
-            results.append([y, *grads])
+            y, grads = run_norm(case, inputs, grad_y)
+            results.append([y, *grads.values()])
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -84,54 +67,61 @@ def test_same_bits_for_any_thread_count(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradcheck_of_the_kernel(device: str, layout: str) -> None:
-    x = random_tensor((2, 3, 4, 5), torch.float64, device, layout)
-    r = random_tensor((2, 3, 6, 7), torch.float64, device, layout)
-    for activation, pad in [("none", 0), ("relu", 1), ("leaky_relu", 3)]:
-        torch.autograd.gradcheck(lambda x, r: ops.instance_norm_act(x, r, activation=activation, pad=pad), (x, r))  # noqa: B023
-        torch.autograd.gradcheck(lambda x: ops.instance_norm_act(x, activation=activation, pad=pad), (x,))  # noqa: B023
-
-
-def test_reference_is_twice_differentiable() -> None:
-    x = random_tensor((1, 2, 3, 4), torch.float64, "cpu", "nchw")
-    with ops.use_reference():
-        torch.autograd.gradgradcheck(lambda x: ops.instance_norm_act(x, activation="leaky_relu", pad=1), (x,))
-
-
-def test_kernel_refuses_a_second_derivative(device: str) -> None:
-    x = random_tensor((1, 2, 3, 4), torch.float32, device, "nchw")
-    (grad,) = torch.autograd.grad(ops.instance_norm_act(x).square().sum(), x, create_graph=True)
-    with pytest.raises(UserError, match="use_reference"):
-        grad.sum().backward()
+    for activation, borders, affine in itertools.product(
+        ["none", "relu", "leaky_relu"], [(0, None), (3, 1)], ["", "weight", "weight, bias"]
+    ):
+        case = Case((2, 3, 4, 5), activation, *borders, affine=affine)
+        inputs = random_inputs(case, torch.float64, device, (layout, layout))
+        gradcheck(lambda **given: ops.instance_norm_act(**given, **case.options()), inputs)  # noqa: B023
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_opcheck(device: str, layout: str) -> None:
-    x = random_tensor((2, 3, 5, 6), torch.float32, device, layout)
-    r = random_tensor((2, 3, 7, 8), torch.float32, device, layout)
-    fwd, bwd = torch.ops.cyclegan_fast.instance_norm_act_fwd, torch.ops.cyclegan_fast.instance_norm_act_bwd
-    torch.library.opcheck(fwd, (x, r, 1, 0.2, 1e-5, 1))
-    torch.library.opcheck(fwd, (x, None, 2, 0.2, 1e-5, 0))
-    y, mean, rstd = (t.detach() for t in fwd(x, r, 1, 0.2, 1e-5, 1))
-    torch.library.opcheck(bwd, (torch.randn_like(y), x.detach(), mean, rstd, 1, 0.2, 1, 1, True))
-    torch.library.opcheck(bwd, (torch.randn_like(y), x.detach(), mean, rstd, 1, 0.2, 1, 0, False))
+def test_gradcheck_of_both_meanings_of_statistics(device: str, layout: str) -> None:
+    def of_own(x: Tensor, **others: Tensor) -> Tensor:
+        return ops.instance_norm_act(x, statistics=ops.plane_statistics(x), activation="leaky_relu", pad=1, **others)
+
+    own = Case((2, 3, 4, 5), affine="weight, bias", residual=1)
+    gradcheck(of_own, random_inputs(own, torch.float64, device, (layout, layout)))
+    constant = Case((2, 3, 4, 5), "leaky_relu", 1, 1, affine="weight, bias", statistics="constant")
+    inputs = random_inputs(constant, torch.float64, device, (layout, layout))
+    gradcheck(lambda **given: ops.instance_norm_act(**given, **constant.options()), inputs)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_compiles_without_a_break(device: str, layout: str) -> None:
-    case = Case((2, 3, 6, 5), "leaky_relu", 2, 1)
-    x = random_tensor(case.shape, torch.float32, device, layout)
-    r = random_tensor(padded_shape(case, 1), torch.float32, device, layout)
+def gradcheck(function: Callable[..., Tensor], inputs: dict[str, Tensor]) -> None:
+    torch.autograd.gradcheck(lambda *values: function(**dict(zip(inputs, values, strict=True))), list(inputs.values()))
 
-    def two_blocks(x: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
-        y = ops.instance_norm_act(x, r, activation="leaky_relu", pad=2)
-        return ops.l1_mean(ops.instance_norm_act(y * 2, activation="relu"), torch.ones_like(y))
 
-    compiled = torch.compile(two_blocks, fullgraph=True, backend="aot_eager")
-    expected, got = two_blocks(x, r), compiled(x, r)
-    assert_close(got, expected, 1e-6)
-    expected_grads, got_grads = (torch.autograd.grad(out, (x, r)) for out in (expected, got))
-    for one, other in zip(got_grads, expected_grads, strict=True):
-        assert_close(one, other, 1e-6)
+def test_parameters_of_another_type_get_gradients_of_their_own(device: str) -> None:
+    x = random_tensor((2, 3, 4, 5), torch.bfloat16, device, "nchw")
+    for dtype in DTYPES:
+        weight, bias = (random_tensor((2, 3, 1, 1), dtype, device, "nchw")[0, :, 0, 0] for _ in range(2))
+        y = ops.instance_norm_act(x, weight=weight, bias=bias)
+        assert y.dtype == torch.bfloat16
+        grads = torch.autograd.grad(y.float().square().sum(), (weight, bias))
+        assert all(grad.dtype == dtype and grad.shape == (3,) and grad.abs().min() > 0 for grad in grads)
+
+
+def test_only_what_wants_a_gradient_gets_one(device: str) -> None:
+    x, weight, bias = torch.randn(2, 3, 4, 5, device=device), torch.ones(3, device=device), torch.ones(3, device=device)
+    for wanted in (x, weight, bias):
+        wanted.requires_grad_()
+        ops.instance_norm_act(x, weight=weight, bias=bias).square().sum().backward()
+        assert [t.grad is not None for t in (x, weight, bias)] == [t is wanted for t in (x, weight, bias)]
+        wanted.requires_grad_(False).grad = None
+    assert not ops.instance_norm_act(x, weight=weight, bias=bias).requires_grad
+
+
+def test_constant_statistics_norm_a_tile_as_its_picture(device: str) -> None:
+    """A tile normed with its picture's statistics is that piece of the picture normed."""
+    picture = torch.randn(2, 3, 12, 10, dtype=torch.float64, device=device)
+    statistics = ops.plane_statistics(picture)
+    tile = ops.instance_norm_act(
+        picture[:, :, 2:7, 3:9].contiguous(), statistics=statistics, statistics_count=120, constant_statistics=True
+    )
+    assert_close(tile, ops.instance_norm_act(picture)[:, :, 2:7, 3:9], 1e-12)
+
+
+SUMS = torch.ones(3, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +135,41 @@ def test_compiles_without_a_break(device: str, layout: str) -> None:
         ({"residual": torch.ones(2, 4, 5)}, "residual must have shape"),
         ({"residual": torch.ones(1, 2, 4, 5, dtype=torch.float64)}, "residual must be torch.float32"),
         ({"x": torch.ones(2, 4, 5)}, "x must have shape"),
+        ({"weight": torch.ones(3)}, r"weight must be \[2\] floating-point numbers on cpu, got torch.float32 \[3\]"),
+        ({"bias": torch.ones(2, dtype=torch.int64)}, r"bias must be \[2\] floating-point"),
+        ({"bias": torch.ones(2, device="meta")}, "bias must be .* on meta"),
+        ({"statistics": torch.ones(3, 2, 1)}, r"statistics must be torch.float32 \[3, 1, 2\] on cpu"),
+        ({"statistics": SUMS.double()}, "statistics must be torch.float32"),
+        ({"statistics": SUMS.clone().requires_grad_()}, "statistics get no gradient"),
+        ({"statistics": SUMS, "statistics_count": 30}, "pass constant_statistics=True"),
+        ({"statistics": SUMS, "statistics_count": 0, "constant_statistics": True}, "must be above 0, got 0"),
+        ({"statistics_count": 20}, "need statistics"),
+        ({"constant_statistics": True}, "need statistics"),
     ],
 )
-def test_mistakes_get_one_sentence(arguments: dict, message: str) -> None:
+def test_mistakes_get_one_sentence(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ops.instance_norm_act(**{"x": torch.ones(1, 2, 4, 5), **arguments})
+
+
+def test_the_operator_itself_refuses_what_would_be_read_wrongly(device: str) -> None:
+    x, fwd = torch.randn(1, 2, 4, 5, device=device), torch.ops.cyclegan_fast.instance_norm_act_fwd
+    two, three, sums = (torch.ones(shape, device=device) for shape in ((2,), (3,), (3, 1, 2)))
+    for weight, statistics, count, message in [
+        (three, None, None, r"weight must have shape \[2\]"),
+        (two.double(), None, None, "weight must have the type of the sums"),
+        (two, sums[:2], None, r"statistics must have shape \[3, 1, 2\]"),
+        (two, sums, 0.0, "statistics_count must be above 0"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            fwd(x, None, weight, None, statistics, count, True, 0, 0.2, 1e-5, 0)
+
+
+def test_parameters_of_any_strides(device: str) -> None:
+    x = torch.randn(2, 3, 4, 5, device=device)
+    weight, statistics = torch.randn(3, 2, device=device), ops.plane_statistics(x).permute(2, 1, 0).contiguous()
+    got = ops.instance_norm_act(x, weight=weight[:, 1], statistics=statistics.permute(2, 1, 0))
+    assert_close(got, ops.instance_norm_act(x) * weight[None, :, 1, None, None], 4e-6)
 
 
 def test_other_strides_are_refused(device: str) -> None:
@@ -166,27 +186,18 @@ def test_a_broadcast_gradient_is_copied(device: str) -> None:
     assert torch.equal(grad, torch.autograd.grad(y, x, grad_y)[0])
 
 
+# On a card, sizes choose how the kernel runs: whole planes in registers, planes in pieces, or the write pass alone.
+SIZES = [(64, 31, 31), (256, 64, 64), (64, 256, 256)]
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [(1, 64, 64, 64), (1, 256, 32, 32), (2, 3, 33, 47)])
-def test_capture_and_replay_equal_eager(layout: str, shape: tuple[int, ...]) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    case = Case(shape, "relu", 1, 1)
-    x = random_tensor(shape, torch.bfloat16, "cuda", layout)
-    r = random_tensor(padded_shape(case, 1), torch.bfloat16, "cuda", layout)
-    grad_y = random_tensor(padded_shape(case, 1), torch.bfloat16, "cuda", layout).detach()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run_norm(case, x, r, grad_y)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y, grads = run_norm(case, x, r, grad_y)
-    with torch.no_grad():
-        x.copy_(torch.randn_like(x))
-    graph.replay()
-    eager_y, eager_grads = run_norm(case, x, r, grad_y)
-    assert torch.equal(y, eager_y)
-    assert all(torch.equal(a, b) for a, b in zip(grads, eager_grads, strict=True))
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_every_regime_matches_float64(size: tuple[int, int, int], layout: str, dtype: torch.dtype) -> None:
+    if not (torch.cuda.is_available() and ops.extension_available() and ops.build_info()["cuda_archs"]):
+        pytest.skip("no CUDA device, or the extension was built without CUDA")
+    for batch, statistics in itertools.product((1, 8), STATISTICS):
+        case = Case((batch, *size), "leaky_relu", 1, 1, affine="weight, bias", statistics=statistics)
+        check(case, dtype, "cuda", (layout,) * 3, where="cuda")
+        check(Case((batch, *size), "relu", statistics=statistics), dtype, "cuda", (layout,) * 3, where="cuda")
