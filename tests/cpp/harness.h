@@ -70,4 +70,4 @@ void for_each_type(F&& test) {
 
 // One function per operator, each in a file of its own.
 void test_instance_norm_act();
-void test_l1_mean();
+void test_mean_losses();

@@ -24,7 +24,7 @@ int main() {
   test_rounding<BFloat16>();
   test_rounding<Half>();
   test_instance_norm_act();
-  test_l1_mean();
+  test_mean_losses();
 #ifndef CYCLEGAN_FAST_CUDA_TWIN
   std::printf("isa %s: ", isa_name(cpu_isa()));
 #endif
