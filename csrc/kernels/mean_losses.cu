@@ -86,7 +86,8 @@ __device__ Compute<T> sum_of(const LossTerm& term, const Place& at) {
 
 template <MeanLoss kLoss, typename T>
 __global__ void __launch_bounds__(kThreads)
-    losses_kernel(MeanLossesParams p, MeanLossesPlan plan,
+    losses_kernel(const __grid_constant__ MeanLossesParams p,
+                  const __grid_constant__ MeanLossesPlan plan,
                   Sum<Compute<T>>* __restrict__ partial) {  // [blocks]
   const Place at = place_of(plan);
   const LossTerm term = p.terms[at.term];
@@ -99,7 +100,8 @@ __global__ void __launch_bounds__(kThreads)
 // values [size] = weight * sum of the term's partial [blocks] / count, in double; a block per term.
 template <typename C>
 __global__ void __launch_bounds__(kThreads)
-    losses_finish_kernel(MeanLossesParams p, MeanLossesPlan plan,
+    losses_finish_kernel(const __grid_constant__ MeanLossesParams p,
+                         const __grid_constant__ MeanLossesPlan plan,
                          const Sum<C>* __restrict__ partial) {
   const int term = blockIdx.x;
   Sum<double> sum[1] = {};
@@ -118,23 +120,34 @@ __device__ void write_grad(const LossTerm& term, const Place& at, Compute<T> sca
   using Saved = std::conditional_t<kLoss == MeanLoss::kL1, int8_t, T>;
   const void* saved = kLoss == MeanLoss::kL1 ? term.sign : term.a;
   const C target = static_cast<C>(term.target);
-  for (int64_t i = at.first; i < term.count / kVec; i += at.step) {
-    const auto in = load_pack<kVec>(static_cast<const Saved*>(saved), i * kVec);
-    Pack<T, kVec> out;
+  const int64_t packs = term.count / kVec;
+  for (int64_t first = at.first; first < packs; first += kUnroll * at.step) {
+    Pack<Saved, kVec> in[kUnroll];
 #pragma unroll
-    for (int k = 0; k < kVec; ++k) {
-      C slope = to_compute(in.v[k]);
-      if constexpr (kLoss != MeanLoss::kL1)
-        slope = slope_at<kLoss>(distance<kLoss>(slope, target), target);
-      out.v[k] = from_compute<T>(scale * slope);
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * at.step >= packs) continue;
+      in[u] = load_pack<kVec>(static_cast<const Saved*>(saved), (first + u * at.step) * kVec);
     }
-    store_pack(static_cast<T*>(term.grad_a), i * kVec, out);
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * at.step >= packs) continue;
+      Pack<T, kVec> out;
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) {
+        C slope = to_compute(in[u].v[k]);
+        if constexpr (kLoss != MeanLoss::kL1)
+          slope = slope_at<kLoss>(distance<kLoss>(slope, target), target);
+        out.v[k] = from_compute<T>(scale * slope);
+      }
+      store_pack(static_cast<T*>(term.grad_a), (first + u * at.step) * kVec, out);
+    }
   }
 }
 
 template <MeanLoss kLoss, typename T>
 __global__ void __launch_bounds__(kThreads)
-    losses_grad_kernel(MeanLossesParams p, MeanLossesPlan plan) {
+    losses_grad_kernel(const __grid_constant__ MeanLossesParams p,
+                       const __grid_constant__ MeanLossesPlan plan) {
   using C = Compute<T>;
   const Place at = place_of(plan);
   const LossTerm term = p.terms[at.term];

@@ -17,8 +17,9 @@ def l1_losses(terms: dict[str, tuple[float, Tensor, Tensor]]) -> dict[str, Tenso
     """weight * mean |image - wanted| of each named (weight, image, wanted)."""
     if not terms:
         return {}
-    weights, images, wanted = zip(*terms.values(), strict=True)
-    return dict(zip(terms, ops.cycle_loss(list(zip(images, wanted, strict=True)), weights), strict=True))
+    pairs = [(image, wanted) for _, image, wanted in terms.values()]
+    weights = [weight for weight, _, _ in terms.values()]
+    return dict(zip(terms, ops.cycle_loss(pairs, weights), strict=True))
 
 
 def critic_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) -> Tensor:

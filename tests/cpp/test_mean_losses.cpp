@@ -140,4 +140,7 @@ void test_mean_losses() {
       test_losses<T>(loss, {64, 40003}, 0, false);
     }
   });
+  // More than the blocks of a launch hold at once: each goes round again.
+  test_losses<float>(MeanLoss::kL1, {1100003, 64}, 1, true);
+  test_losses<float>(MeanLoss::kSquare, {900, 1100003}, 1, true);
 }

@@ -1,5 +1,6 @@
 // The launch plans of the CUDA kernels, as nvcc compiled them, on a machine that may have no GPU.
 #include <cstdio>
+#include <initializer_list>
 
 #include "instance_norm_act.h"
 #include "mean_losses.h"

@@ -27,6 +27,7 @@
 #define __host__
 #define __shared__ static  // one block at a time
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
