@@ -20,10 +20,22 @@ inline V slope_at(V distance, V target) {
   return kLoss == MeanLoss::kSquare ? 2 * distance : (distance <= 0 ? V{} : -target);
 }
 
-template <typename V>
-inline void write_signs(V d, int8_t* sign, int64_t count) {
-  const auto s = (d > 0) - (d < 0);  // a comparison is -1 where it holds
-  for (int64_t i = 0; i < count; ++i) sign[i] = static_cast<int8_t>(-s[i]);
+// From lanes to bytes in two steps: gcc makes a step wider than that lane by lane.
+template <typename C>
+inline void store_signs(int8_t* sign, typename Simd<C>::Vec d, int64_t count) {
+  const auto signs = (d < 0) - (d > 0);  // a comparison is -1 where it holds
+  const auto bytes = __builtin_convertvector(
+      __builtin_convertvector(signs, typename Simd<C>::Int16), typename Simd<C>::Int8);
+  std::memcpy(sign, &bytes, static_cast<size_t>(count));
+}
+
+template <typename C>
+inline typename Simd<C>::Vec load_signs(const int8_t* sign, int64_t count) {
+  typename Simd<C>::Int8 bytes = {};
+  std::memcpy(&bytes, sign, static_cast<size_t>(count));
+  const auto signs = __builtin_convertvector(
+      __builtin_convertvector(bytes, typename Simd<C>::Int16), typename Simd<C>::Int);
+  return __builtin_convertvector(signs, typename Simd<C>::Vec);
 }
 
 // The losses of `count` elements from `i` on, zero in the other lanes; writes their signs.
@@ -33,7 +45,7 @@ inline VecOf<T> losses_of(const LossTerm& term, int64_t i, int64_t count) {
   if (kLoss == MeanLoss::kL1) other = load(static_cast<const T*>(term.b) + i, count);
   const VecOf<T> a = load(static_cast<const T*>(term.a) + i, count);
   const VecOf<T> d = distance<kLoss>(a, other);
-  if (kLoss == MeanLoss::kL1 && term.sign) write_signs(d, term.sign + i, count);
+  if (kLoss == MeanLoss::kL1 && term.sign) store_signs<Compute<T>>(term.sign + i, d, count);
   return keep_first(loss_at<kLoss>(d), count);
 }
 
@@ -56,23 +68,18 @@ double sum_of(const LossTerm& term, int64_t begin, int64_t end) {
   return total;
 }
 
-// Elements [begin, end) of grad_a = scale * sign.
-template <typename T>
-void write_l1_grad(const LossTerm& term, Compute<T> scale, int64_t begin, int64_t end) {
-  const T values[3] = {narrow<T>(-scale), narrow<T>(Compute<T>(0)), narrow<T>(scale)};
-  for (int64_t i = begin; i < end; ++i) static_cast<T*>(term.grad_a)[i] = values[term.sign[i] + 1];
-}
-
-// Elements [begin, end) of grad_a = scale * slope.
+// `count` elements from `i` on of grad_a = scale * slope.
 template <MeanLoss kLoss, typename T>
-void write_grad(const LossTerm& term, Compute<T> scale, int64_t begin, int64_t end) {
-  const VecOf<T> target = VecOf<T>{} + Compute<T>(term.target);
-  for (int64_t i = begin; i < end; i += kLanes<T>) {
-    const int64_t count = std::min<int64_t>(kLanes<T>, end - i);
+inline void write_grad(const LossTerm& term, Compute<T> scale, int64_t i, int64_t count) {
+  VecOf<T> slope;
+  if constexpr (kLoss == MeanLoss::kL1) {
+    slope = load_signs<Compute<T>>(term.sign + i, count);
+  } else {
+    const VecOf<T> target = VecOf<T>{} + Compute<T>(term.target);
     const VecOf<T> a = load(static_cast<const T*>(term.a) + i, count);
-    const VecOf<T> slope = slope_at<kLoss>(distance<kLoss>(a, target), target);
-    store(static_cast<T*>(term.grad_a) + i, scale * slope, count);
+    slope = slope_at<kLoss>(distance<kLoss>(a, target), target);
   }
+  store(static_cast<T*>(term.grad_a) + i, scale * slope, count);
 }
 
 struct Forward {
@@ -91,11 +98,9 @@ struct Backward {
     const LossTerm& term = p.terms[at.term];
     const C scale = static_cast<const C*>(p.grad)[at.term * p.grad_stride] *
                     C(term.weight / double(term.count));
-    if constexpr (kLoss == MeanLoss::kL1) {
-      write_l1_grad<T>(term, scale, at.begin, at.end);
-    } else {
-      write_grad<kLoss, T>(term, scale, at.begin, at.end);
-    }
+    int64_t i = at.begin;
+    for (; i + kLanes<T> <= at.end; i += kLanes<T>) write_grad<kLoss, T>(term, scale, i, kLanes<T>);
+    if (i < at.end) write_grad<kLoss, T>(term, scale, i, at.end - i);
   }
 };
 
