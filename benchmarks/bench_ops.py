@@ -58,24 +58,32 @@ def test_norm_relu_pad(
     measure(benchmark, run, f"instance_norm + relu + pad 1, {shape}, {layout}, {dtype}", moved)
 
 
-@pytest.mark.parametrize("implementation", [ops.l1_mean, torch.nn.functional.l1_loss], ids=["ours", "aten"])
+def aten_cycle_loss(pairs: list[tuple[Tensor, Tensor]], weights: list[float]) -> Tensor:
+    return torch.stack([w * torch.nn.functional.l1_loss(a, b) for w, (a, b) in zip(weights, pairs, strict=True)])
+
+
+@pytest.mark.parametrize("implementation", [ops.cycle_loss, aten_cycle_loss], ids=["ours", "aten"])
 @pytest.mark.parametrize("side", [256, 1024])
-def test_cycle_loss(benchmark: Any, side: int, implementation: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_cycle_loss(benchmark: Any, side: int, implementation: Callable[..., Tensor]) -> None:
+    """The four cycle and identity losses of a step."""
+    weights = [10.0, 10.0, 5.0, 5.0]
+
     def image() -> Tensor:
         return torch.rand(1, 3, side, side, device=DEVICE).to(memory_format=torch.channels_last)
 
-    inputs, targets = [image().requires_grad_() for _ in range(BUFFERS)], [image() for _ in range(BUFFERS)]
-    exact = (inputs[0].detach().double() - targets[0].double()).abs().mean()
-    assert abs(implementation(inputs[0], targets[0]).item() - exact.item()) <= 1e-6
-    turns = itertools.cycle(zip(inputs, targets, strict=True))
+    buffers = [[(image().requires_grad_(), image()) for _ in weights] for _ in range(BUFFERS)]
+    exact = [w * (a.detach().double() - b.double()).abs().mean() for w, (a, b) in zip(weights, buffers[0], strict=True)]
+    assert (implementation(buffers[0], weights) - torch.stack(exact)).abs().max() <= 1e-5
+    turns = itertools.cycle(buffers)
 
     def run() -> None:
-        a, b = next(turns)
-        a.grad = None
-        implementation(a, b).backward()
+        pairs = next(turns)
+        for a, _ in pairs:
+            a.grad = None
+        implementation(pairs, weights).sum().backward()
 
-    moved = inputs[0].numel() * (2 * 4 + 1 + 1 + 4)  # a, b and a sign; the sign again and the gradient
-    measure(benchmark, run, f"l1 mean, 3x{side}x{side}", moved)
+    moved = 4 * buffers[0][0][0].numel() * (2 * 4 + 1 + 1 + 4)  # a, b and a sign; the sign again and the gradient
+    measure(benchmark, run, f"four l1 means, 3x{side}x{side}", moved)
 
 
 class AtenPool:

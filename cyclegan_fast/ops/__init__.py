@@ -7,20 +7,23 @@ the extension is missing.
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
-from cyclegan_fast.ops.l1_mean import l1_mean
+from cyclegan_fast.ops.mean_losses import cycle_loss, hinge_loss, l1_mean, lsgan_loss
 from cyclegan_fast.ops.pixels import from_uint8, to_uint8
 from cyclegan_fast.ops.plane_statistics import merge_statistics, plane_statistics
 from cyclegan_fast.ops.reflect_pad import reflect_pad
 
 __all__ = [
     "build_info",
+    "cycle_loss",
     "extension_available",
     "extension_error",
     "from_uint8",
+    "hinge_loss",
     "image_pool_draws",
     "image_pool_exchange",
     "instance_norm_act",
     "l1_mean",
+    "lsgan_loss",
     "merge_statistics",
     "plane_statistics",
     "reflect_pad",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,10 +93,29 @@ def reflect_pad(x: Tensor, pad: int) -> Tensor:
     return F.pad(x, (pad, pad, pad, pad), mode="reflect") if pad else x
 
 
-def l1_mean(a: Tensor, b: Tensor) -> Tensor:
-    """Mean of |a - b|, at least in float32."""
-    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    return F.l1_loss(a.to(dtype), b.to(dtype))
+def cycle_loss(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[float]) -> Tensor:  # [K]
+    """weight * mean |a - b| of each pair."""
+    wide = _widened([*a, *b])
+    terms = zip(wide[: len(a)], wide[len(a) :], weights, strict=True)
+    return torch.stack([weight * F.l1_loss(x, y) for x, y, weight in terms])
+
+
+def lsgan_loss(scores: Sequence[Tensor], targets: Sequence[float], weights: Sequence[float]) -> Tensor:  # [K]
+    """weight * mean (score - target)^2 of each tensor of scores."""
+    terms = zip(_widened(scores), targets, weights, strict=True)
+    return torch.stack([weight * (x - target).square().mean() for x, target, weight in terms])
+
+
+def hinge_loss(scores: Sequence[Tensor], targets: Sequence[float], weights: Sequence[float]) -> Tensor:  # [K]
+    """weight * mean max(0, 1 - target * score) of each tensor of scores."""
+    terms = zip(_widened(scores), targets, weights, strict=True)
+    return torch.stack([weight * F.relu(1 - target * x).mean() for x, target, weight in terms])
+
+
+def _widened(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """All in their widest type, at least in float32."""
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
+    return [x.to(dtype) for x in tensors]
 
 
 def image_pool_exchange(

@@ -13,6 +13,15 @@ from cyclegan_fast import ops
 GanMode = Literal["lsgan", "vanilla", "wgangp", "hinge"]
 
 
+def l1_losses(terms: dict[str, tuple[float, Tensor, Tensor]]) -> dict[str, Tensor]:
+    """weight * mean |image - wanted| of each named (weight, image, wanted)."""
+    if not terms:
+        return {}
+    pairs = [(image, wanted) for _, image, wanted in terms.values()]
+    weights = [weight for weight, _, _ in terms.values()]
+    return dict(zip(terms, ops.cycle_loss(pairs, weights), strict=True))
+
+
 def critic_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """What a critic minimises: real images should score high, fakes low, halved so that it learns at half the pace.
 
@@ -21,26 +30,34 @@ def critic_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) -> Tens
         real_logits: The critic's scores of real images, any shape.
         fake_logits: The critic's scores of translated images.
     """
+    if mode == "lsgan":
+        return ops.lsgan_loss([real_logits, fake_logits], targets=[1, 0], weights=[0.5, 0.5]).sum()
     if mode == "hinge":
-        return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
+        return ops.hinge_loss([real_logits, fake_logits], targets=[1, -1], weights=[0.5, 0.5]).sum()
     return 0.5 * (_towards(mode, real_logits, real=True) + _towards(mode, fake_logits, real=False))
 
 
-def generator_loss(mode: GanMode, fake_logits: Tensor) -> Tensor:
-    """What a generator minimises: its images should score as high as real ones."""
-    if mode == "hinge":
-        return -fake_logits.mean()
-    return _towards(mode, fake_logits, real=True)
+def generator_losses(mode: GanMode, weight: float, fake_logits: list[Tensor]) -> Tensor:
+    """What each generator minimises: its images should score as high as real ones.
+
+    Args:
+        mode: As in `critic_loss`.
+        weight: What each loss is multiplied by.
+        fake_logits: For each of K generators its critic's scores of its images, any shape.
+
+    Returns:
+        [K].
+    """
+    if mode == "lsgan":
+        return ops.lsgan_loss(fake_logits, targets=[1] * len(fake_logits), weights=[weight] * len(fake_logits))
+    return weight * torch.stack([_towards(mode, logits, real=True) for logits in fake_logits])
 
 
 def _towards(mode: GanMode, logits: Tensor, *, real: bool) -> Tensor:
-    """Distance of the scores from those of real (or fake) images."""
-    if mode == "wgangp":
-        return -logits.mean() if real else logits.mean()
-    target = torch.full_like(logits, float(real))
-    if mode == "lsgan":
-        return F.mse_loss(logits, target)
-    return F.binary_cross_entropy_with_logits(logits, target)
+    """How far the scores are from those of real (or fake) images, by cross-entropy or as they are."""
+    if mode == "vanilla":
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+    return -logits.mean() if real else logits.mean()
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast import ops
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
-from cyclegan_fast.training.objective import critic_loss, generator_loss, gradient_penalty
+from cyclegan_fast.training.objective import critic_loss, generator_losses, gradient_penalty, l1_losses
 
 Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
 Losses = dict[str, Tensor]  # scalars on the device
@@ -62,23 +61,25 @@ class CycleGANStep:
         o = self.objective
         images = {"real_A": real_A, "real_B": real_B}
         losses: Losses = {}
+        distances: dict[str, tuple[float, Tensor, Tensor]] = {}  # weight, image, what it should be
         with self.autocast():
             fake_B, idt_A = self.translate(self.G_A, real_A, real_B)
             fake_A, idt_B = self.translate(self.G_B, real_B, real_A)
             images |= {"fake_B": fake_B, "fake_A": fake_A}
             if o.lambda_gan:
-                losses["G_A"] = o.lambda_gan * generator_loss(o.gan_mode, full_precision(self.D_A(fake_B)))
-                losses["G_B"] = o.lambda_gan * generator_loss(o.gan_mode, full_precision(self.D_B(fake_A)))
+                logits = [full_precision(self.D_A(fake_B)), full_precision(self.D_B(fake_A))]
+                losses["G_A"], losses["G_B"] = generator_losses(o.gan_mode, o.lambda_gan, logits)
             if o.lambda_A:
                 images["rec_A"] = full_precision(self.G_B(fake_B))
-                losses["cycle_A"] = o.lambda_A * ops.l1_mean(images["rec_A"], real_A)
+                distances["cycle_A"] = o.lambda_A, images["rec_A"], real_A
             if o.lambda_B:
                 images["rec_B"] = full_precision(self.G_A(fake_A))
-                losses["cycle_B"] = o.lambda_B * ops.l1_mean(images["rec_B"], real_B)
+                distances["cycle_B"] = o.lambda_B, images["rec_B"], real_B
             if idt_A is not None and idt_B is not None:
                 images |= {"idt_A": idt_A, "idt_B": idt_B}
-                losses["idt_A"] = o.lambda_identity * o.lambda_B * ops.l1_mean(idt_A, real_B)
-                losses["idt_B"] = o.lambda_identity * o.lambda_A * ops.l1_mean(idt_B, real_A)
+                distances["idt_A"] = o.lambda_identity * o.lambda_B, idt_A, real_B
+                distances["idt_B"] = o.lambda_identity * o.lambda_A, idt_B, real_A
+            losses |= l1_losses(distances)
         total = torch.stack(list(losses.values())).sum()
         self.update(self.optimizer_G, self.weights_G, total)
         return _detached(images), _detached(losses)

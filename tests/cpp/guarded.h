@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <type_traits>
 #include <vector>
 
 #include "types.h"
@@ -27,7 +28,11 @@ class Guarded {
   double operator[](int64_t i) const {
     T value;
     std::memcpy(&value, begin_ + i * int64_t(sizeof(T)), sizeof value);
-    return double(cyclegan_fast::widen(value));
+    if constexpr (std::is_integral_v<T>) {
+      return value;
+    } else {
+      return double(cyclegan_fast::widen(value));
+    }
   }
   bool intact() const {
     for (const unsigned char* p = bytes_.data(); p < begin_; ++p) {

@@ -71,6 +71,6 @@ void for_each_type(F&& test) {
 // One function per operator, each in a file of its own.
 void test_image_pool();
 void test_instance_norm_act();
-void test_l1_mean();
-void test_plane_statistics();
+void test_mean_losses();
 void test_pixels();
+void test_plane_statistics();

@@ -25,9 +25,9 @@ int main() {
   test_rounding<Half>();
   test_image_pool();
   test_instance_norm_act();
-  test_l1_mean();
-  test_plane_statistics();
+  test_mean_losses();
   test_pixels();
+  test_plane_statistics();
 #ifndef CYCLEGAN_FAST_CUDA_TWIN
   std::printf("isa %s: ", isa_name(cpu_isa()));
 #endif

@@ -1,9 +1,10 @@
 // The launch plans of the CUDA kernels, as nvcc compiled them, on a machine that may have no GPU.
 #include <cstdio>
+#include <initializer_list>
 
 #include "image_pool.h"
 #include "instance_norm_act.h"
-#include "l1_mean.h"
+#include "mean_losses.h"
 
 using namespace cyclegan_fast;
 
@@ -78,15 +79,17 @@ void test_norm_regimes() {
       "a plane of 2^32 elements is refused");
 }
 
+MeanLossesParams losses(std::initializer_list<int64_t> counts, void* a) {
+  MeanLossesParams p = {};
+  p.dtype = DType::kFloat32;
+  for (int64_t count : counts) p.terms[p.size].a = a, p.terms[p.size++].count = count;
+  return p;
+}
+
 }  // namespace
 
 int main() {
   test_norm_regimes();
-  L1MeanParams l1 = {};
-  l1.a = l1.b = kAligned, l1.count = 3 * 256 * 256, l1.dtype = DType::kFloat32;
-  expect(plan_of(l1).vec == 4 && plan_of(l1).blocks == 48,
-         "l1_mean: 16 bytes an access, 4 packs a thread");
-
   ImagePoolParams pool = {};
   pool.pool = pool.returned = kAligned, pool.fakes = kAligned, pool.dtype = DType::kFloat32;
   pool.size = 50, pool.n = 2, pool.elements = 3 * 256 * 256;
@@ -97,6 +100,17 @@ int main() {
          "image_pool: a decision and flags an image");
   pool.fakes = kMisaligned;
   expect(plan_of(pool).vec == 1, "image_pool: misaligned: one by one");
+
+  const MeanLossesPlan cycle = plan_of(losses({3 * 256 * 256, 6, 3 * 256 * 256}, kAligned));
+  expect(cycle.vec[0] == 4 && cycle.vec[1] == 1 && cycle.vec[2] == 4,
+         "mean_losses: 16 bytes an access where the count allows");
+  expect(cycle.first[1] == 48 && cycle.first[2] == 49 && cycle.first[3] == 97,
+         "mean_losses: 4 packs a thread, one block for a small term");
+  expect(cycle.workspace_bytes == 97 * 4, "mean_losses: one partial sum a block");
+  expect(plan_of(losses({64}, kMisaligned)).vec[0] == 1, "mean_losses, misaligned: one by one");
+  const MeanLossesPlan full = plan_of(losses({1 << 26, 0, 3 << 26}, kAligned));
+  expect(full.first[1] == 256 && full.first[2] == 257 && full.first[3] == 1025,
+         "mean_losses: large terms share the blocks by size, an empty one keeps one");
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

@@ -8,6 +8,11 @@ typedef uint32_t VecU32 __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES)))
 typedef int32_t VecI32 __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES)));
 typedef int64_t VecI64 __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES)));
 typedef uint16_t VecU16 __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES / 2)));
+// An int8_t, and an int16_t, for each lane of a VecF and of a VecD.
+typedef int8_t VecF8 __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES / 4)));
+typedef int16_t VecF16 __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES / 2)));
+typedef int8_t VecD8 __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES / 8)));
+typedef int16_t VecD16 __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES / 4)));
 
 template <typename C>
 struct Simd;
@@ -15,11 +20,15 @@ template <>
 struct Simd<float> {
   using Vec = VecF;
   using Int = VecI32;
+  using Int8 = VecF8;
+  using Int16 = VecF16;
 };
 template <>
 struct Simd<double> {
   using Vec = VecD;
   using Int = VecI64;
+  using Int8 = VecD8;
+  using Int16 = VecD16;
 };
 
 template <typename T>

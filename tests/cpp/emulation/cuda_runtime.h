@@ -28,6 +28,7 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define CYCLEGAN_FAST_EMULATED
 
 // In place of `__shared__ Type name[count]`.
