@@ -11,6 +11,32 @@
 
 #include "types.h"
 
+// The memory of a vector that a kernel sees: on a real GPU it is shared by host and card.
+#ifdef CYCLEGAN_FAST_ON_GPU
+#include <cuda_runtime_api.h>
+
+template <typename T>
+struct SharedAllocator {
+  using value_type = T;
+  SharedAllocator() = default;
+  template <typename U>
+  SharedAllocator(const SharedAllocator<U>&) {}
+  T* allocate(size_t count) {
+    void* p = nullptr;
+    if (cudaMallocManaged(&p, count * sizeof(T)) != cudaSuccess) std::abort();
+    return static_cast<T*>(p);
+  }
+  void deallocate(T* p, size_t) { cudaFree(p); }
+  friend bool operator==(const SharedAllocator&, const SharedAllocator&) { return true; }
+  friend bool operator!=(const SharedAllocator&, const SharedAllocator&) { return false; }
+};
+#else
+template <typename T>
+using SharedAllocator = std::allocator<T>;
+#endif
+template <typename T>
+using SharedVector = std::vector<T, SharedAllocator<T>>;
+
 // `count` elements of type T between two guard bands, `shift` elements off 16-byte alignment,
 // filled with NaN.
 template <typename T>
@@ -59,6 +85,6 @@ class Guarded {
   static constexpr int64_t kBand = 64;
   static constexpr unsigned char kPoison = 0xff;  // a NaN in every floating type
   int64_t count_;
-  std::vector<unsigned char> bytes_;
+  SharedVector<unsigned char> bytes_;
   unsigned char* begin_;
 };

@@ -1,6 +1,6 @@
 // What the C++ tests share: checks that NaN fails, tolerances, and how a twin is run. Each test is
-// compiled against the CPU kernels, and with CYCLEGAN_FAST_CUDA_TWIN against the CUDA kernels under
-// emulation.
+// compiled against the CPU kernels; with CYCLEGAN_FAST_CUDA_TWIN against the CUDA kernels under
+// emulation; and with CYCLEGAN_FAST_ON_GPU as well against those on a card.
 #pragma once
 
 #include <cstdio>
@@ -50,7 +50,34 @@ void expect_close(const Guarded<T>& got, const std::vector<double>& expected, do
   expect(got.intact(), what + ": wrote outside");
 }
 
-#ifndef CYCLEGAN_FAST_CUDA_TWIN
+#ifdef CYCLEGAN_FAST_CUDA_TWIN
+// A launch that must succeed. Its results are there on return.
+inline void expect_launch(cyclegan_fast::Status status, const std::string& what) {
+  expect(status == cyclegan_fast::Status::kOk, what + ": launch");
+#ifdef CYCLEGAN_FAST_ON_GPU
+  expect(cudaDeviceSynchronize() == cudaSuccess, what + ": the kernel failed");
+#endif
+}
+
+#ifdef CYCLEGAN_FAST_ON_GPU
+// Left uninitialised, so that compute-sanitizer's initcheck and memcheck watch it.
+class Workspace {
+ public:
+  explicit Workspace(int64_t bytes) {
+    if (bytes > 0 && cudaMalloc(&data_, size_t(bytes)) != cudaSuccess) std::abort();
+  }
+  Workspace(const Workspace&) = delete;
+  ~Workspace() { cudaFree(data_); }
+  void* data() { return data_; }
+  bool intact() const { return true; }
+
+ private:
+  void* data_ = nullptr;
+};
+#else
+using Workspace = Guarded<char>;
+#endif
+#else
 // All slices of a CPU kernel, in any order and in any ranges.
 template <typename Params>
 void run_slices(const Params& p, int64_t slices, void (*kernel)(const Params&, int64_t, int64_t)) {

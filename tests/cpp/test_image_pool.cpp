@@ -11,9 +11,9 @@ namespace {
 
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
 void exchange(ImagePoolParams p, const std::string& what) {
-  Guarded<char> workspace(plan_of(p).workspace_bytes);
+  Workspace workspace(plan_of(p).workspace_bytes);
   p.workspace = workspace.data();
-  expect(image_pool_exchange_cuda(p, nullptr) == Status::kOk, what + ": launch");
+  expect_launch(image_pool_exchange_cuda(p, nullptr), what);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
 #else

@@ -13,13 +13,13 @@ namespace {
 
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
 void forward(MeanLossesParams p, const std::string& what) {
-  Guarded<float> workspace(plan_of(p).workspace_bytes / 4);
+  Workspace workspace(plan_of(p).workspace_bytes);
   p.workspace = workspace.data();
-  expect(mean_losses_fwd_cuda(p, nullptr) == Status::kOk, what + ": launch");
+  expect_launch(mean_losses_fwd_cuda(p, nullptr), what);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
 void backward(const MeanLossesParams& p, const std::string& what) {
-  expect(mean_losses_bwd_cuda(p, nullptr) == Status::kOk, what + ": launch");
+  expect_launch(mean_losses_bwd_cuda(p, nullptr), what);
 }
 #else
 void forward(MeanLossesParams p, const std::string& what) {

@@ -12,10 +12,10 @@ namespace {
 
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
 void run(const ToUint8Params& p, const std::string& what) {
-  expect(to_uint8_cuda(p, nullptr) == Status::kOk, what + ": launch");
+  expect_launch(to_uint8_cuda(p, nullptr), what);
 }
 void run(const FromUint8Params& p, const std::string& what) {
-  expect(from_uint8_cuda(p, nullptr) == Status::kOk, what + ": launch");
+  expect_launch(from_uint8_cuda(p, nullptr), what);
 }
 void test_limits() {
   ToUint8Params to{};
@@ -51,7 +51,7 @@ struct Bytes {
     }
     return true;
   }
-  std::vector<uint8_t> all;
+  SharedVector<uint8_t> all;
   int64_t shift;
 };
 
@@ -106,10 +106,10 @@ void test_from_uint8(const CropCase& k, bool channels_last, bool placed, int64_t
       std::to_string(placed) + " dtype " + std::to_string(int(kDType<T>));
   std::mt19937 random(3);
   // Of exactly this size, so that the sanitizers see a read over the edge.
-  std::vector<uint8_t> pixels(size_t(k.n * k.height * k.width * k.c));
+  SharedVector<uint8_t> pixels(size_t(k.n * k.height * k.width * k.c));
   for (auto& level : pixels) level = uint8_t(random());
   const int32_t far = 2'000'000'000;  // over the edges: to be moved inside
-  std::vector<int32_t> placement;
+  SharedVector<int32_t> placement;
   for (int64_t i = 0; i < k.n; ++i) {
     const int32_t places[4][3] = {{0, 0, 0},
                                   {int32_t(k.height - k.h), int32_t(k.width - k.w), 1},

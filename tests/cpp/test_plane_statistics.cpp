@@ -10,9 +10,9 @@ namespace {
 
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
 void run(PlaneStatisticsParams p, const std::string& what) {
-  Guarded<double> workspace(ceil_div(plane_statistics_workspace(p), 8));
+  Workspace workspace(plane_statistics_workspace(p));
   p.workspace = workspace.data();
-  expect(plane_statistics_cuda(p, nullptr) == Status::kOk, what + ": launch");
+  expect_launch(plane_statistics_cuda(p, nullptr), what);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
 #else
