@@ -25,26 +25,28 @@ seeds = st.integers(0, 2**32 - 1)
 
 @dataclass(frozen=True)
 class Place:
-    """How a tensor lies in memory."""
+    """How a tensor lies in memory: dense, or every `step`-th slice of one that is longer along `axis`."""
 
     layout: str = "nchw"
     offset: int = 0  # elements before the first: its address is no multiple of 16 bytes
-    step: int = 1  # between neighbours of a row: dense where it is 1
+    axis: int = 0
+    step: int = 1
+    spare: int = 0  # slices left over at the end of the axis
 
     def put(self, values: Tensor) -> Tensor:
-        """A leaf with these values [N, C, H, W] that lies so."""
+        """A leaf with these values [N, C, H, W] that lies so, NaN around it."""
         order, back = ((0, 2, 3, 1), (0, 3, 1, 2)) if self.layout == "nhwc" else ((0, 1, 2, 3),) * 2
-        flat = values.permute(order).reshape(-1)
-        buffer = torch.full((self.offset + flat.numel() * self.step,), math.nan, dtype=values.dtype, device=flat.device)
-        placed = buffer[self.offset :: self.step]
-        placed.copy_(flat)
-        shape = [values.shape[axis] for axis in order]
-        return placed.view(shape).permute(back).requires_grad_()
+        shape = list(values.shape)
+        shape[self.axis] = shape[self.axis] * self.step + self.spare
+        buffer = torch.full((self.offset + math.prod(shape),), math.nan, dtype=values.dtype, device=values.device)
+        whole = buffer[self.offset :].view([shape[axis] for axis in order]).permute(back)
+        rows = slice(0, values.shape[self.axis] * self.step, self.step)
+        return whole[(slice(None),) * self.axis + (rows,)].copy_(values).requires_grad_()
 
 
 layouts = st.sampled_from(["nchw", "nhwc"])
 dense = st.builds(Place, layouts, st.integers(0, 3))
-anywhere = st.builds(Place, layouts, st.integers(0, 3), st.integers(1, 2))
+anywhere = st.builds(Place, layouts, st.integers(0, 3), st.integers(0, 3), st.integers(1, 2), st.integers(0, 1))
 
 
 def is_dense(x: Tensor) -> bool:
