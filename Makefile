@@ -18,7 +18,7 @@ bench: $(VENV)/.ready-dev
 
 # For a host with a GPU and, maybe, no network: uses that host's own Python and torch, and installs nothing.
 gpu:
-	$(PYTHON) benchmarks/gpu.py
+	$(PYTHON) benchmarks/gpu.py $(PARTS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -1,5 +1,11 @@
 """make gpu: on a host with a GPU, build, prove and measure, then write docs/results/<gpu>.md and .json.
 
+The parts, each of which can be named alone: `kernels`, their C++ tests on the card and those again under
+compute-sanitizer where the toolkit has it; `tests`, the Python tests marked gpu; `operators` and `step`, the tables.
+
+make gpu
+make gpu PARTS="kernels tests"
+
 Needs no network and installs nothing: this Python must have torch >= 2.11, and nvcc, ninja, pybind11, pytest and
 pytest-benchmark must be there. Everything is built into build/gpu. Without a GPU it names the tests that it leaves out
 and exits with 0.
@@ -7,6 +13,8 @@ and exits with 0.
 
 from __future__ import annotations
 
+import argparse
+import functools
 import os
 import runpy
 import shutil
@@ -14,16 +22,24 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu"
+CPP_TESTS = BUILD / "test_cuda"
 RESULTS = ROOT / "docs" / "results"
-BUDGET_S = 530  # everything together
-TESTS_S = 200  # of it
+SANITIZERS = ("memcheck", "racecheck", "initcheck")
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
+    parser.add_argument("--seconds", type=float, default=560, help="time for everything together")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(unknown)}: choose from {', '.join(PARTS)}")
     try:
         import torch
     except ImportError:
@@ -31,17 +47,16 @@ def main() -> int:
         return 0
     if not torch.cuda.is_available():
         return without_gpu()
-    began = time.monotonic()
+    began, failed = time.monotonic(), 0
     major, minor = torch.cuda.get_device_capability()
     build(f"{major}{minor}{'a' if major == 9 else ''}")
     print(f"== built in {time.monotonic() - began:.0f} s", flush=True)
-    failed = run("tests", "-m", "pytest", "-m", "gpu", "-q", *on_the_build(), seconds=TESTS_S)
-    print(f"== tests done after {time.monotonic() - began:.0f} s", flush=True)
-    left = BUDGET_S - (time.monotonic() - began)
-    words = ["-m", "benchmarks.measure", "--out", str(RESULTS), "--seconds", f"{0.8 * left:.0f}"]
-    measured = run("benchmarks", *words, seconds=left)
-    print(f"== all done after {time.monotonic() - began:.0f} s", flush=True)
-    return failed or measured
+    parts = [part for part in PARTS if part in (arguments.parts or PARTS)]
+    for i, part in enumerate(parts):
+        left = arguments.seconds - (time.monotonic() - began)
+        failed |= PARTS[part](left / (len(parts) - i))
+        print(f"== {part}: done after {time.monotonic() - began:.0f} s", flush=True)
+    return failed
 
 
 def without_gpu() -> int:
@@ -65,20 +80,72 @@ def build(arch: str) -> None:
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(ROOT / "cyclegan_fast", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     setup = runpy.run_path(str(ROOT / "setup.py"))  # its build functions, without a setuptools command
+    if setup["find_cuda_home"]() is None:
+        raise SystemExit("make gpu: there is no nvcc; set CUDA_HOME to a CUDA toolkit")
     setup["compile_extension"](package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", BUILD / "objects")
+    build_cpp_tests(setup)
 
 
-def on_the_build() -> list[str]:
-    """Makes pytest import the package that was built, not the one in the checkout."""
-    return ["-o", f"pythonpath={BUILD / 'lib'} ."]
+def build_cpp_tests(setup: dict[str, Any]) -> None:
+    """Links tests/cpp, compiled for a card, with the kernels that the extension was just linked with."""
+    cuda, folder = setup["find_cuda_home"](), ROOT / "tests" / "cpp"
+    flags = ["-std=c++17", "-O1", "-DCYCLEGAN_FAST_CUDA_TWIN", "-DCYCLEGAN_FAST_ON_GPU"]
+    includes = [f"-I{place}" for place in (ROOT / "csrc" / "kernels", folder, cuda / "include")]
+    sources = [source for source in sorted(folder.glob("*.cpp")) if source.stem != "test_plans"]
+    objects = [BUILD / "objects" / f"{source.stem}.o" for source in sources]
+    compilers = [
+        subprocess.Popen(["g++", *flags, *includes, "-c", source, "-o", target])
+        for source, target in zip(sources, objects, strict=True)
+    ]
+    statuses = [compiler.wait() for compiler in compilers]
+    if any(statuses):
+        raise SystemExit("make gpu: the C++ tests do not compile")
+    compiled = sorted((BUILD / "objects" / "kernels").glob("*.cu.o"))
+    libraries = [flag for flag in setup["link_flags"](cuda) if "torch" not in flag and "c10" not in flag]
+    subprocess.run(["g++", *objects, *compiled, *libraries, "-o", CPP_TESTS], check=True)
 
 
-def run(what: str, *words: str, seconds: float) -> int:
-    """Runs this Python on the built package; returns its status and says what failed."""
+def kernels(seconds: float) -> int:
+    """The C++ tests on the card, and again under each tool of compute-sanitizer."""
+    end = time.monotonic() + seconds
+    failed = run_command("the C++ tests", [CPP_TESTS], seconds=seconds)
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    if sanitizer is None:
+        print("compute-sanitizer is not here: the C++ tests ran without it", flush=True)
+        return failed
+    for i, tool in enumerate(SANITIZERS):
+        words = [sanitizer, "--tool", tool, "--error-exitcode", "1", CPP_TESTS, "--quick"]
+        share = (end - time.monotonic()) / (len(SANITIZERS) - i)
+        failed |= run_command(f"compute-sanitizer {tool}", words, seconds=share)
+    return failed
+
+
+def tests(seconds: float) -> int:
+    """The Python tests marked gpu, on the package that was built and not the one in the checkout."""
+    path = f"pythonpath={BUILD / 'lib'} ."
+    return run_command("the tests", [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-o", path], seconds=seconds)
+
+
+def measure(what: str, seconds: float) -> int:
+    """The tables in docs/results."""
+    words = ["-m", "benchmarks.measure", "--out", str(RESULTS), "--only", what, "--seconds", f"{0.8 * seconds:.0f}"]
+    return run_command(f"the benchmarks of the {what}", [sys.executable, *words], seconds=seconds)
+
+
+PARTS: dict[str, Callable[[float], int]] = {
+    "kernels": kernels,
+    "tests": tests,
+    "operators": functools.partial(measure, "operators"),
+    "step": functools.partial(measure, "step"),
+}
+
+
+def run_command(what: str, words: Sequence[str | Path], seconds: float) -> int:
+    """Runs a command with the built package on its path; returns its status and says what failed."""
     path = os.pathsep.join([str(BUILD / "lib"), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": path, "CYCLEGAN_FAST_REQUIRE_EXT": "1", "PYTHONSAFEPATH": "1"}
     try:
-        status = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, timeout=seconds).returncode
+        status = subprocess.run(words, cwd=ROOT, env=environment, timeout=seconds).returncode
     except subprocess.TimeoutExpired:
         print(f"{what} were not done after {seconds:.0f} s", file=sys.stderr)
         return 1

@@ -4,11 +4,47 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 Case = Callable[[], object]
+
+
+class Sweep:
+    """Calls made one after the other; on CUDA captured once as a graph, so that the host's time does not count.
+
+    Args:
+        calls: What to run; their results are dropped.
+        device: Where they run.
+    """
+
+    def __init__(self, calls: Sequence[Case], device: torch.device) -> None:
+        self.calls, self.graph = calls, None
+        if device.type != "cuda":
+            return
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for call in calls:  # what is compiled or chosen at a first call is not captured
+                call()
+        torch.cuda.synchronize(device)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=stream):
+            self()
+
+    def __call__(self) -> None:
+        if self.graph is not None and not torch.cuda.is_current_stream_capturing():
+            self.graph.replay()
+            return
+        for call in self.calls:
+            call()
+
+    def run_and_wait(self) -> None:
+        """The calls and all that they left to do."""
+        self()
+        if self.graph is not None:
+            torch.cuda.synchronize()
 
 
 def time_once(case: Case, device: torch.device) -> float:
@@ -41,12 +77,17 @@ def interleave(
     return times
 
 
+def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
+    """How many times faster `name` is than `base`: the median of the rounds' ratios."""
+    return statistics.median(b / t for b, t in zip(times[base], times[name], strict=True))
+
+
 def table(times: dict[str, list[float]], baseline: str) -> str:
     """A Markdown table of medians, spread, and how many times faster than `baseline`, ratios taken round by round."""
     lines = ["| case | median ms | min | max | times faster |", "|---|---|---|---|---|"]
     for name, values in times.items():
-        ratio = statistics.median(base / value for base, value in zip(times[baseline], values, strict=True))
+        faster = ratio(times, baseline, name)
         lines.append(
-            f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} | {ratio:.2f} |"
+            f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} | {faster:.2f} |"
         )
     return "\n".join(lines)

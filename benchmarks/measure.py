@@ -1,11 +1,15 @@
-"""Measures the step on this machine, all cases taking turns, and writes <out>/<device>.md and .json.
+"""Measures the step and the operators on this machine, and writes <out>/<device>.md and .json.
 
 python -m benchmarks.measure --out docs/results
+python -m benchmarks.measure --out docs/results --only operators
+
+What is compared takes turns in one process. What is not measured in a run stays as it was measured before.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import signal
@@ -19,7 +23,8 @@ from typing import Any
 import torch
 
 from benchmarks.bench_step import DEVICE, REFERENCE, WORK, Workload, build_cases
-from benchmarks.harness import interleave, table
+from benchmarks.harness import Sweep, interleave, ratio, table
+from benchmarks.op_cases import OpCase, cases
 from cyclegan_fast import ops
 from cyclegan_fast.monitoring.machine import machine_facts
 
@@ -33,15 +38,62 @@ class OutOfTimeError(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--seconds", type=float, default=400, help="time for everything")
+    parser.add_argument("--seconds", type=float, default=800, help="time for everything")
+    parser.add_argument("--only", choices=["step", "operators"], help="measure this alone")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
-    workloads = [WORK, Workload(batch=8)] if DEVICE.type == "cuda" else [WORK]
-    results = []
-    for i, work in enumerate(workloads):
-        share = (deadline - time.monotonic()) / (len(workloads) - i)
-        results.append(measure(work, share))
+    results = read(arguments.out)
+    if arguments.only != "step":
+        share = arguments.seconds if arguments.only else 0.5 * arguments.seconds
+        results["operators"] = stamped(measure_operators(time.monotonic() + share))
         write(arguments.out, results)  # what is measured is kept, whatever happens next
+    if arguments.only != "operators":
+        workloads = [WORK, Workload(batch=8)] if DEVICE.type == "cuda" else [WORK]
+        steps = []
+        for i, work in enumerate(workloads):
+            steps.append(measure(work, (deadline - time.monotonic()) / (len(workloads) - i)))
+            results["step"] = stamped(steps)
+            write(arguments.out, results)
+
+
+def measure_operators(deadline: float) -> list[dict[str, Any]]:
+    """Every operator beside its peers and a copy of as many bytes, as long as there is time."""
+    makers, rows = list(cases()), []
+    for i, maker in enumerate(makers):
+        if time.monotonic() > deadline:
+            print(f"out of time: {len(makers) - i} of {len(makers)} cases are left out", flush=True)
+            break
+        rows.append(measure_operator(maker()))
+        print(operator_row(rows[-1]), flush=True)
+    return rows
+
+
+def measure_operator(case: OpCase) -> dict[str, Any]:
+    """Microseconds a call of each way, after their results were checked."""
+    for way in case.ways:
+        case.check(way)
+    half = case.bytes_moved // 2
+    sources, targets = ([torch.ones(half, dtype=torch.uint8, device=DEVICE) for _ in range(case.sets)] for _ in "ab")
+    calls = {way: [make(i) for i in range(case.sets)] for way, make in case.ways.items()}
+    calls["copy"] = [functools.partial(b.copy_, a) for a, b in zip(sources, targets, strict=True)]
+    sweeps = {way: Sweep(list_of_calls, DEVICE) for way, list_of_calls in calls.items()}
+    times = interleave(sweeps, rounds=ROUNDS, device=DEVICE, warm_up=1)
+    peers = {way: 1 / ratio(times, "ours", way) for way in case.ways if way != "ours"}
+    return {
+        "op": case.op,
+        "what": case.what,
+        "bytes": case.bytes_moved,
+        "us": {way: 1e3 * statistics.median(values) / case.sets for way, values in times.items()},
+        "copy_share": ratio(times, "copy", "ours"),
+        "times_faster": peers,
+    }
+
+
+def operator_row(row: dict[str, Any]) -> str:
+    us, faster = row["us"]["ours"], row["times_faster"]
+    cells = [row["op"], row["what"], f"{us:.1f}", f"{row['bytes'] / us / 1e3:.1f}", f"{100 * row['copy_share']:.0f} %"]
+    cells += [f"{faster[peer]:.2f}" if peer in faster else "" for peer in ("aten", "compiled")]
+    return "| " + " | ".join(cells) + " |"
 
 
 def measure(work: Workload, seconds: float) -> dict[str, Any]:
@@ -83,26 +135,69 @@ def within(seconds: float, action: Any) -> Any:
         signal.signal(signal.SIGALRM, before)
 
 
-def write(out: Path, results: list[dict[str, Any]]) -> None:
+def stamped(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Results with when, where and of which commit they are."""
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "machine": machine_facts(),
+        "extension": ops.build_info(),
+        "threads": torch.get_num_threads(),
+        "results": results,
+    }
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+
+
+def path_of(out: Path, suffix: str) -> Path:
+    return out / (re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-") + suffix)
+
+
+def read(out: Path) -> dict[str, Any]:
+    """What was measured before on such a device."""
+    path = path_of(out, ".json")
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(out: Path, results: dict[str, Any]) -> None:
     """The page that people read and the numbers behind it."""
-    facts = machine_facts()
-    name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
-    stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     out.mkdir(parents=True, exist_ok=True)
-    record = {"date": date.today().isoformat(), "commit": commit(), "machine": facts, "step": results}
-    (out / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
-    lines = [
-        f"# {name}",
+    path_of(out, ".json").write_text(json.dumps(results, indent=1) + "\n")
+    lines = [f"# {device_name()}", "", "Written by `python -m benchmarks.measure`.", ""]
+    if "operators" in results:
+        lines += operators_page(results["operators"])
+    if "step" in results:
+        lines += step_page(results["step"])
+    path_of(out, ".md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def operators_page(measured: dict[str, Any]) -> list[str]:
+    rows = measured["results"]
+    return [
+        "## Operators",
         "",
-        f"{record['date']}, commit {record['commit']}. Written by `python -m benchmarks.measure`.",
+        *facts(measured),
+        "",
+        f"Medians of {ROUNDS} rounds, all ways taking turns in one process on inputs that are not in the caches.",
+        "GB/s count each pass over the memory; a norm of more than 64x64 pixels reads its input twice. The share is",
+        "that of a copy of as many bytes, timed in the same rounds. The last columns: how many times faster than",
+        "torch's own ops, and than torch.compile's fusion of them.",
+        "",
+        "| operator | input | us | GB/s | of a copy | x torch | x compiled |",
+        "|---|---|---|---|---|---|---|",
+        *(operator_row(row) for row in rows),
         "",
     ]
-    lines += [f"- {key}: {value}" for key, value in facts.items() if not isinstance(value, dict)]
-    lines += [f"- extension: {ops.build_info()}", ""]
-    for result in results:
+
+
+def step_page(measured: dict[str, Any]) -> list[str]:
+    lines = ["## Training step", "", *facts(measured), ""]
+    for result in measured["results"]:
         w = result["workload"]
         lines += [
-            f"## Training step: batch {w['batch']}, {w['size']} px, {w['blocks']} blocks, {w['channels']} channels",
+            f"### Batch {w['batch']}, {w['size']} px, {w['blocks']} blocks, {w['channels']} channels",
             "",
             f"Median of {ROUNDS} steps, the cases taking turns in one process.",
             "",
@@ -110,7 +205,16 @@ def write(out: Path, results: list[dict[str, Any]]) -> None:
             "",
         ]
         lines += [f"Left out: {case} ({why})" for case, why in result["left_out"].items()]
-    (out / f"{stem}.md").write_text("\n".join(lines).rstrip() + "\n")
+    return lines
+
+
+def facts(measured: dict[str, Any]) -> list[str]:
+    machine = {key: value for key, value in measured["machine"].items() if not isinstance(value, dict)}
+    return [
+        f"- measured: {measured['date']}, commit {measured['commit']}, {measured['threads']} threads",
+        *(f"- {key}: {value}" for key, value in machine.items()),
+        f"- extension: {measured['extension']}",
+    ]
 
 
 def commit() -> str:

@@ -20,7 +20,8 @@ void test_rounding() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  quick = argc > 1 && std::string(argv[1]) == "--quick";
 #ifdef CYCLEGAN_FAST_ON_GPU
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {

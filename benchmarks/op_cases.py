@@ -1,0 +1,357 @@
+"""What is measured of each operator: ours beside torch's own ops, the bytes a call moves, and a check of its results.
+
+A case holds enough sets of inputs that a call finds its own outside the caches when they take turns. A "way" is one
+implementation; it makes, for each set, a call without arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cyclegan_fast import ops
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+DTYPES = [torch.float32, torch.bfloat16] + ([torch.float16] if DEVICE.type == "cuda" else [])
+SHAPES = [(1, 256, 64, 64), (1, 64, 256, 256)]  # a residual block's plane, and the stem's, at 256 px
+if DEVICE.type == "cuda":
+    SHAPES += [(8, 256, 64, 64), (8, 64, 256, 256), (8, 512, 31, 31)]  # far over the L2 cache; the critic's last norm
+COLD_BYTES = 2**29 if DEVICE.type == "cuda" else 2**27  # all sets together: several times the caches
+# |got - exact| / |exact| over all elements: a mask that rounding flips at a value near the mean counts for little.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+Call = Callable[[], Any]  # returns a tensor, or a tuple of them
+Way = Callable[[int], Call]  # of a set's number
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One operator at one size."""
+
+    op: str
+    what: str  # shape, layout, type
+    bytes_moved: int  # by one call, every pass counted
+    ways: dict[str, Way]  # "ours" and its peers
+    expected: Callable[[], list[Tensor]]  # exact results of set 0
+    tolerance: float = 1e-5
+
+    @property
+    def sets(self) -> int:
+        """Sets of inputs that the ways are called with."""
+        return sets_of(self.bytes_moved)
+
+    def check(self, way: str) -> None:
+        """Raises unless the results of `way` are right; NaN is wrong."""
+        got = self.ways[way](0)()
+        for one, exact in zip(got if isinstance(got, tuple) else (got,), self.expected(), strict=True):
+            error = (one.double().cpu() - exact.cpu()).norm() / exact.cpu().norm()
+            if not error <= self.tolerance:
+                raise AssertionError(f"{self.op}, {self.what}, {way}: off by {error:.2g} of the result")
+
+
+def sets_of(bytes_moved: int) -> int:
+    return min(max(math.ceil(COLD_BYTES / bytes_moved), 2), 64)
+
+
+def cases() -> Iterator[Callable[[], OpCase]]:
+    """Makers of all cases: a case takes memory."""
+    for shape in SHAPES:
+        for layout in LAYOUTS:
+            for dtype in DTYPES:
+                for maker in (norm_forward, norm_both, norm_backward, norm_apply, norm_backward_apply):
+                    yield functools.partial(maker, shape, layout, dtype)
+    for side in (256, 1024):
+        yield functools.partial(four_cycle_losses, side)
+    yield critic_losses
+    for batch in (1, 8):
+        for layout in LAYOUTS:
+            for maker in (tanh_to_uint8, from_uint8, image_pool):
+                yield functools.partial(maker, batch, layout)
+
+
+# ---- instance_norm_act: relu and a border of one pixel, as between the convolutions of a residual block ----
+def norm_forward(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpCase:
+    moved = _bytes(shape, dtype, reads=_passes(shape), padded=1)
+    x = [_image(shape, layout, dtype) for _ in range(sets_of(moved))]
+    exact = functools.partial(_aten_norm, x[0].double().contiguous())
+    return OpCase(
+        "norm + relu + pad, forward",
+        _what(shape, layout, dtype),
+        moved,
+        {name: _each(way, x) for name, way in _norms(compiled=False).items()},
+        lambda: [exact()],
+        TOLERANCE[dtype],
+    )
+
+
+def norm_both(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpCase:
+    moved = _bytes(shape, dtype, reads=2 * _passes(shape) + 1, padded=1 + _passes(shape))
+    sets = range(sets_of(moved))
+    x = [_image(shape, layout, dtype).requires_grad_() for _ in sets]
+    gradients = [_image(_padded(shape), layout, dtype) for _ in sets]
+
+    def with_gradient(norm: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        y = norm(x)
+        return y, torch.autograd.grad(y, x, gradient)[0]
+
+    def exact() -> list[Tensor]:
+        leaf = x[0].detach().double().contiguous().requires_grad_()
+        return [t.detach() for t in with_gradient(_aten_norm, leaf, gradients[0].double().contiguous())]
+
+    return OpCase(
+        "norm + relu + pad, forward and backward",
+        _what(shape, layout, dtype),
+        moved,
+        {name: _each(functools.partial(with_gradient, way), x, gradients) for name, way in _norms().items()},
+        exact,
+        TOLERANCE[dtype],
+    )
+
+
+def norm_backward(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpCase:
+    moved = _bytes(shape, dtype, reads=_passes(shape) + 1, padded=_passes(shape))
+    return _norm_gradient("norm + relu + pad, backward", shape, layout, dtype, moved, constant=False)
+
+
+def norm_backward_apply(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpCase:
+    moved = _bytes(shape, dtype, reads=2, padded=1)
+    return _norm_gradient("backward on constant statistics", shape, layout, dtype, moved, constant=True)
+
+
+def _norm_gradient(
+    op: str, shape: tuple[int, ...], layout: str, dtype: torch.dtype, moved: int, constant: bool
+) -> OpCase:
+    sets = range(sets_of(moved))
+    x = [_image(shape, layout, dtype) for _ in sets]
+    gradients = [_image(_padded(shape), layout, dtype) for _ in sets]
+    statistics = [_mean_and_rstd(image) for image in x]
+
+    def ours(i: int) -> Call:
+        options = (None, None, constant, 1, 0.0, 1, 0, False, False)
+        return lambda: torch.ops.cyclegan_fast.instance_norm_act_bwd(gradients[i], x[i], *statistics[i], *options)[0]
+
+    def exact() -> list[Tensor]:
+        leaf = x[0].double().contiguous().requires_grad_()
+        mean, rstd = _mean_and_rstd(leaf.detach() if constant else leaf)
+        y = F.relu((leaf - mean[:, :, None, None]) * rstd[:, :, None, None])
+        y = F.pad(y, (1, 1, 1, 1), mode="reflect")
+        return [torch.autograd.grad(y, leaf, gradients[0].double().contiguous())[0]]
+
+    return OpCase(op, _what(shape, layout, dtype), moved, {"ours": ours}, exact, TOLERANCE[dtype])
+
+
+def norm_apply(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpCase:
+    moved = _bytes(shape, dtype, reads=1, padded=1)
+    x = [_image(shape, layout, dtype) for _ in range(sets_of(moved))]
+    statistics = [ops.plane_statistics(image) for image in x]
+
+    def ours(x: Tensor, statistics: Tensor) -> Tensor:
+        return ops.instance_norm_act(x, statistics=statistics, activation="relu", pad=1)
+
+    return OpCase(
+        "norm on ready statistics, forward",
+        _what(shape, layout, dtype),
+        moved,
+        {"ours": _each(ours, x, statistics)},
+        lambda: [_aten_norm(x[0].double().contiguous())],
+        TOLERANCE[dtype],
+    )
+
+
+def _our_norm(x: Tensor) -> Tensor:
+    return ops.instance_norm_act(x, activation="relu", pad=1)
+
+
+def _aten_norm(x: Tensor) -> Tensor:
+    return F.pad(F.relu(F.instance_norm(x)), (1, 1, 1, 1), mode="reflect")
+
+
+def _norms(compiled: bool = True) -> dict[str, Callable[[Tensor], Tensor]]:
+    ways = {"ours": _our_norm, "aten": _aten_norm}
+    return ways | {"compiled": _compiled(_aten_norm)} if compiled else ways
+
+
+def _mean_and_rstd(x: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, C] each, in float32 (float64 for float64)."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0)
+    return mean.contiguous(), (variance + 1e-5).rsqrt().contiguous()
+
+
+# ---- losses ----
+def four_cycle_losses(side: int) -> OpCase:
+    """Both cycle and both identity losses of a step."""
+    weights, shape = [10.0, 10.0, 5.0, 5.0], (1, 3, side, side)
+    moved = 4 * math.prod(shape) * (2 * 4 + 1 + 1 + 4)  # a, b and a sign; the sign again and the gradient
+    images = [[_image(shape, "nhwc", torch.float32) for _ in range(8)] for _ in range(sets_of(moved))]
+    pairs = [[(a.requires_grad_(), b) for a, b in zip(s[:4], s[4:], strict=True)] for s in images]
+
+    def aten(pairs: list[tuple[Tensor, Tensor]], weights: list[float]) -> Tensor:
+        return torch.stack([w * F.l1_loss(a, b) for w, (a, b) in zip(weights, pairs, strict=True)])
+
+    def with_gradient(loss: Callable[..., Tensor], pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, ...]:
+        values = loss(pairs, weights)
+        return values, *torch.autograd.grad(values.sum(), [a for a, _ in pairs])
+
+    def exact() -> list[Tensor]:
+        leaves = [(a.detach().double().requires_grad_(), b.double()) for a, b in pairs[0]]
+        return [t.detach() for t in with_gradient(aten, leaves)]
+
+    ways = {"ours": ops.cycle_loss, "aten": aten, "compiled": _compiled(aten)}
+    return OpCase(
+        "four cycle losses, forward and backward",
+        f"3x{side}x{side} float32",
+        moved,
+        {name: _each(functools.partial(with_gradient, way), pairs) for name, way in ways.items()},
+        exact,
+    )
+
+
+def critic_losses() -> OpCase:
+    """LSGAN of a critic's scores of real and of fake images."""
+    shape = (1, 1, 30, 30)
+    moved = 2 * math.prod(shape) * (4 + 4 + 4)
+    scores = [[_image(shape, "nchw", torch.float32).requires_grad_() for _ in "ab"] for _ in range(sets_of(moved))]
+
+    def aten(scores: list[Tensor]) -> Tensor:
+        real, fake = scores
+        return 0.5 * (F.mse_loss(real, torch.ones_like(real)) + F.mse_loss(fake, torch.zeros_like(fake)))
+
+    def ours(scores: list[Tensor]) -> Tensor:
+        return ops.lsgan_loss(scores, [1, 0], [0.5, 0.5]).sum()
+
+    def with_gradient(loss: Callable[..., Tensor], scores: list[Tensor]) -> tuple[Tensor, ...]:
+        value = loss(scores)
+        return value, *torch.autograd.grad(value, scores)
+
+    def exact() -> list[Tensor]:
+        return [t.detach() for t in with_gradient(aten, [s.detach().double().requires_grad_() for s in scores[0]])]
+
+    ways = {"ours": ours, "aten": aten, "compiled": _compiled(aten)}
+    return OpCase(
+        "a critic's LSGAN loss, forward and backward",
+        "2 x 1x30x30 float32",
+        moved,
+        {name: _each(functools.partial(with_gradient, way), scores) for name, way in ways.items()},
+        exact,
+    )
+
+
+# ---- the ends of the pipeline ----
+def tanh_to_uint8(batch: int, layout: str) -> OpCase:
+    shape = (batch, 3, 256, 256)
+    moved = math.prod(shape) * (4 + 1)
+    x = [_image(shape, layout, torch.float32) for _ in range(sets_of(moved))]
+
+    def aten(x: Tensor) -> Tensor:
+        levels = (x.tanh() + 1.0) * 127.5
+        return levels.round().clamp(0.0, 255.0).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    ways = {"ours": functools.partial(ops.to_uint8, tanh=True), "aten": aten, "compiled": _compiled(aten)}
+    return OpCase(
+        "tanh to bytes",
+        _what(shape, layout, torch.float32),
+        moved,
+        {name: _each(way, x) for name, way in ways.items()},
+        lambda: [aten(x[0].double()).double()],
+        1e-3,  # rounding decides at a tie
+    )
+
+
+def from_uint8(batch: int, layout: str) -> OpCase:
+    """Crops of 256 from images of 286, every second one mirrored."""
+    moved = batch * 3 * 256 * 256 * (1 + 4)
+    pixels = [
+        torch.randint(0, 256, (batch, 286, 286, 3), dtype=torch.uint8, device=DEVICE) for _ in range(sets_of(moved))
+    ]
+    placement = torch.tensor([(i % 31, 7 * i % 31, i % 2) for i in range(batch)], dtype=torch.int32)
+
+    def aten(pixels: Tensor) -> Tensor:
+        crops = []
+        for image, (top, left, mirrored) in zip(pixels, placement.tolist(), strict=True):
+            crop = image[top : top + 256, left : left + 256].permute(2, 0, 1)
+            crops.append(crop.flip(2) if mirrored else crop)
+        return torch.stack(crops).to(torch.float32, memory_format=LAYOUTS[layout]).div_(127.5).sub_(1.0)
+
+    on_device = placement.to(DEVICE)
+    ours = functools.partial(ops.from_uint8, crop=(256, 256), placement=on_device, channels_last=layout == "nhwc")
+    return OpCase(
+        "crop, mirror and bytes to floats",
+        f"{batch}x3x256x256 {layout} float32",
+        moved,
+        {"ours": _each(ours, pixels), "aten": _each(aten, pixels)},
+        lambda: [aten(pixels[0]).double()],
+    )
+
+
+def image_pool(batch: int, layout: str) -> OpCase:
+    """A full pool of 50 images."""
+    shape = (batch, 3, 256, 256)
+    # Each image is read twice and one is returned; for every second one a slot is read and written as well.
+    moved = math.prod(shape) * 4 * 4
+    fakes = [_image(shape, layout, torch.float32) for _ in range(sets_of(moved))]
+    stored = _image((50, *shape[1:]), layout, torch.float32)
+    pool, count, drawn = stored.clone(), torch.tensor(50, device=DEVICE), torch.tensor(0, device=DEVICE)
+    ours = lambda fakes: ops.image_pool_exchange(pool, count, drawn, fakes, seed=0)  # noqa: E731
+    plain_pool, plain_count, plain_drawn = stored.clone(), count.clone(), drawn.clone()
+
+    def aten(fakes: Tensor) -> Tensor:
+        with ops.use_reference():
+            return ops.image_pool_exchange(plain_pool, plain_count, plain_drawn, fakes, seed=0)
+
+    def exact() -> list[Tensor]:
+        with ops.use_reference():
+            exchanged = ops.image_pool_exchange(
+                stored.clone(), count.clone(), torch.zeros_like(drawn), fakes[0], seed=0
+            )
+        return [exchanged.double()]
+
+    return OpCase(
+        "image pool of 50",
+        _what(shape, layout, torch.float32),
+        moved,
+        {"ours": _each(ours, fakes), "aten": _each(aten, fakes)},
+        exact,
+    )
+
+
+# ---- helpers ----
+def _image(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, device=DEVICE).to(dtype).to(memory_format=LAYOUTS[layout])
+
+
+def _padded(shape: tuple[int, ...]) -> tuple[int, ...]:
+    n, c, h, w = shape
+    return n, c, h + 2, w + 2
+
+
+def _bytes(shape: tuple[int, ...], dtype: torch.dtype, *, reads: int, padded: int) -> int:
+    """Bytes of `reads` accesses to an image and `padded` accesses to a bordered one."""
+    return (reads * math.prod(shape) + padded * math.prod(_padded(shape))) * dtype.itemsize
+
+
+def _passes(shape: tuple[int, ...]) -> int:
+    """Times that a norm with statistics of its own must fetch an image: once where a cache or registers hold it."""
+    return 1 if shape[2] * shape[3] <= 64 * 64 else 2
+
+
+def _what(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> str:
+    return f"{'x'.join(map(str, shape))} {layout} {str(dtype).removeprefix('torch.')}"
+
+
+def _each(way: Callable[..., Any], *inputs: list[Any]) -> Way:
+    """`way` on the inputs of one set."""
+    return lambda i: functools.partial(way, *(one[i] for one in inputs))
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """By torch.compile, at the first call."""
+    return torch.compile(function, dynamic=False)
