@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 from ops_helpers import TOLERANCE, assert_close, in_float64
 from torch import Tensor
 
 from cyclegan_fast import ops
+
+pytest.importorskip("hypothesis")  # a host that only runs the GPU tests may lack it
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 # The fixture `device` is a string: no state that one example could leave to the next.
 many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
