@@ -3,8 +3,9 @@
 //
 // Clusters of blocks run one after another. The threads of a cluster are fibers: each runs until it
 // ends or meets a shuffle, __syncthreads or a cluster's barrier, and goes on once all of its warp,
-// block or cluster are there. Threads run in ascending order in even blocks and in descending order
-// in odd ones, so that a missing barrier shows. A barrier that not all reach ends the program.
+// block or cluster are there. Four schedules take turns, so that a missing barrier shows: threads
+// run upwards or downwards, warps in step or each as far as it gets before the next one moves. A
+// barrier that not all reach ends the program.
 // Shared memory is a block's own, filled with NaN when the block begins and freed when it ends.
 #pragma once
 
@@ -176,22 +177,35 @@ inline bool release(int begin, int end, State state) {
   return true;
 }
 
+// Runs the fibers [begin, end) that are ready, upwards or downwards.
+inline void run_ready(int begin, int end, bool up) {
+  for (int k = begin; k < end; ++k) {
+    const int i = up ? k : begin + end - 1 - k;
+    if (fibers[static_cast<size_t>(i)].state == State::kReady) enter_fiber(i);
+  }
+}
+
 inline void run_cluster(int threads) {
-  const int total = cluster_blocks * threads;
+  static unsigned runs = 0;
+  const bool up = runs % 2 == 0, greedy = runs / 2 % 2 == 0;
+  ++runs;
+  const int total = cluster_blocks * threads, warps = total / 32;
   memory.assign(static_cast<size_t>(cluster_blocks), {});
   for (int i = 0; i < total; ++i) start_fiber(fibers[static_cast<size_t>(i)]);
   for (bool alive = true; alive;) {
     bool moved = false;
-    for (int block = 0; block < total; block += threads) {
-      const bool up = (first_block + static_cast<unsigned>(block / threads)) % 2 == 0;
-      for (int k = 0; k < threads; ++k) {
-        const int i = block + (up ? k : threads - 1 - k);
-        if (fibers[static_cast<size_t>(i)].state == State::kReady) enter_fiber(i);
+    for (int k = 0; k < warps; ++k) {
+      const int warp = 32 * (up ? k : warps - 1 - k);
+      bool further = true;
+      while (further) {
+        run_ready(warp, warp + 32, up);
+        const bool shuffled = release(warp, warp + 32, State::kAtShuffle);
+        moved |= shuffled;
+        further = shuffled && greedy;
       }
-      moved |= release(block, block + threads, State::kAtBarrier);
-      for (int warp = block; warp < block + threads; warp += 32)
-        moved |= release(warp, warp + 32, State::kAtShuffle);
     }
+    for (int block = 0; block < total; block += threads)
+      moved |= release(block, block + threads, State::kAtBarrier);
     moved |= release(0, total, State::kAtClusterBarrier);
     alive = false;
     for (int i = 0; i < total; ++i) alive |= fibers[static_cast<size_t>(i)].state != State::kDone;
