@@ -120,14 +120,14 @@ def _check(op: str, terms: Sequence[Tensor], **constants: Sequence[float]) -> No
 def _mean_losses(
     loss: int, a: Sequence[Tensor], b: Sequence[Tensor], targets: Sequence[float], weights: Sequence[float]
 ) -> Tensor:
+    tensors = _in_one_dtype([*a, *b])
+    a, b = tensors[: len(a)], tensors[len(a) :]
     if len(a) > MAX_TERMS:
         chunks = [slice(i, i + MAX_TERMS) for i in range(0, len(a), MAX_TERMS)]
         return torch.cat([_mean_losses(loss, a[c], b[c], targets[c], weights[c]) for c in chunks])
-    tensors = _in_one_dtype([*a, *b])
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return _MeanLosses.apply(loss, targets, weights, *tensors)
-    fwd = torch.ops.cyclegan_fast.mean_losses_fwd
-    return fwd(loss, tensors[: len(a)], tensors[len(a) :], targets, weights, False)[0]
+    return torch.ops.cyclegan_fast.mean_losses_fwd(loss, a, b, targets, weights, False)[0]
 
 
 def _in_one_dtype(tensors: list[Tensor]) -> list[Tensor]:

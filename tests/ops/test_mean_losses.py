@@ -140,6 +140,10 @@ def test_more_terms_than_a_launch_holds(device: str) -> None:
     terms = zip(exact, targets, weights, strict=True)
     expected = torch.stack([w * F.mse_loss(x, torch.full_like(x, target)) for x, target, w in terms])
     check(ops.lsgan_loss(scores, targets, weights), expected, scores, exact)
+    mixed = ops.lsgan_loss([x.float() for x in scores[:-1]] + scores[-1:], targets, weights)
+    assert mixed.dtype == torch.float64  # the widest of all terms, not of a launch's
+    rounded = weights[0] * scores[0].float().double().square().mean()
+    assert_close(mixed[0], rounded, 1e-13)
     pairs = [(x, torch.ones_like(x)) for x in scores]
     assert_close(ops.cycle_loss(pairs, weights)[-1], weights[-1] * (exact[-1] - 1).abs().mean(), 1e-13)
 
