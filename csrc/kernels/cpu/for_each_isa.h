@@ -29,18 +29,30 @@ namespace cyclegan_fast::avx512 {
 #include "cpu/simd.h"
 #include CYCLEGAN_FAST_KERNEL_FILE
 }  // namespace cyclegan_fast::avx512
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
+#define CYCLEGAN_FAST_HAS_BF16
+namespace cyclegan_fast::avx512_bf16 {
+#include "cpu/simd.h"
+#include CYCLEGAN_FAST_KERNEL_FILE
+}  // namespace cyclegan_fast::avx512_bf16
+#undef CYCLEGAN_FAST_HAS_BF16
 #undef CYCLEGAN_FAST_VECTOR_BYTES
 #pragma GCC pop_options
 
 // Calls `function` of the namespace that this processor runs best.
-#define CYCLEGAN_FAST_CALL(function, ...)   \
-  switch (cpu_isa()) {                      \
-    case Isa::kAvx512:                      \
-      return avx512::function(__VA_ARGS__); \
-    case Isa::kAvx2:                        \
-      return avx2::function(__VA_ARGS__);   \
-    default:                                \
-      return plain::function(__VA_ARGS__);  \
+#define CYCLEGAN_FAST_CALL(function, ...)        \
+  switch (cpu_isa()) {                           \
+    case Isa::kAvx512Bf16:                       \
+      return avx512_bf16::function(__VA_ARGS__); \
+    case Isa::kAvx512:                           \
+      return avx512::function(__VA_ARGS__);      \
+    case Isa::kAvx2:                             \
+      return avx2::function(__VA_ARGS__);        \
+    default:                                     \
+      return plain::function(__VA_ARGS__);       \
   }
 #else
 #define CYCLEGAN_FAST_CALL(function, ...) return plain::function(__VA_ARGS__)

@@ -10,15 +10,18 @@ Affine<C> affine_of(C mean, C rstd, const void* weight, const void* bias, int64_
 template <bool kResidual, typename T>
 void apply_row(const T* x, const T* residual, T* y, int64_t size, Affine<Compute<T>> affine,
                Compute<T> slope) {
-  const auto apply = [&](int64_t i, int64_t count) {
-    const VecOf<T> z = affine(load(x + i, count) - affine.mean);
-    VecOf<T> v = activate(z, z, slope);
-    if (kResidual) v += load(residual + i, count);
-    store(y + i, v, count);
-  };
-  int64_t i = 0;
-  for (; i + kLanes<T> <= size; i += kLanes<T>) apply(i, kLanes<T>);
-  if (i < size) apply(i, size - i);
+  for_each_pair<T>(size, [&](int64_t i, int64_t count) {
+    Pair<T> value = load_pair<T>(x + i, count);
+    for (VecOf<T>& v : value.v) {
+      const VecOf<T> z = affine(v - affine.mean);
+      v = activate(z, z, slope);
+    }
+    if (kResidual) {
+      const Pair<T> extra = load_pair<T>(residual + i, count);
+      for (int half = 0; half < 2; ++half) value.v[half] += extra.v[half];
+    }
+    store_pair(y + i, value, count);
+  });
 }
 
 // The columns of the pad beside a row [W] of y.
@@ -75,41 +78,56 @@ void run_plane(const InstanceNormActParams& p, int64_t plane) {
   p.residual ? apply_plane<true, T>(p, plane, affine) : apply_plane<false, T>(p, plane, affine);
 }
 
-// The adjoint of the pad: g[j] = sum of grad_y over the padded places that show pixel (row, column
-// + j), j < count.
-template <typename T>
-void fold_row(const T* grad_y, int64_t row, int64_t column, int64_t count, int64_t h, int64_t w,
-              int64_t pad, Compute<T>* g) {
-  const Mirrors rows = mirrors(row, h, pad);
-  const int64_t width = w + 2 * pad;
-  for (int64_t j = 0; j < count; j += kLanes<T>) {
-    VecOf<T> sum = {};
-    for (int r = 0; r < rows.count; ++r) {
-      sum += load(grad_y + rows.at[r] * width + pad + column + j, count - j);
-    }
-    store(g + j, sum, count - j);
-  }
-  const int64_t end = column + count;
-  for (int r = 0; r < rows.count; ++r) {
-    const T* source = grad_y + rows.at[r] * width;
-    for (int64_t j = std::max<int64_t>(column, 1); j < std::min(end, pad + 1); ++j) {
-      g[j - column] += widen(source[pad - j]);
-    }
-    for (int64_t j = std::max(column, w - 1 - pad); j < std::min(end, w - 1); ++j) {
-      g[j - column] += widen(source[pad + 2 * (w - 1) - j]);
+// Pixels of a plane that are worked on together: whole rows, or a piece of one.
+struct Block {
+  int64_t row, rows, column, columns;
+};
+
+// Elements of a block: what stays in the first-level cache.
+constexpr int64_t kBlock = 4096;
+
+template <typename F>
+void for_each_block(int64_t h, int64_t w, const F& f) {
+  const int64_t rows = std::max<int64_t>(kBlock / w, 1);
+  for (int64_t row = 0; row < h; row += rows) {
+    for (int64_t column = 0; column < w; column += kBlock) {
+      f(Block{row, std::min(rows, h - row), column, std::min(kBlock, w - column)});
     }
   }
 }
 
-// The same for `count` pixels of the plane from the pixel `begin` on: pieces of rows.
+// Adds to g [columns] what a row of grad_y [W + 2 pad] shows of a row's pixels from `column` on:
+// the pixels themselves, and the mirrored ones at both ends. The first row is stored, not added.
 template <typename T>
-void fold_range(const T* grad_y, int64_t begin, int64_t count, int64_t h, int64_t w, int64_t pad,
-                Compute<T>* g) {
-  for (int64_t done = 0; done < count;) {
-    const int64_t row = (begin + done) / w, column = (begin + done) % w;
-    const int64_t piece = std::min(w - column, count - done);
-    fold_row(grad_y, row, column, piece, h, w, pad, g + done);
-    done += piece;
+void add_folded_row(const T* source, const Block& block, int64_t w, int64_t pad, bool first,
+                    Compute<T>* g) {
+  const int64_t begin = block.column, end = begin + block.columns;
+  const T* inner = source + pad + begin;
+  const auto add = [&](int64_t j, int64_t count) {
+    const VecOf<T> v = load(inner + j, count);
+    store(g + j, first ? v : v + load(g + j, count), count);
+  };
+  int64_t j = 0;
+  for (; j + kLanes<T> <= block.columns; j += kLanes<T>) add(j, kLanes<T>);
+  if (j < block.columns) add(j, block.columns - j);
+  for (int64_t i = std::max<int64_t>(begin, 1); i < std::min(end, pad + 1); ++i) {
+    g[i - begin] += widen(source[pad - i]);
+  }
+  for (int64_t i = std::max(begin, w - 1 - pad); i < std::min(end, w - 1); ++i) {
+    g[i - begin] += widen(source[pad + 2 * (w - 1) - i]);
+  }
+}
+
+// The adjoint of the pad: g [rows, columns] of a block is the sum of grad_y [H + 2 pad, W + 2 pad]
+// over the padded places that show each pixel.
+template <typename T>
+void fold(const T* grad_y, const Block& block, int64_t h, int64_t w, int64_t pad, Compute<T>* g) {
+  for (int64_t i = 0; i < block.rows; ++i) {
+    const Mirrors rows = mirrors(block.row + i, h, pad);
+    for (int r = 0; r < rows.count; ++r) {
+      add_folded_row(grad_y + rows.at[r] * (w + 2 * pad), block, w, pad, r == 0,
+                     g + i * block.columns);
+    }
   }
 }
 
@@ -121,75 +139,59 @@ struct GradSums {
 template <typename T, typename G>
 void add_grad_sums(const T* x, const G* g, int64_t size, Affine<Compute<T>> affine,
                    Compute<T> slope, GradSums& total) {
-  constexpr int kUnroll = 4, kStep = kLanes<T>;
-  VecOf<T> sum_gz[kUnroll] = {}, sum_gzx[kUnroll] = {};
+  constexpr int kPairs = 2;
+  Pair<T> sum_gz[kPairs] = {}, sum_gzx[kPairs] = {};
   int64_t i = 0;
-  for (; i + kUnroll * kStep <= size; i += kUnroll * kStep) {
-#pragma GCC unroll 4
-    for (int k = 0; k < kUnroll; ++k) {
-      const VecOf<T> d = load(x + i + k * kStep) - affine.mean;
-      const VecOf<T> gz = activate(load(g + i + k * kStep), affine(d), slope);
-      sum_gz[k] += gz;
-      sum_gzx[k] += gz * d;
+  for (; i + kPairs * kPair<T> <= size; i += kPairs * kPair<T>) {
+#pragma GCC unroll 2
+    for (int k = 0; k < kPairs; ++k) {
+      const Pair<T> value = load_pair<T>(x + i + k * kPair<T>);
+      const Pair<T> grad = load_pair<T>(g + i + k * kPair<T>);
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const VecOf<T> d = value.v[half] - affine.mean;
+        const VecOf<T> gz = activate(grad.v[half], affine(d), slope);
+        sum_gz[k].v[half] += gz;
+        sum_gzx[k].v[half] += gz * d;
+      }
     }
   }
-  for (; i < size; i += kStep) {
-    const VecOf<T> d = keep_first(load(x + i, size - i) - affine.mean, size - i);
-    const VecOf<T> gz = activate(load(g + i, size - i), affine(d), slope);
-    sum_gz[0] += gz;
-    sum_gzx[0] += gz * d;
+  for (; i < size; ++i) {
+    const Compute<T> d = widen(x[i]) - affine.mean;
+    const Compute<T> gz = activate(widen(g[i]), affine(d), slope);
+    total.gz += gz;
+    total.gzx += gz * d;
   }
-  total.gz += sum_lanes<Compute<T>>((sum_gz[0] + sum_gz[1]) + (sum_gz[2] + sum_gz[3]));
-  total.gzx += sum_lanes<Compute<T>>((sum_gzx[0] + sum_gzx[1]) + (sum_gzx[2] + sum_gzx[3]));
+  total.gz += sum_pairs<T>(sum_gz[0], sum_gz[1]);
+  total.gzx += sum_pairs<T>(sum_gzx[0], sum_gzx[1]);
 }
 
 // grad_x = scale * gz + (x - mean) * along + offset over `size` elements
 template <typename T, typename G>
 void write_grad(const T* x, const G* g, T* grad_x, int64_t size, Affine<Compute<T>> affine,
                 Compute<T> slope, Compute<T> along, Compute<T> offset) {
-  const auto write = [&](int64_t i, int64_t count) {
-    const VecOf<T> d = load(x + i, count) - affine.mean;
-    const VecOf<T> gz = activate(load(g + i, count), affine(d), slope);
-    store(grad_x + i, affine.scale * gz + (d * along + offset), count);
-  };
-  int64_t i = 0;
-  for (; i + kLanes<T> <= size; i += kLanes<T>) write(i, kLanes<T>);
-  if (i < size) write(i, size - i);
-}
-
-// Elements of a plane between two folds: what stays in the first-level cache.
-constexpr int64_t kBlock = 4096;
-
-// Calls f(begin, count, g) for each block of a plane: g [count] is the gradient of the pixels from
-// `begin` on, as it lies in grad_y or folded.
-template <typename T, typename F>
-void for_each_block(const InstanceNormActBwdParams& p, const T* grad_y, Compute<T>* folded,
-                    bool fold, const F& f) {
-  const int64_t size = p.h * p.w;
-  for (int64_t begin = 0; begin < size; begin += kBlock) {
-    const int64_t count = std::min(kBlock, size - begin);
-    if (p.pad == 0) {
-      f(begin, count, grad_y + begin);
-      continue;
+  for_each_pair<T>(size, [&](int64_t i, int64_t count) {
+    Pair<T> value = load_pair<T>(x + i, count);
+    const Pair<T> grad = load_pair<T>(g + i, count);
+    for (int half = 0; half < 2; ++half) {
+      const VecOf<T> d = value.v[half] - affine.mean;
+      const VecOf<T> gz = activate(grad.v[half], affine(d), slope);
+      value.v[half] = affine.scale * gz + (d * along + offset);
     }
-    if (fold) fold_range(grad_y, begin, count, p.h, p.w, p.pad, folded);
-    f(begin, count, folded);
-  }
+    store_pair(grad_x + i, value, count);
+  });
 }
 
-// Row pieces of the pixels from `begin` on into the plane [H + 2 residual_pad, W + 2 residual_pad].
+// The rows of a block into the plane grad_residual [H + 2 residual_pad, W + 2 residual_pad].
 template <typename T, typename G>
-void write_residual_grad(const InstanceNormActBwdParams& p, int64_t begin, int64_t count,
-                         const G* g, T* grad_residual) {
-  const int64_t border = p.residual_pad, width = p.w + 2 * border;
-  for (int64_t done = 0; done < count;) {
-    const int64_t row = (begin + done) / p.w, column = (begin + done) % p.w;
-    const int64_t piece = std::min(p.w - column, count - done);
-    T* out = grad_residual + (row + border) * width + border + column;
-    for (int64_t i = 0; i < piece; i += kLanes<T>) {
-      store(out + i, VecOf<T>(load(g + done + i, piece - i)), piece - i);
-    }
-    done += piece;
+void write_residual_grad(const InstanceNormActBwdParams& p, const Block& block, const G* g,
+                         T* grad_residual) {
+  const int64_t border = p.residual_pad, columns = block.columns;
+  for (int64_t i = 0; i < block.rows; ++i) {
+    T* out = grad_residual + (block.row + i + border) * (p.w + 2 * border) + border + block.column;
+    for_each_pair<T>(columns, [&](int64_t j, int64_t count) {
+      store_pair(out + j, load_pair<T>(g + i * columns + j, count), count);
+    });
   }
 }
 
@@ -209,12 +211,21 @@ void run_plane(const InstanceNormActBwdParams& p, int64_t plane) {
   const auto affine =
       affine_of(static_cast<const C*>(p.mean)[plane], rstd, p.weight, p.bias, plane % p.c);
   const C slope = C(slope_of(p.activation, p.negative_slope));
+  // Calls f(block, x of it, g of it): g as it lies in grad_y, or folded.
+  const auto for_each = [&](bool fresh, const auto& f) {
+    for_each_block(p.h, p.w, [&](const Block& block) {
+      const int64_t begin = block.row * p.w + block.column;
+      if (p.pad == 0) return f(block, begin, grad_y + begin);
+      if (fresh) fold(grad_y, block, p.h, p.w, p.pad, folded);
+      f(block, begin, static_cast<const C*>(folded));
+    });
+  };
 
   GradSums sums = {0, 0};
   const bool sum = p.grad_weight || !p.constant_statistics;
   if (sum) {
-    for_each_block(p, grad_y, folded, true, [&](int64_t begin, int64_t count, const auto* g) {
-      add_grad_sums(x + begin, g, count, affine, slope, sums);
+    for_each(true, [&](const Block& block, int64_t begin, const auto* g) {
+      add_grad_sums(x + begin, g, block.rows * block.columns, affine, slope, sums);
     });
   }
   if (p.grad_weight) {
@@ -225,9 +236,10 @@ void run_plane(const InstanceNormActBwdParams& p, int64_t plane) {
   if (p.constant_statistics) sums = {0, 0};
   const double scale = double(affine.scale) / double(size);
   const C along = C(-scale * double(rstd) * double(rstd) * sums.gzx), offset = C(-scale * sums.gz);
-  const bool fold = !sum || size > kBlock;  // else the first pass has left it
-  for_each_block(p, grad_y, folded, fold, [&](int64_t begin, int64_t count, const auto* g) {
-    write_grad(x + begin, g, grad_x + begin, count, affine, slope, along, offset);
-    if (grad_residual) write_residual_grad(p, begin, count, g, grad_residual);
+  const bool fresh = !sum || size > kBlock;  // else the first pass left it folded
+  for_each(fresh, [&](const Block& block, int64_t begin, const auto* g) {
+    write_grad(x + begin, g, grad_x + begin, block.rows * block.columns, affine, slope, along,
+               offset);
+    if (grad_residual) write_residual_grad(p, block, g, grad_residual);
   });
 }

@@ -3,10 +3,10 @@
 
 namespace cyclegan_fast {
 
-enum class Isa { kPlain, kAvx2, kAvx512 };
+enum class Isa { kPlain, kAvx2, kAvx512, kAvx512Bf16 };
 
-// The environment variable CYCLEGAN_FAST_ISA=plain|avx2|avx512 lowers the choice (read at each
-// call: for tests).
+// The environment variable CYCLEGAN_FAST_ISA=plain|avx2|avx512|avx512_bf16 lowers the choice (read
+// at each call: for tests).
 Isa cpu_isa();
 
 const char* isa_name(Isa isa);

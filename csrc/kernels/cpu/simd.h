@@ -40,7 +40,13 @@ inline V load_as(const T* p) {
 inline VecF load(const float* p) { return load_as<VecF>(p); }
 inline VecD load(const double* p) { return load_as<VecD>(p); }
 inline VecF load(const BFloat16* p) {
+#if CYCLEGAN_FAST_VECTOR_BYTES == 64  // gcc makes six instructions of a conversion of vectors
+  return (VecF)((VecU32)_mm512_maskz_cvtepu16_epi32(0xffff, load_as<__m256i>(p)) << 16);
+#elif CYCLEGAN_FAST_VECTOR_BYTES == 32
+  return (VecF)((VecU32)_mm256_cvtepu16_epi32(load_as<__m128i>(p)) << 16);
+#else
   return (VecF)(__builtin_convertvector(load_as<VecU16>(p), VecU32) << 16);
+#endif
 }
 inline VecF load(const Half* p) {
 #if CYCLEGAN_FAST_VECTOR_BYTES == 64
@@ -57,10 +63,17 @@ inline VecF load(const Half* p) {
 // ---- store: narrowed to nearest even ----
 inline void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
 inline void store(double* p, VecD v) { std::memcpy(p, &v, sizeof v); }
-inline void store(BFloat16* p, VecF v) {
+// The upper 16 bits of each lane are v in bfloat16.
+inline VecU32 round_to_bf16(VecF v) {
   const VecU32 bits = (VecU32)v;
-  const VecU32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const VecU16 out = __builtin_convertvector(v != v ? VecU32{} + 0x7fc0u : rounded, VecU16);
+  return v != v ? VecU32{} + 0x7fc00000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+inline void store(BFloat16* p, VecF v) {
+#ifdef CYCLEGAN_FAST_HAS_BF16  // the instruction flushes what is below 2^-126 to zero
+  const __m256bh out = _mm512_cvtneps_pbh((__m512)v);
+#else
+  const VecU16 out = __builtin_convertvector(round_to_bf16(v) >> 16, VecU16);
+#endif
   std::memcpy(p, &out, sizeof out);
 }
 inline void store(Half* p, VecF v) {
@@ -92,16 +105,91 @@ inline void store(T* p, VecOf<T> v, int64_t count) {
   std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
-// v in the first `count` lanes, zero in the others.
-template <typename V>
-inline V keep_first(V v, int64_t count) {
-  for (int64_t i = count; i < int64_t(sizeof(V) / sizeof(v[0])); ++i) v[i] = 0;
-  return v;
+// ---- Pairs of vectors: 2 kLanes<T> neighbouring elements in some order, always the same for T.
+// ---- For bfloat16 the even elements come first, then the odd ones, which takes fewer
+// instructions.
+template <typename T>
+struct Pair {
+  VecOf<T> v[2];
+};
+template <typename T>
+constexpr int kPair = 2 * kLanes<T>;
+
+// G is T, or Compute<T> for elements that are already wide.
+template <typename T, typename G>
+inline Pair<T> load_pair(const G* p) {
+  return {{load(p), load(p + kLanes<T>)}};
+}
+template <>
+inline Pair<BFloat16> load_pair<BFloat16, BFloat16>(const BFloat16* p) {
+  const VecU32 bits = load_as<VecU32>(p);
+  return {{(VecF)(bits << 16), (VecF)(bits & 0xffff0000u)}};
+}
+template <>
+inline Pair<BFloat16> load_pair<BFloat16, float>(const float* p) {
+  VecI32 even;
+  for (int i = 0; i < kLanes<float>; ++i) even[i] = 2 * i;
+  const VecF low = load(p), high = load(p + kLanes<float>);
+  return {{__builtin_shuffle(low, high, even), __builtin_shuffle(low, high, even + 1)}};
 }
 
-template <typename C>
-inline C sum_lanes(typename Simd<C>::Vec v) {
-  C sum = 0;
-  for (int i = 0; i < kLanes<C>; ++i) sum += v[i];
-  return sum;
+template <typename T>
+inline void store_pair(T* p, const Pair<T>& pair) {
+  store(p, pair.v[0]);
+  store(p + kLanes<T>, pair.v[1]);
+}
+inline void store_pair(BFloat16* p, const Pair<BFloat16>& pair) {
+#ifdef CYCLEGAN_FAST_HAS_BF16
+  typedef uint16_t VecWords __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES)));
+  VecWords order;
+  for (int i = 0; i < kPair<BFloat16>; ++i) order[i] = i / 2 + i % 2 * kLanes<BFloat16>;
+  const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)pair.v[1], (__m512)pair.v[0]);
+  const VecWords out = __builtin_shuffle((VecWords)halves, order);
+#else
+  const VecU32 out = round_to_bf16(pair.v[0]) >> 16 | (round_to_bf16(pair.v[1]) & 0xffff0000u);
+#endif
+  std::memcpy(p, &out, sizeof out);
+}
+
+// The first `count` elements only; the others load as zero.
+template <typename T, typename G>
+inline Pair<T> load_pair(const G* p, int64_t count) {
+  if (count >= kPair<T>) return load_pair<T>(p);
+  G elements[kPair<T>] = {};
+  std::memcpy(elements, p, static_cast<size_t>(count) * sizeof(G));
+  return load_pair<T>(elements);
+}
+template <typename T>
+inline void store_pair(T* p, const Pair<T>& pair, int64_t count) {
+  if (count >= kPair<T>) return store_pair(p, pair);
+  T elements[kPair<T>];
+  store_pair(elements, pair);
+  std::memcpy(p, elements, static_cast<size_t>(count) * sizeof(T));
+}
+
+// Calls f(i, count) for pairs that cover [0, size), the last perhaps twice over some elements.
+template <typename T, typename F>
+inline void for_each_pair(int64_t size, const F& f) {
+  int64_t i = 0;
+  for (; i + kPair<T> <= size; i += kPair<T>) f(i, kPair<T>);
+  if (i == size) return;
+  if (size > kPair<T>) return f(size - kPair<T>, kPair<T>);
+  f(0, size);
+}
+
+// Halves first: log2(lanes) additions, one after another.
+template <typename C, typename V>
+inline C sum_lanes(V v) {
+  if constexpr (sizeof(V) == 2 * sizeof(C)) {
+    return v[0] + v[1];
+  } else {
+    typedef C Half __attribute__((vector_size(sizeof(V) / 2)));
+    Half halves[2];
+    std::memcpy(halves, &v, sizeof v);
+    return sum_lanes<C>(halves[0] + halves[1]);
+  }
+}
+template <typename T>
+inline Compute<T> sum_pairs(const Pair<T>& a, const Pair<T>& b) {
+  return sum_lanes<Compute<T>>((a.v[0] + a.v[1]) + (b.v[0] + b.v[1]));
 }

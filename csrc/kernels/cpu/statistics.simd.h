@@ -27,24 +27,28 @@ inline Moments moments_of(const Sums& sums, double count) {
 // Adds the sums over x [size], size <= kChunk * kLanes.
 template <typename T>
 void add_shifted_sums(const T* x, int64_t size, Compute<T> shift, Sums& total) {
-  constexpr int kUnroll = 4, kStep = kLanes<T>;
-  VecOf<T> sum[kUnroll] = {}, square[kUnroll] = {};
+  constexpr int kPairs = 2;
+  Pair<T> sum[kPairs] = {}, square[kPairs] = {};
   int64_t i = 0;
-  for (; i + kUnroll * kStep <= size; i += kUnroll * kStep) {
-#pragma GCC unroll 4
-    for (int k = 0; k < kUnroll; ++k) {
-      const VecOf<T> d = load(x + i + k * kStep) - shift;
-      sum[k] += d;
-      square[k] += d * d;
+  for (; i + kPairs * kPair<T> <= size; i += kPairs * kPair<T>) {
+#pragma GCC unroll 2
+    for (int k = 0; k < kPairs; ++k) {
+      const Pair<T> value = load_pair<T>(x + i + k * kPair<T>);
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const VecOf<T> d = value.v[half] - shift;
+        sum[k].v[half] += d;
+        square[k].v[half] += d * d;
+      }
     }
   }
-  for (; i < size; i += kStep) {
-    const VecOf<T> d = keep_first(load(x + i, size - i) - shift, size - i);
-    sum[0] += d;
-    square[0] += d * d;
+  for (; i < size; ++i) {
+    const Compute<T> d = widen(x[i]) - shift;
+    total.sum += d;
+    total.square += d * d;
   }
-  total.sum += sum_lanes<Compute<T>>((sum[0] + sum[1]) + (sum[2] + sum[3]));
-  total.square += sum_lanes<Compute<T>>((square[0] + square[1]) + (square[2] + square[3]));
+  total.sum += sum_pairs<T>(sum[0], sum[1]);
+  total.square += sum_pairs<T>(square[0], square[1]);
 }
 
 // Sums over a plane x [size].
