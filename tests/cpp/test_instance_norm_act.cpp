@@ -271,7 +271,9 @@ void test_shapes() {
       {1, 3, 40, 37, 3, -1, 1000},  // far from zero, several splits
       {1, 8, 33, 40, 1, 3, 1000},   //
       {1, 2, 64, 64, 0, -1, 1000},  //
-      {1, 1, 2, 2600, 1, 0},        // a row longer than a block of the CPU's
+      {1, 1, 20, 54},
+      {1, 1, 36, 60},         // a little more than a group of threads keeps resident
+      {1, 1, 2, 2600, 1, 0},  // a row longer than a block of the CPU's
   };
   for (const NormCase& k : cases) {
     for (Activation a : {Activation::kNone, Activation::kRelu, Activation::kLeakyRelu}) {
