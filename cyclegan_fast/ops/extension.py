@@ -92,7 +92,7 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         ``version``, ``compiler``, ``cuda`` (toolkit version or None), ``cuda_archs`` (a list, empty without CUDA) and
-        ``isa`` (what the CPU kernels run on: avx512, avx2 or plain). Empty where the extension is missing.
+        ``isa`` (what the CPU kernels run on: avx512_bf16, avx512, avx2 or plain). Empty where the extension is missing.
     """
     return {} if _module is None else dict(_module.build_info())
 

@@ -27,7 +27,7 @@ def test_matches_float64(device: str, dtype: torch.dtype, which: Callable) -> No
             check(case, dtype, device, layouts)
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "avx512_bf16"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_each_instruction_set(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, isa: str) -> None:
     if not ops.extension_available():

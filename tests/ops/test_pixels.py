@@ -102,7 +102,7 @@ def test_values_have_the_bits_of_the_division(device: str, dtype: torch.dtype) -
     assert ops.from_uint8(random_pixels(0, 4, 4, 3, device)).shape == (0, 3, 4, 4)
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "avx512_bf16"])
 def test_each_instruction_set(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     monkeypatch.setenv("CYCLEGAN_FAST_ISA", isa)
     if not ops.extension_available() or ops.build_info()["isa"] != isa:

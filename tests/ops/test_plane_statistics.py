@@ -36,7 +36,7 @@ def test_matches_float64(device: str, dtype: torch.dtype, layout: str) -> None:
         check(shape, dtype, device, layout, mean=100.0)
 
 
-@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "avx512_bf16"])
 def test_each_instruction_set(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
     monkeypatch.setenv("CYCLEGAN_FAST_ISA", isa)
     if not ops.extension_available() or ops.build_info()["isa"] != isa:
