@@ -306,10 +306,40 @@ void test_options() {
   }
 }
 
+// With mean 0 and rstd 1, y is x + residual, rounded once to the nearest.
+template <typename T>
+void test_rounding(Layout layout) {
+  using C = Compute<T>;
+  const int64_t c = 67, h = 5, w = 13, count = c * h * w;
+  std::mt19937 random(3);
+  Guarded<T> x(count), residual(count);
+  x.randomize(random, 0), residual.randomize(random, 0);
+  std::vector<double> expected;
+  for (int64_t i = 0; i < count; ++i) {
+    expected.push_back(double(widen(narrow<T>(C(C(x[i]) + C(residual[i]))))));
+  }
+  std::vector<C> statistics(size_t(3 * c), C(0));
+  std::fill(statistics.end() - c, statistics.end(), C(1));
+  for (const Card& card : kCards) {
+    Guarded<T> y(count);
+    Guarded<C> mean(c), rstd(c);
+    InstanceNormActParams p = {};
+    p.x = x.data(), p.residual = residual.data(), p.statistics = statistics.data();
+    p.y = y.data(), p.mean = mean.data(), p.rstd = rstd.data();
+    p.n = 1, p.c = c, p.h = h, p.w = w, p.count = 1;
+    p.activation = Activation::kNone, p.dtype = kDType<T>, p.layout = layout;
+    const std::string name = "norm: rounding of dtype " + std::to_string(int(kDType<T>));
+    forward(p, card, name);
+    expect_close(y, expected, 0, name);
+  }
+}
+
 }  // namespace
 
 void test_instance_norm_act() {
   for_each_type([](auto element) {
+    test_rounding<decltype(element)>(Layout::kNCHW);
+    test_rounding<decltype(element)>(Layout::kNHWC);
     test_shapes<decltype(element)>();
     test_options<decltype(element)>();
   });
