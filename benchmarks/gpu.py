@@ -18,6 +18,7 @@ import functools
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu"
 CPP_TESTS = BUILD / "test_cuda"
 RESULTS = ROOT / "docs" / "results"
-SANITIZERS = ("memcheck", "racecheck", "initcheck")
+SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
 
 def main() -> int:
@@ -100,15 +101,16 @@ def build_cpp_tests(setup: dict[str, Any]) -> None:
     statuses = [compiler.wait() for compiler in compilers]
     if any(statuses):
         raise SystemExit("make gpu: the C++ tests do not compile")
-    compiled = sorted((BUILD / "objects" / "kernels").glob("*.cu.o"))
-    libraries = [flag for flag in setup["link_flags"](cuda) if "torch" not in flag and "c10" not in flag]
+    compiled = [BUILD / "objects" / "kernels" / f"{source.name}.o" for source in setup["CUDA_SOURCES"]]
+    of_torch = setup["link_flags"](None)
+    libraries = [flag for flag in setup["link_flags"](cuda) if flag not in of_torch]
     subprocess.run(["g++", *objects, *compiled, *libraries, "-o", CPP_TESTS], check=True)
 
 
 def kernels(seconds: float) -> int:
     """The C++ tests on the card, and again under each tool of compute-sanitizer."""
     end = time.monotonic() + seconds
-    failed = run_command("the C++ tests", [CPP_TESTS], seconds=seconds)
+    failed = run_command("the C++ tests", [CPP_TESTS], seconds=seconds / 3)
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if sanitizer is None:
         print("compute-sanitizer is not here: the C++ tests ran without it", flush=True)
@@ -116,7 +118,7 @@ def kernels(seconds: float) -> int:
     for i, tool in enumerate(SANITIZERS):
         words = [sanitizer, "--tool", tool, "--error-exitcode", "1", CPP_TESTS, "--quick"]
         share = (end - time.monotonic()) / (len(SANITIZERS) - i)
-        failed |= run_command(f"compute-sanitizer {tool}", words, seconds=share)
+        failed |= run_command(f"compute-sanitizer {tool}", words, seconds=share, must_finish=False)
     return failed
 
 
@@ -140,18 +142,21 @@ PARTS: dict[str, Callable[[float], int]] = {
 }
 
 
-def run_command(what: str, words: Sequence[str | Path], seconds: float) -> int:
+def run_command(what: str, words: Sequence[str | Path], seconds: float, must_finish: bool = True) -> int:
     """Runs a command with the built package on its path; returns its status and says what failed."""
     path = os.pathsep.join([str(BUILD / "lib"), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": path, "CYCLEGAN_FAST_REQUIRE_EXT": "1", "PYTHONSAFEPATH": "1"}
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True)
     try:
-        status = subprocess.run(words, cwd=ROOT, env=environment, timeout=seconds).returncode
+        status = process.wait(timeout=max(seconds, 1))
     except subprocess.TimeoutExpired:
-        print(f"{what} were not done after {seconds:.0f} s", file=sys.stderr)
-        return 1
+        os.killpg(process.pid, signal.SIGKILL)  # its children too: they would disturb what is measured next
+        process.wait()
+        print(f"{what}: not done after {seconds:.0f} s", file=sys.stderr)
+        return int(must_finish)
     if status:
-        print(f"{what} ended with status {status}", file=sys.stderr)
-    return status
+        print(f"{what}: ended with status {status}", file=sys.stderr)
+    return int(status != 0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <optional>
 
 #include "cuda/card.h"
 #include "cuda/reduce.cuh"
@@ -14,22 +15,23 @@ namespace {
 
 __global__ void probe_kernel() {}
 
-Card ask(int device) {
-  int multiprocessors = 0, major = 0;
+// Nothing where the driver does not answer.
+std::optional<Card> ask(int device) {
+  Card card{1, 1};
+  int major = 0;
   cudaFuncAttributes code = {};
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaFuncGetAttributes(&code, probe_kernel);
-  Card card{std::max(multiprocessors, 1), 1};
+  if (cudaDeviceGetAttribute(&card.multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
+          cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaFuncGetAttributes(&code, probe_kernel) != cudaSuccess)
+    return std::nullopt;
   // Code compiled for an older card has no cluster instructions, whatever the card could do.
-  if (major >= 9 && code.ptxVersion >= 90) {
-    cudaLaunchConfig_t config = {};
-    config.gridDim = config.blockDim = dim3(kMaxThreads);
-    // Less than kMaxCluster on a part of a card.
-    cudaOccupancyMaxPotentialClusterSize(&card.max_cluster, probe_kernel, &config);
-    card.max_cluster = std::clamp(card.max_cluster, 1, kMaxCluster);
-  }
-  cudaGetLastError();  // what could not be asked is answered with the least
+  if (major < 9 || code.ptxVersion < 90) return card;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = config.blockDim = dim3(kMaxThreads);
+  if (cudaOccupancyMaxPotentialClusterSize(&card.max_cluster, probe_kernel, &config) != cudaSuccess)
+    return std::nullopt;
+  card.max_cluster = std::clamp(card.max_cluster, 1, kMaxCluster);
   return card;
 }
 
@@ -37,12 +39,16 @@ Card ask(int device) {
 
 Card current_card() {
   constexpr int kMaxDevices = 64;
-  static std::array<std::once_flag, kMaxDevices> asked;
-  static std::array<Card, kMaxDevices> cards;
+  static std::mutex mutex;
+  static std::array<std::optional<Card>, kMaxDevices> cards;
   int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || device < 0 || device >= kMaxDevices) return {1, 1};
-  std::call_once(asked[device], [device] { cards[device] = ask(device); });
-  return cards[device];
+  if (cudaGetDevice(&device) == cudaSuccess && device >= 0 && device < kMaxDevices) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (!cards[device]) cards[device] = ask(device);
+    if (cards[device]) return *cards[device];
+  }
+  cudaGetLastError();  // the launch that follows must not find this failure
+  return {1, 1};       // right on every card, if slow
 }
 
 }  // namespace cyclegan_fast

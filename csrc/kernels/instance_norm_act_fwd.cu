@@ -187,11 +187,19 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   }
   const auto map = channel_map<kPerLane>(mean, rstd, affine, at);
 #pragma unroll
-  for (int u = 0; u < kPacks; ++u) {
-    const uint32_t one = at.pixel + u * at.step;
-    if (one >= at.end) continue;
-    const Pixel p = output.image.pixel(one);
-    output.template write<kPerLane>(at, p, in[u], output.template extra<kVec>(at, p), map);
+  for (int first = 0; first < kPacks; first += kUnroll) {
+    Pack<T, kVec> extra[kUnroll];  // several in flight: no load passes a store
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const uint32_t one = at.pixel + (first + u) * at.step;
+      if (one < at.end) extra[u] = output.template extra<kVec>(at, output.image.pixel(one));
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const uint32_t one = at.pixel + (first + u) * at.step;
+      if (one < at.end)
+        output.template write<kPerLane>(at, output.image.pixel(one), in[first + u], extra[u], map);
+    }
   }
 }
 

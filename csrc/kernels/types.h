@@ -24,7 +24,8 @@ using Stream = void*;  // a cudaStream_t
 // What a launch plan needs to know of the card that it runs on.
 struct Card {
   int multiprocessors;
-  int max_cluster;  // blocks that may share their memory: 8 from sm_90 on, else 1
+  int max_cluster;  // blocks that may share their memory: up to 8 where the card and the code that
+                    // it runs have clusters, else 1
 };
 
 struct BFloat16 {

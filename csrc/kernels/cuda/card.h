@@ -5,7 +5,7 @@
 
 namespace cyclegan_fast {
 
-// The current device. Each device is asked once.
+// The current device. Each device is asked until it has answered once.
 Card current_card();
 
 }  // namespace cyclegan_fast

@@ -13,7 +13,7 @@ namespace cyclegan_fast {
 #define CYCLEGAN_FAST_SHARED(Type, name, count) __shared__ Type name[count]
 #endif
 
-constexpr int kMaxCluster = 8;  // the largest that every such card takes
+constexpr int kMaxCluster = 8;  // the largest that every whole card with clusters takes
 
 #if defined(CYCLEGAN_FAST_EMULATED) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
 __device__ inline int cluster_size() { return __clusterSizeInBlocks(); }

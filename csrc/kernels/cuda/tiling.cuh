@@ -1,5 +1,5 @@
-// How a tensor is cut into slabs, tiles of channels and stretches of pixels: pure functions, the
-// same on every card.
+// How a tensor is cut into slabs, tiles of channels and stretches of pixels: pure functions of the
+// view, and for what stays resident of the card.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace cyclegan_fast {
 
 constexpr int kUnroll = 4;  // pixels in flight per thread
 constexpr int64_t kTargetBlocks =
-    512;  // enough for every card that is known: about three a multiprocessor
+    512;  // enough for every card that is known: three to five a multiprocessor
 constexpr int64_t kMaxSplits = 64;
 constexpr int64_t kMaxPixelsPerThread = 16;
 
