@@ -105,7 +105,7 @@ inline Tensor empty_like(const Tensor& like, const Shape& shape, ScalarType type
   const Shape strides = strides_of(shape, layout);
   const auto device = like.device();
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(shape.size()), shape.data(), strides.data(), static_cast<int32_t>(type),
       static_cast<int32_t>(device.type()), device.index(), &handle));
   return Tensor(handle);
