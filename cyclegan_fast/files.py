@@ -86,15 +86,16 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Removes the unfinished folders in `parent` whose process is dead."""
-    for partial in parent.glob(f"{_PARTIAL}*/"):
-        lock = _lock_of(partial)
+    """Removes the unfinished folders in `parent` whose process is dead, and locks whose folder is finished."""
+    locks = {_lock_of(partial) for partial in parent.glob(f"{_PARTIAL}*/")} | set(parent.glob(f"{_PARTIAL}*.lock"))
+    for lock in locks:
         with lock.open("a") as handle:
             try:
                 try_lock(handle.fileno())
             except OSError:
                 continue  # a living process is writing it
-            shutil.rmtree(partial)
+            if (partial := lock.with_suffix("")).is_dir():
+                shutil.rmtree(partial)
         lock.unlink(missing_ok=True)
 
 

@@ -240,6 +240,12 @@ def test_sigkill_at_random_moments_never_costs_a_finished_checkpoint(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2, "what the dead left behind is still there"
 
 
+def test_a_lock_that_outlived_its_folder_is_removed(tmp_path, save):
+    (tmp_path / ".partial-0123456789ab.lock").touch()  # killed between the move into place and the lock's removal
+    save(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+
+
 def test_what_a_living_process_writes_is_left_alone(tmp_path, save):
     with native.building_folder(tmp_path / "step_00000009") as partial:
         save(tmp_path, 1)
