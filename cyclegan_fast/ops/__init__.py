@@ -4,6 +4,7 @@ Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain t
 the extension is missing.
 """
 
+from cyclegan_fast.ops.conv3x3 import conv3x3
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
@@ -14,6 +15,7 @@ from cyclegan_fast.ops.reflect_pad import reflect_pad
 
 __all__ = [
     "build_info",
+    "conv3x3",
     "cycle_loss",
     "extension_available",
     "extension_error",
