@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclegan_fast.nn.layers import LEAKY_SLOPE, Norm, NormAct, conv_before_norm
+from cyclegan_fast.nn.layers import LEAKY_SLOPE, Conv2d, Norm, NormAct, conv_before_norm
 
 
 class NLayerDiscriminator(nn.Module):
@@ -18,13 +18,13 @@ class NLayerDiscriminator(nn.Module):
         super().__init__()
         width = [ndf * min(2**level, 8) for level in range(n_layers + 1)]
         strides = [2] * (n_layers - 1) + [1]
-        self.first = nn.Conv2d(in_channels, ndf, 4, stride=2, padding=1)
+        self.first = Conv2d(in_channels, ndf, 4, stride=2, padding=1)
         self.middle = nn.ModuleList(
             conv_before_norm(norm, width[i], width[i + 1], 4, stride=stride, padding=1)
             for i, stride in enumerate(strides)
         )
         self.norms = nn.ModuleList(NormAct(norm, channels, "leaky_relu") for channels in width[1:])
-        self.last = nn.Conv2d(width[-1], 1, 4, stride=1, padding=1)
+        self.last = Conv2d(width[-1], 1, 4, stride=1, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> logits [N, 1, h, w]; 256x256 gives 30x30 with three layers."""
@@ -39,10 +39,10 @@ class PixelDiscriminator(nn.Module):
 
     def __init__(self, in_channels: int, ndf: int = 64, norm: Norm = "instance") -> None:
         super().__init__()
-        self.first = nn.Conv2d(in_channels, ndf, 1)
+        self.first = Conv2d(in_channels, ndf, 1)
         self.middle = conv_before_norm(norm, ndf, ndf * 2, 1)
         self.norm = NormAct(norm, ndf * 2, "leaky_relu")
-        self.last = nn.Conv2d(ndf * 2, 1, 1, bias=norm == "instance")
+        self.last = Conv2d(ndf * 2, 1, 1, bias=norm == "instance")
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> logits [N, 1, H, W]."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclegan_fast import ops
-from cyclegan_fast.nn.layers import LEAKY_SLOPE, Norm, NormAct, conv_before_norm, conv_transpose_before_norm
+from cyclegan_fast.nn.layers import LEAKY_SLOPE, Conv2d, Norm, NormAct, conv_before_norm, conv_transpose_before_norm
 
 
 class ResnetBlock(nn.Module):
@@ -67,7 +67,7 @@ class ResnetGenerator(nn.Module):
             ]
         )
         self.up_norm = nn.ModuleList([NormAct(norm, ngf * 2), NormAct(norm, ngf, pad=3)])
-        self.head = nn.Conv2d(ngf, out_channels, 7)
+        self.head = Conv2d(ngf, out_channels, 7)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 4."""
@@ -104,9 +104,9 @@ class UnetGenerator(nn.Module):
         width = [min(ngf * 2**level, ngf * 8) for level in range(depth)]
         last = depth - 1
         # No norm follows the first and the innermost convolution, so their biases count.
-        self.down = nn.ModuleList([nn.Conv2d(in_channels, ngf, 4, stride=2, padding=1, bias=norm == "instance")])
+        self.down = nn.ModuleList([Conv2d(in_channels, ngf, 4, stride=2, padding=1, bias=norm == "instance")])
         self.down.extend(conv_before_norm(norm, width[i - 1], width[i], 4, stride=2, padding=1) for i in range(1, last))
-        self.down.append(nn.Conv2d(width[-2], width[-1], 4, stride=2, padding=1, bias=norm == "instance"))
+        self.down.append(Conv2d(width[-2], width[-1], 4, stride=2, padding=1, bias=norm == "instance"))
         self.down_norm = nn.ModuleList(NormAct(norm, width[i], "leaky_relu") for i in range(1, last))
         self.up = nn.ModuleList(
             conv_transpose_before_norm(norm, width[i] * (1 if i == last else 2), width[i - 1], 4, stride=2, padding=1)

@@ -15,6 +15,14 @@ Activation = Literal["none", "relu", "leaky_relu"]
 LEAKY_SLOPE = 0.2
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution with a square window, run by `ops.conv2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, h, w]."""
+        return ops.conv2d(x, self.weight, self.bias, stride=self.stride[0], pad=int(self.padding[0]))
+
+
 class DeadBiasConv2d(nn.Conv2d):
     """A convolution whose bias an instance norm cancels: the bias stays in the checkpoint, no kernel touches it."""
 
@@ -25,9 +33,7 @@ class DeadBiasConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, h, w]."""
-        if self.kernel_size == (3, 3) and self.stride == (1, 1):
-            return ops.conv3x3(x, self.weight, int(self.padding[0]))
-        return self._conv_forward(x, self.weight, None)
+        return ops.conv2d(x, self.weight, stride=self.stride[0], pad=int(self.padding[0]))
 
 
 class DeadBiasConvTranspose2d(nn.ConvTranspose2d):
@@ -40,14 +46,15 @@ class DeadBiasConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, h, w]; `output_size` is the base class's and unused."""
-        return F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)  # type: ignore[arg-type]
+        stride, pad, output_pad = self.stride[0], int(self.padding[0]), self.output_padding[0]
+        return ops.conv_transpose2d(x, self.weight, stride=stride, pad=pad, output_pad=output_pad)
 
 
 def conv_before_norm(norm: Norm, *args: Any, **kwargs: Any) -> nn.Conv2d:
     """A convolution that `norm` follows. As in the reference, only instance norm's convolutions carry a bias."""
     if norm == "instance":
         return DeadBiasConv2d(*args, **kwargs)
-    return nn.Conv2d(*args, **(kwargs | {"bias": False}))
+    return Conv2d(*args, **(kwargs | {"bias": False}))
 
 
 def conv_transpose_before_norm(norm: Norm, *args: Any, **kwargs: Any) -> nn.ConvTranspose2d:

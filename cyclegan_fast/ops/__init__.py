@@ -4,7 +4,7 @@ Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain t
 the extension is missing.
 """
 
-from cyclegan_fast.ops.conv3x3 import conv3x3
+from cyclegan_fast.ops.conv2d import conv2d, conv_transpose2d
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
@@ -15,7 +15,8 @@ from cyclegan_fast.ops.reflect_pad import reflect_pad
 
 __all__ = [
     "build_info",
-    "conv3x3",
+    "conv2d",
+    "conv_transpose2d",
     "cycle_loss",
     "extension_available",
     "extension_error",

@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
 #endif
   test_rounding<BFloat16>();
   test_rounding<Half>();
+  test_conv2d();
   test_conv3x3();
   test_image_pool();
   test_instance_norm_act();

@@ -192,8 +192,8 @@ void multiply(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end)
     for_each_row_group(chunk, [&](auto rows, int64_t t) {
       VecF acc[rows][2] = {};
       for (int64_t i = 0; i < at.c_panels; ++i) {
-        multiply_add<rows, kPanel, 1>(acc, v + (i * chunk + t) * kPanel, u + i * kPanel * kPanel,
-                                      kPanel);
+        multiply_add(acc, v + (i * chunk + t) * kPanel, kPanel, 1, u + i * kPanel * kPanel,
+                           kPanel, kPanel);
       }
       store_rows(m + t * kPanel, acc, false);
     });
@@ -213,7 +213,7 @@ void correlate(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end
                  (c_panel * at.k_panels + k_panel) * kPanel * kPanel;
       for_each_row_group(kPanel, [&](auto rows, int64_t k) {
         VecF acc[rows][2] = {};
-        multiply_add<rows, 1, kPanel>(acc, m + k, v, chunk);
+        multiply_add(acc, m + k, 1, kPanel, v, kPanel, chunk);
         store_rows(s + k * kPanel, acc, first > 0);
       });
     }

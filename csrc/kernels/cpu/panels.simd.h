@@ -15,28 +15,41 @@ inline VecF broadcast(float value) {
 #endif
 }
 
-// acc[i][:] += sum over t of a[i kRow + t kStep] * b[t][:].
-template <int kCount, int kRow, int kStep>
-inline void multiply_add(VecF (&acc)[kCount][2], const float* a, const float* b, int64_t length) {
-  for (int64_t t = 0; t < length; ++t, a += kStep, b += kPanel) {
-    const VecF b0 = load(b), b1 = load(b + kLanes<float>);
+// acc[i][:] += sum over t of a[i row + t step] * b[t b_step + :], with kVecs vectors of b.
+template <int kCount, int kVecs>
+inline __attribute__((always_inline)) void multiply_add(VecF (&acc)[kCount][kVecs], const float* a,
+                                                        int64_t row, int64_t step, const float* b,
+                                                        int64_t b_step, int64_t length) {
+  for (int64_t t = 0; t < length; ++t, a += step, b += b_step) {
+    VecF values[kVecs];
+    for (int v = 0; v < kVecs; ++v) values[v] = load(b + v * kLanes<float>);
 #pragma GCC unroll 12
     for (int i = 0; i < kCount; ++i) {
-      const VecF factor = broadcast(a[i * kRow]);
-      acc[i][0] += factor * b0;
-      acc[i][1] += factor * b1;
+      const VecF factor = broadcast(a[i * row]);
+      for (int v = 0; v < kVecs; ++v) acc[i][v] += factor * values[v];
     }
   }
 }
 
-// Calls f(kCount as a constant, first row) for groups of at most kRows rows that cover [0, rows).
+// Calls f(std::integral_constant<int, count>, first) for a count known only now.
+template <int kMost = kRows, typename F>
+inline void with_constant(int64_t count, int64_t first, const F& f) {
+  if constexpr (kMost > 1) {
+    if (count < kMost) return with_constant<kMost - 1>(count, first, f);
+  }
+  f(std::integral_constant<int, kMost>{}, first);
+}
+
+// Calls f(count as a constant, first row) for groups of about as many rows each, at most kRows, that
+// cover [0, rows).
 template <typename F>
 inline void for_each_row_group(int64_t rows, const F& f) {
-  int64_t i = 0;
-  for (; i + kRows <= rows; i += kRows) f(std::integral_constant<int, kRows>{}, i);
-  for (; i + 4 <= rows; i += 4) f(std::integral_constant<int, 4>{}, i);
-  for (; i + 2 <= rows; i += 2) f(std::integral_constant<int, 2>{}, i);
-  if (i < rows) f(std::integral_constant<int, 1>{}, i);
+  const int64_t groups = ceil_div(rows, kRows);
+  for (int64_t i = 0, first = 0; i < groups; ++i) {
+    const int64_t count = rows / groups + (i < rows % groups);
+    with_constant(count, first, f);
+    first += count;
+  }
 }
 
 template <int kCount>
