@@ -12,16 +12,17 @@
 namespace cyclegan_fast {
 
 struct Conv3x3Params {
-  const void* x;       // [in]  [N, H, W, C]; of the input gradient: dL/dy
-  const float* weight; // [in]  [K, 3, 3, C]; of the input gradient: [C, 3, 3, K], the forward one's
+  const void* x;  // [in]  [N, H, W, C]; of the input gradient: dL/dy
+  const float*
+      weight;          // [in]  [K, 3, 3, C]; of the input gradient: [C, 3, 3, K], the forward one's
   void* y;             // [out] [N, H + 2 pad - 2, W + 2 pad - 2, K]; weight gradient: [in] dL/dy
   float* grad_weight;  // [out] [K, 3, 3, C], of the weight gradient only
   float* workspace;    // conv3x3_workspace() bytes, 64-byte aligned
   int64_t n, h, w, c;  // of x; h + 2 pad >= 3, w + 2 pad >= 3
   int64_t k;           // channels of y
-  int64_t pad;         // zeros on each side of x, 0 to 2; of the input gradient: 2 - the forward one's
-  bool flipped;        // the input gradient: weight is turned by 180 degrees and transposed
-  DType dtype;         // of x and y: kFloat32 or kBFloat16
+  int64_t pad;   // zeros on each side of x, 0 to 2; of the input gradient: 2 - the forward one's
+  bool flipped;  // the input gradient: weight is turned by 180 degrees and transposed
+  DType dtype;   // of x and y: kFloat32 or kBFloat16
 };
 
 enum class Conv3x3Pass { kForward, kWeightGradient };  // the input gradient is a forward pass

@@ -1,5 +1,6 @@
 // Binding of conv2d and conv3x3: check, fill the parameters, allocate, run phase by phase. See
-// csrc/kernels/conv2d.h; with `winograd`, windows of 3x3 with stride 1 go by csrc/kernels/conv3x3.h.
+// csrc/kernels/conv2d.h; with `winograd`, windows of 3x3 with stride 1 go by
+// csrc/kernels/conv3x3.h.
 #include "conv2d.h"
 
 #include "conv3x3.h"
@@ -9,7 +10,7 @@ namespace cyclegan_fast {
 namespace {
 
 constexpr const char* kOp = "conv2d";
-constexpr int64_t kLeastChannels = 16;  // fewer do not fill the vectors of Winograd's way
+constexpr int64_t kLeastChannels = 16;        // fewer do not fill the vectors of Winograd's way
 constexpr int64_t kSerialProducts = 1 << 17;  // less work than this is not worth a second thread
 
 void check_dense(const char* name, const Tensor& t) {
@@ -80,8 +81,8 @@ void run_phases(const Conv2dParams& p, int64_t phases, const Slices& slices_of, 
 void run(Conv2dParams& p, Conv2dPass pass, bool winograd, const Tensor& like) {
   if (winograd && takes_winograd(p)) {
     Conv3x3Params q = winograd_params(p, pass);
-    const auto kind = pass == Conv2dPass::kWeightGradient ? Conv3x3Pass::kWeightGradient
-                                                          : Conv3x3Pass::kForward;
+    const auto kind =
+        pass == Conv2dPass::kWeightGradient ? Conv3x3Pass::kWeightGradient : Conv3x3Pass::kForward;
     const Tensor workspace = empty_bytes(like, conv3x3_workspace(q));
     q.workspace = static_cast<float*>(workspace.mutable_data_ptr());
     return run_phases(

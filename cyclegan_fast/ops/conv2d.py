@@ -98,35 +98,52 @@ def _is_ours(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _gradients(
-    x: Tensor, grad_y: Tensor, weight: Tensor, geometry: tuple[int, int, bool], needs: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Of x and of weight, for y = conv2d(x, weight)."""
-    grad_y = grad_y.contiguous(memory_format=torch.channels_last)
-    h, w = x.shape[2:]
-    r, s = weight.shape[2:]
-    ops = torch.ops.cyclegan_fast
-    grad_x = ops.conv2d_input_grad(grad_y, weight, h, w, *geometry) if needs[0] else None
-    return grad_x, ops.conv2d_weight_grad(x, grad_y, r, s, *geometry) if needs[1] else None
+def _run(op: Any, *arguments: Any) -> Tensor:
+    """Calls an operator; below autograd where nothing is recorded, which spares a third of the way there."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
+
+
+def _dense(grad: Tensor) -> Tensor:
+    return grad.contiguous(memory_format=torch.channels_last)
 
 
 def _conv2d_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-    grad_x, grad_weight = _gradients(x, grad_y, weight, ctx.geometry, (needs_x, needs_weight))
-    grad_bias = grad_y.sum((0, 2, 3), dtype=torch.float32) if needs_bias else None
-    return grad_x, grad_weight, grad_bias, None, None, None
+    grad_y, ops = _dense(grad_y), torch.ops.cyclegan_fast
+    return (
+        _run(ops.conv2d_input_grad, grad_y, weight, *x.shape[2:], *ctx.geometry) if needs_x else None,
+        _run(ops.conv2d_weight_grad, x, grad_y, *weight.shape[2:], *ctx.geometry) if needs_weight else None,
+        grad_y.sum((0, 2, 3), dtype=torch.float32) if needs_bias else None,
+        *(None,) * 3,
+    )
 
 
-def _transpose_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    """The transposed convolution's input is the other's dL/dy, its output the other's x."""
-    x, weight = ctx.saved_tensors
-    grad_y = grad_y.contiguous(memory_format=torch.channels_last)
-    ops = torch.ops.cyclegan_fast
-    grad_x = ops.conv2d(grad_y, weight, None, *ctx.geometry) if ctx.needs_input_grad[0] else None
-    r, s = weight.shape[2:]
-    grad_weight = ops.conv2d_weight_grad(grad_y, x, r, s, *ctx.geometry) if ctx.needs_input_grad[1] else None
-    return grad_x, grad_weight, None, None, None, None, None
+def _input_grad_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Of grad_x = conv2d_input_grad(grad_y, weight), by grad_y and weight."""
+    grad_y, weight = ctx.saved_tensors
+    grad, ops = _dense(grad), torch.ops.cyclegan_fast
+    needs_grad_y, needs_weight = ctx.needs_input_grad[:2]
+    return (
+        _run(ops.conv2d, grad, weight, None, *ctx.geometry) if needs_grad_y else None,
+        _run(ops.conv2d_weight_grad, grad, grad_y, *weight.shape[2:], *ctx.geometry) if needs_weight else None,
+        *(None,) * 5,
+    )
+
+
+def _weight_grad_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Of grad_weight = conv2d_weight_grad(x, grad_y), by x and grad_y: a second derivative."""
+    x, grad_y = ctx.saved_tensors
+    grad, ops = _dense(grad), torch.ops.cyclegan_fast
+    needs_x, needs_grad_y = ctx.needs_input_grad[:2]
+    return (
+        _run(ops.conv2d_input_grad, grad_y, grad, *x.shape[2:], *ctx.geometry) if needs_x else None,
+        _run(ops.conv2d, x, grad, None, *ctx.geometry) if needs_grad_y else None,
+        *(None,) * 5,
+    )
 
 
 def _setup_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -134,9 +151,14 @@ def _setup_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, weight)
 
 
-def _setup_transpose(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _, _, *ctx.geometry = inputs
-    ctx.save_for_backward(x, weight)
+def _setup_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad_y, weight, _, _, *ctx.geometry = inputs
+    ctx.save_for_backward(grad_y, weight)
+
+
+def _setup_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, grad_y, _, _, *ctx.geometry = inputs
+    ctx.save_for_backward(x, grad_y)
 
 
 class _Conv2d(torch.autograd.Function):
@@ -156,11 +178,11 @@ class _ConvTranspose2d(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _setup_transpose(ctx, inputs, inputs[0])
+        _setup_input_grad(ctx, inputs, inputs[0])
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.cyclegan_fast.conv2d_input_grad(*inputs)
 
-    backward = staticmethod(_transpose_backward)  # type: ignore[assignment]
+    backward = staticmethod(_input_grad_backward)  # type: ignore[assignment]
 
 
 def _empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -172,18 +194,12 @@ def _fake_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, pa
     return _empty(x, x.shape[0], weight.shape[0], h, w)
 
 
-def _fake_input_grad(
-    grad_y: Tensor, weight: Tensor, h: int, w: int, stride: int, pad: int, winograd: bool
-) -> Tensor:
+def _fake_input_grad(grad_y: Tensor, weight: Tensor, h: int, w: int, stride: int, pad: int, winograd: bool) -> Tensor:
     return _empty(grad_y, grad_y.shape[0], weight.shape[1], h, w)
 
 
 def _fake_weight_grad(x: Tensor, grad_y: Tensor, r: int, s: int, stride: int, pad: int, winograd: bool) -> Tensor:
     return _empty(x, grad_y.shape[1], x.shape[1], r, s, dtype=torch.float32)
-
-
-def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise UserError("conv2d: the kernel is differentiable once; call it inside ops.use_reference() for more")
 
 
 if extension_available():
@@ -192,6 +208,8 @@ if extension_available():
     torch.library.register_fake("cyclegan_fast::conv2d_weight_grad", _fake_weight_grad)
     torch.library.register_autograd("cyclegan_fast::conv2d", _conv2d_backward, setup_context=_setup_conv2d)
     torch.library.register_autograd(
-        "cyclegan_fast::conv2d_input_grad", _transpose_backward, setup_context=_setup_transpose
+        "cyclegan_fast::conv2d_input_grad", _input_grad_backward, setup_context=_setup_input_grad
     )
-    torch.library.register_autograd("cyclegan_fast::conv2d_weight_grad", _refuse_second_derivative)
+    torch.library.register_autograd(
+        "cyclegan_fast::conv2d_weight_grad", _weight_grad_backward, setup_context=_setup_weight_grad
+    )

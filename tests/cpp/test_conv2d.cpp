@@ -49,11 +49,11 @@ void run(Conv2dParams p, Conv2dPass pass, const std::string& what) {
 
 template <typename T>
 void test_passes(const Sizes& s, int64_t shift) {
-  const std::string name =
-      "conv2d " + std::to_string(s.n) + "x" + std::to_string(s.h) + "x" + std::to_string(s.w) +
-      "x" + std::to_string(s.c) + " to " + std::to_string(s.k) + " window " + std::to_string(s.r) +
-      "x" + std::to_string(s.s) + " stride " + std::to_string(s.stride) + " pad " +
-      std::to_string(s.pad) + " dtype " + std::to_string(int(kDType<T>));
+  const std::string name = "conv2d " + std::to_string(s.n) + "x" + std::to_string(s.h) + "x" +
+                           std::to_string(s.w) + "x" + std::to_string(s.c) + " to " +
+                           std::to_string(s.k) + " window " + std::to_string(s.r) + "x" +
+                           std::to_string(s.s) + " stride " + std::to_string(s.stride) + " pad " +
+                           std::to_string(s.pad) + " dtype " + std::to_string(int(kDType<T>));
   std::mt19937 random(9);
   Guarded<T> x(s.n * s.h * s.w * s.c, shift), y(s.n * s.oh() * s.ow() * s.k, shift);
   Guarded<float> weight(s.k * s.r * s.s * s.c), grad(weight.size()), bias(s.k);
@@ -100,8 +100,8 @@ void test_type() {
     test_passes<T>({2, 8, 10, 17, 33, 3, 3, 2, 1, 0}, shift);  // down, and up as its gradient
     test_passes<T>({1, 9, 7, 5, 2, 4, 4, 2, 1, 0}, shift);     // a critic
     test_passes<T>({1, 6, 7, 40, 1, 4, 4, 1, 1, 0}, shift);
-    test_passes<T>({1, 9, 9, 4, 70, 1, 2, 3, 0, 2}, shift);  // a window smaller than its stride
-    test_passes<T>({1, 3, 2, 32, 64, 5, 3, 1, 4, 0}, shift);   // more zeros than pixels
+    test_passes<T>({1, 9, 9, 4, 70, 1, 2, 3, 0, 2}, shift);   // a window smaller than its stride
+    test_passes<T>({1, 3, 2, 32, 64, 5, 3, 1, 4, 0}, shift);  // more zeros than pixels
   }
 }
 

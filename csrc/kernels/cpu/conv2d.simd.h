@@ -11,8 +11,8 @@ constexpr int kFewOutputs = 4;  // so few do not fill a panel
 
 // One forward pass of a class: output q sees source pixels [q step, q step + taps).
 struct Taps {
-  int64_t rows, columns;           // of the window that this class sees
-  int64_t row0, column0;           // the first of them; the others are `stride` apart
+  int64_t rows, columns;  // of the window that this class sees
+  int64_t row0, column0;  // the first of them; the others are `stride` apart
 };
 
 inline Taps taps_of(const Conv2dParams& p, Conv2dPass pass, int64_t class_y, int64_t class_x) {
@@ -23,15 +23,15 @@ inline Taps taps_of(const Conv2dParams& p, Conv2dPass pass, int64_t class_y, int
 
 // What a pass reads, writes, and where its parts lie in the workspace, counted in floats.
 struct Conv2dPlaces {
-  bool back;                         // the input gradient
-  int64_t in_h, in_w, in_c;          // of what is summed: x, or dL/dy
-  int64_t out_h, out_w, out_c;       // of what is written: y, or dL/dx
-  int64_t before_y, before_x;        // zeros before it
-  int64_t source_h, source_w;        // with its zeros
-  bool copies;                       // whether it is laid out anew, or already lies so
-  int64_t classes;                   // in each direction
-  bool narrow;                       // so few outputs that sums run along the inputs instead
-  int64_t panels, panel, weights;    // of a class: outputs / kPanel, size of one, size of all
+  bool back;                       // the input gradient
+  int64_t in_h, in_w, in_c;        // of what is summed: x, or dL/dy
+  int64_t out_h, out_w, out_c;     // of what is written: y, or dL/dx
+  int64_t before_y, before_x;      // zeros before it
+  int64_t source_h, source_w;      // with its zeros
+  bool copies;                     // whether it is laid out anew, or already lies so
+  int64_t classes;                 // in each direction
+  bool narrow;                     // so few outputs that sums run along the inputs instead
+  int64_t panels, panel, weights;  // of a class: outputs / kPanel, size of one, size of all
   int64_t source, gradients, u, total;
 
   Conv2dPlaces(const Conv2dParams& p, Conv2dPass pass) {
@@ -110,7 +110,8 @@ void lay_out_weights(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces&
       }
       const int64_t r = at.back ? taps.row0 + (taps.rows - 1 - y) * p.stride : y;
       const int64_t s = at.back ? taps.column0 + (taps.columns - 1 - x) * p.stride : x;
-      const float* from = p.weight + (r * p.s + s) * p.c;  // of output channel 0 and input channel 0
+      const float* from =
+          p.weight + (r * p.s + s) * p.c;  // of output channel 0 and input channel 0
       const int64_t from_o = at.back ? 1 : window * p.c, from_i = at.back ? window * p.c : 1;
       for (int64_t i0 = first; i0 < last; i0 += kPanel) {
         for (int64_t o = 0; o < count; ++o) {
@@ -126,10 +127,10 @@ void lay_out_weights(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces&
 // One row of pixels of the output, of one class: `count` of them, `out_step` floats of T apart.
 template <typename T>
 struct RowOfPixels {
-  const float* source;  // under the first tap of the first pixel
-  int64_t source_row;   // floats from one row of the source to the next
-  int64_t step;         // floats from one pixel's first tap to the next's
-  int64_t taps, length; // rows of the window, and numbers under one of them
+  const float* source;   // under the first tap of the first pixel
+  int64_t source_row;    // floats from one row of the source to the next
+  int64_t step;          // floats from one pixel's first tap to the next's
+  int64_t taps, length;  // rows of the window, and numbers under one of them
   const float* weights;
   T* out;
   int64_t out_step, count;
@@ -214,9 +215,9 @@ RowOfPixels<T> row_of_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2
   const Taps taps = taps_of(p, pass, class_y, class_x);
   // The first pixel of the class, and the source's row and column under its first tap.
   const int64_t first = at.back ? ((class_x - p.pad) % p.stride + p.stride) % p.stride : 0;
-  const int64_t from_y = at.back ? (y + p.pad) / p.stride - taps.rows + 1 + at.before_y : y * p.stride;
-  const int64_t from_x =
-      at.back ? (first + p.pad) / p.stride - taps.columns + 1 + at.before_x : 0;
+  const int64_t from_y =
+      at.back ? (y + p.pad) / p.stride - taps.rows + 1 + at.before_y : y * p.stride;
+  const int64_t from_x = at.back ? (first + p.pad) / p.stride - taps.columns + 1 + at.before_x : 0;
   RowOfPixels<T> row;
   row.source_row = at.source_w * at.in_c;
   row.source = (at.copies ? p.workspace + at.source : static_cast<float*>(at.back ? p.y : p.x)) +
@@ -225,8 +226,8 @@ RowOfPixels<T> row_of_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2
   row.taps = taps.rows, row.length = taps.columns * at.in_c;
   row.weights = p.workspace + at.u + (class_y * at.classes + class_x) * at.weights +
                 (at.narrow ? 0 : panel * at.panel);
-  row.out = static_cast<T*>(at.back ? p.x : p.y) + (index * at.out_w + first) * at.out_c +
-            panel * kPanel;
+  row.out =
+      static_cast<T*>(at.back ? p.x : p.y) + (index * at.out_w + first) * at.out_c + panel * kPanel;
   row.out_step = at.classes * at.out_c;
   row.count = first < at.out_w ? ceil_div(at.out_w - first, at.classes) : 0;
   return row;
@@ -246,9 +247,8 @@ void sum_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces& at, 
         if (index >= last) break;
         const auto row = row_of_pixels<T>(p, pass, at, index, part % at.classes, panel);
         if (at.narrow) {
-          with_constant<kFewOutputs>(at.out_c, 0, [&](auto outputs, int64_t) {
-            sum_narrow<outputs>(row, bias);
-          });
+          with_constant<kFewOutputs>(
+              at.out_c, 0, [&](auto outputs, int64_t) { sum_narrow<outputs>(row, bias); });
           continue;
         }
         const int64_t channels = std::min<int64_t>(kPanel, at.out_c - panel * kPanel);
@@ -263,7 +263,7 @@ void sum_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces& at, 
 // ---- The weight gradient: dw[k][r][t] = sum over pixels of dL/dy[pixel][k] x[pixel, r][t] ----
 
 constexpr int64_t kOutputsPerSlice = 64;
-constexpr int64_t kPixelsPerBlock = 96;   // summed in registers before they go to memory
+constexpr int64_t kPixelsPerBlock = 96;  // summed in registers before they go to memory
 
 // Few outputs: the window's rows are shared out as well.
 inline bool splits_window(const Conv2dParams& p) { return p.k <= 4 * kOutputsPerSlice; }
@@ -303,9 +303,9 @@ void sum_narrow_weights(const Conv2dParams& p, const Conv2dPlaces& at, const flo
 void sum_many_weights(const Conv2dParams& p, const Conv2dPlaces& at, const float* source,
                       const float* dy, int64_t k0, int64_t k1, int64_t r0, int64_t r1) {
   float gradients[kPixelsPerBlock][kOutputsPerSlice], inputs[kPixelsPerBlock][kPanel];
-  const float* under[kPixelsPerBlock];  // the source under the first tap of the window
+  const float* under[kPixelsPerBlock];             // the source under the first tap of the window
   const bool one_slice = p.k <= kOutputsPerSlice;  // dL/dy lies side by side already
-  int64_t row = 0, column = 0;  // of the next pixel
+  int64_t row = 0, column = 0;                     // of the next pixel
   for (int64_t first = 0; row < p.n * p.oh; first += kPixelsPerBlock) {
     int64_t count = 0;
     while (count < kPixelsPerBlock && row < p.n * p.oh) {
@@ -341,8 +341,8 @@ void sum_many_weights(const Conv2dParams& p, const Conv2dPlaces& at, const float
 
 void sum_weights(const Conv2dParams& p, const Conv2dPlaces& at, int64_t begin, int64_t end) {
   const float* source = at.copies ? p.workspace + at.source : static_cast<const float*>(p.x);
-  const float* dy = p.dtype == DType::kFloat32 ? static_cast<const float*>(p.y)
-                                               : p.workspace + at.gradients;
+  const float* dy =
+      p.dtype == DType::kFloat32 ? static_cast<const float*>(p.y) : p.workspace + at.gradients;
   for (int64_t slice = begin; slice < end; ++slice) {
     const int64_t group = splits_window(p) ? slice / p.r : slice;
     const int64_t r0 = splits_window(p) ? slice % p.r : 0, r1 = splits_window(p) ? r0 + 1 : p.r;

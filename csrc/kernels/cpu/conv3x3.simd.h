@@ -10,9 +10,9 @@
 
 // How a pass lies in its workspace; counted in floats.
 struct Conv3x3Places {
-  int64_t rows, columns;              // of tiles in an image of y
-  int64_t tiles;                      // in all images
-  int64_t c_panels, k_panels;         //
+  int64_t rows, columns;                 // of tiles in an image of y
+  int64_t tiles;                         // in all images
+  int64_t c_panels, k_panels;            //
   int64_t v_stride, m_stride, u_stride;  // from one of the 36 positions to the next
   int64_t v, m, u, total;
 
@@ -136,7 +136,8 @@ void transform_output(const Conv3x3Params& p, int64_t first, int64_t begin, int6
   for (int64_t t = begin; t < end; ++t) {
     const Tile tile(at, first + t);
     T* corner = static_cast<T*>(p.y) + ((tile.image * h + tile.y) * w + tile.x) * p.k;
-    const int64_t bottom = std::min<int64_t>(4, h - tile.y), right = std::min<int64_t>(4, w - tile.x);
+    const int64_t bottom = std::min<int64_t>(4, h - tile.y),
+                  right = std::min<int64_t>(4, w - tile.x);
     for_each_vector(p.k, [&](int64_t panel, int64_t lane, int64_t count) {
       if (count <= 0) return;
       VecF positions[6][6], pixels[4][4];
@@ -186,14 +187,14 @@ void multiply(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end)
   for (int64_t slice = begin; slice < end; ++slice) {
     const int64_t position = slice / at.k_panels, panel = slice % at.k_panels;
     const float* v = p.workspace + at.v + position * at.v_stride;
-    const float* u = p.workspace + at.u + position * at.u_stride +
-                     panel * at.c_panels * kPanel * kPanel;
+    const float* u =
+        p.workspace + at.u + position * at.u_stride + panel * at.c_panels * kPanel * kPanel;
     float* m = p.workspace + at.m + position * at.m_stride + panel * chunk * kPanel;
     for_each_row_group(chunk, [&](auto rows, int64_t t) {
       VecF acc[rows][2] = {};
       for (int64_t i = 0; i < at.c_panels; ++i) {
-        multiply_add(acc, v + (i * chunk + t) * kPanel, kPanel, 1, u + i * kPanel * kPanel,
-                           kPanel, kPanel);
+        multiply_add(acc, v + (i * chunk + t) * kPanel, kPanel, 1, u + i * kPanel * kPanel, kPanel,
+                     kPanel);
       }
       store_rows(m + t * kPanel, acc, false);
     });
@@ -231,8 +232,8 @@ void gather_weight_gradient(const Conv3x3Params& p, int64_t begin, int64_t end) 
                      at.u_stride, positions);
       along_both_axes<gather_weights>(positions, window);
       for (int tap = 0; tap < 9; ++tap) {
-        store(p.grad_weight + (k * 9 + tap) * p.c + panel * kPanel + lane,
-              window[tap / 3][tap % 3], count);
+        store(p.grad_weight + (k * 9 + tap) * p.c + panel * kPanel + lane, window[tap / 3][tap % 3],
+              count);
       }
     });
   }

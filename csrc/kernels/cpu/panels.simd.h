@@ -40,8 +40,8 @@ inline void with_constant(int64_t count, int64_t first, const F& f) {
   f(std::integral_constant<int, kMost>{}, first);
 }
 
-// Calls f(count as a constant, first row) for groups of about as many rows each, at most kRows, that
-// cover [0, rows).
+// Calls f(count as a constant, first row) for groups of about as many rows each, at most kRows,
+// that cover [0, rows).
 template <typename F>
 inline void for_each_row_group(int64_t rows, const F& f) {
   const int64_t groups = ceil_div(rows, kRows);
