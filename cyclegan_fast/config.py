@@ -144,7 +144,7 @@ class RunConfig:
     cuda_graphs: Literal["off", "on", "auto"] = "off"
     """Whole step as one CUDA graph; --cuda-graphs alone means on. auto falls back to eager and says why."""
     side_by_side: Literal["auto", "on", "off"] = "auto"
-    """Both directions on two CUDA streams, for twice the activations' memory. auto: up to 16 images of 256 px."""
+    """Both directions at once, on two CUDA streams or CPU threads, for twice the memory. auto: if images are small."""
     channels_last: bool = True
     """Keep activations and weights channels_last (NHWC), the faster layout."""
     compile: bool = False

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
-from cyclegan_fast.training.lanes import Lanes, SideBySide, one_after_the_other, why_not_side_by_side
+from cyclegan_fast.training.lanes import choose_lanes
 from cyclegan_fast.training.objective import critic_loss, generator_loss, gradient_penalty, l1_losses
 
 Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
@@ -30,7 +30,6 @@ Gradients = list[Tensor | None]  # one for each weight, None where the loss does
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B")  # in the order in which they are shown
-MOST_PIXELS_SIDE_BY_SIDE = 2**20  # of a micro-batch of one domain: 16 images of 256 px. More fill a card alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +89,7 @@ class CycleGANStep:
         self.micro_batches = config.optim.grad_accumulation
         # Batch norm couples the images of a batch, so only the others may share one.
         self.pairs = config.model.norm != "batch"
-        self.wanted_lanes = config.run.side_by_side
-        self.side_by_side = None if why_not_side_by_side(config, self.device) else SideBySide(self.device)
+        self.lanes = choose_lanes(config, self.device)
 
     def __call__(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         """Trains on real_A [N, C_A, H, W] and real_B [N, C_B, H, W]; returns the images, detached, and the losses.
@@ -194,14 +192,6 @@ class CycleGANStep:
         optimizer.found_inf = (~loss.isfinite()).float()  # type: ignore[attr-defined]  # read by fused Adam
         optimizer.step()
 
-    def lanes(self, images: Tensor) -> Lanes:
-        """How the two directions of a step on images [N, C, H, W] run."""
-        n, _, height, width = images.shape
-        few = n // self.micro_batches * height * width <= MOST_PIXELS_SIDE_BY_SIDE
-        if self.side_by_side is not None and (few or self.wanted_lanes == "on"):
-            return self.side_by_side
-        return one_after_the_other
-
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Convolutions in 16 bit; norms accumulate, and losses are taken, in 32."""
         if self.amp_dtype is None:
@@ -216,6 +206,11 @@ class CycleGANStep:
                     group["lr"].fill_(lr)
                 else:
                     group["lr"] = lr
+
+    def forget_unfinished(self) -> None:
+        """Makes the step fit to run again after an exception broke it off (its capture, say)."""
+        if self.scaler.is_enabled():
+            self.scaler._per_optimizer_states.clear()  # as the end of `GradScaler.update` does
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""
