@@ -73,7 +73,9 @@ class OptimConfig:
     """Adam and its learning rate over the epochs."""
 
     batch_size: int = 1
-    """Images of each domain per step. The paper: 1."""
+    """Images of each domain that pass the networks together. The paper: 1."""
+    grad_accumulation: int = 1
+    """Micro-batches of --batch-size whose gradients make one update, and so one step. The paper: 1."""
     lr: float = 2e-4
     """Adam's learning rate at the start."""
     beta1: float = 0.5
@@ -92,6 +94,11 @@ class OptimConfig:
     """Epochs between the step policy's drops."""
     lr_gamma: float = 0.1
     """Factor of each drop of the step policy."""
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of each domain that one update is made of."""
+        return self.batch_size * self.grad_accumulation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +143,8 @@ class RunConfig:
     """Mixed precision; --amp alone means bf16. fp16 (with loss scaling) needs CUDA."""
     cuda_graphs: Literal["off", "on", "auto"] = "off"
     """Whole step as one CUDA graph; --cuda-graphs alone means on. auto falls back to eager and says why."""
+    side_by_side: Literal["auto", "on", "off"] = "auto"
+    """Both directions at once, on two CUDA streams or CPU threads, for twice the memory. auto: if images are small."""
     channels_last: bool = True
     """Keep activations and weights channels_last (NHWC), the faster layout."""
     compile: bool = False
@@ -169,7 +178,10 @@ class TrainConfig:
 
 _NO_LIMIT = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {  # the least and the most that a setting may be
-    **dict.fromkeys(("n_layers", "ngf", "ndf", "batch_size", "lr_decay_iters", "load_size", "crop_size"), (1, 2**20)),
+    **dict.fromkeys(
+        ("n_layers", "ngf", "ndf", "batch_size", "grad_accumulation", "lr_decay_iters", "load_size", "crop_size"),
+        (1, 2**20),
+    ),
     **dict.fromkeys(("init_gain", "lambda_gan", "lambda_A", "lambda_B", "lambda_identity", "lambda_gp"), (0, 1e30)),
     **dict.fromkeys(("lr", "lr_gamma", "eps"), (0, 1e30)),
     **dict.fromkeys(("beta1", "beta2"), (0, 1 - 1e-12)),

@@ -19,7 +19,9 @@ Example: python -m cyclegan_fast.train --data horse2zebra --out runs/horse2zebra
 --amp alone means bf16 and --cuda-graphs alone means on. The same command with --resume auto continues a run exactly.
 In --out: checkpoints/, samples/, events.jsonl, config.yaml, report.html."""
 
-BARE_FLAGS = {"--amp": "bf16", "--cuda-graphs": "on", "--cuda_graphs": "on", "--resume": "auto"}
+BARE_FLAGS = {"--amp": "bf16", "--resume": "auto"} | {
+    f"--{name.replace('_', sign)}": "on" for name in ("cuda_graphs", "side_by_side") for sign in "-_"
+}
 
 
 @dataclass(frozen=True, kw_only=True)

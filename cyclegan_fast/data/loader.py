@@ -245,7 +245,7 @@ def build_train_loader(
         log.warning("left out: %s", error)
     for domain in checked:
         _refuse_small_samples(data, domain.good, domain.sizes, smallest)
-        if config.optim.batch_size > 1:
+        if config.optim.images_per_step > 1:
             _refuse_mixed_sizes(data, domain.good, domain.sizes)
     return UnpairedLoader(
         data,
@@ -253,7 +253,7 @@ def build_train_loader(
         checked[1].good,
         channels_A=config.model.channels_A,
         channels_B=config.model.channels_B,
-        batch_size=config.optim.batch_size,
+        batch_size=config.optim.images_per_step,
         seed=config.run.seed,
         device=device,
         channels_last=config.run.channels_last,
@@ -328,5 +328,5 @@ def _refuse_mixed_sizes(config: DataConfig, paths: Sequence[Path], sizes: Iterab
         if became != first[1]:
             raise UserError(
                 f"{path} becomes {became[0]}x{became[1]} pixels and {first[0]} {first[1][0]}x{first[1][1]}, which do "
-                f"not fit one batch; use --batch-size 1 or --preprocess resize_and_crop"
+                f"not fit one batch; use --batch-size 1 without --grad-accumulation, or --preprocess resize_and_crop"
             )

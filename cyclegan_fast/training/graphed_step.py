@@ -1,6 +1,9 @@
-"""The whole training step as one CUDA graph: both phases, both optimizers, the pools."""
+"""The whole training step as CUDA graphs, one for each shape of batch: all gradients, both optimizers, the pools."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -9,63 +12,99 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
 WARM_UP_STEPS = 3  # cuDNN chooses its algorithms and Adam makes its state before anything can be captured
+MOST_GRAPHS = 4  # shapes of batch that get a graph: each keeps its inputs, its images and its kernels
+
+Shapes = tuple[torch.Size, torch.Size]  # of a batch of A and of B
 
 
 class GraphedStep:
-    """Behaves as the step that it wraps, for batches of one shape.
+    """Behaves as the step that it wraps.
 
-    The first calls run eagerly on a side stream; they are real training steps. Then the step is captured, and every
-    further call copies its batch into the graph's static inputs and replays it. The images and losses that it
-    returns are the graph's own and are overwritten by the next call.
+    The first calls with a batch of some shape run eagerly on a side stream; they are real training steps. Then the
+    step is captured for that shape, and every further call copies its batch into the graph's static inputs and replays
+    it. The images and losses that it returns are the graphs' own and hold until the next call. Weights, moments, pools,
+    learning rate and loss scale live outside the graphs, so that replays and eager steps may take turns.
+
+    Args:
+        step: The step.
+        fall_back: Called with the reason, once, where a batch cannot have a graph (too many shapes, or the capture
+            fails) and so is trained on eagerly; without it that is an error.
+
+    Raises:
+        UserError: The step is not on CUDA; and, from a call and without `fall_back`, what `fall_back` is told.
     """
 
-    def __init__(self, step: CycleGANStep) -> None:
+    def __init__(self, step: CycleGANStep, fall_back: Callable[[str], None] | None = None) -> None:
         if step.device.type != "cuda":
             raise UserError("--cuda-graphs needs a CUDA device; leave it out, or say --cuda-graphs=auto")
-        self.step = step
-        self.calls = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.step, self.fall_back = step, fall_back
+        self.graphs: dict[Shapes, CapturedStep] = {}
+        self.eager_steps: Counter[Shapes] = Counter()
         self.stream = torch.cuda.Stream(step.device)
+        self.memory = torch.cuda.graph_pool_handle()  # no graph keeps anything in it that another one reads
+        self.gave_up = False
 
     def __call__(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         """Trains on real_A [N, C_A, H, W] and real_B [N, C_B, H, W]."""
-        if self.graph is None:
-            self.calls += 1
-            if self.calls <= WARM_UP_STEPS:
-                return self._run_eagerly(real_A, real_B)
-            self._capture(real_A, real_B)
-        self._check_shape(real_A, real_B)
-        self.real_A.copy_(real_A)
-        self.real_B.copy_(real_B)
-        assert self.graph is not None
-        self.graph.replay()
-        return self.images, self.losses
+        shapes = real_A.shape, real_B.shape
+        if shapes not in self.graphs and self._may_capture(shapes):
+            try:
+                self.graphs[shapes] = CapturedStep(self, real_A, real_B)
+            except RuntimeError as error:
+                self._give_up(f"the step could not be captured: {' '.join(str(error).split())}")
+        if shapes in self.graphs:
+            return self.graphs[shapes].replay(real_A, real_B)
+        self.eager_steps[shapes] += 1
+        return self._run_eagerly(real_A, real_B)
+
+    def _may_capture(self, shapes: Shapes) -> bool:
+        """Whether this shape has warmed up, and there is a graph left for it."""
+        if self.gave_up:
+            return False
+        if shapes not in self.eager_steps and len(self.eager_steps) == MOST_GRAPHS:
+            last = " and ".join(str(list(shape)) for shape in shapes)
+            self._give_up(f"batches of more than {MOST_GRAPHS} shapes came, the last {last}")
+        return self.eager_steps[shapes] == WARM_UP_STEPS
+
+    def _give_up(self, reason: str) -> None:
+        """No further graph is made; those that are there stay in use."""
+        if self.fall_back is None:
+            raise UserError(f"--cuda-graphs: {reason}; leave it out, or say --cuda-graphs=auto")
+        self.gave_up = True
+        self.fall_back(reason)
 
     def _run_eagerly(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
-        self.stream.wait_stream(torch.cuda.current_stream())
+        here = torch.cuda.current_stream()
+        self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
             out = self.step(real_A, real_B)
-        torch.cuda.current_stream().wait_stream(self.stream)
+        here.wait_stream(self.stream)
         return out
 
-    def _capture(self, real_A: Tensor, real_B: Tensor) -> None:
-        self.real_A, self.real_B = real_A.clone(), real_B.clone()
-        for optimizer in (self.step.optimizer_G, self.step.optimizer_D):
-            optimizer.zero_grad(set_to_none=True)  # the graph allocates its own gradients
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # thread_local: the loader's thread may go on pinning memory meanwhile.
-            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                self.images, self.losses = self.step(self.real_A, self.real_B)
-        except RuntimeError as error:
-            raise UserError(f"the step could not be captured as a CUDA graph: {error}") from error
-        self.graph = graph
 
-    def _check_shape(self, real_A: Tensor, real_B: Tensor) -> None:
-        for name, static, given in (("A", self.real_A, real_A), ("B", self.real_B, real_B)):
-            if static.shape != given.shape:
-                raise UserError(
-                    f"the CUDA graph was captured for images of {name} of shape {list(static.shape)}, got "
-                    f"{list(given.shape)}; use a --preprocess mode that crops, or leave out --cuda-graphs"
-                )
+class CapturedStep:
+    """The step as one graph, with static inputs, images and losses."""
+
+    def __init__(self, owner: GraphedStep, real_A: Tensor, real_B: Tensor) -> None:
+        step = owner.step
+        self.inputs = real_A.clone(), real_B.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        # thread_local: the loader's thread may go on pinning memory meanwhile.
+        capture = torch.cuda.graph(
+            self.graph, pool=owner.memory, stream=owner.stream, capture_error_mode="thread_local"
+        )
+        try:
+            with torch.cuda.stream(torch.cuda.current_stream()), capture:  # a capture that fails leaves its own current
+                self.images, self.losses = step(*self.inputs)
+        except RuntimeError:
+            step.forget_unfinished()
+            raise
+        for weight in step.weights_G + step.weights_D:
+            weight.grad = None  # the graph's own memory, which the next graph may use too
+
+    def replay(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
+        """Trains on a batch of the captured shape; the copies wait for the replay before, as all on this stream do."""
+        for static, given in zip(self.inputs, (real_A, real_B), strict=True):
+            static.copy_(given)
+        self.graph.replay()
+        return self.images, self.losses

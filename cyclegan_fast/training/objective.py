@@ -37,20 +37,17 @@ def critic_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) -> Tens
     return 0.5 * (_towards(mode, real_logits, real=True) + _towards(mode, fake_logits, real=False))
 
 
-def generator_losses(mode: GanMode, weight: float, fake_logits: list[Tensor]) -> Tensor:
-    """What each generator minimises: its images should score as high as real ones.
+def generator_loss(mode: GanMode, weight: float, fake_logits: Tensor) -> Tensor:
+    """What a generator minimises: its images should score as high as real ones.
 
     Args:
         mode: As in `critic_loss`.
-        weight: What each loss is multiplied by.
-        fake_logits: For each of K generators its critic's scores of its images, any shape.
-
-    Returns:
-        [K].
+        weight: What the loss is multiplied by.
+        fake_logits: The critic's scores of its images, any shape.
     """
     if mode == "lsgan":
-        return ops.lsgan_loss(fake_logits, targets=[1] * len(fake_logits), weights=[weight] * len(fake_logits))
-    return weight * torch.stack([_towards(mode, logits, real=True) for logits in fake_logits])
+        return ops.lsgan_loss([fake_logits], targets=[1], weights=[weight]).squeeze(0)
+    return weight * _towards(mode, fake_logits, real=True)
 
 
 def _towards(mode: GanMode, logits: Tensor, *, real: bool) -> Tensor:

@@ -26,9 +26,11 @@ from cyclegan_fast.monitoring.machine import machine_facts
 from cyclegan_fast.monitoring.report import ImageBlock, write_report
 from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.training.graphed_step import GraphedStep
+from cyclegan_fast.training.lanes import why_not_side_by_side
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses, has_one_size
+from cyclegan_fast.training.uploads import uploaded
 
 EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
 ROWS_PER_GRID = 4
@@ -70,7 +72,7 @@ class Trainer:
         self.uses_graph = _check_settings(config, self.device, say)
         multiple, smallest = image_requirements(config.model)
         self.loader = build_train_loader(config, self.device, multiple=multiple, smallest=smallest)
-        self.steps_per_epoch = math.ceil(self.loader.epoch_size / config.optim.batch_size)
+        self.steps_per_epoch = math.ceil(self.loader.epoch_size / config.optim.images_per_step)
         epochs = config.optim.n_epochs + config.optim.n_epochs_decay
         self.total_steps = min(epochs * self.steps_per_epoch, config.run.max_steps or 2**62)
 
@@ -111,7 +113,7 @@ class Trainer:
         """Steps until the end or a signal; returns the images of the last step."""
         images: Images = {}
         run_step = self._prepare_step()
-        batches = iter(self.loader)
+        batches = uploaded(iter(self.loader), self.device)
         meter = Meter()
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
@@ -131,7 +133,10 @@ class Trainer:
         if self.config.run.compile:
             for net in self.networks.values():
                 net.compile()
-        return GraphedStep(self.step) if self.uses_graph else self.step
+        if not self.uses_graph:
+            return self.step
+        auto = self.config.run.cuda_graphs == "auto"
+        return GraphedStep(self.step, (lambda why: self.say(f"cuda graphs: off, {why}")) if auto else None)
 
     def _after_step(self, images: Images, meter: Meter) -> None:
         run = self.config.run
@@ -327,6 +332,8 @@ def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[st
         raise UserError("--gan-mode wgangp mixes images of one size: use a --preprocess mode that crops")
     if config.optim.n_epochs + config.optim.n_epochs_decay < 1:
         raise UserError("nothing to train: --n-epochs and --n-epochs-decay are both 0")
+    if config.run.side_by_side == "on" and (reason := why_not_side_by_side(config, device)):
+        raise UserError(f"--side-by-side: {reason}; leave it out")
     reason = _why_no_graph(config, device)
     if config.run.cuda_graphs == "on" and reason:
         raise UserError(f"--cuda-graphs: {reason}; leave it out, or say --cuda-graphs=auto to run eagerly here")

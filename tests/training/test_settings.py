@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import cyclegan_fast
 import cyclegan_fast.engine
 from cyclegan_fast.demo import demo, settings
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.train import parse
 from cyclegan_fast.training.trainer import Trainer
 
@@ -48,6 +50,9 @@ CASES = {
     "cosine, xavier": "--lr-policy cosine --init-type xavier --epoch-size 1",
     "kaiming": "--init-type kaiming",
     "orthogonal": "--init-type orthogonal",
+    "micro-batches": "--batch-size 2 --grad-accumulation 2",
+    "micro-batches, batch norm": "--norm batch --batch-size 2 --grad-accumulation 2",
+    "one direction after the other": "--side-by-side off",
 }
 
 
@@ -83,13 +88,29 @@ def test_trains_and_translates(data: Path, tmp_path: Path, name: str) -> None:
 def test_compiled_networks_train_alike(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "eager", "--log-every 1")
     run(data, tmp_path / "compiled", "--log-every 1 --compile")
-    from cyclegan_fast.monitoring.events import read_events
-
     for a, b in zip(read_events(tmp_path / "eager"), read_events(tmp_path / "compiled"), strict=True):
         assert a["losses"] == pytest.approx(b["losses"], rel=1e-3)
 
 
+def test_a_step_is_an_update(data: Path, tmp_path: Path) -> None:
+    """Four images of each domain, two micro-batches of one a step: two steps an epoch, and epochs count as ever."""
+    flags = "--grad-accumulation 2 --log-every 1 --max-steps 5 --n-epochs 1 --n-epochs-decay 2"
+    run(data, tmp_path / "run", flags)
+    records = [r for r in read_events(tmp_path / "run") if "losses" in r]
+    assert [(r["step"], r["epoch"]) for r in records] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)]
+    assert [r["lr"] for r in records] == pytest.approx([2e-4, 2e-4, 2e-4 * 2 / 3, 2e-4 * 2 / 3, 2e-4 / 3])
+    run(data, tmp_path / "batch", flags.replace("--grad-accumulation", "--batch-size"))
+    assert records[0]["losses"] == pytest.approx(next(read_losses(tmp_path / "batch")), rel=1e-3)
+
+
+def read_losses(out: Path) -> Iterator[dict[str, float]]:
+    return (r["losses"] for r in read_events(out) if "losses" in r)
+
+
 REFUSED = {
+    "--grad-accumulation 0": "--grad-accumulation must be from 1",
+    "--side-by-side --norm batch": "--side-by-side: both directions move the running statistics of --norm batch",
+    "--grad-accumulation 2 --preprocess none": "do not fit one batch; use --batch-size 1 without --grad-accumulation",
     "--max-steps 0": "--max-steps must be at least 1",
     "--epoch-size -5": "--epoch-size must be at least 1",
     "--max-dataset-size -1": "--max-dataset-size must be at least 1",

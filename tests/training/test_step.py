@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cyclegan_fast.checkpoint.reference_format import to_reference
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.step import CycleGANStep
 from tests.plain.networks import PlainNLayerDiscriminator, PlainResnetGenerator
@@ -191,6 +192,34 @@ def test_pairing_changes_nothing() -> None:
             assert relative_error(b[name], a[name]) <= 1e-10
 
 
+@pytest.mark.parametrize("mode", ["lsgan", "vanilla", "hinge"])
+def test_micro_batches_equal_one_batch(mode: str) -> None:
+    """The pools come into play too: they see the images in the same order."""
+    together, apart = (CycleGANStep(initial_networks(), accumulating(n, gan_mode=mode)) for n in (1, 3))
+    for i, (real_A, real_B) in enumerate(batches(6)):
+        pictures, expected = together(real_A, real_B)
+        images_made, losses = apart(real_A, real_B)
+        for name, value in expected.items():
+            assert relative_error(losses[name], value) <= 1e-9, f"step {i}: loss {name}"
+        for name, picture in pictures.items():
+            assert images_made[name].shape == picture.shape
+            assert relative_error(images_made[name], picture) <= 1e-7, f"step {i}: {name}"
+    for ours, theirs in ((apart.weights_G, together.weights_G), (apart.weights_D, together.weights_D)):
+        for a, b in zip(ours, theirs, strict=True):
+            assert relative_error(a.detach(), b.detach()) <= 1e-8
+
+
+def accumulating(micro_batches: int, **objective: object) -> TrainConfig:
+    optim = OptimConfig(lr=2e-4, grad_accumulation=micro_batches)
+    return dataclasses.replace(make_config(**objective), optim=optim)
+
+
+def test_micro_batches_must_divide_the_batch() -> None:
+    step = CycleGANStep(build_networks(MODEL), accumulating(3))
+    with pytest.raises(UserError, match="3 equal micro-batches cannot be made of 4 images"):
+        step(images(4, torch.float32, True), images(4, torch.float32, True))
+
+
 def test_ablations_train_only_what_they_name() -> None:
     expected = {
         "gan alone": ({"lambda_A": 0.0, "lambda_B": 0.0}, {"G_A", "G_B", "D_A", "D_B"}),
@@ -222,6 +251,25 @@ def test_a_loss_that_is_not_finite_leaves_every_weight_untouched() -> None:
     assert all(value.equal(before[key]) for key, value in networks.state_dict().items())
     after = step.optimizer_G.state_dict()["state"]
     assert all(after[i][k].equal(moments[i][k]) for i in moments for k in moments[i])
+
+
+@pytest.mark.parametrize(("good", "bad"), [("G", "D"), ("D", "G")])
+def test_a_phase_that_is_not_finite_leaves_its_own_weights_untouched(good: str, bad: str) -> None:
+    """And those alone: each optimizer looks at its own losses."""
+    networks = build_networks(MODEL)
+    step = CycleGANStep(networks, make_config())
+    before = copy.deepcopy(networks.state_dict())
+    gradients_of = step.judge if bad == "D" else step.there_and_back
+
+    def poisoned(*args: object) -> tuple:  # type: ignore[type-arg]
+        *first, losses, gradients = gradients_of(*args)  # type: ignore[operator]
+        worse = losses * torch.nan if bad == "D" else {name: loss * torch.nan for name, loss in losses.items()}
+        return *first, worse, gradients
+
+    setattr(step, "judge" if bad == "D" else "there_and_back", poisoned)
+    step(images(1, torch.float32, True), images(1, torch.float32, True))
+    moved = {key[0] for key, value in networks.state_dict().items() if not value.equal(before[key])}
+    assert moved == {good}
 
 
 def test_state_continues_bit_for_bit() -> None:

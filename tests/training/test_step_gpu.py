@@ -1,41 +1,78 @@
-"""The step on CUDA: equal to the CPU's, and equal to itself as a graph."""
+"""The step on CUDA: equal to the CPU's, to itself on two streams, and to itself as a graph."""
 
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cyclegan_fast.config import ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
+from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
-from cyclegan_fast.training.graphed_step import GraphedStep
+from cyclegan_fast.training.graphed_step import MOST_GRAPHS, WARM_UP_STEPS, GraphedStep
+from cyclegan_fast.training.lanes import TwoStreams, one_after_the_other
 from cyclegan_fast.training.step import CycleGANStep
+from cyclegan_fast.training.uploads import uploaded
 
 pytestmark = pytest.mark.gpu
 
 MODEL = ModelConfig(generator="resnet_2blocks", discriminator="n_layers", n_layers=2, ngf=16, ndf=16)
 STEPS = 12
+Batch = tuple[Tensor, Tensor]
 
 
-def make_step(networks: nn.ModuleDict, device: str, amp: str = "off") -> CycleGANStep:
+def make_step(networks: nn.ModuleDict, device: str, amp: str = "off", *, micro_batches: int = 1, **run: Any) -> Any:
     nets = copy.deepcopy(networks).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    config = TrainConfig(model=MODEL, objective=ObjectiveConfig(pool_size=3), run=RunConfig(amp=amp))  # type: ignore[arg-type]
+    config = TrainConfig(
+        model=MODEL,
+        objective=ObjectiveConfig(pool_size=3, gan_mode=run.pop("gan_mode", "lsgan")),
+        optim=OptimConfig(grad_accumulation=micro_batches),
+        run=RunConfig(amp=amp, **run),  # type: ignore[arg-type]
+    )
     return CycleGANStep(nets, config)
 
 
-def make_batches(dtype: torch.dtype = torch.float32) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    shape = (1, 3, 64, 64)
+def make_batches(dtype: torch.dtype = torch.float32, batch: int = 1, size: int = 64) -> list[Batch]:
+    shape = (batch, 3, size, size)
     return [(torch.rand(shape, dtype=dtype) * 2 - 1, torch.rand(shape, dtype=dtype) * 2 - 1) for _ in range(STEPS)]
 
 
-def flat_gradients(weights: list[nn.Parameter]) -> torch.Tensor:
+def on_card(batch: Batch) -> Batch:
+    real_A, real_B = (x.cuda().to(memory_format=torch.channels_last) for x in batch)
+    return real_A, real_B
+
+
+def flat_gradients(weights: list[nn.Parameter]) -> Tensor:
     return torch.cat([w.grad.flatten().cpu() for w in weights if w.grad is not None])
 
 
+def weights_of(step: CycleGANStep) -> list[nn.Parameter]:
+    return step.weights_G + step.weights_D
+
+
+def assert_same_steps(one: Any, other: Any, batches: list[Batch], *, of: tuple[CycleGANStep, CycleGANStep]) -> None:
+    """Both give the same bits of losses, images and weights; a changing rate must reach them."""
+    for i, batch in enumerate(batches):
+        real = on_card(batch)
+        for step in of:
+            step.set_learning_rate(2e-4 * (1 - i / len(batches)))
+        pictures, expected = one(*real)
+        pictures, expected = ({k: v.clone() for k, v in found.items()} for found in (pictures, expected))
+        images, losses = other(*real)
+        for name, value in expected.items():
+            assert losses[name].equal(value), f"step {i}: {name} {losses[name].item()} != {value.item()}"
+        assert all(images[name].equal(picture) for name, picture in pictures.items()), f"step {i}"
+    for ours, theirs in zip(*map(weights_of, of), strict=True):
+        assert ours.equal(theirs)
+
+
 @pytest.fixture
-def exact_float32():
+def exact_float32() -> Iterator[None]:
     before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = (
         False,
@@ -61,24 +98,151 @@ def test_first_step_equals_the_cpu(exact_float32: None, dtype: torch.dtype) -> N
         assert (got_all - expected_all).norm() <= 10 * tolerance * expected_all.norm()
 
 
+@pytest.mark.parametrize(
+    ("amp", "gan_mode", "micro_batches"),
+    [("off", "lsgan", 1), ("bf16", "lsgan", 1), ("fp16", "lsgan", 1), ("off", "lsgan", 2), ("off", "hinge", 1)],
+)
+def test_two_streams_change_no_bit(exact_float32: None, amp: str, gan_mode: str, micro_batches: int) -> None:
+    networks = build_networks(MODEL)
+    settings = {"micro_batches": micro_batches, "gan_mode": gan_mode}
+    alone = make_step(networks, "cuda", amp, side_by_side="off", **settings)
+    beside = make_step(networks, "cuda", amp, side_by_side="on", **settings)
+    assert alone.lanes(torch.empty(1, 3, 64, 64)) is one_after_the_other
+    assert isinstance(beside.lanes(torch.empty(1, 3, 64, 64)), TwoStreams)
+    assert_same_steps(alone, beside, make_batches(batch=2 * micro_batches), of=(alone, beside))
+
+
+def test_two_streams_draw_the_same_random_numbers(exact_float32: None) -> None:
+    """wgangp mixes at random, and its penalty differentiates twice."""
+    networks, losses = build_networks(MODEL), []
+    for lanes in ("off", "on"):
+        step = make_step(networks, "cuda", side_by_side=lanes, gan_mode="wgangp")
+        torch.manual_seed(5)
+        losses.append([step(*on_card(batch))[1] for batch in make_fixed_batches()])
+    for i, (one, other) in enumerate(zip(*losses, strict=True)):
+        for name, value in one.items():
+            assert torch.allclose(other[name], value, rtol=1e-4), f"step {i}: {name}"
+
+
+def make_fixed_batches() -> list[Batch]:
+    state = torch.get_rng_state()
+    torch.manual_seed(9)
+    batches = make_batches(batch=2)[:4]
+    torch.set_rng_state(state)
+    return batches
+
+
+@pytest.mark.parametrize("lanes", ["off", "on"])
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_graph_equals_eager_bit_for_bit(exact_float32: None, amp: str) -> None:
-    networks, batches = build_networks(MODEL), make_batches()
-    eager, captured = make_step(networks, "cuda", amp), make_step(networks, "cuda", amp)
+def test_graph_equals_eager_bit_for_bit(exact_float32: None, amp: str, lanes: str) -> None:
+    networks = build_networks(MODEL)
+    eager, captured = (make_step(networks, "cuda", amp, side_by_side=lanes) for _ in "ab")
     graphed = GraphedStep(captured)
-    for i, batch in enumerate(batches):
-        real = tuple(x.cuda().to(memory_format=torch.channels_last) for x in batch)
-        rate = 2e-4 * (1 - i / STEPS)  # a changing rate must reach the graph
-        eager.set_learning_rate(rate)
-        captured.set_learning_rate(rate)
-        pictures, expected = eager(*real)
-        images, losses = graphed(*real)
-        for name, value in expected.items():
-            assert losses[name].equal(value), f"step {i}: {name} {losses[name].item()} != {value.item()}"
-        assert images["fake_B"].equal(pictures["fake_B"])
-    assert graphed.graph is not None
-    for ours, theirs in zip(captured.weights_G + captured.weights_D, eager.weights_G + eager.weights_D, strict=True):
-        assert ours.equal(theirs)
+    assert_same_steps(eager, graphed, make_batches(), of=(eager, captured))
+    assert len(graphed.graphs) == 1
+
+
+def test_micro_batches_in_a_graph(exact_float32: None) -> None:
+    networks = build_networks(MODEL)
+    eager, captured = (make_step(networks, "cuda", micro_batches=3) for _ in "ab")
+    graphed = GraphedStep(captured)
+    assert_same_steps(eager, graphed, make_batches(batch=6), of=(eager, captured))
+    assert len(graphed.graphs) == 1
+
+
+def test_every_shape_of_batch_gets_its_own_graph(exact_float32: None) -> None:
+    """Their memory is shared, and they take turns in another order than that of their captures."""
+    networks = build_networks(MODEL)
+    eager, captured = (make_step(networks, "cuda") for _ in "ab")
+    graphed = GraphedStep(captured)
+    full, last = make_batches(batch=3), make_batches(batch=2)
+    mixed = [batch for pair in zip(full, last, strict=True) for batch in pair] + last[::-1] + full[::-1]
+    assert_same_steps(eager, graphed, mixed, of=(eager, captured))
+    assert len(graphed.graphs) == 2
+
+
+def test_too_many_shapes_are_an_error_or_run_eagerly(exact_float32: None) -> None:
+    networks = build_networks(MODEL)
+    eager, captured = (make_step(networks, "cuda") for _ in "ab")
+    batches = [make_batches(batch=n + 1)[0] for n in range(MOST_GRAPHS + 1)]
+    strict = GraphedStep(make_step(networks, "cuda"))
+    for batch in batches[:-1]:
+        strict(*on_card(batch))
+    with pytest.raises(UserError, match=rf"more than {MOST_GRAPHS} shapes.*\[5, 3, 64, 64\].*--cuda-graphs=auto"):
+        strict(*on_card(batches[-1]))
+    said: list[str] = []
+    graphed = GraphedStep(captured, said.append)
+    assert_same_steps(eager, graphed, batches[:1] * (WARM_UP_STEPS + 1) + batches * 4, of=(eager, captured))
+    assert len(said) == 1 and len(graphed.graphs) == 1
+
+
+def test_a_capture_that_fails_is_an_error_or_said(exact_float32: None) -> None:
+    """A convolution that waits for the device cannot be captured."""
+    networks, batches = build_networks(MODEL), make_batches()
+    for amp in ("off", "fp16"):
+        eager, captured = (make_step(networks, "cuda", amp) for _ in "ab")
+        hook = captured.A_to_B.there.register_forward_hook(lambda *_: torch.cuda.synchronize())
+        said: list[str] = []
+        assert_same_steps(eager, GraphedStep(captured, said.append), batches, of=(eager, captured))
+        assert len(said) == 1 and "could not be captured" in said[0]
+        strict = GraphedStep(captured)
+        with pytest.raises(UserError, match="could not be captured"):
+            for batch in batches:
+                strict(*on_card(batch))
+        hook.remove()
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+
+
+def test_evaluation_between_replays_changes_nothing(exact_float32: None) -> None:
+    networks = build_networks(MODEL)
+    eager, captured = (make_step(networks, "cuda") for _ in "ab")
+    graphed = GraphedStep(captured)
+
+    def with_evaluation(*real: Tensor) -> Any:
+        out = graphed(*real)
+        kept = [{name: value.clone() for name, value in found.items()} for found in out]
+        with torch.inference_mode():
+            for size in (64, 96, 128):
+                captured.A_to_B.there(torch.rand(2, 3, size, size, device="cuda"))
+        assert all(out[0][name].equal(value) for name, value in kept[0].items()), "static images were overwritten"
+        return kept
+
+    assert_same_steps(eager, with_evaluation, make_batches(), of=(eager, captured))
+    assert len(graphed.graphs) == 1
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_no_step_waits_for_the_device(amp: str) -> None:
+    """Neither an eager step nor a replay reads anything back."""
+    step = make_step(build_networks(MODEL), "cuda", amp)
+    graphed = GraphedStep(step)
+    batches = [on_card(batch) for batch in make_batches()]
+    for batch in batches[: WARM_UP_STEPS + 1]:
+        graphed(*batch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            step(*batch)
+            graphed(*batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_loss_scale_lives_in_the_graph(exact_float32: None) -> None:
+    """An overflow inside a replay halves the scale, moves nothing, and the next replay goes on with the new scale."""
+    step = make_step(build_networks(MODEL), "cuda", "fp16")
+    graphed = GraphedStep(step)
+    batches = [on_card(batch) for batch in make_batches()]
+    for batch in batches[:6]:
+        graphed(*batch)
+    scale, before = step.scaler.get_scale(), [w.detach().clone() for w in weights_of(step)]
+    bad = torch.full((1, 3, 64, 64), float("inf"), device="cuda")
+    graphed(bad, bad)
+    assert step.scaler.get_scale() == scale / 2
+    assert all(w.equal(b) for w, b in zip(weights_of(step), before, strict=True))
+    graphed(*batches[6])
+    assert step.scaler.get_scale() == scale / 2
+    assert not all(w.equal(b) for w, b in zip(weights_of(step), before, strict=True))
 
 
 def test_a_resumed_step_continues_inside_a_graph(exact_float32: None) -> None:
@@ -106,8 +270,38 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_untouched_inside_a_graph()
     graphed = GraphedStep(step)
     for batch in make_batches()[:6]:
         graphed(*(x.cuda() for x in batch))
-    before = [w.detach().clone() for w in step.weights_G + step.weights_D]
+    before = [w.detach().clone() for w in weights_of(step)]
     bad = torch.full((1, 3, 64, 64), float("nan"), device="cuda")
     _, losses = graphed(bad, bad)
     assert not losses["cycle_A"].isfinite()
-    assert all(w.equal(b) for w, b in zip(step.weights_G + step.weights_D, before, strict=True))
+    assert all(w.equal(b) for w, b in zip(weights_of(step), before, strict=True))
+
+
+def test_one_direction_after_the_other_needs_much_less_memory() -> None:
+    peaks = []
+    for lanes in ("on", "off"):
+        step = make_step(build_networks(MODEL), "cuda", side_by_side=lanes)
+        batch = on_card(make_batches(batch=4, size=256)[0])
+        step(*batch)
+        torch.cuda.synchronize()
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step(*batch)
+        peaks.append(torch.cuda.max_memory_allocated() - held)
+    assert peaks[1] < 0.75 * peaks[0]
+
+
+def test_uploads_keep_every_batch_whole() -> None:
+    """What is made on the upload's stream is ready when it is read, and not overwritten before."""
+
+    def batches() -> Iterator[dict[str, Any]]:
+        for i in itertools.count():
+            side = torch.full((4, 3, 512, 512), float(i)).pin_memory()
+            yield {"A": side.to("cuda", non_blocking=True), "B": 2 * side.to("cuda", non_blocking=True)}
+
+    heavy = torch.rand(2048, 2048, device="cuda")
+    found = []
+    for i, batch in zip(range(20), uploaded(batches(), torch.device("cuda")), strict=False):
+        heavy = (heavy @ heavy).clamp(-1, 1)  # the card falls behind the host
+        found.append((batch["A"] - i).abs().max() + (batch["B"] - 2 * i).abs().max())
+    assert not torch.stack(found).any()
