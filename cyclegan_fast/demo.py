@@ -71,6 +71,8 @@ def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "aut
 
 def settings(out: Path, steps: int, device: str) -> TrainConfig:
     """A small CycleGAN that two CPU cores train in minutes: its rate decays over the second half."""
+    from cyclegan_fast.device import has_bfloat16, resolve_device
+
     epochs = max(2, math.ceil(steps / STEPS_PER_EPOCH))
     return TrainConfig(
         model=ModelConfig(generator="resnet_3blocks", ngf=16, ndf=32, discriminator="n_layers", n_layers=2),
@@ -79,7 +81,7 @@ def settings(out: Path, steps: int, device: str) -> TrainConfig:
         run=RunConfig(
             out=out,
             device=device,
-            amp="bf16",
+            amp="bf16" if has_bfloat16(resolve_device(device)) else "off",
             max_steps=steps,
             log_every=20,
             sample_every=max(1, steps // 4),

@@ -16,7 +16,7 @@ from torch import Tensor
 from cyclegan_fast.checkpoint import native, reference_format
 from cyclegan_fast.config import TrainConfig, check_ranges, to_dict
 from cyclegan_fast.data import build_train_loader
-from cyclegan_fast.device import resolve_device
+from cyclegan_fast.device import has_bfloat16, resolve_device
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.monitoring.console import Console
@@ -324,6 +324,8 @@ def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[st
     o, model = config.objective, config.model
     if config.run.amp == "fp16" and device.type != "cuda":
         raise UserError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
+    if config.run.amp == "bf16" and not has_bfloat16(device):
+        say("--amp: this CPU has no bfloat16 instructions, so that training is slower than in float32: leave it out")
     if not (o.lambda_gan or o.lambda_A or o.lambda_B):
         raise UserError("nothing to train: --lambda-gan, --lambda-A and --lambda-B are all 0")
     if o.lambda_identity and model.channels_A != model.channels_B:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -185,6 +186,19 @@ def test_the_demo_trains_the_steps_that_it_says(tmp_path: Path) -> None:
         config = settings(tmp_path, steps, "cpu")
         assert config.run.max_steps == steps
         assert (config.optim.n_epochs + config.optim.n_epochs_decay) * 100 >= steps
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_cpu_without_bfloat16_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: there)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    said: list[str] = []
+    Trainer(parse(["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--amp"]).settings(), said.append)
+    assert any("no bfloat16 instructions" in line for line in said) != there
+    assert settings(tmp_path, 1, "cpu").run.amp == ("bf16" if there else "off")
 
 
 def test_starts_from_the_references_weights(data: Path, tmp_path: Path) -> None:
