@@ -2,6 +2,7 @@
 
 pytest benchmarks/bench_step.py --benchmark-only      each case alone
 python -m benchmarks.bench_step --size 256 --batch 1  all of them taking turns, with ratios
+python -m benchmarks.bench_step --ladder              ours, from plain operators up, one rung added at a time
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.harness import Case, interleave, table
 from cyclegan_fast import ops
 from cyclegan_fast.checkpoint.reference_format import to_reference
-from cyclegan_fast.config import ModelConfig, RunConfig, TrainConfig
+from cyclegan_fast.config import ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.graphed_step import WARM_UP_STEPS, GraphedStep
 from cyclegan_fast.training.step import CycleGANStep
@@ -30,6 +32,7 @@ from tests.plain.step import PlainCycleGAN
 
 NAMES = ("G_A", "G_B", "D_A", "D_B")
 REFERENCE = "reference: eager fp32 NCHW"
+OURS_ON_CUDA = "ours: bf16, CUDA graph"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,15 @@ class Workload:
     batch: int = 1
     blocks: int = 9
     channels: int = 64
+    identity: bool = True
+
+    def __str__(self) -> str:
+        identity = "" if self.identity else ", no identity loss"
+        return f"Batch {self.batch}, {self.size} px, {self.blocks} blocks, {self.channels} channels{identity}"
+
+    def config(self, **run: Any) -> TrainConfig:
+        objective = ObjectiveConfig() if self.identity else ObjectiveConfig(lambda_identity=0.0)
+        return TrainConfig(model=self.model, objective=objective, run=RunConfig(**run))
 
     @property
     def model(self) -> ModelConfig:
@@ -66,17 +78,47 @@ def plain_networks(networks: nn.ModuleDict, work: Workload, device: torch.device
     return plain
 
 
-def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], Case]]:
-    """Name -> a function that sets the case up and returns what one step of it is."""
-    networks = build_networks(work.model)
-    torch.backends.cudnn.benchmark = True  # for every case alike
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """What is switched on in our step, and what it was predicted to take."""
 
-    def reference(amp: bool) -> Case:
+    name: str
+    predicted: str  # ms on an H200 in the case of record
+    graph: bool = False
+    fused: bool = True  # our operators, or the same maths in plain torch
+    pairs: bool = True
+    lanes: bool = True
+
+
+LADDER = (
+    Rung(name="ours, plain operators", predicted="22 to 30", fused=False, pairs=False, lanes=False),
+    Rung(name="+ one CUDA graph", predicted="10 to 12", graph=True, fused=False, pairs=False, lanes=False),
+    Rung(name="+ fused operators", predicted="8", graph=True, pairs=False, lanes=False),
+    Rung(name="+ pairing", predicted="6.5", graph=True, lanes=False),
+    Rung(name="+ both directions side by side", predicted="5.8", graph=True),
+)
+
+
+@dataclass
+class Prepared:
+    """A case that has run a few steps."""
+
+    run: Case  # one step
+    peak_gib: float | None  # most CUDA memory in use during a step, that of the cases set up before included
+
+
+def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], Prepared]]:
+    """Name -> a function that sets the case up: ours beside its peers."""
+    networks = build_networks(work.model)
+    cuda = device.type == "cuda"
+
+    def reference(amp: bool) -> Prepared:
         plain = plain_networks(networks, work, device)
         if amp:
             for net in plain.values():
                 net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trainer = PlainCycleGAN(*(plain[name] for name in NAMES))
+        weight = 10.0, 10.0, 0.5 if work.identity else 0.0
+        trainer = PlainCycleGAN(*(plain[name] for name in NAMES), weight=weight)
         batches = work.batches(device, channels_last=amp)
         context = torch.autocast(device.type, torch.bfloat16) if amp else contextlib.nullcontext()
 
@@ -84,45 +126,70 @@ def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], 
             with context:
                 trainer.step(*next(batches))
 
-        return one
+        return prepared(one, device)
 
-    def compiled() -> Case:
+    def compiled() -> Prepared:
         """The honest peer: plain modules through torch.compile, mixed precision, one graph where there is CUDA."""
         plain = nn.ModuleDict(plain_networks(networks, work, device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for net in plain.values():
-            net.compile(mode="max-autotune-no-cudagraphs" if device.type == "cuda" else "default")
-        step = CycleGANStep(plain, TrainConfig(model=work.model, run=RunConfig(amp="bf16")))
+            net.compile(mode="max-autotune-no-cudagraphs" if cuda else "default")
+        step = CycleGANStep(plain, work.config(amp="bf16", side_by_side="off"))
         step.pairs = False
-        return on_batches(step, reference_ops=True)
-
-    def ours(amp: bool, graph: bool = False) -> Case:
-        nets = copy.deepcopy(networks).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        step = CycleGANStep(nets, TrainConfig(model=work.model, run=RunConfig(amp="bf16" if amp else "off")))
-        return on_batches(step, graph=graph)
-
-    def on_batches(step: CycleGANStep, *, graph: bool | None = None, reference_ops: bool = False) -> Case:
-        batches = work.batches(device, channels_last=True)
-        use_graph = device.type == "cuda" if graph is None else graph
-        run: Callable[[Tensor, Tensor], object] = GraphedStep(step) if use_graph else step
-
-        def one() -> None:
-            with ops.use_reference() if reference_ops else contextlib.nullcontext():
-                run(*next(batches))
-
-        for _ in range(WARM_UP_STEPS + 1):
-            one()
-        return one
+        return on_batches(step, work, device, graph=cuda, fused=False)
 
     cases = {
         REFERENCE: lambda: reference(amp=False),
         "reference: eager bf16 channels_last": lambda: reference(amp=True),
-        "ours: eager fp32": lambda: ours(amp=False),
-        "ours: eager bf16": lambda: ours(amp=True),
+        "ours: eager fp32": lambda: ours(networks, work, device, LADDER[-1], "off", graph=False),
+        "ours: eager bf16": lambda: ours(networks, work, device, LADDER[-1], "bf16", graph=False),
     }
-    if device.type == "cuda":
-        cases["ours: bf16, CUDA graph"] = lambda: ours(amp=True, graph=True)
-    cases["compiled peer: torch.compile bf16" + (", CUDA graph" if device.type == "cuda" else "")] = compiled
+    if cuda:
+        cases[OURS_ON_CUDA] = lambda: ours(networks, work, device, LADDER[-1], "bf16")
+    cases["compiled peer: torch.compile bf16" + (", CUDA graph" if cuda else "")] = compiled
     return cases
+
+
+def build_ladder(work: Workload, device: torch.device) -> dict[str, Callable[[], Prepared]]:
+    """Name -> a function that sets our step up to that rung: bf16 on a GPU, float32 on a CPU, which has no graphs."""
+    networks = build_networks(work.model)
+    cuda = device.type == "cuda"
+    rungs = [rung for rung in LADDER if cuda or rung != LADDER[1]]
+    amp = "bf16" if cuda else "off"
+    return {rung.name: functools.partial(ours, networks, work, device, rung, amp) for rung in rungs}
+
+
+def ours(
+    networks: nn.ModuleDict, work: Workload, device: torch.device, rung: Rung, amp: str, *, graph: bool | None = None
+) -> Prepared:
+    """Our step with all that the rung switches on, in a graph or not if `graph` says so."""
+    nets = copy.deepcopy(networks).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step = CycleGANStep(nets, work.config(amp=amp, side_by_side="auto" if rung.lanes else "off"))
+    step.pairs = rung.pairs
+    captured = device.type == "cuda" and (rung.graph if graph is None else graph)
+    return on_batches(step, work, device, graph=captured, fused=rung.fused)
+
+
+def on_batches(step: CycleGANStep, work: Workload, device: torch.device, *, graph: bool, fused: bool) -> Prepared:
+    batches = work.batches(device, channels_last=True)
+    run: Callable[[Tensor, Tensor], object] = GraphedStep(step) if graph else step
+
+    def one() -> None:
+        with contextlib.nullcontext() if fused else ops.use_reference():
+            run(*next(batches))
+
+    return prepared(one, device)
+
+
+def prepared(one: Case, device: torch.device) -> Prepared:
+    """Warms the case up. Its memory is that of one step more: of the one, then, that a graph captures."""
+    torch.backends.cudnn.benchmark = True  # for every case alike
+    for _ in range(WARM_UP_STEPS):
+        one()
+    if device.type != "cuda":
+        return Prepared(one, None)
+    torch.cuda.reset_peak_memory_stats()
+    one()
+    return Prepared(one, torch.cuda.max_memory_allocated() / 2**30)
 
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -132,7 +199,7 @@ WORK = Workload() if DEVICE.type == "cuda" else Workload(size=64, blocks=3, chan
 
 @pytest.mark.parametrize("name", build_cases(Workload(size=32, blocks=1, channels=1), DEVICE))
 def test_step(benchmark: Any, name: str) -> None:
-    one = build_cases(WORK, DEVICE)[name]()
+    one = build_cases(WORK, DEVICE)[name]().run
 
     def run() -> None:
         one()
@@ -149,15 +216,23 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1, help="images of each domain per step")
     parser.add_argument("--blocks", type=int, default=WORK.blocks, help="residual blocks of the generators")
     parser.add_argument("--channels", type=int, default=WORK.channels, help="ngf and ndf")
+    parser.add_argument("--no-identity", action="store_true", help="leave the identity loss out")
+    parser.add_argument("--ladder", action="store_true", help="our own rungs instead of the peers")
     parser.add_argument("--rounds", type=int, default=10, help="timed steps of each case")
     parser.add_argument("--without", nargs="*", default=[], help="leave out cases whose name contains one of these")
     arguments = parser.parse_args()
-    work = Workload(size=arguments.size, batch=arguments.batch, blocks=arguments.blocks, channels=arguments.channels)
-    builders = build_cases(work, DEVICE)
+    work = Workload(
+        size=arguments.size,
+        batch=arguments.batch,
+        blocks=arguments.blocks,
+        channels=arguments.channels,
+        identity=not arguments.no_identity,
+    )
+    builders = (build_ladder if arguments.ladder else build_cases)(work, DEVICE)
     wanted = [name for name in builders if not any(word in name for word in arguments.without)]
     if not wanted:
         parser.error("--without leaves no case")
-    cases = {name: builders[name]() for name in wanted}
+    cases = {name: builders[name]().run for name in wanted}
     print(table(interleave(cases, rounds=arguments.rounds, device=DEVICE), baseline=wanted[0]))
 
 

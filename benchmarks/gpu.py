@@ -1,7 +1,8 @@
 """make gpu: on a host with a GPU, build, prove and measure, then write docs/results/<gpu>.md and .json.
 
 The parts, each of which can be named alone: `kernels`, their C++ tests on the card and those again under
-compute-sanitizer where the toolkit has it; `tests`, the Python tests marked gpu; `operators` and `step`, the tables.
+compute-sanitizer where the toolkit has it; `tests`, the Python tests marked gpu, and those of the step's two streams
+again under torch's stream sanitizer; `operators`, `step` and `ladder`, the tables.
 
 make gpu
 make gpu PARTS="kernels tests"
@@ -124,8 +125,11 @@ def kernels(seconds: float) -> int:
 
 def tests(seconds: float) -> int:
     """The Python tests marked gpu, on the package that was built and not the one in the checkout."""
-    path = f"pythonpath={BUILD / 'lib'} ."
-    return run_command("the tests", [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-o", path], seconds=seconds)
+    words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-o", f"pythonpath={BUILD / 'lib'} ."]
+    failed = run_command("the tests", words, seconds=0.75 * seconds)
+    # Finds a kernel that reads what another stream writes, with nothing that makes it wait.
+    words += ["tests/training/test_step_gpu.py", "-k", "two_streams_change_no_bit"]
+    return failed | run_command("the stream sanitizer", words, seconds=0.25 * seconds, TORCH_CUDA_SANITIZER="1")
 
 
 def measure(what: str, seconds: float) -> int:
@@ -138,14 +142,17 @@ PARTS: dict[str, Callable[[float], int]] = {
     "kernels": kernels,
     "tests": tests,
     "operators": functools.partial(measure, "operators"),
+    "ladder": functools.partial(measure, "ladder"),
     "step": functools.partial(measure, "step"),
 }
 
 
-def run_command(what: str, words: Sequence[str | Path], seconds: float, must_finish: bool = True) -> int:
+def run_command(
+    what: str, words: Sequence[str | Path], seconds: float, must_finish: bool = True, **settings: str
+) -> int:
     """Runs a command with the built package on its path; returns its status and says what failed."""
     path = os.pathsep.join([str(BUILD / "lib"), str(ROOT)])
-    environment = os.environ | {"PYTHONPATH": path, "CYCLEGAN_FAST_REQUIRE_EXT": "1", "PYTHONSAFEPATH": "1"}
+    environment = os.environ | {"PYTHONPATH": path, "CYCLEGAN_FAST_REQUIRE_EXT": "1", "PYTHONSAFEPATH": "1"} | settings
     process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True)
     try:
         status = process.wait(timeout=max(seconds, 1))

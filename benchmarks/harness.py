@@ -82,12 +82,21 @@ def ratio(times: dict[str, list[float]], base: str, name: str) -> float:
     return statistics.median(b / t for b, t in zip(times[base], times[name], strict=True))
 
 
-def table(times: dict[str, list[float]], baseline: str) -> str:
-    """A Markdown table of medians, spread, and how many times faster than `baseline`, ratios taken round by round."""
-    lines = ["| case | median ms | min | max | times faster |", "|---|---|---|---|---|"]
+def table(times: dict[str, list[float]], baseline: str, columns: dict[str, dict[str, str]] | None = None) -> str:
+    """A Markdown table of medians, spread, and how many times faster than `baseline`, ratios taken round by round.
+
+    Args:
+        times: Milliseconds of each case, by round.
+        baseline: The case that the others are compared with.
+        columns: Further columns: title -> case -> what stands there.
+    """
+    columns = columns or {}
+    lines = [_row(["case", "median ms", "min", "max", "times faster", *columns]), "|---" * (5 + len(columns)) + "|"]
     for name, values in times.items():
-        faster = ratio(times, baseline, name)
-        lines.append(
-            f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} | {faster:.2f} |"
-        )
+        figures = statistics.median(values), min(values), max(values), ratio(times, baseline, name)
+        lines.append(_row([name, *(f"{x:.2f}" for x in figures), *(of.get(name, "") for of in columns.values())]))
     return "\n".join(lines)
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,7 +1,9 @@
 """Measures the step and the operators on this machine, and writes <out>/<device>.md and .json.
 
 python -m benchmarks.measure --out docs/results
-python -m benchmarks.measure --out docs/results --only operators
+python -m benchmarks.measure --out docs/results --only operators      (or step, or ladder)
+
+On a GPU <out>/<device>-kernels.md tells where the time of a step's graph goes, kernel by kernel.
 
 What is compared takes turns in one process. What is not measured in a run stays as it was measured before.
 """
@@ -16,19 +18,37 @@ import signal
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.bench_step import DEVICE, REFERENCE, WORK, Workload, build_cases
+from benchmarks.bench_step import (
+    DEVICE,
+    LADDER,
+    OURS_ON_CUDA,
+    REFERENCE,
+    WORK,
+    Prepared,
+    Workload,
+    build_cases,
+    build_ladder,
+)
 from benchmarks.harness import Sweep, interleave, ratio, table
+from benchmarks.kernels import idle_share, kernel_page, trace
 from benchmarks.op_cases import OpCase, cases
 from cyclegan_fast import ops
 from cyclegan_fast.monitoring.machine import machine_facts
 
 ROUNDS = 20
+WORKLOADS = [WORK]
+if DEVICE.type == "cuda":
+    WORKLOADS += [Workload(batch=8), Workload(batch=16), Workload(identity=False), Workload(size=512)]
+
+
+Builder = Callable[[Workload, torch.device], dict[str, Callable[[], Prepared]]]
 
 
 class OutOfTimeError(Exception):
@@ -39,19 +59,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seconds", type=float, default=800, help="time for everything")
-    parser.add_argument("--only", choices=["step", "operators"], help="measure this alone")
+    parser.add_argument("--only", choices=["operators", "step", "ladder"], help="measure this alone")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
     results = read(arguments.out)
-    if arguments.only != "step":
+    if arguments.only in (None, "operators"):
         share = arguments.seconds if arguments.only else 0.5 * arguments.seconds
         results["operators"] = stamped(measure_operators(time.monotonic() + share))
         write(arguments.out, results)  # what is measured is kept, whatever happens next
-    if arguments.only != "operators":
-        workloads = [WORK, Workload(batch=8)] if DEVICE.type == "cuda" else [WORK]
-        steps = []
-        for i, work in enumerate(workloads):
-            steps.append(measure(work, (deadline - time.monotonic()) / (len(workloads) - i)))
+    if arguments.only in (None, "ladder"):
+        share = 1.0 if arguments.only else 0.3
+        results["ladder"] = stamped([measure(WORK, build_ladder, share * (deadline - time.monotonic()))])
+        write(arguments.out, results)
+    if arguments.only in (None, "step"):
+        steps: list[dict[str, Any]] = []
+        for i, work in enumerate(WORKLOADS):
+            steps.append(measure(work, build_cases, (deadline - time.monotonic()) / (len(WORKLOADS) - i)))
             results["step"] = stamped(steps)
             write(arguments.out, results)
 
@@ -96,27 +119,46 @@ def operator_row(row: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def measure(work: Workload, seconds: float) -> dict[str, Any]:
-    """Sets every case up within the time there is, then times them in turn."""
-    began, cases, left_out = time.monotonic(), {}, {}
-    for name, setup in build_cases(work, DEVICE).items():
+def measure(work: Workload, build: Builder, seconds: float) -> dict[str, Any]:
+    """Sets every case up within the time there is, times them in turn, and looks at the kernels of each."""
+    print(work, flush=True)
+    began, left_out = time.monotonic(), {}
+    cases: dict[str, Prepared] = {}
+    peak_gib: dict[str, float] = {}
+    for name, setup in build(work, DEVICE).items():
+        held = torch.cuda.memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
         remaining = 0.8 * seconds - (time.monotonic() - began)
         try:
             cases[name] = within(remaining, setup)
         except (OutOfTimeError, RuntimeError) as error:
             left_out[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             print(f"left out: {name}: {left_out[name]}", flush=True)
-    times = interleave(cases, rounds=ROUNDS, device=DEVICE)
-    baseline = REFERENCE if REFERENCE in times else next(iter(times))
-    text = table(times, baseline)
+            continue
+        if (peak := cases[name].peak_gib) is not None:
+            peak_gib[name] = peak - held
+    times = interleave({name: case.run for name, case in cases.items()}, rounds=ROUNDS, device=DEVICE)
+    kernels = {name: trace(case.run) for name, case in cases.items()} if DEVICE.type == "cuda" else {}
+    columns = {
+        "peak GiB": {name: f"{peak:.2f}" for name, peak in peak_gib.items()},
+        "kernels": {name: str(len(found)) for name, found in kernels.items()},
+        "idle": {name: f"{100 * idle_share(found):.1f} %" for name, found in kernels.items()},
+        "predicted ms": {rung.name: rung.predicted for rung in LADDER} if build is build_ladder else {},
+    }
+    if DEVICE.type != "cuda" or work != WORK:  # what the predictions are for
+        del columns["predicted ms"]
+    text = table(times, REFERENCE if REFERENCE in times else next(iter(times)), {k: v for k, v in columns.items() if v})
     print(text, flush=True)
     return {
         "workload": vars(work),
+        "title": str(work),
         "table": text,
         "median_ms": {name: statistics.median(values) for name, values in times.items()},
         "all_ms": times,
         "left_out": left_out,
-        "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if DEVICE.type == "cuda" else None,
+        "peak_gib": peak_gib,
+        "kernel_count": {name: len(found) for name, found in kernels.items()},
+        "idle_share": {name: idle_share(found) for name, found in kernels.items()},
+        "kernel_page": kernel_page(kernels[OURS_ON_CUDA], str(work)) if OURS_ON_CUDA in kernels else [],
     }
 
 
@@ -168,9 +210,20 @@ def write(out: Path, results: dict[str, Any]) -> None:
     lines = [f"# {device_name()}", "", "Written by `python -m benchmarks.measure`.", ""]
     if "operators" in results:
         lines += operators_page(results["operators"])
+    if "ladder" in results:
+        lines += ladder_page(results["ladder"])
     if "step" in results:
         lines += step_page(results["step"])
+        write_kernels(out, results["step"])
     path_of(out, ".md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def write_kernels(out: Path, measured: dict[str, Any]) -> None:
+    """Where the time of our graph goes, for every workload that ran as one."""
+    pages = [line for result in measured["results"] for line in result.get("kernel_page", [])]
+    if pages:
+        head = [f"# {device_name()}: the kernels of one step", "", f"`{OURS_ON_CUDA}`, one replay.", ""]
+        path_of(out, "-kernels.md").write_text("\n".join([*head, *facts(measured), "", *pages]).rstrip() + "\n")
 
 
 def operators_page(measured: dict[str, Any]) -> list[str]:
@@ -192,12 +245,30 @@ def operators_page(measured: dict[str, Any]) -> list[str]:
     ]
 
 
+def ladder_page(measured: dict[str, Any]) -> list[str]:
+    return [
+        "## Our step, rung by rung",
+        "",
+        *facts(measured),
+        "",
+        "Each case adds one thing to the one before; on a GPU in bfloat16, on a CPU in float32 and without graphs.",
+        "Predictions were made for an H200 before anything was measured.",
+        "",
+        *tables(measured),
+    ]
+
+
 def step_page(measured: dict[str, Any]) -> list[str]:
-    lines = ["## Training step", "", *facts(measured), ""]
+    return ["## Training step", "", *facts(measured), "", *tables(measured)]
+
+
+def tables(measured: dict[str, Any]) -> list[str]:
+    lines: list[str] = []
     for result in measured["results"]:
         w = result["workload"]
+        title = f"Batch {w['batch']}, {w['size']} px, {w['blocks']} blocks, {w['channels']} channels"
         lines += [
-            f"### Batch {w['batch']}, {w['size']} px, {w['blocks']} blocks, {w['channels']} channels",
+            f"### {result.get('title', title)}",
             "",
             f"Median of {ROUNDS} steps, the cases taking turns in one process.",
             "",

@@ -89,9 +89,10 @@ class PlainCycleGAN:
             "G_B": plain_gan_loss(self.mode, self.D_B(fake_A), True, False),
             "cycle_A": lambda_A * (rec_A - A).abs().mean(),
             "cycle_B": lambda_B * (rec_B - B).abs().mean(),
-            "idt_A": lambda_identity * lambda_B * (self.G_A(B) - B).abs().mean(),
-            "idt_B": lambda_identity * lambda_A * (self.G_B(A) - A).abs().mean(),
         }
+        if lambda_identity:
+            losses["idt_A"] = lambda_identity * lambda_B * (self.G_A(B) - B).abs().mean()
+            losses["idt_B"] = lambda_identity * lambda_A * (self.G_B(A) - A).abs().mean()
         self.optimizer_G.zero_grad()
         sum(losses.values()).backward()
         self.optimizer_G.step()
