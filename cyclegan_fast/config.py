@@ -149,6 +149,8 @@ class RunConfig:
     """Keep activations and weights channels_last (NHWC), the faster layout."""
     compile: bool = False
     """torch.compile the networks."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each residual block and compute the rest anew: less memory for a quarter more work."""
     log_every: int = 50
     """Steps between log lines and event records."""
     sample_every: int = 1000

@@ -71,7 +71,8 @@ def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "aut
 
 def settings(out: Path, steps: int, device: str) -> TrainConfig:
     """A small CycleGAN that two CPU cores train in minutes: its rate decays over the second half."""
-    from cyclegan_fast.device import has_bfloat16, resolve_device
+    from cyclegan_fast import ops
+    from cyclegan_fast.device import resolve_device
 
     epochs = max(2, math.ceil(steps / STEPS_PER_EPOCH))
     return TrainConfig(
@@ -81,7 +82,7 @@ def settings(out: Path, steps: int, device: str) -> TrainConfig:
         run=RunConfig(
             out=out,
             device=device,
-            amp="bf16" if has_bfloat16(resolve_device(device)) else "off",
+            amp="off" if ops.bfloat16_is_slow(resolve_device(device)) else "bf16",
             max_steps=steps,
             log_every=20,
             sample_every=max(1, steps // 4),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 
 import torch
 
@@ -27,13 +26,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return device
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 numbers itself; on a CPU that does not, they are slower than float32."""
-    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    return any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile"))
 
 
 def usable_cores() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cyclegan_fast import ops
 from cyclegan_fast.nn.layers import LEAKY_SLOPE, Conv2d, Norm, NormAct, conv_before_norm, conv_transpose_before_norm
@@ -68,6 +69,9 @@ class ResnetGenerator(nn.Module):
         )
         self.up_norm = nn.ModuleList([NormAct(norm, ngf * 2), NormAct(norm, ngf, pad=3)])
         self.head = Conv2d(ngf, out_channels, 7)
+        self.dropout = dropout
+        self.checkpoints_activations = False
+        """Whether the backward pass computes each block's activations anew, and only its input is kept."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 4."""
@@ -75,7 +79,11 @@ class ResnetGenerator(nn.Module):
         for conv, norm in zip(self.down, self.down_norm, strict=True):
             h = norm(conv(h))
         for block in self.blocks:
-            h = block(h)
+            if self.checkpoints_activations and torch.is_grad_enabled():
+                # Random numbers matter to dropout alone, and their state cannot be read while a graph is captured.
+                h = checkpoint(block, h, use_reentrant=False, preserve_rng_state=self.dropout)
+            else:
+                h = block(h)
         for conv, norm in zip(self.up, self.up_norm, strict=True):
             h = norm(conv(h))
         return torch.tanh(self.head(h))

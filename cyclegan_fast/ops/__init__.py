@@ -4,7 +4,7 @@ Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain t
 the extension is missing.
 """
 
-from cyclegan_fast.ops.conv2d import conv2d, conv_transpose2d
+from cyclegan_fast.ops.conv2d import bfloat16_is_slow, conv2d, conv_transpose2d
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
@@ -14,6 +14,7 @@ from cyclegan_fast.ops.plane_statistics import merge_statistics, plane_statistic
 from cyclegan_fast.ops.reflect_pad import reflect_pad
 
 __all__ = [
+    "bfloat16_is_slow",
     "build_info",
     "conv2d",
     "conv_transpose2d",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any
 
 import torch
@@ -73,6 +74,15 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, pad: int = 0
         return _ConvTranspose2d.apply(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.cyclegan_fast.conv2d_input_grad(*arguments)
+
+
+def bfloat16_is_slow(device: torch.device, *, channels_last: bool = True) -> bool:
+    """Whether convolutions are slower in bfloat16 than in float32: where torch runs them on an x86 CPU without it."""
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile")):
+        return False
+    return not (channels_last and _way != "torch" and _isa != "plain")
 
 
 def _rounded(x: Tensor) -> Tensor:

@@ -13,10 +13,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from cyclegan_fast import ops
 from cyclegan_fast.checkpoint import native, reference_format
 from cyclegan_fast.config import TrainConfig, check_ranges, to_dict
 from cyclegan_fast.data import build_train_loader
-from cyclegan_fast.device import has_bfloat16, resolve_device
+from cyclegan_fast.device import resolve_device
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.monitoring.console import Console
@@ -78,6 +79,8 @@ class Trainer:
 
         torch.manual_seed(config.run.seed)
         self.networks = build_networks(config.model).to(self.device)
+        for generator in (self.networks["G_A"], self.networks["G_B"]):
+            generator.checkpoints_activations = config.run.activation_checkpointing  # type: ignore[assignment]
         if config.run.channels_last:
             self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = CycleGANStep(self.networks, config)
@@ -324,8 +327,8 @@ def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[st
     o, model = config.objective, config.model
     if config.run.amp == "fp16" and device.type != "cuda":
         raise UserError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
-    if config.run.amp == "bf16" and not has_bfloat16(device):
-        say("--amp: this CPU has no bfloat16 instructions, so that training is slower than in float32: leave it out")
+    if config.run.amp == "bf16" and ops.bfloat16_is_slow(device, channels_last=config.run.channels_last):
+        say("--amp: this CPU has no bfloat16, so that torch's convolutions are many times slower in it: leave it out")
     if not (o.lambda_gan or o.lambda_A or o.lambda_B):
         raise UserError("nothing to train: --lambda-gan, --lambda-A and --lambda-B are all 0")
     if o.lambda_identity and model.channels_A != model.channels_B:
@@ -334,6 +337,8 @@ def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[st
         raise UserError("--gan-mode wgangp mixes images of one size: use a --preprocess mode that crops")
     if config.optim.n_epochs + config.optim.n_epochs_decay < 1:
         raise UserError("nothing to train: --n-epochs and --n-epochs-decay are both 0")
+    if config.run.activation_checkpointing and (model.norm == "batch" or not model.generator.startswith("resnet")):
+        raise UserError("--activation-checkpointing works for --generator resnet_<N>blocks without --norm batch")
     if config.run.side_by_side == "on" and (reason := why_not_side_by_side(config, device)):
         raise UserError(f"--side-by-side: {reason}; leave it out")
     reason = _why_no_graph(config, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ CASES = {
     "micro-batches": "--batch-size 2 --grad-accumulation 2",
     "micro-batches, batch norm": "--norm batch --batch-size 2 --grad-accumulation 2",
     "one direction after the other": "--side-by-side off",
+    "activations anew": "--activation-checkpointing --dropout",
 }
 
 
@@ -188,6 +190,15 @@ def test_the_demo_trains_the_steps_that_it_says(tmp_path: Path) -> None:
         assert (config.optim.n_epochs + config.optim.n_epochs_decay) * 100 >= steps
 
 
+def test_activation_checkpointing_reaches_both_generators_or_is_refused(data: Path, tmp_path: Path) -> None:
+    flags = ["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--activation-checkpointing"]
+    networks = Trainer(parse(flags).settings()).networks
+    assert networks["G_A"].checkpoints_activations and networks["G_B"].checkpoints_activations
+    for more in (["--norm", "batch"], ["--generator", "unet_32"]):
+        with pytest.raises(UserError, match="--activation-checkpointing works for"):
+            Trainer(parse([*flags, *more]).settings())
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_cpu_without_bfloat16_says_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
@@ -195,10 +206,15 @@ def test_a_cpu_without_bfloat16_says_so(
     for name in ("avx512_bf16", "amx_tile"):
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: there)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    said: list[str] = []
-    Trainer(parse(["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--amp"]).settings(), said.append)
-    assert any("no bfloat16 instructions" in line for line in said) != there
-    assert settings(tmp_path, 1, "cpu").run.amp == ("bf16" if there else "off")
+    conv2d = importlib.import_module("cyclegan_fast.ops.conv2d")
+    monkeypatch.setattr(conv2d, "_isa", "avx2")  # our kernels widen bfloat16 as they read it
+    for way in ("torch", "winograd"):
+        monkeypatch.setattr(conv2d, "_way", way)
+        slow = way == "torch" and not there
+        said: list[str] = []
+        Trainer(parse(["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--amp"]).settings(), said.append)
+        assert any("this CPU has no bfloat16" in line for line in said) == slow
+        assert settings(tmp_path, 1, "cpu").run.amp == ("off" if slow else "bf16")
 
 
 def test_starts_from_the_references_weights(data: Path, tmp_path: Path) -> None:
