@@ -37,12 +37,10 @@ clean:
 # The package and its extension, built without isolation so that exactly one torch is installed.
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
-$(VENV)/.ready: $(SOURCES)
+$(VENV)/.ready: EXTRAS := onnx
+$(VENV)/.ready-dev: EXTRAS := onnx,dev
+$(VENV)/.ready $(VENV)/.ready-dev: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "torch==$(TORCH)" "setuptools>=77" wheel ninja "pybind11>=2.13" numpy
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[onnx]"
-	touch $@
-
-$(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[onnx,dev]"
-	touch $@
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
+	touch $(VENV)/.ready $@
