@@ -123,6 +123,8 @@ class DataConfig:
     """Use at most this many images of each domain."""
     epoch_size: int | None = None
     """Samples per epoch; by default the size of the larger domain."""
+    loader: Literal["auto", "torch"] = "auto"
+    """What decodes the images: torch (worker processes). auto says which it took and why."""
     workers: int | None = None
     """Processes that decode images; by default as many as the machine's cores suggest."""
     on_bad_image: Literal["error", "skip"] = "error"

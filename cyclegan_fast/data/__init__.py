@@ -3,7 +3,7 @@
 from cyclegan_fast.data.checks import CheckedImages, check_images
 from cyclegan_fast.data.decode import BadImageError, decode, to_mode
 from cyclegan_fast.data.folder import DOMAIN_FOLDERS, SUFFIXES, index_domain, index_pair
-from cyclegan_fast.data.loader import UnpairedLoader, build_train_loader
+from cyclegan_fast.data.loaders import Loader, build_train_loader
 from cyclegan_fast.data.pixels import load_images, to_array
 
 __all__ = [
@@ -11,7 +11,7 @@ __all__ = [
     "SUFFIXES",
     "BadImageError",
     "CheckedImages",
-    "UnpairedLoader",
+    "Loader",
     "build_train_loader",
     "check_images",
     "decode",

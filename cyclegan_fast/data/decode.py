@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cyclegan_fast.data.sources import Source, as_source
 from cyclegan_fast.errors import UserError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
@@ -28,18 +30,35 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class BadImageError(UserError):
-    """A file that cannot be used as an image: `path` and the `reason`."""
+    """An image that cannot be used: `source` and the `reason`."""
 
-    def __init__(self, path: Path | str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = Path(path), reason
+    def __init__(self, source: Source | Path | str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source, self.reason = as_source(source), reason
 
-    def __reduce__(self) -> tuple[type[BadImageError], tuple[Path, str]]:
-        return type(self), (self.path, self.reason)
+    def __reduce__(self) -> tuple[type[BadImageError], tuple[Source, str]]:
+        return type(self), (self.source, self.reason)
 
 
-def decode(path: Path | str, channels: int) -> Image.Image:
-    """Decodes a file to grey (`channels` 1) or RGB (3).
+@dataclass(frozen=True)
+class Form:
+    """What images are decoded to."""
+
+    channels: int = 3
+
+
+def read(source: Source | Path | str, form: Form) -> np.ndarray:
+    """Decodes an image to upright pixels [H, W, C].
+
+    Raises:
+        BadImageError: as `decode` does.
+    """
+    pixels = np.asarray(decode(source, form.channels))
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def decode(source: Source | Path | str, channels: int) -> Image.Image:
+    """Decodes an image to grey (`channels` 1) or RGB (3).
 
     Returns:
         An image of mode "L" or "RGB", upright.
@@ -48,22 +67,22 @@ def decode(path: Path | str, channels: int) -> Image.Image:
         BadImageError: the file is missing, not an image, damaged, too large, or of a kind that is refused.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with as_source(source).open() as file, Image.open(file, formats=_FORMATS) as image:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 _warn_animated()
             return to_mode(ImageOps.exif_transpose(image), channels)
     except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
-        raise BadImageError(path, _reason(path, error)) from error
+        raise BadImageError(source, _reason(source, error)) from error
 
 
-def probe(path: Path | str) -> tuple[int, int]:
+def probe(source: Source | Path | str) -> tuple[int, int]:
     """Decodes a file to its last byte, as `decode` does, for nothing but its upright size (width, height).
 
     Raises:
         BadImageError: as `decode` does.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with as_source(source).open() as file, Image.open(file, formats=_FORMATS) as image:
             width, height = image.size
             if image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
                 width, height = height, width
@@ -72,7 +91,7 @@ def probe(path: Path | str) -> tuple[int, int]:
             _refuse_unknown_range(image)
             return width, height
     except Exception as error:
-        raise BadImageError(path, _reason(path, error)) from error
+        raise BadImageError(source, _reason(source, error)) from error
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
@@ -97,14 +116,14 @@ def _refuse_unknown_range(image: Image.Image) -> None:
             raise ValueError("32-bit pixels have no known range; convert the file to 8 or 16 bits per channel")
 
 
-def _reason(path: Path | str, error: Exception) -> str:
+def _reason(source: Source | Path | str, error: Exception) -> str:
     """Says what is wrong with a file, in a few words."""
     if isinstance(error, BadImageError):
         return error.reason
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels to be decoded safely ({error})"
     if isinstance(error, UnidentifiedImageError):
-        empty = Path(path).stat().st_size == 0
+        empty = as_source(source).size == 0
         return "the file is empty" if empty else "not an image in a known format (JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)"
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"

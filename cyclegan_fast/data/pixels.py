@@ -20,6 +20,24 @@ def to_array(image: Image.Image) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
+def to_model_range(
+    pixels: Tensor,
+    *,
+    crop: tuple[int, int] | None = None,
+    placement: Tensor | None = None,
+    channels_last: bool = False,
+) -> Tensor:
+    """Pixels of any depth as the networks' images: [N, H, W, C] -> float32 [N, C, h, w] in [-1, 1].
+
+    Args:
+        pixels: uint8, contiguous.
+        crop: (h, w), the size of a crop; None is the whole image.
+        placement: int32 [N, 3] on the device of `pixels`: the crop's top and left, and whether it is mirrored.
+        channels_last: The memory format of the result.
+    """
+    return ops.from_uint8(pixels, crop=crop, placement=placement, channels_last=channels_last)
+
+
 def load_images(paths: Sequence[Path], channels: int = 3, size: tuple[int, int] | None = None) -> Tensor:
     """Decodes files of one size, or resizes them (bicubic) to `size` (width, height): float32 [N, C, H, W].
 

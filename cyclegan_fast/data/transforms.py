@@ -34,14 +34,39 @@ def draw(rng: np.random.Generator) -> Draw:
     return Draw(float(x), float(y), bool(mirror < 0.5))
 
 
-def apply(image: Image.Image, config: DataConfig, draw: Draw) -> Image.Image:
-    """Resizes, crops and mirrors `image` as `config` says, with the numbers of `draw`."""
-    resized = resized_size(image.size, config)
-    if resized != image.size:
-        image = image.resize(resized, Image.Resampling.BICUBIC)
-    if config.preprocess.endswith("crop"):
-        image = _crop(image, config.crop_size, draw)
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if config.flip and draw.mirror else image
+def resize(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
+    """Resizes [H, W, C] as `config` says, before any crop: bicubic, with Pillow's antialiasing."""
+    height, width, channels = pixels.shape
+    size = resized_size((width, height), config)
+    if size == (width, height):
+        return pixels
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels).resize(size, Image.Resampling.BICUBIC)
+    resized = np.asarray(image)
+    return resized[..., None] if channels == 1 else resized
+
+
+def crop(pixels: np.ndarray, config: DataConfig, draw: Draw) -> np.ndarray:
+    """Cuts and mirrors resized pixels, [H, W, C] -> [h, w, C], with the numbers of `draw`; contiguous."""
+    height, width, _ = pixels.shape
+    w, h = cropped_size((width, height), config)
+    top, left, mirror = placement((width, height), config, draw)
+    part = pixels[top : top + h, left : left + w]
+    return np.ascontiguousarray(part[:, ::-1] if mirror else part)
+
+
+def placement(size: Size, config: DataConfig, draw: Draw) -> tuple[int, int, bool]:
+    """Where the crop lies in a resized image of `size`: top, left, and whether it is mirrored.
+
+    All places are equally likely.
+    """
+    width, height = size
+    w, h = cropped_size(size, config)
+    return int(draw.y * (height - h + 1)), int(draw.x * (width - w + 1)), config.flip and draw.mirror
+
+
+def cropped_size(size: Size, config: DataConfig) -> Size:
+    """Returns the size of what is cut out of a resized image of `size`: all of it where no crop follows."""
+    return (config.crop_size, config.crop_size) if config.preprocess.endswith("crop") else size
 
 
 def resized_size(size: Size, config: DataConfig) -> Size:
@@ -67,8 +92,7 @@ def resized_size(size: Size, config: DataConfig) -> Size:
 
 def sample_size(size: Size, config: DataConfig) -> Size:
     """Returns the size of the training sample that an image of `size` becomes."""
-    crops = config.preprocess.endswith("crop")
-    return (config.crop_size, config.crop_size) if crops else resized_size(size, config)
+    return cropped_size(resized_size(size, config), config)
 
 
 def check_geometry(config: DataConfig, multiple: int = _MULTIPLE, smallest: int = SMALLEST_SIDE) -> int:
@@ -102,13 +126,6 @@ def check_geometry(config: DataConfig, multiple: int = _MULTIPLE, smallest: int 
     if config.preprocess == "crop":
         return config.crop_size
     return smallest if config.preprocess == "none" else 1
-
-
-def _crop(image: Image.Image, side: int, draw: Draw) -> Image.Image:
-    """Cuts a square of `side` pixels; all its places are equally likely."""
-    left = int(draw.x * (image.width - side + 1))
-    top = int(draw.y * (image.height - side + 1))
-    return image.crop((left, top, left + side, top + side))
 
 
 def _rounded(side: float) -> int:

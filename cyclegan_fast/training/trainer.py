@@ -50,7 +50,7 @@ picture = cyclegan_fast.infer(engine, "a.jpg")"""
 # What a resumed run may change; every other setting shapes what is continued.
 FREE_ON_RESUME = {
     "optim": {"n_epochs", "n_epochs_decay"},
-    "data": {"data", "workers"},
+    "data": {"data", "loader", "workers"},
     "run": {f.name for f in dataclasses.fields(TrainConfig().run)} - {"seed", "amp"},
 }
 
@@ -72,7 +72,7 @@ class Trainer:
         self.device = resolve_device(config.run.device)
         self.uses_graph = _check_settings(config, self.device, say)
         multiple, smallest = image_requirements(config.model)
-        self.loader = build_train_loader(config, self.device, multiple=multiple, smallest=smallest)
+        self.loader = build_train_loader(config, self.device, multiple=multiple, smallest=smallest, say=say)
         self.steps_per_epoch = math.ceil(self.loader.epoch_size / config.optim.images_per_step)
         epochs = config.optim.n_epochs + config.optim.n_epochs_decay
         self.total_steps = min(epochs * self.steps_per_epoch, config.run.max_steps or 2**62)
@@ -229,7 +229,7 @@ class Trainer:
         )
 
     def _image_counts(self) -> list[int]:
-        return [len(paths) for paths in self.loader.samples.paths]
+        return list(self.loader.samples.counts)
 
     def _start_from(self) -> None:
         """Continues the newest checkpoint, starts from other weights, or starts afresh."""

@@ -6,6 +6,14 @@ import pytest
 
 from tests.data.pictures import BAD_FILES, noise
 
+LOADERS = ["torch"]  # every one must keep the same contract
+
+
+@pytest.fixture(params=LOADERS)
+def loader_name(request: pytest.FixtureRequest) -> str:
+    """Each of the loaders."""
+    return request.param
+
 
 @pytest.fixture
 def good_folder(tmp_path: Path) -> Path:

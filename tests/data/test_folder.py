@@ -74,7 +74,7 @@ def test_check_stops_at_a_bad_file_or_leaves_it_out(bad_file: Path) -> None:
     assert "--on-bad-image skip" in str(error.value)
     checked = check_images(paths, on_bad="skip")
     assert len(checked.good) == len(checked.sizes) == 7 and checked.sizes[0] == (48, 40)
-    assert [error.path for error in checked.bad] == [bad_file]
+    assert [error.source.path for error in checked.bad] == [str(bad_file)]
 
 
 def test_check_counts_bad_files_and_knows_when_none_is_left(good_folder: Path) -> None:

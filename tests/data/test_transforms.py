@@ -11,6 +11,13 @@ from tests.data.pictures import noise
 STILL = transforms.Draw(x=0.5, y=0.5, mirror=False)
 
 
+def sample(image: Image.Image, config: DataConfig, draw: transforms.Draw) -> np.ndarray:
+    """What an image becomes, [h, w, C]."""
+    pixels = np.asarray(image)
+    resized = transforms.resize(pixels[..., None] if pixels.ndim == 2 else pixels, config)
+    return transforms.crop(resized, config, draw)
+
+
 @pytest.mark.parametrize(
     ("mode", "size", "expected"),
     [
@@ -25,7 +32,7 @@ STILL = transforms.Draw(x=0.5, y=0.5, mirror=False)
 )
 def test_size_of_every_mode(mode: str, size: tuple[int, int], expected: tuple[int, int]) -> None:
     config = DataConfig(preprocess=mode, load_size=72, crop_size=64)  # type: ignore[arg-type]
-    assert transforms.apply(noise(*size), config, STILL).size == expected
+    assert sample(noise(*size), config, STILL).shape == (*expected[::-1], 3)
     assert transforms.sample_size(size, config) == expected
 
 
@@ -33,19 +40,16 @@ def test_pixels_are_those_of_resize_crop_and_flip() -> None:
     image = noise(100, 70)
     config = DataConfig(load_size=72, crop_size=64)
     expected = np.asarray(image.resize((72, 72), Image.Resampling.BICUBIC))[2:66, 8:72][:, ::-1]
-    got = transforms.apply(image, config, transforms.Draw(x=0.99, y=0.3, mirror=True))
-    assert np.array_equal(np.asarray(got), expected)
-    unflipped = transforms.apply(image, DataConfig(load_size=72, crop_size=64, flip=False), STILL)
-    assert np.array_equal(
-        np.asarray(unflipped), np.asarray(image.resize((72, 72), Image.Resampling.BICUBIC))[4:68, 4:68]
-    )
+    assert np.array_equal(sample(image, config, transforms.Draw(x=0.99, y=0.3, mirror=True)), expected)
+    unflipped = sample(image, DataConfig(load_size=72, crop_size=64, flip=False), STILL)
+    assert np.array_equal(unflipped, np.asarray(image.resize((72, 72), Image.Resampling.BICUBIC))[4:68, 4:68])
 
 
 def test_draws_cover_every_crop_and_both_sides() -> None:
     ramp = Image.fromarray(np.arange(28, dtype=np.uint8)[None].repeat(28, axis=0))
     config = DataConfig(preprocess="crop", crop_size=24, flip=False)
     draws = [transforms.draw(stream(0, Purpose.SAMPLE, i)) for i in range(500)]
-    lefts = [transforms.apply(ramp, config, d).getpixel((0, 0)) for d in draws]
+    lefts = [int(sample(ramp, config, d)[0, 0, 0]) for d in draws]
     assert min(np.bincount(lefts, minlength=5)) > 60 and max(lefts) == 4
     assert 200 < sum(d.mirror for d in draws) < 300
 

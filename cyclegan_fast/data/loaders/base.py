@@ -1,0 +1,112 @@
+"""What every loader is: an endless stream of batches on the training device, that can be taken up anywhere."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclegan_fast.data.samples import Samples
+from cyclegan_fast.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+
+
+class Loader(ABC):
+    """Yields batches for ever; what an epoch is, the trainer decides.
+
+    Each batch is ``{"A": Tensor, "B": Tensor, "paths_A": list[str], "paths_B": list[str]}``, the images float32
+    [N, C, H, W] in [-1, 1] on `device`. Every loader gives the same samples in the same order.
+
+    Args:
+        samples: What the batches are made of.
+        batch_size: Images of each domain per batch.
+        device: Where the batches are wanted.
+        channels_last: Memory format of the images.
+        start_sample: Number of the first sample.
+    """
+
+    name = ""
+    """What `--loader` calls it."""
+
+    def __init__(
+        self,
+        samples: Samples,
+        *,
+        batch_size: int = 1,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+        start_sample: int = 0,
+    ) -> None:
+        self.samples, self.batch_size = samples, batch_size
+        self.device, self.channels_last = torch.device(device), channels_last
+        self.skipped: dict[str, str] = {}
+        """Images that went bad during training, under the policy "skip": source -> reason."""
+        self._sample = start_sample
+        self._batches: Iterator[Batch] | None = None
+
+    @abstractmethod
+    def start(self, sample: int) -> Iterator[Batch]:
+        """What is prepared ahead: raw batches from that sample number on, for ever.
+
+        Each holds ``paths_A``, ``paths_B``, ``skipped`` (source and reason of images that went bad), and whatever
+        `images_of` makes the images from; or ``failure``, a sentence, in the place of all that: an exception from a
+        worker would arrive wrapped in the worker's traceback.
+        """
+
+    @abstractmethod
+    def images_of(self, raw: Batch, side: str) -> Tensor:
+        """The images of one side ("A" or "B") of a raw batch, ready on the device for the current stream."""
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples per epoch: as set, or the size of the larger domain."""
+        return self.samples.config.epoch_size or len(self.samples)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """Returns the next batch.
+
+        Raises:
+            UserError: an image went bad under the policy "error"; the sentence names it.
+        """
+        if self._batches is None:
+            self._batches = self.start(self._sample)
+        raw = next(self._batches)
+        if "failure" in raw:
+            self.close()
+            raise UserError(raw["failure"])
+        for source, reason in raw["skipped"]:
+            if source not in self.skipped:
+                log.warning("%s: %s; left out from here on", source, reason)
+            self.skipped[source] = reason
+        self._sample += self.batch_size
+        images = {side: self.images_of(raw, side) for side in ("A", "B")}
+        return {**images, "paths_A": raw["paths_A"], "paths_B": raw["paths_B"]}
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the place in the stream: the number of the first sample that was not delivered."""
+        return {"sample": self._sample}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Takes the stream up at `state`; what was prepared is dropped."""
+        self.close()
+        self._sample = state["sample"]
+
+    def close(self) -> None:
+        """Stops what prepares batches; the next one would start it again where the stream stands."""
+        self._batches = None
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,118 @@
+"""The loader "torch": images decoded, resized and cropped in worker processes, normalised on the device."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cyclegan_fast.data import transforms
+from cyclegan_fast.data.loaders.base import Batch, Loader
+from cyclegan_fast.data.pixels import to_model_range
+from cyclegan_fast.data.samples import Samples, Skipped
+from cyclegan_fast.device import usable_cores
+from cyclegan_fast.errors import UserError
+
+
+class WorkersLoader(Loader):
+    """See `Loader`; the workers start with the first batch."""
+
+    name = "torch"
+
+    def __init__(self, samples: Samples, **options: Any) -> None:
+        super().__init__(samples, **options)
+        workers = samples.config.workers
+        self.workers = default_workers(self.device) if workers is None else workers
+
+    def start(self, sample: int) -> Iterator[Batch]:
+        """Raw batches of pixels, [N, H, W, C]; the iterator owns the workers and joins them as it goes."""
+        return iter(
+            DataLoader(
+                _Cropped(self.samples),
+                batch_size=self.batch_size,
+                sampler=_From(sample),
+                num_workers=self.workers,  # torch gives every worker a single thread
+                collate_fn=_collate,
+                pin_memory=self.device.type == "cuda",
+                multiprocessing_context=_start_method(self.device) if self.workers else None,
+                worker_init_fn=_leave_signals_to_the_trainer,
+                generator=torch.Generator(),  # or it would draw from, and so move, the global one
+            )
+        )
+
+    def images_of(self, raw: Batch, side: str) -> Tensor:
+        """Carries the pixels to the device and normalises them there."""
+        pixels = raw[side].to(self.device, non_blocking=True)
+        return to_model_range(pixels, channels_last=self.channels_last)
+
+
+class _Cropped(Dataset[dict[str, Any]]):
+    """Sample number -> its pixels, cropped and mirrored: the part that runs in the workers."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        samples = self.samples
+        picked = samples.pick(number)
+        skipped: Skipped = []
+        try:
+            source_A, pixels_A = samples.read(0, picked.a, skipped)
+            source_B, pixels_B = samples.read(1, picked.b, skipped)
+        except UserError as error:
+            return {"failure": str(error)}
+        return {
+            "A": transforms.crop(pixels_A, samples.config, picked.draw_A),
+            "B": transforms.crop(pixels_B, samples.config, picked.draw_B),
+            "paths_A": str(source_A),
+            "paths_B": str(source_B),
+            "skipped": skipped,
+        }
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that decode: few on the CPU, whose cores the training itself wants, up to 8 for a GPU."""
+    return min(8 if device.type == "cuda" else 1, usable_cores() - 1)
+
+
+class _From:
+    """The numbers from `first` on, for ever."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.first)
+
+
+def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stacks the pixels to [N, H, W, C]; one failed sample fails the batch."""
+    for sample in samples:
+        if "failure" in sample:
+            return sample
+    return {
+        **{side: torch.from_numpy(np.stack([s[side] for s in samples])) for side in ("A", "B")},
+        **{paths: [s[paths] for s in samples] for paths in ("paths_A", "paths_B")},
+        "skipped": [entry for s in samples for entry in s["skipped"]],
+    }
+
+
+def _start_method(device: torch.device) -> str:
+    """A process that has opened CUDA must not be forked; on the CPU a fork starts at once and shares torch's pages."""
+    wanted = "forkserver" if device.type == "cuda" else "fork"
+    return wanted if wanted in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and the like reach a whole process group; the trainer answers them, and then ends its workers itself."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
