@@ -19,11 +19,12 @@ def test_kernels_with_cmake(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout + done.stderr
 
-    configured = run("cmake", "-S", str(ROOT), "-B", str(tmp_path))
+    # One target of the CUDA kernels: installing the package compiles all of them.
+    configured = run("cmake", "-S", str(ROOT), "-B", str(tmp_path), "-DCUDA_ARCHITECTURES=90a-real")
     built = run("cmake", "--build", str(tmp_path), "-j", "2")
     output = run("ctest", "--test-dir", str(tmp_path), "--output-on-failure", "-j", "2")
     assert "cuda_emulated" in output and "cpu_sanitized" in output
     if "no nvcc" not in configured:
         spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", built)
-        assert len(spills) > 100, "the compiler's report on registers is missing"
+        assert len(spills) > 25, "the compiler's report on registers is missing"
         assert set(spills) == {("0", "0")}, "a kernel spills registers: see python -m benchmarks.registers"
