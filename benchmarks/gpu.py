@@ -2,7 +2,7 @@
 
 The parts, each of which can be named alone: `kernels`, their C++ tests on the card and those again under
 compute-sanitizer where the toolkit has it; `tests`, the Python tests marked gpu, and those of the step's two streams
-again under torch's stream sanitizer; `operators`, `step` and `ladder`, the tables.
+again under torch's stream sanitizer; `operators`, `step`, `ladder` and `convolutions`, the tables.
 
 make gpu
 make gpu PARTS="kernels tests"
@@ -138,12 +138,23 @@ def measure(what: str, seconds: float) -> int:
     return run_command(f"the benchmarks of the {what}", [sys.executable, *words], seconds=seconds)
 
 
+def convolutions(seconds: float) -> int:
+    """Where each layer's convolutions stand against a product of matrices: what kernels of our own could win."""
+    failed = 0
+    for dtype in ("bfloat16", "float32"):
+        words = ["-m", "benchmarks.bench_convs", "--size", "256", "--channels", "64", "--batch", "2", "--dtype", dtype]
+        command = [sys.executable, *words, "--out", str(RESULTS)]
+        failed |= run_command(f"the convolutions in {dtype}", command, seconds=seconds / 2)
+    return failed
+
+
 PARTS: dict[str, Callable[[float], int]] = {
     "kernels": kernels,
     "tests": tests,
     "operators": functools.partial(measure, "operators"),
     "ladder": functools.partial(measure, "ladder"),
     "step": functools.partial(measure, "step"),
+    "convolutions": convolutions,
 }
 
 

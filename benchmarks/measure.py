@@ -36,7 +36,7 @@ from benchmarks.bench_step import (
     build_cases,
     build_ladder,
 )
-from benchmarks.harness import Sweep, interleave, ratio, table
+from benchmarks.harness import Sweep, interleave, ratio, table, time_once
 from benchmarks.kernels import idle_share, kernel_page, trace
 from benchmarks.op_cases import OpCase, cases
 from cyclegan_fast import ops
@@ -46,6 +46,8 @@ ROUNDS = 20
 WORKLOADS = [WORK]
 if DEVICE.type == "cuda":
     WORKLOADS += [Workload(batch=8), Workload(batch=16), Workload(identity=False), Workload(size=512)]
+else:
+    WORKLOADS += [Workload()]  # the case of record
 
 
 Builder = Callable[[Workload, torch.device], dict[str, Callable[[], Prepared]]]
@@ -136,7 +138,11 @@ def measure(work: Workload, build: Builder, seconds: float) -> dict[str, Any]:
             continue
         if (peak := cases[name].peak_gib) is not None:
             peak_gib[name] = peak - held
-    times = interleave({name: case.run for name, case in cases.items()}, rounds=ROUNDS, device=DEVICE)
+    calls = {name: case.run for name, case in cases.items()}
+    a_round = sum(time_once(call, DEVICE) for call in calls.values()) / 1e3
+    left = seconds - (time.monotonic() - began)
+    rounds = max(3, min(ROUNDS, int(left / max(a_round, 1e-6))))
+    times = interleave(calls, rounds=rounds, device=DEVICE, warm_up=0)
     kernels = {name: trace(case.run) for name, case in cases.items()} if DEVICE.type == "cuda" else {}
     columns = {
         "peak GiB": {name: f"{peak:.2f}" for name, peak in peak_gib.items()},
@@ -151,6 +157,7 @@ def measure(work: Workload, build: Builder, seconds: float) -> dict[str, Any]:
     return {
         "workload": vars(work),
         "title": str(work),
+        "rounds": rounds,
         "table": text,
         "median_ms": {name: statistics.median(values) for name, values in times.items()},
         "all_ms": times,
@@ -270,7 +277,7 @@ def tables(measured: dict[str, Any]) -> list[str]:
         lines += [
             f"### {result.get('title', title)}",
             "",
-            f"Median of {ROUNDS} steps, the cases taking turns in one process.",
+            f"Median of {result.get('rounds', ROUNDS)} steps, the cases taking turns in one process.",
             "",
             result["table"],
             "",

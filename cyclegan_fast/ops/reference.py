@@ -39,7 +39,7 @@ def instance_norm_act(
         y = F.leaky_relu(y, negative_slope)
     if residual is not None:
         y = y + strip_border(residual, (residual.shape[2] - x.shape[2]) // 2)
-    return reflect_pad(y, pad)
+    return reflect_pad(y, pad).to(x.dtype)  # autocast has torch's norms answer in float32
 
 
 def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -90,7 +90,7 @@ def strip_border(x: Tensor, border: int) -> Tensor:
 
 def reflect_pad(x: Tensor, pad: int) -> Tensor:
     """[N, C, H, W] -> [N, C, H + 2 pad, W + 2 pad]."""
-    return F.pad(x, (pad, pad, pad, pad), mode="reflect") if pad else x
+    return F.pad(x, (pad, pad, pad, pad), mode="reflect").to(x.dtype) if pad else x
 
 
 def cycle_loss(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[float]) -> Tensor:  # [K]

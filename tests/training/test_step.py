@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cyclegan_fast import ops
 from cyclegan_fast.checkpoint.reference_format import to_reference
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.errors import UserError
@@ -307,3 +308,16 @@ def test_mixed_precision_stays_close(amp: str) -> None:
     assert all(t.dtype == torch.float32 for t in (*a.values(), *pictures.values()))
     for name in a:
         assert relative_error(a[name], b[name]) <= 0.05, name
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_mixed_precision_without_the_extension(channels_last: bool) -> None:
+    """torch's own operators, which autocast lets answer in float32, take the place of ours type for type."""
+    config = make_config()
+    networks = build_networks(MODEL)
+    if channels_last:
+        networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    step = CycleGANStep(networks, dataclasses.replace(config, run=dataclasses.replace(config.run, amp="bf16")))
+    with ops.use_reference():
+        _, losses = step(images(2, torch.float32, channels_last), images(2, torch.float32, channels_last))
+    assert all(bool(loss.isfinite().all()) for loss in losses.values())
