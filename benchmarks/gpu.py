@@ -2,7 +2,7 @@
 
 The parts, each of which can be named alone: `kernels`, their C++ tests on the card and those again under
 compute-sanitizer where the toolkit has it; `tests`, the Python tests marked gpu, and those of the step's two streams
-again under torch's stream sanitizer; `operators`, `step`, `ladder` and `convolutions`, the tables.
+again under torch's stream sanitizer; the other five, the tables in docs/results.
 
 make gpu
 make gpu PARTS="kernels tests"
@@ -148,6 +148,12 @@ def convolutions(seconds: float) -> int:
     return failed
 
 
+def agreement(seconds: float) -> int:
+    """Whether 16 bits and graphs train as float32 does."""
+    words = ["-m", "benchmarks.agreement", "--out", str(RESULTS), "--seeds", "2"]
+    return run_command("500 steps of every way", [sys.executable, *words], seconds=seconds)
+
+
 PARTS: dict[str, Callable[[float], int]] = {
     "kernels": kernels,
     "tests": tests,
@@ -155,6 +161,7 @@ PARTS: dict[str, Callable[[float], int]] = {
     "ladder": functools.partial(measure, "ladder"),
     "step": functools.partial(measure, "step"),
     "convolutions": convolutions,
+    "agreement": agreement,
 }
 
 
