@@ -139,19 +139,21 @@ def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], 
 
     # A CPU without bfloat16 lets torch convert at every turn: such a peer would make us look good.
     peers_in_bf16 = cuda or not ops.bfloat16_is_slow(device, channels_last=False)  # as torch runs it
+    graph = ", CUDA graph" if cuda else ""
     cases = {REFERENCE: lambda: reference(amp=False)}
     if peers_in_bf16:
         cases["reference: eager bf16 channels_last"] = lambda: reference(amp=True)
     cases |= {
         "ours: eager fp32": lambda: ours(networks, work, device, LADDER[-1], "off", graph=False),
         "ours: eager bf16": lambda: ours(networks, work, device, LADDER[-1], "bf16", graph=False),
+        f"ours: --compile bf16{graph}": lambda: ours(networks, work, device, LADDER[-1], "bf16", compiled=True),
     }
     if cuda:
         cases[OURS_ON_CUDA] = lambda: ours(networks, work, device, LADDER[-1], "bf16")
     else:
         cases["compiled peer: torch.compile fp32"] = lambda: compiled("off")
     if peers_in_bf16:
-        cases["compiled peer: torch.compile bf16" + (", CUDA graph" if cuda else "")] = lambda: compiled("bf16")
+        cases[f"compiled peer: torch.compile bf16{graph}"] = lambda: compiled("bf16")
     return cases
 
 
@@ -165,10 +167,20 @@ def build_ladder(work: Workload, device: torch.device) -> dict[str, Callable[[],
 
 
 def ours(
-    networks: nn.ModuleDict, work: Workload, device: torch.device, rung: Rung, amp: str, *, graph: bool | None = None
+    networks: nn.ModuleDict,
+    work: Workload,
+    device: torch.device,
+    rung: Rung,
+    amp: str,
+    *,
+    graph: bool | None = None,
+    compiled: bool = False,
 ) -> Prepared:
     """Our step with all that the rung switches on, in a graph or not if `graph` says so."""
     nets = copy.deepcopy(networks).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compiled:
+        for net in nets.values():
+            net.compile()
     step = CycleGANStep(nets, work.config(amp=amp, side_by_side="auto" if rung.lanes else "off"))
     step.pairs = rung.pairs
     captured = device.type == "cuda" and (rung.graph if graph is None else graph)
