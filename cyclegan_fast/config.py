@@ -106,7 +106,13 @@ class DataConfig:
     """Where the images are and how one becomes a training sample."""
 
     data: Path | None = None
-    """Folder with trainA and trainB (and testA, testB)."""
+    """Folder with trainA and trainB (and testA, testB); with --paired also one whose train shows A | B side by side."""
+    data_A: tuple[str, ...] | None = None
+    """In the place of --data: folders, lists (.txt) or tar shards (a-{000..009}.tar) with the training images of A."""
+    data_B: tuple[str, ...] | None = None
+    """The same for B."""
+    paired: bool = False
+    """A and B are pairs, by their names or side by side in one file: taken together, cropped and mirrored alike."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """BtoA swaps the two domains."""
     preprocess: Literal["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"] = "resize_and_crop"

@@ -18,19 +18,27 @@ DOMAIN_FOLDERS = ("trainA", "trainB", "testA", "testB")
 
 
 def index_domain(root: Path, name: str) -> list[Path]:
-    """Lists the image files of the folder `root/name` and of those below it, sorted by path.
+    """Lists the image files of the folder `root/name`; see `index_folder`.
+
+    Raises:
+        UserError: the folder is missing or holds no image, or a link leads out of it.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such data folder; it should hold the folders trainA and trainB")
+    if not (root / name).is_dir():
+        raise UserError(f"{root}: the folder {name} is missing; put the images of that domain there")
+    return index_folder(root / name)
+
+
+def index_folder(folder: Path) -> list[Path]:
+    """Lists the image files of a folder and of those below it, sorted by path.
 
     The folder itself may be a link. A link inside it is followed only if it stays inside: a linked file counts as a
     file, a linked folder is not walked again.
 
     Raises:
-        UserError: the folder is missing or holds no image, or a link leads out of it.
+        UserError: the folder holds no image, or a link leads out of it.
     """
-    folder = root / name
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such data folder; it should hold the folders trainA and trainB")
-    if not folder.is_dir():
-        raise UserError(f"{root}: the folder {name} is missing; put the images of that domain there")
     paths = sorted(_walk(folder, folder.resolve()))
     if not paths:
         raise UserError(f"{folder}: holds no image; put files ending in {', '.join(sorted(SUFFIXES))} there")

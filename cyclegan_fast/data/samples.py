@@ -76,9 +76,10 @@ class Samples:
         rng = stream(self.seed, Purpose.SAMPLE, number)
         b = int(rng.integers(size_B))
         draw_A, draw_B = transforms.draw(rng), transforms.draw(rng)
-        if self.config.serial_batches:
-            return Picked(position % size_A, position % size_B, draw_A, draw_B)
-        return Picked(int(_order(self.seed, epoch, len(self))[position]) % size_A, b, draw_A, draw_B)
+        place = position if self.config.serial_batches else int(_order(self.seed, epoch, len(self))[position])
+        if self.config.paired:
+            return Picked(place, place, draw_A, draw_A)
+        return Picked(place % size_A, place % size_B if self.config.serial_batches else b, draw_A, draw_B)
 
     def read(self, domain: int, index: int, skipped: Skipped) -> tuple[Source, np.ndarray]:
         """Decodes one image of a domain and brings it to its size, before any crop.

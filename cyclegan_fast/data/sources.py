@@ -5,22 +5,25 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Source:
-    """One image: a whole file, or `length` bytes of a file from `offset` on (a member of an archive)."""
+    """One image: a file, or `length` bytes of a file from `offset` on (a member of an archive); all of it or a half."""
 
     path: str
     member: str = ""
     """Name inside the archive; empty for a file of its own."""
     offset: int = 0
     length: int = -1
+    half: Literal["", "left", "right"] = ""
+    """Which half of a picture that shows both domains side by side; empty for all of it."""
 
     def __str__(self) -> str:
         """What people read, and what a quarantine list holds."""
-        return f"{self.path}:{self.member}" if self.member else self.path
+        name = f"{self.path}:{self.member}" if self.member else self.path
+        return f"{name} ({self.half} half)" if self.half else name
 
     @property
     def size(self) -> int:

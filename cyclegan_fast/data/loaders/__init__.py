@@ -11,9 +11,9 @@ from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.checks import check_images
 from cyclegan_fast.data.decode import Form
-from cyclegan_fast.data.folder import index_pair
 from cyclegan_fast.data.loaders.base import Batch, Loader
 from cyclegan_fast.data.loaders.workers import WorkersLoader
+from cyclegan_fast.data.places import training_sources
 from cyclegan_fast.data.samples import Domain, Samples
 from cyclegan_fast.data.sources import Source
 from cyclegan_fast.errors import UserError
@@ -58,18 +58,26 @@ def build_train_loader(
 def build_samples(config: TrainConfig, *, multiple: int, smallest: int) -> Samples:
     """Indexes and checks the training images; see `build_train_loader`."""
     data = config.data
-    if data.data is None:
-        raise UserError("--data is missing: name the folder that holds trainA and trainB")
     min_side = transforms.check_geometry(data, multiple, smallest)
     channels = config.model.channels_A, config.model.channels_B
-    domains = []
-    for paths, count in zip(index_pair(data.data, "train", data.direction), channels, strict=True):
-        checked = check_images(
-            paths[: data.max_dataset_size], on_bad=data.on_bad_image, min_side=min_side, cache_folder=data.data
-        )
-        domains.append(Domain([Source(str(path)) for path in checked.good], checked.sizes, Form(channels=count)))
+    found = [sources[: data.max_dataset_size] for sources in training_sources(data)]
+    sizes: list[dict[Source, transforms.Size]] = []
+    for sources in found:
+        checked = check_images(sources, on_bad=data.on_bad_image, min_side=min_side, cache_folder=data.data)
+        sizes.append(dict(zip(checked.good, checked.sizes, strict=True)))
         for error in checked.bad:
             log.warning("left out: %s", error)
+    if data.paired:  # a bad picture takes its partner with it
+        pairs = [(a, b) for a, b in zip(*found, strict=True) if a in sizes[0] and b in sizes[1]]
+        if not pairs:
+            raise UserError(
+                "--paired: of no pair are both pictures good; python -m cyclegan_fast.dataset check tells why"
+            )
+        found = [list(side) for side in zip(*pairs, strict=True)]
+    domains = []
+    for sources, size_of, count in zip(found, sizes, channels, strict=True):
+        good = [source for source in sources if source in size_of]
+        domains.append(Domain(good, [size_of[source] for source in good], Form(channels=count)))
     for domain in domains:
         _refuse_small_samples(data, domain.sources, domain.sizes, smallest)
         if config.optim.images_per_step > 1:

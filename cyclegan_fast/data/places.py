@@ -1,0 +1,194 @@
+"""Where the pictures of a domain are: folders, lists of files, tar shards; one after the other, in the order given.
+
+A place is
+
+- a folder: its picture files and those of the folders below it, sorted by path;
+- a list, ending in .txt: one file a line, relative to the list's own folder; blank lines and # comments are skipped. The
+  list is the user's own word: its files may be anywhere;
+- tar shards, ending in .tar, as WebDataset lays them out: their picture members in the order of the archive. Patterns may
+  stand for several: ``shards/a-{000000..000009}.tar``, ``shards/a-*.tar``. Nothing is unpacked: a picture is read where
+  it lies, so that a shard must not be compressed.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from cyclegan_fast.config import DataConfig
+from cyclegan_fast.data.folder import SUFFIXES, index_folder, index_pair
+from cyclegan_fast.data.sources import Source
+from cyclegan_fast.errors import UserError
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_NAMED = 3  # files that a sentence names before it counts
+
+
+def training_sources(data: DataConfig) -> tuple[list[Source], list[Source]]:
+    """Finds the training pictures of A and of B, in the order of ``data.direction``.
+
+    With ``data.paired`` the n-th of A and the n-th of B are a pair.
+
+    Raises:
+        UserError: No place is named, or two ways of naming them; a place that is missing, empty or refused; both domains
+            are the same; pictures without a partner.
+    """
+    if (data.data_A is None) != (data.data_B is None):
+        raise UserError("--data-A and --data-B go together: name the pictures of both domains")
+    if data.data is not None and data.data_A is not None:
+        raise UserError(
+            "--data names a folder with trainA and trainB, --data-A and --data-B name each domain: not both"
+        )
+    if data.data_A is not None and data.data_B is not None:
+        pair = find_pictures(data.data_A), find_pictures(data.data_B)
+        if set(pair[0]) == set(pair[1]):
+            raise UserError("--data-A and --data-B name the same pictures; each domain needs its own")
+        pair = _partners(*pair, key_of=_stem) if data.paired else pair
+    elif data.data is None:
+        raise UserError("--data is missing: name the folder that holds trainA and trainB")
+    elif data.paired and (data.data / "train").is_dir():
+        whole = [Source(str(path)) for path in index_folder(data.data / "train")]
+        pair = [replace(s, half="left") for s in whole], [replace(s, half="right") for s in whole]
+    else:
+        first, second = index_pair(data.data, "train")
+        pair = [Source(str(path)) for path in first], [Source(str(path)) for path in second]
+        if data.paired:
+            roots = data.data / "trainA", data.data / "trainB"
+            pair = _partners(*pair, key_of=lambda source: _below(source, roots))
+    return pair if data.direction == "AtoB" else pair[::-1]  # type: ignore[return-value]
+
+
+def find_pictures(places: Sequence[str]) -> list[Source]:
+    """Lists the pictures of every place; see the head of this file for what a place is.
+
+    Raises:
+        UserError: a place is missing, of no known kind, or holds no picture; an archive that is compressed, damaged, or
+            has members that are refused.
+    """
+    found: list[Source] = []
+    for place in places:
+        suffix = Path(place).suffix.lower()
+        if Path(place).is_dir():
+            found += [Source(str(path)) for path in index_folder(Path(place))]
+        elif suffix == ".txt":
+            found += _listed(Path(place))
+        elif suffix == ".tar":
+            for shard in _shards(place):
+                found += _members(shard)
+        elif place.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+            raise UserError(_compressed(place))
+        else:
+            missing = "is not there" if not Path(place).exists() else "is none of them"
+            raise UserError(f"{place}: {missing}; name a folder, a list ending in .txt, or shards ending in .tar")
+    return found
+
+
+def _listed(file: Path) -> list[Source]:
+    """The files that a list names."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is no text in UTF-8; a list has one picture file a line") from error
+    except OSError as error:
+        raise UserError(f"{file}: this list cannot be read ({error.strerror})") from error
+    paths = [file.parent / line for line in lines if line and not line.startswith("#")]
+    if not paths:
+        raise UserError(f"{file}: names no picture; put one file a line, relative to {file.parent}")
+    if absent := [str(path) for path in paths if not path.is_file()]:
+        raise UserError(f"{file}: names what is not there: {_some(absent)}; paths are relative to {file.parent}")
+    return [Source(str(path)) for path in paths]
+
+
+def _shards(pattern: str) -> list[str]:
+    """The files that a pattern with {000..009}, * or ? stands for, in order."""
+    if bounds := _RANGE.search(pattern):
+        first, last = bounds[1], bounds[2]
+        if int(last) < int(first):
+            raise UserError(f"{pattern}: the range {bounds[0]} is empty")
+        numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+        return [s for n in numbers for s in _shards(pattern[: bounds.start()] + n + pattern[bounds.end() :])]
+    if Path(pattern).exists():
+        return [pattern]
+    if not (found := sorted(glob.glob(pattern))):
+        raise UserError(f"{pattern}: there is no such shard")
+    return found
+
+
+def _members(shard: str) -> list[Source]:
+    """The pictures of an archive, by their headers alone."""
+    found = []
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                _refuse_tricks(shard, member)
+                if member.isreg() and PurePosixPath(member.name).suffix.lower() in SUFFIXES:
+                    found.append(Source(shard, member.name, member.offset_data, member.size))
+    except tarfile.ReadError as error:
+        with Path(shard).open("rb") as file:
+            packed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"))
+        raise UserError(_compressed(shard) if packed else f"{shard}: this archive is damaged ({error})") from error
+    except OSError as error:
+        raise UserError(f"{shard}: this archive cannot be read ({error.strerror or error})") from error
+    if not found:
+        raise UserError(f"{shard}: holds no picture; members ending in {', '.join(sorted(SUFFIXES))} count")
+    if found[-1].offset + found[-1].length > Path(shard).stat().st_size:
+        raise UserError(f"{shard}: this archive is damaged (it ends within {found[-1].member})")
+    return found
+
+
+def _refuse_tricks(shard: str, member: tarfile.TarInfo) -> None:
+    """An archive may name nothing outside itself, and must hold its pictures as plain bytes."""
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise UserError(f"{shard}: the member {member.name} leads out of the archive; make the shard anew without it")
+    if member.issym() or member.islnk() or member.isdev():
+        raise UserError(
+            f"{shard}: the member {member.name} is a link or a device; make the shard anew with files alone"
+        )
+    if member.issparse():
+        raise UserError(f"{shard}: the member {member.name} is stored with holes; make the shard anew without --sparse")
+
+
+def _compressed(place: str) -> str:
+    return f"{place}: a compressed archive cannot be read picture by picture; unpack it to a .tar first (gunzip, say)"
+
+
+def _partners(
+    first: list[Source], second: list[Source], key_of: Callable[[Source], str]
+) -> tuple[list[Source], list[Source]]:
+    """The pairs of two lists: those with the same name, its ending apart, in the order of the first.
+
+    Raises:
+        UserError: a picture without a partner, or a name that comes twice.
+    """
+    keyed: list[dict[str, Source]] = []
+    for sources in (first, second):
+        names = {key_of(source): source for source in sources}
+        if len(names) < len(sources):
+            twice = [str(source) for source in sources if names[key_of(source)] is not source]
+            raise UserError(f"--paired: names must differ within a domain, and these come again: {_some(twice)}")
+        keyed.append(names)
+    lonely = [str(s) for mine, theirs in (keyed, keyed[::-1]) for key, s in mine.items() if key not in theirs]
+    if lonely:
+        raise UserError(f"--paired: these have no partner of the same name in the other domain: {_some(lonely)}")
+    return first, [keyed[1][key_of(source)] for source in first]
+
+
+def _stem(source: Source) -> str:
+    return PurePosixPath(source.member or Path(source.path).as_posix()).stem
+
+
+def _below(source: Source, roots: Sequence[Path]) -> str:
+    """Path below whichever root the file is in, without its ending."""
+    path = Path(source.path)
+    return next(str(path.relative_to(r).with_suffix("")) for r in roots if path.is_relative_to(r))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
