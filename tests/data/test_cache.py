@@ -1,6 +1,7 @@
 """What the loader "cache" has beyond the contract of test_loader.py, and how `--loader auto` chooses."""
 
 import re
+import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, check_ranges
 from cyclegan_fast.data import Loader, build_train_loader
 from cyclegan_fast.data.loaders import LOADERS, cache
+from cyclegan_fast.data.samples import Samples, Skipped
 from cyclegan_fast.errors import UserError
 from tests.data.pictures import noise
 
@@ -76,11 +78,19 @@ def test_files_are_read_once_and_never_again(good_folder: Path) -> None:
     assert all(torch.equal(a["A"], b["A"]) and torch.equal(a["B"], b["B"]) for a, b in zip(got, expected, strict=True))
 
 
-def test_a_cancelled_start_begins_anew(good_folder: Path) -> None:
-    loader = build(settings(good_folder), "cache")
-    asked = iter([False, False, True])
+def test_a_cancelled_start_ends_early_and_begins_anew(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, read, reads = build(settings(good_folder), "cache"), Samples.read, []
+
+    def slow_read(samples: Samples, domain: int, index: int, skipped: Skipped) -> Any:
+        reads.append(index)
+        time.sleep(0.05)
+        return read(samples, domain, index, skipped)
+
+    monkeypatch.setattr(Samples, "read", slow_read)
+    asked = iter([False, True])
     loader.prepare(lambda: next(asked))
-    assert list(asked) == []
+    assert len(reads) <= 4 and list(asked) == []
+    monkeypatch.undo()
     assert torch.equal(next(loader)["A"], next(build(settings(good_folder), "torch"))["A"])
 
 

@@ -1,4 +1,6 @@
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
@@ -131,3 +133,14 @@ def test_a_consumer_that_waits_is_woken_by_close() -> None:
         next(batches)
     source.permits.release()
     eventually(ended(batches))
+
+
+def test_ctrl_c_reaches_a_consumer_that_waits() -> None:
+    source = Gated()  # never gives anything
+    batches = Prefetched(source, size_of=lambda _: 1)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    threading.Timer(0.1, source.permits.release).start()  # what it was waiting for comes, and is dropped
+    batches.close()
+    assert ended(batches)()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ class Loader(ABC):
     def close(self) -> None:
         """Stops what prepares batches; the next one would start it again where the stream stands."""
         batches, self._batches = self._batches, None
-        if isinstance(batches, Prefetched):
+        if isinstance(batches, Prefetched | Generator):
             batches.close()
 
     def __enter__(self) -> Loader:

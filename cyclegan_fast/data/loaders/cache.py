@@ -108,17 +108,19 @@ class CacheLoader(Loader):
     def _decode_all(self, cancelled: Callable[[], bool]) -> list[Kept] | None:
         """The images of both domains; None if it was cancelled."""
         assert self.room.place is not None
-        workers = self.samples.config.workers
         progress = Progress(sum(self.samples.counts), self.say)
         sides = [allocate(domain, self.samples, self.room.place, self.device) for domain in self.samples.domains]
-        for side, kept in enumerate(sides):
-            with ThreadPoolExecutor(usable_cores() if workers is None else max(1, workers), "decode") as threads:
+        workers = self.samples.config.workers
+        threads = ThreadPoolExecutor(usable_cores() if workers is None else max(1, workers), "decode")
+        try:
+            for side, kept in enumerate(sides):
                 decode = functools.partial(kept.decode, self.samples, side)
-                work = threads.map(decode, range(len(kept.images)))
-                for _ in work:  # in order, so that the first bad file is named; the rest is dropped with `work`
+                for _ in threads.map(decode, range(len(kept.images))):  # in order: the first bad file is named
                     progress.one_more()
                     if cancelled():
                         return None
+        finally:
+            threads.shutdown(cancel_futures=True)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # batches are made on another stream than the copies
         progress.end()
@@ -164,7 +166,7 @@ def allocate(domain: Domain, samples: Samples, place: torch.device, device: torc
         memory = [torch.empty(length, dtype=torch.uint8, device=place, pin_memory=pinned) for length in slabs]
     except RuntimeError as error:  # torch's way to say that there is no memory
         raise UserError(
-            f"--loader cache: {amount(sum(slabs))} on {place} are not to be had; use --loader torch"
+            f"--loader cache: {amount(sum(slabs))} of {name_of(place)} are not to be had; use --loader torch"
         ) from error
     images = [
         memory[slab][offset : offset + h * w * c].view(h, w, c)
