@@ -1,9 +1,10 @@
-"""Measures the step and the operators on this machine, and writes <out>/<device>.md and .json.
+"""Measures the step, the operators and the loaders on this machine, and writes <out>/<device>.md and .json.
 
 python -m benchmarks.measure --out docs/results
-python -m benchmarks.measure --out docs/results --only operators      (or step, or ladder)
+python -m benchmarks.measure --out docs/results --only operators      (or step, or ladder, or data)
 
-On a GPU <out>/<device>-kernels.md tells where the time of a step's graph goes, kernel by kernel.
+On a GPU <out>/<device>-kernels.md tells where the time of a step's graph goes, kernel by kernel. The tables of
+the loaders also go into the docs/data.md beside it, between its two markers.
 
 What is compared takes turns in one process. What is not measured in a run stays as it was measured before.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.bench_data import data_page, measure_data
 from benchmarks.bench_step import (
     DEVICE,
     LADDER,
@@ -43,6 +45,7 @@ from cyclegan_fast import ops
 from cyclegan_fast.monitoring.machine import machine_facts
 
 ROUNDS = 20
+DATA_BEGIN, DATA_END = "<!-- measured -->", "<!-- end -->"  # in docs/data.md
 WORKLOADS = [WORK]
 if DEVICE.type == "cuda":
     WORKLOADS += [Workload(batch=8), Workload(batch=16), Workload(identity=False), Workload(size=512)]
@@ -61,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seconds", type=float, default=800, help="time for everything")
-    parser.add_argument("--only", choices=["operators", "step", "ladder"], help="measure this alone")
+    parser.add_argument("--only", choices=["operators", "step", "ladder", "data"], help="measure this alone")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
     results = read(arguments.out)
@@ -73,6 +76,11 @@ def main() -> None:
         share = 1.0 if arguments.only else 0.3
         results["ladder"] = stamped([measure(WORK, build_ladder, share * (deadline - time.monotonic()))])
         write(arguments.out, results)
+    if arguments.only in (None, "data"):
+        share = 1.0 if arguments.only else 0.3
+        results["data"] = stamped([measure_data(share * (deadline - time.monotonic()))])
+        write(arguments.out, results)
+        write_data_doc(arguments.out)
     if arguments.only in (None, "step"):
         steps: list[dict[str, Any]] = []
         for i, work in enumerate(WORKLOADS):
@@ -219,6 +227,8 @@ def write(out: Path, results: dict[str, Any]) -> None:
         lines += operators_page(results["operators"])
     if "ladder" in results:
         lines += ladder_page(results["ladder"])
+    if "data" in results:
+        lines += ["## Loaders", "", *facts(results["data"]), "", *data_page(results["data"])]
     if "step" in results:
         lines += step_page(results["step"])
         write_kernels(out, results["step"])
@@ -231,6 +241,23 @@ def write_kernels(out: Path, measured: dict[str, Any]) -> None:
     if pages:
         head = [f"# {device_name()}: the kernels of one step", "", f"`{OURS_ON_CUDA}`, one replay.", ""]
         path_of(out, "-kernels.md").write_text("\n".join([*head, *facts(measured), "", *pages]).rstrip() + "\n")
+
+
+def write_data_doc(out: Path) -> None:
+    """The tables of every device that the loaders were measured on, between the markers of the page about data."""
+    page = out.parent / "data.md"
+    if not page.exists():
+        return
+    lines = []
+    for path in sorted(out.glob("*.json")):
+        if measured := json.loads(path.read_text()).get("data"):
+            machine = measured["machine"]
+            lines += [f"### {machine['gpu'] or machine['cpu']}, {machine['cores']} cores", "", *data_page(measured)]
+    head, _, rest = page.read_text().partition(DATA_BEGIN)
+    _, found, tail = rest.partition(DATA_END)
+    if not found:
+        raise SystemExit(f"{page}: the markers {DATA_BEGIN} and {DATA_END} are missing")
+    page.write_text("\n".join([head + DATA_BEGIN, "", *lines, DATA_END]) + tail)
 
 
 def operators_page(measured: dict[str, Any]) -> list[str]:

@@ -129,10 +129,12 @@ class DataConfig:
     """Use at most this many images of each domain."""
     epoch_size: int | None = None
     """Samples per epoch; by default the size of the larger domain."""
-    loader: Literal["auto", "torch"] = "auto"
-    """What decodes the images: torch (worker processes). auto says which it took and why."""
+    loader: Literal["auto", "cache", "torch"] = "auto"
+    """What makes the batches: cache (all decoded once, kept in memory), torch (worker processes). auto says which."""
+    cache_share: float = 0.25
+    """Share of the free memory that the loader cache may take: of the device's, or else of the host's."""
     workers: int | None = None
-    """Processes that decode images; by default as many as the machine's cores suggest."""
+    """Processes (torch) or threads (cache) that decode images; by default as many as the machine's cores suggest."""
     on_bad_image: Literal["error", "skip"] = "error"
     """A file that cannot be decoded: stop before training, or leave it out and list it."""
 
@@ -199,6 +201,7 @@ _RANGES: dict[str, tuple[float, float]] = {  # the least and the most that a set
     **dict.fromkeys(("max_dataset_size", "epoch_size", "log_every", "max_steps"), (1, _NO_LIMIT)),
     "keep_checkpoints": (0, _NO_LIMIT),
     "workers": (0, 1024),
+    "cache_share": (0, 1),
     "seed": (0, 2**62),
 }
 

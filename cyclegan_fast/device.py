@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import torch
 
@@ -33,3 +35,35 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be taken on a device; for the CPU those of the host, or of the container. 0 if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        if (meminfo := Path("/proc/meminfo")).exists():
+            found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)
+            of_host = int(found[1]) * 1024 if found else 0
+        else:
+            of_host = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):  # Windows, macOS
+        return 0
+    of_container = free_in_container(Path("/sys/fs/cgroup"))
+    return of_host if of_container is None else max(0, min(of_host, of_container))
+
+
+def free_in_container(cgroup: Path) -> int | None:
+    """Bytes left under the memory limit of this control group (version 2, then 1); None where there is no limit."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, now = int((cgroup / limit).read_text()), int((cgroup / used).read_text())
+            statistics = (cgroup / used).with_name("memory.stat").read_text()
+        except (OSError, ValueError):  # not this version, or the limit is "max"
+            continue
+        found = re.search(rf"^{cache} (\d+)$", statistics, re.MULTILINE)
+        return most - now + (int(found[1]) if found else 0)  # pages of files that are given up when memory is short
+    return None

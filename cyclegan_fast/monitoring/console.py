@@ -87,8 +87,8 @@ class Console:
         if info.get("peak_memory_gib") is not None:
             words.append(f"{info['peak_memory_gib']:.1f} GiB")
         wait = info.get("data_wait_share")
-        if isinstance(wait, float) and wait > 0.1:  # worth a word only where it slows the run
-            words.append(f"{wait:.0%} waiting for images")
+        if wait is not None:
+            words.append(f"data {wait:.1%}")  # of the time, spent waiting for images
         return words
 
     def losses(self) -> str:

@@ -26,7 +26,11 @@ LOSS_TITLES = {
     "idt": "Identity",
 }
 CAPITALS = {"l1": "L1", "iou": "IoU", "fid": "FID", "kid": "KID", "ssim": "SSIM", "psnr": "PSNR", "lr": "learning rate"}
-CURVES = {"lr": "Learning rate", "steps_per_second": "Steps per second"}  # of the events, beside their losses
+CURVES = {  # of the events, beside their losses
+    "lr": "Learning rate",
+    "steps_per_second": "Steps per second",
+    "data_wait_share": "Share of the time spent waiting for data",
+}
 EXACT = {CURVES["lr"]}  # charts of values without noise
 NAMES = "G_A turns images of A into B and G_B back again; D_A judges images of B and D_B images of A."
 

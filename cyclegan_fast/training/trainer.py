@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from cyclegan_fast.training.lanes import why_not_side_by_side
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses, has_one_size
-from cyclegan_fast.training.uploads import uploaded
+from cyclegan_fast.training.uploads import Uploads
 
 EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
 ROWS_PER_GRID = 4
@@ -50,7 +50,7 @@ picture = cyclegan_fast.infer(engine, "a.jpg")"""
 # What a resumed run may change; every other setting shapes what is continued.
 FREE_ON_RESUME = {
     "optim": {"n_epochs", "n_epochs_decay"},
-    "data": {"data", "loader", "workers"},
+    "data": {"data", "loader", "cache_share", "workers"},
     "run": {f.name for f in dataclasses.fields(TrainConfig().run)} - {"seed", "amp"},
 }
 
@@ -116,11 +116,12 @@ class Trainer:
         """Steps until the end or a signal; returns the images of the last step."""
         images: Images = {}
         run_step = self._prepare_step()
-        batches = uploaded(iter(self.loader), self.device)
-        meter = Meter()
+        self.loader.prepare(lambda: stop.requested)
+        batches = Uploads(self.loader, self.device)
+        meter = Meter(batches.waited)
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
-            batch = meter.wait_for(batches)
+            batch = next(batches)
             images, losses = run_step(batch["A"], batch["B"])
             meter.add(losses)
             self.epoch_loss += meter.generators_loss
@@ -271,23 +272,21 @@ class Trainer:
 
 
 class Meter:
-    """Means of the losses and the speed since the last record; it reads nothing back from the device until asked."""
+    """Means of the losses and the speed since the last record; it reads nothing back from the device until asked.
 
-    def __init__(self) -> None:
+    Args:
+        waited: Gives the seconds that the steps have waited for data since it was last asked.
+    """
+
+    def __init__(self, waited: Callable[[], float]) -> None:
+        self.waited = waited
         self.reset()
 
     def reset(self) -> None:
         """Starts a new record."""
-        self.began, self.waited, self.steps = time.perf_counter(), 0.0, 0
+        self.began, self.steps = time.perf_counter(), 0
         self.sums: Losses = {}
         self.generators_loss: Tensor | float = 0.0
-
-    def wait_for(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        """The next batch; the time it took counts as waiting for data."""
-        start = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - start
-        return batch
 
     def add(self, losses: Losses) -> None:
         """Counts one step."""
@@ -309,8 +308,8 @@ class Meter:
         return self.steps / (time.perf_counter() - self.began)
 
     def wait_share(self) -> float:
-        """Share of the time spent waiting for data."""
-        return self.waited / (time.perf_counter() - self.began)
+        """Share of the time since the last record that was spent waiting for data; ask once per record."""
+        return self.waited() / (time.perf_counter() - self.began)
 
 
 def there_and_back(images: Images) -> tuple[list[str], list[list[Tensor]]]:

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from cyclegan_fast.data.loaders import LOADERS
 from tests.data.pictures import BAD_FILES, noise
 
-LOADERS = ["torch"]  # every one must keep the same contract
 
-
-@pytest.fixture(params=LOADERS)
+@pytest.fixture(params=sorted(LOADERS))
 def loader_name(request: pytest.FixtureRequest) -> str:
-    """Each of the loaders."""
+    """Each of the loaders: all keep the same contract."""
     return request.param
 
 

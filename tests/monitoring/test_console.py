@@ -33,7 +33,7 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> N
     first, last = capsys.readouterr().out.splitlines()  # the first numbers and the end; no terminal codes
     assert first.startswith("step 10/1,000, epoch 2, ")
     assert re.fullmatch(
-        r"step 1,000/1,000, epoch 2, \S+ steps/s, 0 s left, lr 0.0002, 3.1 GiB, 30% waiting for images, "
+        r"step 1,000/1,000, epoch 2, \S+ steps/s, 0 s left, lr 0.0002, 3.1 GiB, data 30.0%, "
         r"G 0.312\|0.291  cyc 1.5\|2.5  D 0.2\|nan",
         last,
     )

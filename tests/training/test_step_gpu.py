@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.graphed_step import MOST_GRAPHS, WARM_UP_STEPS, GraphedStep
 from cyclegan_fast.training.lanes import TwoStreams, one_after_the_other
 from cyclegan_fast.training.step import CycleGANStep
-from cyclegan_fast.training.uploads import uploaded
+from cyclegan_fast.training.uploads import Uploads
 
 pytestmark = pytest.mark.gpu
 
@@ -301,7 +302,34 @@ def test_uploads_keep_every_batch_whole() -> None:
 
     heavy = torch.rand(2048, 2048, device="cuda")
     found = []
-    for i, batch in zip(range(20), uploaded(batches(), torch.device("cuda")), strict=False):
+    for i, batch in zip(range(20), Uploads(batches(), torch.device("cuda")), strict=False):
         heavy = (heavy @ heavy).clamp(-1, 1)  # the card falls behind the host
         found.append((batch["A"] - i).abs().max() + (batch["B"] - 2 * i).abs().max())
     assert not torch.stack(found).any()
+
+
+def test_only_the_card_s_own_wait_counts() -> None:
+    def batches() -> Iterator[dict[str, Any]]:
+        while True:
+            time.sleep(0.02)  # a loader that needs 20 ms a batch
+            yield {side: torch.zeros(8, device="cuda") for side in "AB"}
+
+    def waited(work: int) -> float:
+        """Share of the time waited with so much work between the batches."""
+        heavy = torch.rand(4096, 4096, device="cuda")
+        uploads = Uploads(batches(), torch.device("cuda"))
+        next(uploads)
+        torch.cuda.synchronize()
+        uploads.waited()
+        began = time.perf_counter()
+        for _ in range(20):
+            for _ in range(work):
+                heavy = (heavy @ heavy).clamp(-1, 1)
+            next(uploads)
+        torch.cuda.synchronize()
+        share = uploads.waited() / (time.perf_counter() - began)
+        assert not uploads.marks
+        return share
+
+    assert waited(work=0) > 0.5  # the card had nothing to do
+    assert waited(work=40) < 0.5  # the host slept, the card did not

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,11 @@ def test_fifty_iterations_on_mixed_sizes(images: Path, tmp_path: Path) -> None:
     assert [r["step"] for r in losses] == list(range(1, 51))
     assert set(losses[0]["losses"]) == {"G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B"}
     assert losses[-1]["losses"]["cycle_A"] < losses[0]["losses"]["cycle_A"]
+    assert all(0 <= r["data_wait_share"] <= 1 for r in losses)
+    assert re.search(
+        r"^loader: cache \(both domains take 1\.2 MB of .* free in host memory\)$", done.stdout, re.MULTILINE
+    )
+    assert re.search(r"^step 50/50, .* data \d+\.\d%, ", done.stdout, re.MULTILINE)
     with Image.open(out / "samples" / "step_00000050.jpg") as grid:
         assert min(grid.size) > 60
     settings = yaml.safe_load((out / "config.yaml").read_text())
@@ -75,7 +81,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(images: Path, tmp_path: Pat
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert train(*words, "--out", straight).returncode == 0
     assert train(*words, "--out", broken, "--max-steps", 6).returncode == 0
-    again = train(*words, "--out", broken, "--resume", "auto", "--workers", 1)
+    again = train(*words, "--out", broken, "--resume", "auto", "--loader", "torch", "--workers", 1)
     assert again.returncode == 0, again.stderr
     assert newest(straight).name == newest(broken).name == "step_00000016"
     for name in ("weights.safetensors", "state.safetensors"):

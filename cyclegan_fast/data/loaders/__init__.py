@@ -12,17 +12,18 @@ from cyclegan_fast.data import transforms
 from cyclegan_fast.data.checks import check_images
 from cyclegan_fast.data.decode import Form
 from cyclegan_fast.data.loaders.base import Batch, Loader
+from cyclegan_fast.data.loaders.cache import CacheLoader
 from cyclegan_fast.data.loaders.workers import WorkersLoader
 from cyclegan_fast.data.places import training_sources
 from cyclegan_fast.data.samples import Domain, Samples
 from cyclegan_fast.data.sources import Source
 from cyclegan_fast.errors import UserError
 
-__all__ = ["Batch", "Loader", "WorkersLoader", "build_train_loader"]
+__all__ = ["LOADERS", "Batch", "Loader", "build_train_loader", "choose_loader"]
 
 log = logging.getLogger(__name__)
 
-LOADERS: dict[str, type[Loader]] = {kind.name: kind for kind in (WorkersLoader,)}
+LOADERS: dict[str, type[Loader]] = {kind.name: kind for kind in (CacheLoader, WorkersLoader)}  # auto asks in this order
 
 
 def build_train_loader(
@@ -46,13 +47,38 @@ def build_train_loader(
         UserError: folders missing, empty or the same; bad files, as the policy says; sizes that cannot work.
     """
     samples = build_samples(config, multiple=multiple, smallest=smallest)
-    kind = LOADERS["torch" if config.data.loader == "auto" else config.data.loader]
-    return kind(
+    device = torch.device(device)
+    kind, passed_over = choose_loader(config.data.loader, samples, device)
+    loader = kind(
         samples,
         batch_size=config.optim.images_per_step,
         device=device,
         channels_last=config.run.channels_last,
+        say=say,
     )
+    if config.data.loader == "auto":
+        facts = [loader.about, *(f"not {name}: {reason}" for name, reason in passed_over.items())]
+        say(f"loader: {kind.name} ({'; '.join(facts)})")
+    return loader
+
+
+def choose_loader(name: str, samples: Samples, device: torch.device) -> tuple[type[Loader], dict[str, str]]:
+    """Finds the loader of that name, or under "auto" the first that can serve.
+
+    Returns:
+        The loader, and why those that auto would rather have taken cannot serve, by name.
+
+    Raises:
+        UserError: the loader that was named cannot serve; the sentence says why, and what helps.
+    """
+    passed_over: dict[str, str] = {}
+    by_itself = [kind for kind in LOADERS.values() if device.type in kind.auto_devices]
+    for kind in by_itself if name == "auto" else [LOADERS[name]]:
+        reason = kind.why_not(samples, device)
+        if reason is None:
+            return kind, passed_over
+        passed_over[kind.name] = reason
+    raise UserError(f"--loader {name}: {passed_over[name]}; {LOADERS[name].mend}")
 
 
 def build_samples(config: TrainConfig, *, multiple: int, smallest: int) -> Samples:

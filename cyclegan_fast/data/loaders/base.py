@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cyclegan_fast.data.loaders.prefetch import Prefetched
 from cyclegan_fast.data.samples import Samples
 from cyclegan_fast.errors import UserError
 
@@ -30,10 +31,20 @@ class Loader(ABC):
         device: Where the batches are wanted.
         channels_last: Memory format of the images.
         start_sample: Number of the first sample.
+        say: Takes a word about what takes long.
     """
 
     name = ""
     """What `--loader` calls it."""
+    mend = "use --loader torch"
+    """What helps where it cannot serve."""
+    auto_devices = ("cpu", "cuda")
+    """Kinds of device for which `--loader auto` may take it."""
+
+    @classmethod
+    def why_not(cls, samples: Samples, device: torch.device) -> str | None:
+        """Why this loader cannot serve `samples` on `device`, in words that end a sentence; None if it can."""
+        return None
 
     def __init__(
         self,
@@ -43,13 +54,32 @@ class Loader(ABC):
         device: torch.device | str = "cpu",
         channels_last: bool = False,
         start_sample: int = 0,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.samples, self.batch_size = samples, batch_size
         self.device, self.channels_last = torch.device(device), channels_last
+        self.say = say
         self.skipped: dict[str, str] = {}
         """Images that went bad during training, under the policy "skip": source -> reason."""
         self._sample = start_sample
         self._batches: Iterator[Batch] | None = None
+
+    @property
+    def about(self) -> str:
+        """The facts of this loader that its user wants to know, in a few words."""
+        return ""
+
+    def prepare(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Sets going what prepares batches, so that the first one need not wait for what is done once and takes long.
+
+        Args:
+            cancelled: Asked now and then: True ends it early, and a batch that is wanted all the same begins it anew.
+
+        Raises:
+            UserError: an image went bad under the policy "error".
+        """
+        if self._batches is None:
+            self._batches = self.start(self._sample)
 
     @abstractmethod
     def start(self, sample: int) -> Iterator[Batch]:
@@ -79,7 +109,8 @@ class Loader(ABC):
             UserError: an image went bad under the policy "error"; the sentence names it.
         """
         if self._batches is None:
-            self._batches = self.start(self._sample)
+            self.prepare()
+        assert self._batches is not None
         raw = next(self._batches)
         if "failure" in raw:
             self.close()
@@ -103,7 +134,9 @@ class Loader(ABC):
 
     def close(self) -> None:
         """Stops what prepares batches; the next one would start it again where the stream stands."""
-        self._batches = None
+        batches, self._batches = self._batches, None
+        if isinstance(batches, Prefetched | Generator):
+            batches.close()
 
     def __enter__(self) -> Loader:
         return self

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.loaders.base import Batch, Loader
+from cyclegan_fast.data.loaders.prefetch import Prefetched
 from cyclegan_fast.data.pixels import to_model_range
 from cyclegan_fast.data.samples import Samples, Skipped
 from cyclegan_fast.device import usable_cores
@@ -32,9 +33,18 @@ class WorkersLoader(Loader):
         workers = samples.config.workers
         self.workers = default_workers(self.device) if workers is None else workers
 
+    @property
+    def about(self) -> str:
+        """How many processes decode."""
+        return f"{self.workers} worker process{'' if self.workers == 1 else 'es'}"
+
     def start(self, sample: int) -> Iterator[Batch]:
-        """Raw batches of pixels, [N, H, W, C]; the iterator owns the workers and joins them as it goes."""
-        return iter(
+        """Raw batches of pixels, [N, H, W, C]; the iterator owns the workers and joins them as it goes.
+
+        DataLoader keeps a fixed number of batches ready; `Prefetched` adapts it, takes them over from the workers, and
+        decodes beside the training where there are none.
+        """
+        batches = iter(
             DataLoader(
                 _Cropped(self.samples),
                 batch_size=self.batch_size,
@@ -47,6 +57,7 @@ class WorkersLoader(Loader):
                 generator=torch.Generator(),  # or it would draw from, and so move, the global one
             )
         )
+        return Prefetched(batches, _bytes_of)
 
     def images_of(self, raw: Batch, side: str) -> Tensor:
         """Carries the pixels to the device and normalises them there."""
@@ -76,6 +87,10 @@ class _Cropped(Dataset[dict[str, Any]]):
             "paths_B": str(source_B),
             "skipped": skipped,
         }
+
+
+def _bytes_of(raw: Batch) -> int:
+    return sum(part.nbytes for part in raw.values() if isinstance(part, Tensor))
 
 
 def default_workers(device: torch.device) -> int:

@@ -1,0 +1,126 @@
+"""Batches prepared ahead by a thread, as many as the training turns out to need."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+MOST_BATCHES = 64
+MOST_BYTES = 512 * 2**20
+CLOSE_SECONDS = 10.0  # that `close` waits for the batch in the making; its thread ends after it in any case
+
+
+class Prefetched(Iterator[T], Generic[T]):
+    """Yields what `source` yields, taken from it by a thread.
+
+    The thread starts with two batches ahead. Whenever the consumer finds none ready, from the second time on, it goes
+    twice as far ahead, up to the limits: uneven decoding times are evened out, and a source that keeps up holds no
+    more than it must. An error of the source reaches the consumer in its turn, after the batches before it.
+
+    Args:
+        source: Used by the thread alone from now on.
+        size_of: Bytes of a batch.
+        most_batches: Never more than this many are held,
+        most_bytes: nor more than this many bytes, one batch excepted.
+    """
+
+    def __init__(
+        self,
+        source: Iterator[T],
+        size_of: Callable[[T], int],
+        *,
+        most_batches: int = MOST_BATCHES,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        self._shelf: _Shelf[T] = _Shelf(size_of, most_batches, most_bytes)
+        # The thread knows the shelf and not this object, which can so be dropped like any other iterator.
+        self._thread = threading.Thread(target=_fill, args=(self._shelf, source), name="prefetch", daemon=True)
+        weakref.finalize(self, self._shelf.close)
+        self._thread.start()
+
+    def __next__(self) -> T:
+        """Returns the next batch; waits for it where none is ready."""
+        return self._shelf.take()
+
+    @property
+    def depth(self) -> int:
+        """Batches that are kept ready at the moment."""
+        return self._shelf.depth
+
+    def close(self) -> None:
+        """Drops what was prepared and ends the thread, which lets go of the source."""
+        self._shelf.close()
+        if self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_SECONDS)
+
+
+class _Shelf(Generic[T]):
+    """Batches between the thread that makes them and the consumer that takes them."""
+
+    def __init__(self, size_of: Callable[[T], int], most_batches: int, most_bytes: int) -> None:
+        self.size_of, self.most_batches, self.most_bytes = size_of, most_batches, most_bytes
+        self.depth = min(2, most_batches)
+        self.changed = threading.Condition()
+        self.batches: deque[tuple[T, int]] = deque()
+        self.bytes_held, self.taken = 0, 0
+        self.end: BaseException | None = None  # what ended the source; StopIteration where it had no more
+        self.closed = False
+
+    def put(self, batch: T) -> None:
+        with self.changed:
+            size = self.size_of(batch)
+            self.batches.append((batch, size))
+            self.bytes_held += size
+            self.changed.notify_all()
+
+    def wait_for_room(self) -> bool:
+        """Returns, once another batch is wanted, True; or False, once none will be."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.closed or self._has_room())
+            return not self.closed
+
+    def _has_room(self) -> bool:
+        held = len(self.batches)
+        # The next batch is taken to be as large as the mean of those that are here.
+        return held == 0 or (held < self.depth and self.bytes_held * (held + 1) <= self.most_bytes * held)
+
+    def finish(self, end: BaseException) -> None:
+        with self.changed:
+            self.end = end
+            self.changed.notify_all()
+
+    def take(self) -> T:
+        with self.changed:
+            if not self.batches and self.end is None and not self.closed:
+                if self.taken:  # the first batch is always waited for
+                    self.depth = min(2 * self.depth, self.most_batches)
+                    self.changed.notify_all()
+                self.changed.wait_for(lambda: self.batches or self.end is not None or self.closed)
+            if not self.batches:
+                raise StopIteration if self.end is None else self.end
+            batch, size = self.batches.popleft()
+            self.bytes_held -= size
+            self.taken += 1
+            self.changed.notify_all()
+            return batch
+
+    def close(self) -> None:
+        with self.changed:
+            self.closed = True
+            self.batches.clear()
+            self.bytes_held = 0
+            self.changed.notify_all()
+
+
+def _fill(shelf: _Shelf[T], source: Iterator[T]) -> None:
+    """The thread: batches onto the shelf, until it is closed or the source ends."""
+    try:
+        while shelf.wait_for_room():
+            shelf.put(next(source))
+    except BaseException as error:  # of any kind: the consumer is told, or it would wait for ever
+        shelf.finish(error)
