@@ -14,8 +14,10 @@ from cyclegan_fast.data.decode import Form
 from cyclegan_fast.data.folder import index_pair
 from cyclegan_fast.data.loaders.base import Batch, Loader
 from cyclegan_fast.data.loaders.workers import WorkersLoader
+from cyclegan_fast.data.quarantine import FILE_NAME as QUARANTINE
+from cyclegan_fast.data.quarantine import leave_out
 from cyclegan_fast.data.samples import Domain, Samples
-from cyclegan_fast.data.sources import Source
+from cyclegan_fast.data.sources import Source, as_source
 from cyclegan_fast.errors import UserError
 
 __all__ = ["Batch", "Loader", "WorkersLoader", "build_train_loader"]
@@ -45,7 +47,7 @@ def build_train_loader(
     Raises:
         UserError: folders missing, empty or the same; bad files, as the policy says; sizes that cannot work.
     """
-    samples = build_samples(config, multiple=multiple, smallest=smallest)
+    samples = build_samples(config, multiple=multiple, smallest=smallest, say=say)
     kind = LOADERS["torch" if config.data.loader == "auto" else config.data.loader]
     return kind(
         samples,
@@ -55,21 +57,29 @@ def build_train_loader(
     )
 
 
-def build_samples(config: TrainConfig, *, multiple: int, smallest: int) -> Samples:
+def build_samples(config: TrainConfig, *, multiple: int, smallest: int, say: Callable[[str], None] = print) -> Samples:
     """Indexes and checks the training images; see `build_train_loader`."""
     data = config.data
     if data.data is None:
         raise UserError("--data is missing: name the folder that holds trainA and trainB")
     min_side = transforms.check_geometry(data, multiple, smallest)
     channels = config.model.channels_A, config.model.channels_B
-    domains = []
+    domains, left_out = [], 0
     for paths, count in zip(index_pair(data.data, "train", data.direction), channels, strict=True):
+        sources, quarantined = leave_out([as_source(path) for path in paths], data.data)
+        left_out += len(quarantined)
         checked = check_images(
-            paths[: data.max_dataset_size], on_bad=data.on_bad_image, min_side=min_side, cache_folder=data.data
+            sources[: data.max_dataset_size],
+            on_bad=data.on_bad_image,
+            min_side=min_side,
+            cache_folder=data.data,
+            say=say,
         )
-        domains.append(Domain([Source(str(path)) for path in checked.good], checked.sizes, Form(channels=count)))
+        domains.append(Domain(checked.good, checked.sizes, Form(channels=count)))
         for error in checked.bad:
             log.warning("left out: %s", error)
+    if left_out:
+        say(f"{left_out} file{'s' * (left_out > 1)} left out: {data.data / QUARANTINE}")
     for domain in domains:
         _refuse_small_samples(data, domain.sources, domain.sizes, smallest)
         if config.optim.images_per_step > 1:
