@@ -19,6 +19,8 @@ from cyclegan_fast.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 
+Preprocess = Literal["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -115,7 +117,7 @@ class DataConfig:
     """A and B are pairs, by their names or side by side in one file: taken together, cropped and mirrored alike."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """BtoA swaps the two domains."""
-    preprocess: Literal["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"] = "resize_and_crop"
+    preprocess: Preprocess = "resize_and_crop"
     """Geometry of a training sample; none only rounds the sides to a multiple of 4."""
     load_size: int = 286
     """Side in pixels to resize to, before the crop."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclegan_fast.cli import run_command
+from cyclegan_fast.config import DataConfig, Preprocess, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.files import storage_errors
+from cyclegan_fast.files import storage_errors, write_atomically
+
+if TYPE_CHECKING:
+    from cyclegan_fast.data.survey import Survey
 
 
 def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, seed: int = 0) -> None:
@@ -28,46 +36,105 @@ def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, see
     print(f"{out}: {train} + {train} training and {test} + {test} test pictures of {size}x{size} pixels")
 
 
-def check(data: Path, /) -> int:
-    """Decodes every image of trainA, trainB, testA and testB, and tells counts, sizes and the bad files.
+def check(
+    data: Path,
+    /,
+    *,
+    preprocess: Preprocess = DataConfig.preprocess,
+    load_size: int = DataConfig.load_size,
+    crop_size: int = DataConfig.crop_size,
+    workers: int | None = None,
+    contact_sheet: Path | None = None,
+    quarantine: bool = False,
+    strict: bool = False,
+    json: bool = False,
+) -> int:
+    """Reads every picture of trainA, trainB, testA and testB to its end and tells what is there and what is odd.
 
-    Example: python -m cyclegan_fast.dataset check datasets/horse2zebra
+    Example: python -m cyclegan_fast.dataset check datasets/horse2zebra --quarantine
+
+    Errors would stop training: files that are no pictures, damaged, cut off, or too small for the settings. Warnings
+    want a look: the same picture twice, in A and in B or in train and test; A and B that look alike (at most 4 of 63
+    bits of a perceptual hash differ); a single colour; animation. What is found is kept in the folder, in
+    .cyclegan_fast/index.json, and used again, by training too: the next check reads only what has changed.
+
+    The exit status is 0 if training can start, with warnings or without, and 2 if there are errors. (1 is what a
+    crash gives, so that a script can tell.)
 
     Args:
-        data: Folder with trainA and trainB; testA and testB may be absent.
+        data: Folder with trainA and trainB; testA and testB may be absent. Pictures that its quarantine.txt names are
+            left out.
+        preprocess: Geometry of a training sample, as for training: whether a picture is too small depends on it.
+        load_size: As for training.
+        crop_size: As for training.
+        workers: Processes that read; by default as many as there are usable cores.
+        contact_sheet: PNG to write: a sample of A and B, and what is odd with the reason. By default
+            DIR/.cyclegan_fast/contact_sheet.png.
+        quarantine: Add the files with errors to DIR/quarantine.txt: training then leaves them out, and the exit status
+            is 0 if nothing else is wrong.
+        strict: Warnings count as errors for the exit status.
+        json: Print everything as JSON instead, for scripts.
 
     Returns:
-        Exit status: 0, or 2 if anything is wrong.
+        Exit status.
     """
-    from cyclegan_fast.data import DOMAIN_FOLDERS, index_pair
+    from cyclegan_fast.data.quarantine import add_to_quarantine
+    from cyclegan_fast.data.survey import as_json, survey
+    from cyclegan_fast.monitoring.progress import Progress
 
-    wrong = 0
-    for name in DOMAIN_FOLDERS:
-        if name.startswith("train") or (data / name).exists():
-            wrong += _check_domain(data, name)
-        else:
-            print(f"{name}: absent")
-    if not wrong:
-        index_pair(data, "train")  # says so when both are one folder
-    return 2 if wrong else 0
+    settings = DataConfig(data=data, preprocess=preprocess, load_size=load_size, crop_size=crop_size, workers=workers)
+    check_ranges(TrainConfig(data=settings))
+    say = functools.partial(print, file=sys.stderr) if json else print
+    with Progress("images", say=say, enabled=not json) as progress:
+        result = survey(settings, progress=progress, say=say)
+    sheet = _write_contact_sheet(result, contact_sheet, say)
+    errors, quarantined = result.of("error"), None
+    if quarantine and (reasons := result.to_leave_out()):
+        quarantined = add_to_quarantine(data, reasons)
+        errors = [finding for finding in errors if finding.name not in reasons]
+    if json:
+        print(as_json(result, contact_sheet=sheet and str(sheet), quarantine=quarantined and str(quarantined)))
+    else:
+        _print_report(result)
+        if sheet is not None:
+            print(f"contact sheet: {sheet}")
+        if quarantined is not None:
+            print(f"training leaves out the files with errors from now on: {quarantined}")
+        elif errors and not quarantine and result.to_leave_out():
+            print("--quarantine makes training leave out the files with errors")
+    return 2 if errors or (strict and result.of("warning")) else 0
 
 
-def _check_domain(data: Path, name: str) -> int:
-    """Prints what one folder holds and returns the number of things wrong with it."""
-    from cyclegan_fast.data import check_images, index_domain
+def _write_contact_sheet(result: Survey, path: Path | None, say: Callable[[str], None]) -> Path | None:
+    """Writes the sheet; where its usual place cannot be written, it says so."""
+    from cyclegan_fast.data.contact_sheet import contact_sheet
+    from cyclegan_fast.data.index import FOLDER
 
+    if not result.domains:
+        return None
+    target = path or result.folder / FOLDER / "contact_sheet.png"
+    content = contact_sheet(str(result.folder), result.summary, result.domains, result.findings)
     try:
-        paths = index_domain(data, name)
-        checked = check_images(paths, on_bad="skip", cache_folder=data)
+        write_atomically(target, content)
     except UserError as error:
-        print(f"{name}: {error}")
-        return 1
-    areas = sorted(checked.sizes, key=lambda size: size[0] * size[1])
-    small, middle, large = (f"{w}x{h}" for w, h in (areas[0], areas[len(areas) // 2], areas[-1]))
-    print(f"{name}: {len(paths)} files, {len(checked.good)} good, {small} to {large} pixels (median {middle})")
-    for bad in checked.bad:
-        print(f"  bad: {bad}")
-    return len(checked.bad)
+        if path is not None:
+            raise
+        say(f"{error}; name another place with --contact-sheet FILE.png")
+        return None
+    return target
+
+
+def _print_report(result: Survey) -> None:
+    """Prints the report, with colours on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from cyclegan_fast.data.survey import as_text
+
+    styles = {"title": "bold", "error": "bold red", "warning": "bold yellow", "info": "bold blue", "": ""}
+    console = Console(soft_wrap=True)
+    for style, line in as_text(result):
+        console.print(Text(line, styles[style]), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cyclegan_fast.data.sources import Source, as_source
 from cyclegan_fast.errors import UserError
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 _MODES = {1: "L", 3: "RGB"}
-_EXIF_ORIENTATION = 0x0112
+EXIF_ORIENTATION = 0x0112
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
@@ -67,12 +67,12 @@ def decode(source: Source | Path | str, channels: int) -> Image.Image:
         BadImageError: the file is missing, not an image, damaged, too large, or of a kind that is refused.
     """
     try:
-        with as_source(source).open() as file, Image.open(file, formats=_FORMATS) as image:
+        with as_source(source).open() as file, Image.open(file, formats=FORMATS) as image:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 _warn_animated()
             return to_mode(_part(ImageOps.exif_transpose(image), as_source(source).half), channels)
     except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
-        raise BadImageError(source, _reason(source, error)) from error
+        raise BadImageError(source, reason_of(source, error)) from error
 
 
 def probe(source: Source | Path | str) -> tuple[int, int]:
@@ -82,16 +82,16 @@ def probe(source: Source | Path | str) -> tuple[int, int]:
         BadImageError: as `decode` does.
     """
     try:
-        with as_source(source).open() as file, Image.open(file, formats=_FORMATS) as image:
+        with as_source(source).open() as file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
-            if image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
+            if image.getexif().get(EXIF_ORIENTATION) in _QUARTER_TURNS:
                 width, height = height, width
             image.draft(None, (width // 8, height // 8))  # JPEG: all the entropy coding, little of the rest
             image.load()
-            _refuse_unknown_range(image)
+            refuse_unknown_range(image)
             return (width // 2 if as_source(source).half else width), height
     except Exception as error:
-        raise BadImageError(source, _reason(source, error)) from error
+        raise BadImageError(source, reason_of(source, error)) from error
 
 
 def _part(image: Image.Image, half: str) -> Image.Image:
@@ -106,7 +106,7 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Converts any image to "L" (`channels` 1) or "RGB" (3) by the rule at this file's head."""
     if channels not in _MODES:
         raise UserError(f"images have 1 or 3 channels here, {channels} were asked for")
-    _refuse_unknown_range(image)
+    refuse_unknown_range(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) / 257.0).astype(np.uint8))
     elif image.has_transparency_data:
@@ -115,7 +115,8 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(_MODES[channels])
 
 
-def _refuse_unknown_range(image: Image.Image) -> None:
+def refuse_unknown_range(image: Image.Image) -> None:
+    """Raises ValueError for pixels that nothing says how to read."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; convert the file to 8 or 16 bits per channel")
     if image.mode == "I":
@@ -124,7 +125,7 @@ def _refuse_unknown_range(image: Image.Image) -> None:
             raise ValueError("32-bit pixels have no known range; convert the file to 8 or 16 bits per channel")
 
 
-def _reason(source: Source | Path | str, error: Exception) -> str:
+def reason_of(source: Source | Path | str, error: Exception) -> str:
     """Says what is wrong with a file, in a few words."""
     if isinstance(error, BadImageError):
         return error.reason

@@ -3,21 +3,21 @@
 A place is
 
 - a folder: its picture files and those of the folders below it, sorted by path;
-- a list, ending in .txt: one file a line, relative to the list's own folder; blank lines and # comments are skipped. The
-  list is the user's own word: its files may be anywhere;
-- tar shards, ending in .tar, as WebDataset lays them out: their picture members in the order of the archive. Patterns may
-  stand for several: ``shards/a-{000000..000009}.tar``, ``shards/a-*.tar``. Nothing is unpacked: a picture is read where
-  it lies, so that a shard must not be compressed.
+- a list, ending in .txt: one file a line, relative to the list's own folder; blank lines and # comments are skipped.
+  The list is the user's own word: its files may be anywhere;
+- tar shards, ending in .tar, as WebDataset lays them out: their picture members in the order of the archive. A pattern
+  may stand for several: ``shards/a-{000000..000009}.tar``, ``shards/a-*.tar``. Nothing is unpacked: a picture is read
+  where it lies, so that a shard must not be compressed.
 """
 
 from __future__ import annotations
 
-import glob
 import re
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from cyclegan_fast.config import DataConfig
 from cyclegan_fast.data.folder import SUFFIXES, index_folder, index_pair
@@ -28,38 +28,59 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NAMED = 3  # files that a sentence names before it counts
 
 
-def training_sources(data: DataConfig) -> tuple[list[Source], list[Source]]:
+class Place(NamedTuple):
+    """The training pictures of a domain."""
+
+    pictures: list[Source]
+    home: Path
+    """The folder that keeps what is known of them: the index and the quarantine list."""
+
+
+def training_pictures(data: DataConfig) -> tuple[Place, Place]:
     """Finds the training pictures of A and of B, in the order of ``data.direction``.
 
     With ``data.paired`` the n-th of A and the n-th of B are a pair.
 
     Raises:
-        UserError: No place is named, or two ways of naming them; a place that is missing, empty or refused; both domains
-            are the same; pictures without a partner.
+        UserError: No place is named, or two ways of naming them; a place that is missing, empty or refused; both
+            domains are the same; pictures without a partner.
     """
     if (data.data_A is None) != (data.data_B is None):
         raise UserError("--data-A and --data-B go together: name the pictures of both domains")
     if data.data is not None and data.data_A is not None:
         raise UserError(
-            "--data names a folder with trainA and trainB, --data-A and --data-B name each domain: not both"
+            "--data names both domains at once, --data-A and --data-B each by itself: give one or the other"
         )
     if data.data_A is not None and data.data_B is not None:
-        pair = find_pictures(data.data_A), find_pictures(data.data_B)
-        if set(pair[0]) == set(pair[1]):
-            raise UserError("--data-A and --data-B name the same pictures; each domain needs its own")
-        pair = _partners(*pair, key_of=_stem) if data.paired else pair
+        pair = _named(data.data_A, data.data_B, data.paired)
     elif data.data is None:
         raise UserError("--data is missing: name the folder that holds trainA and trainB")
     elif data.paired and (data.data / "train").is_dir():
         whole = [Source(str(path)) for path in index_folder(data.data / "train")]
-        pair = [replace(s, half="left") for s in whole], [replace(s, half="right") for s in whole]
+        halves = ([replace(source, half=half) for source in whole] for half in ("left", "right"))
+        pair = Place(next(halves), data.data), Place(next(halves), data.data)
     else:
-        first, second = index_pair(data.data, "train")
-        pair = [Source(str(path)) for path in first], [Source(str(path)) for path in second]
-        if data.paired:
-            roots = data.data / "trainA", data.data / "trainB"
-            pair = _partners(*pair, key_of=lambda source: _below(source, roots))
-    return pair if data.direction == "AtoB" else pair[::-1]  # type: ignore[return-value]
+        pair = _in_folder(data.data, data.paired)
+    return pair if data.direction == "AtoB" else (pair[1], pair[0])
+
+
+def _named(places_A: Sequence[str], places_B: Sequence[str], paired: bool) -> tuple[Place, Place]:
+    """What --data-A and --data-B name."""
+    a, b = find_pictures(places_A), find_pictures(places_B)
+    if set(a) == set(b):
+        raise UserError("--data-A and --data-B name the same pictures; each domain needs its own")
+    if paired:
+        a, b = _partners(a, b, lambda source: PurePosixPath(source.member or Path(source.path).name).stem)
+    first, second = Path(places_A[0]), Path(places_B[0])
+    return Place(a, first if first.is_dir() else first.parent), Place(b, second if second.is_dir() else second.parent)
+
+
+def _in_folder(root: Path, paired: bool) -> tuple[Place, Place]:
+    """What trainA and trainB hold."""
+    a, b = ([Source(str(path)) for path in paths] for paths in index_pair(root, "train"))
+    if paired:
+        a, b = _partners(a, b, lambda source: str(Path(*Path(source.path).relative_to(root).parts[1:]).with_suffix("")))
+    return Place(a, root), Place(b, root)
 
 
 def find_pictures(places: Sequence[str]) -> list[Source]:
@@ -113,9 +134,10 @@ def _shards(pattern: str) -> list[str]:
         return [s for n in numbers for s in _shards(pattern[: bounds.start()] + n + pattern[bounds.end() :])]
     if Path(pattern).exists():
         return [pattern]
-    if not (found := sorted(glob.glob(pattern))):
+    path = Path(pattern)
+    if not (found := sorted(path.parent.glob(path.name))):
         raise UserError(f"{pattern}: there is no such shard")
-    return found
+    return [str(shard) for shard in found]
 
 
 def _members(shard: str) -> list[Source]:
@@ -176,16 +198,6 @@ def _partners(
     if lonely:
         raise UserError(f"--paired: these have no partner of the same name in the other domain: {_some(lonely)}")
     return first, [keyed[1][key_of(source)] for source in first]
-
-
-def _stem(source: Source) -> str:
-    return PurePosixPath(source.member or Path(source.path).as_posix()).stem
-
-
-def _below(source: Source, roots: Sequence[Path]) -> str:
-    """Path below whichever root the file is in, without its ending."""
-    path = Path(source.path)
-    return next(str(path.relative_to(r).with_suffix("")) for r in roots if path.is_relative_to(r))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -24,6 +24,11 @@ class Source:
         """What people read, and what a quarantine list holds."""
         name = f"{self.path}:{self.member}" if self.member else self.path
         return f"{name} ({self.half} half)" if self.half else name
+
+    @property
+    def whole(self) -> Source:
+        """The picture that this is a half of, or the same."""
+        return replace(self, half="") if self.half else self
 
     @property
     def size(self) -> int:

@@ -30,7 +30,7 @@ class Console:
         self.info: dict[str, float | str | None] = {}
         self.past = deque([(time.monotonic(), start_step)])  # (time, step) at the latest paintings
         self.painted = float("-inf")
-        self.bar = Bar() if enabled and _on_terminal() else None
+        self.bar = Bar() if enabled and on_terminal() else None
 
     def __enter__(self) -> Console:
         if self.bar:
@@ -152,7 +152,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60:02d} s" if hours == 0 else f"{hours} h {minutes % 60:02d} min"
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
     """Whether a bar can be painted: rich is there and stdout is a terminal that moves its cursor."""
     if not sys.stdout.isatty():
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import torch
 
@@ -14,9 +14,12 @@ from cyclegan_fast.data.decode import Form
 from cyclegan_fast.data.loaders.base import Batch, Loader
 from cyclegan_fast.data.loaders.cache import CacheLoader
 from cyclegan_fast.data.loaders.workers import WorkersLoader
-from cyclegan_fast.data.places import training_sources
+from cyclegan_fast.data.places import training_pictures
+from cyclegan_fast.data.quarantine import FILE_NAME as QUARANTINE
+from cyclegan_fast.data.quarantine import leave_out
 from cyclegan_fast.data.samples import Domain, Samples
 from cyclegan_fast.data.sources import Source
+from cyclegan_fast.data.transforms import Size
 from cyclegan_fast.errors import UserError
 
 __all__ = ["LOADERS", "Batch", "Loader", "build_train_loader", "choose_loader"]
@@ -46,7 +49,7 @@ def build_train_loader(
     Raises:
         UserError: folders missing, empty or the same; bad files, as the policy says; sizes that cannot work.
     """
-    samples = build_samples(config, multiple=multiple, smallest=smallest)
+    samples = build_samples(config, multiple=multiple, smallest=smallest, say=say)
     device = torch.device(device)
     kind, passed_over = choose_loader(config.data.loader, samples, device)
     loader = kind(
@@ -81,29 +84,13 @@ def choose_loader(name: str, samples: Samples, device: torch.device) -> tuple[ty
     raise UserError(f"--loader {name}: {passed_over[name]}; {LOADERS[name].mend}")
 
 
-def build_samples(config: TrainConfig, *, multiple: int, smallest: int) -> Samples:
+def build_samples(config: TrainConfig, *, multiple: int, smallest: int, say: Callable[[str], None] = print) -> Samples:
     """Indexes and checks the training images; see `build_train_loader`."""
     data = config.data
     min_side = transforms.check_geometry(data, multiple, smallest)
     channels = config.model.channels_A, config.model.channels_B
-    found = [sources[: data.max_dataset_size] for sources in training_sources(data)]
-    sizes: list[dict[Source, transforms.Size]] = []
-    for sources in found:
-        checked = check_images(sources, on_bad=data.on_bad_image, min_side=min_side, cache_folder=data.data)
-        sizes.append(dict(zip(checked.good, checked.sizes, strict=True)))
-        for error in checked.bad:
-            log.warning("left out: %s", error)
-    if data.paired:  # a bad picture takes its partner with it
-        pairs = [(a, b) for a, b in zip(*found, strict=True) if a in sizes[0] and b in sizes[1]]
-        if not pairs:
-            raise UserError(
-                "--paired: of no pair are both pictures good; python -m cyclegan_fast.dataset check tells why"
-            )
-        found = [list(side) for side in zip(*pairs, strict=True)]
-    domains = []
-    for sources, size_of, count in zip(found, sizes, channels, strict=True):
-        good = [source for source in sources if source in size_of]
-        domains.append(Domain(good, [size_of[source] for source in good], Form(channels=count)))
+    usable = _usable(data, min_side, say)
+    domains = [Domain(*found, Form(channels=count)) for found, count in zip(usable, channels, strict=True)]
     for domain in domains:
         _refuse_small_samples(data, domain.sources, domain.sizes, smallest)
         if config.optim.images_per_step > 1:
@@ -111,9 +98,42 @@ def build_samples(config: TrainConfig, *, multiple: int, smallest: int) -> Sampl
     return Samples(data, domains[0], domains[1], config.run.seed)
 
 
-def _refuse_small_samples(
-    config: DataConfig, sources: Sequence[Source], sizes: Iterable[transforms.Size], smallest: int
-) -> None:
+def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list[tuple[list[Source], list[Size]]]:
+    """The pictures of A and of B that are good and not quarantined, with their upright sizes."""
+    places = training_pictures(data)
+    found = [place.pictures for place in places]
+    kept = []
+    for pictures, home in places:
+        used, quarantined = leave_out(pictures, home)
+        if count := len(quarantined):
+            say(f"{count} file{'s' * (count > 1)} left out: {home / QUARANTINE}")
+        kept.append(used)
+    if data.paired:
+        kept = _both(found, [set(used) for used in kept])
+    kept = [used[: data.max_dataset_size] for used in kept]
+    sizes: list[dict[Source, Size]] = []
+    for used, place in zip(kept, places, strict=True):
+        checked = check_images(used, on_bad=data.on_bad_image, min_side=min_side, cache_folder=place.home, say=say)
+        sizes.append(dict(zip(checked.good, checked.sizes, strict=True)))
+        for error in checked.bad:
+            log.warning("left out: %s", error)
+    if data.paired:
+        kept = _both(kept, sizes)
+    good = [[source for source in used if source in known] for used, known in zip(kept, sizes, strict=True)]
+    return [(used, [known[source] for source in used]) for used, known in zip(good, sizes, strict=True)]
+
+
+def _both(pairs: Sequence[list[Source]], usable: Sequence[Container[Source]]) -> list[list[Source]]:
+    """The pairs of which both pictures can be used."""
+    left = [(a, b) for a, b in zip(*pairs, strict=True) if a in usable[0] and b in usable[1]]
+    if not left:
+        raise UserError(
+            "--paired: of no pair can both pictures be used; python -m cyclegan_fast.dataset check says why"
+        )
+    return [[a for a, _ in left], [b for _, b in left]]
+
+
+def _refuse_small_samples(config: DataConfig, sources: Sequence[Source], sizes: Iterable[Size], smallest: int) -> None:
     """An image much wider than high may become too low for the networks."""
     for source, size in zip(sources, sizes, strict=True):
         width, height = transforms.sample_size(size, config)
@@ -124,9 +144,9 @@ def _refuse_small_samples(
             )
 
 
-def _refuse_mixed_sizes(config: DataConfig, sources: Sequence[Source], sizes: Iterable[transforms.Size]) -> None:
+def _refuse_mixed_sizes(config: DataConfig, sources: Sequence[Source], sizes: Iterable[Size]) -> None:
     """The images of a batch are stacked, so they must come out at one size."""
-    first: tuple[Source, transforms.Size] | None = None
+    first: tuple[Source, Size] | None = None
     for source, size in zip(sources, sizes, strict=True):
         became = transforms.sample_size(size, config)
         first = first or (source, became)
