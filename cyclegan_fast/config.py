@@ -235,7 +235,7 @@ def to_dict(config: Any) -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             out[f.name] = to_dict(value)
         else:
-            out[f.name] = str(value) if isinstance(value, Path) else value
+            out[f.name] = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
     return out
 
 
@@ -285,6 +285,11 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
             return None
         inner = [a for a in typing.get_args(hint) if a is not type(None)]
         return _coerce(value, inner[0], where)
+    if origin is tuple:  # of any length
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not items:
+            raise UserError(f"{where}: expected a list of at least one, got {value!r}")
+        return tuple(_coerce(item, typing.get_args(hint)[0], where) for item in items)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     if hint is float and isinstance(value, str):  # YAML reads 2e-4, without a point, as text

@@ -149,6 +149,11 @@ def _members(shard: str) -> list[Source]:
                 _refuse_tricks(shard, member)
                 if member.isreg() and PurePosixPath(member.name).suffix.lower() in SUFFIXES:
                     found.append(Source(shard, member.name, member.offset_data, member.size))
+            end = archive.offset
+        with Path(shard).open("rb") as file:  # a block of zeros follows the last member, unless the file was cut off
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("it ends too early")
     except tarfile.ReadError as error:
         with Path(shard).open("rb") as file:
             packed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"))
@@ -157,8 +162,6 @@ def _members(shard: str) -> list[Source]:
         raise UserError(f"{shard}: this archive cannot be read ({error.strerror or error})") from error
     if not found:
         raise UserError(f"{shard}: holds no picture; members ending in {', '.join(sorted(SUFFIXES))} count")
-    if found[-1].offset + found[-1].length > Path(shard).stat().st_size:
-        raise UserError(f"{shard}: this archive is damaged (it ends within {found[-1].member})")
     return found
 
 

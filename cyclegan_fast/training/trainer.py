@@ -50,7 +50,7 @@ picture = cyclegan_fast.infer(engine, "a.jpg")"""
 # What a resumed run may change; every other setting shapes what is continued.
 FREE_ON_RESUME = {
     "optim": {"n_epochs", "n_epochs_decay"},
-    "data": {"data", "loader", "cache_share", "workers"},
+    "data": {"data", "data_A", "data_B", "loader", "cache_share", "workers"},
     "run": {f.name for f in dataclasses.fields(TrainConfig().run)} - {"seed", "amp"},
 }
 

@@ -1,0 +1,285 @@
+"""Lists, shards, several places and pairs, with every loader; and what is refused of them."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cyclegan_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
+from cyclegan_fast.data import build_train_loader
+from cyclegan_fast.data.places import find_pictures
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.training.trainer import Trainer
+from tests.data.pictures import BAD_FILES, noise
+
+
+def make_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        noise(40, 36, seed=seed + i).save(path)
+    return paths
+
+
+def make_shard(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def png(seed: int) -> bytes:
+    out = io.BytesIO()
+    noise(40, 36, seed=seed).save(out, "PNG")
+    return out.getvalue()
+
+
+def settings(loader_name: str, **data: Any) -> TrainConfig:
+    options = {"loader": loader_name, "load_size": 36, "crop_size": 32, "workers": 0} | data
+    return TrainConfig(data=DataConfig(**options), run=RunConfig(seed=3))
+
+
+def batches(config: TrainConfig, count: int) -> list[dict[str, Any]]:
+    with build_train_loader(config, "cpu") as loader:
+        return list(islice(loader, count))
+
+
+def assert_same_pictures(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
+    for a, b in zip(left, right, strict=True):
+        assert torch.equal(a["A"], b["A"]) and torch.equal(a["B"], b["B"])
+
+
+# ---- Each kind of place gives what the folder gives ----
+def test_a_list_gives_what_its_folder_gives(loader_name: str, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "set" / "trainA", 5)
+    make_pictures(tmp_path / "set" / "trainB", 4, seed=50)
+    (tmp_path / "a.txt").write_text(
+        "# the pictures of A\n" + "\n".join(f"set/trainA/{i}.png" for i in range(5)) + "\n\n"
+    )
+    listed = settings(loader_name, data_A=(str(tmp_path / "a.txt"),), data_B=(str(tmp_path / "set" / "trainB"),))
+    assert_same_pictures(batches(listed, 8), batches(settings(loader_name, data=tmp_path / "set"), 8))
+
+
+def test_shards_give_what_their_members_give_as_files(loader_name: str, tmp_path: Path) -> None:
+    for shard in range(3):
+        members = {f"{shard}{i}.{end}": png(10 * shard + i) for i in range(2) for end in ("png",)}
+        members |= {f"{shard}{i}.json": b"{}" for i in range(2)}
+        make_shard(tmp_path / f"a-{shard:03d}.tar", members)
+        for name, content in members.items():
+            if name.endswith("png"):
+                (tmp_path / "set" / "trainA").mkdir(parents=True, exist_ok=True)
+                (tmp_path / "set" / "trainA" / name).write_bytes(content)
+    make_pictures(tmp_path / "set" / "trainB", 4, seed=50)
+    expected = batches(settings(loader_name, data=tmp_path / "set"), 14)
+    for pattern in ("a-{000..002}.tar", "a-*.tar"):
+        places = settings(loader_name, data_A=(str(tmp_path / pattern),), data_B=(str(tmp_path / "set" / "trainB"),))
+        assert_same_pictures(batches(places, 14), expected)
+
+
+def test_several_places_follow_one_another(tmp_path: Path) -> None:
+    first, second = make_pictures(tmp_path / "x", 2), make_pictures(tmp_path / "y", 3)
+    found = find_pictures([str(tmp_path / "y"), str(tmp_path / "x")])
+    assert [source.path for source in found] == [str(path) for path in second + first]
+
+
+def test_direction_and_number_apply_to_places(loader_name: str, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "x", 5)
+    make_pictures(tmp_path / "y", 4, seed=50)
+    places = {"data_A": (str(tmp_path / "x"),), "data_B": (str(tmp_path / "y"),)}
+    swapped = batches(settings(loader_name, direction="BtoA", max_dataset_size=2, **places), 12)
+    assert {Path(b["paths_A"][0]).parent.name for b in swapped} == {"y"}
+    assert len({b["paths_A"][0] for b in swapped}) == len({b["paths_B"][0] for b in swapped}) == 2
+
+
+def test_shards_are_taken_up_in_the_middle(loader_name: str, tmp_path: Path) -> None:
+    shard = make_shard(tmp_path / "a.tar", {f"{i}.png": png(i) for i in range(6)})
+    make_pictures(tmp_path / "y", 4, seed=50)
+    config = settings(loader_name, data_A=(str(shard),), data_B=(str(tmp_path / "y"),))
+    whole = batches(config, 10)
+    with build_train_loader(config, "cpu") as loader:
+        loader.load_state_dict({"sample": 4})
+        assert_same_pictures(list(islice(loader, 6)), whole[4:])
+
+
+# ---- Pairs ----
+def side_by_side(folder: Path, count: int) -> None:
+    """A above 128 and B its negative, so that a pair is known by its sum."""
+    folder.mkdir(parents=True)
+    for i in range(count):
+        left = np.asarray(noise(40, 36, seed=i))
+        Image.fromarray(np.concatenate([left, 255 - left], axis=1)).save(folder / f"{i}.png")
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_both_halves_of_a_picture_are_a_pair(loader_name: str, tmp_path: Path, serial: bool) -> None:
+    side_by_side(tmp_path / "train", 5)
+    found = batches(settings(loader_name, data=tmp_path, paired=True, serial_batches=serial), 10)
+    for batch in found:
+        assert (batch["A"] + batch["B"]).abs().max() < 2.5 / 127.5  # resized, cropped and mirrored alike
+    names = [batch["paths_A"][0] for batch in found]
+    assert len(set(names[:5])) == 5 and (names[:5] == sorted(names[:5])) == serial
+    assert all(name.endswith("(left half)") for name in names)
+
+
+def test_a_picture_of_odd_width_loses_its_middle_column(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from cyclegan_fast.data.decode import Form, probe, read
+    from cyclegan_fast.data.sources import Source
+
+    pixels = np.asarray(noise(9, 5))
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    left = Source(str(tmp_path / "x.png"), half="left")
+    right = replace(left, half="right")
+    assert np.array_equal(read(left, Form()), pixels[:, :4]) and np.array_equal(read(right, Form()), pixels[:, 5:])
+    assert probe(left) == probe(right) == (4, 5)
+
+
+def test_two_folders_are_paired_by_name(loader_name: str, tmp_path: Path) -> None:
+    for i, path in enumerate(make_pictures(tmp_path / "trainA", 5)):
+        (tmp_path / "trainB").mkdir(exist_ok=True)
+        Image.fromarray(255 - np.asarray(noise(40, 36, seed=i))).save(tmp_path / "trainB" / f"{path.stem}.bmp")
+    for batch in batches(settings(loader_name, data=tmp_path, paired=True), 10):
+        assert (batch["A"] + batch["B"]).abs().max() < 2.5 / 127.5
+        assert Path(batch["paths_A"][0]).stem == Path(batch["paths_B"][0]).stem
+
+
+def test_a_bad_picture_takes_its_partner_with_it(loader_name: str, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "trainA", 5)
+    make_pictures(tmp_path / "trainB", 5, seed=50)
+    (tmp_path / "trainB" / "2.png").write_bytes(b"")
+    (tmp_path / "quarantine.txt").write_text("trainA/4.png\n")
+    found = batches(settings(loader_name, data=tmp_path, paired=True, on_bad_image="skip"), 9)
+    assert {Path(batch["paths_A"][0]).stem for batch in found} == {"0", "1", "3"}
+    assert all(Path(b["paths_A"][0]).stem == Path(b["paths_B"][0]).stem for b in found)
+
+
+def test_pictures_without_a_partner_are_named(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "trainA", 6)
+    make_pictures(tmp_path / "trainB", 1)
+    with pytest.raises(UserError, match=r"no partner.*1\.png.*2\.png.*3\.png and 2 more"):
+        build_train_loader(settings("torch", data=tmp_path, paired=True), "cpu")
+
+
+# ---- What is refused ----
+def refused(place: str) -> str:
+    with pytest.raises(UserError) as caught:
+        find_pictures([place])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../../x.png"])
+def test_a_member_that_leads_out_of_its_shard_is_refused(tmp_path: Path, name: str) -> None:
+    assert "leads out" in refused(str(make_shard(tmp_path / "a.tar", {"0.png": png(0), name: png(1)})))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_shard_are_refused(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo("x.png")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    assert "link or a device" in refused(str(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("packing", ["gz", "xz"])
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_compressed_shard_says_so(tmp_path: Path, packing: str, honest: bool) -> None:
+    path = tmp_path / (f"a.tar.{packing}" if honest else "a.tar")
+    with tarfile.open(path, f"w:{packing}") as archive:  # type: ignore[call-overload]
+        archive.add(make_pictures(tmp_path / "x", 1)[0], "x.png")
+    assert "compressed" in refused(str(path))
+
+
+def test_a_shard_cut_off_is_damaged(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path / "a.tar", {f"{i}.png": png(i) for i in range(4)})
+    content = shard.read_bytes()
+    last = find_pictures([str(shard)])[-1]
+    between = last.offset - tarfile.BLOCKSIZE  # as if there had never been a fourth
+    for length in (last.offset + last.length // 2, last.offset - 100, between, 700, 100):
+        shard.write_bytes(content[:length])
+        assert "damaged" in refused(str(shard))
+    shard.write_bytes(os.urandom(4096))
+    assert "damaged" in refused(str(shard))
+
+
+def test_places_that_give_nothing_say_why(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    (tmp_path / "gone.txt").write_text("no/such.png\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "x.csv").write_text("a,b\n")
+    make_shard(tmp_path / "texts.tar", {"a.txt": b"x"})
+    expected = {
+        "empty": "holds no image",
+        "empty.txt": "names no picture",
+        "gone.txt": "no/such.png",
+        "binary.txt": "UTF-8",
+        "x.csv": "none of them",
+        "missing": "is not there",
+        "missing.tar": "no such shard",
+        "a-{3..1}.tar": "empty",
+        "texts.tar": "holds no picture",
+    }
+    for name, words in expected.items():
+        assert words in refused(str(tmp_path / name)), name
+
+
+def test_places_that_contradict_each_other(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "x", 2)
+    x = (str(tmp_path / "x"),)
+    for data, words in (
+        ({"data_A": x}, "go together"),
+        ({"data_A": x, "data_B": x}, "same pictures"),
+        ({"data": tmp_path, "data_A": x, "data_B": x}, "one or the other"),
+        ({}, "--data is missing"),
+    ):
+        with pytest.raises(UserError, match=words):
+            build_train_loader(settings("torch", **data), "cpu")
+
+
+@pytest.mark.parametrize("name", sorted(BAD_FILES))
+def test_bad_members_of_a_shard_are_found_before_training(loader_name: str, tmp_path: Path, name: str) -> None:
+    bad = tmp_path / name
+    BAD_FILES[name](bad)
+    shard = make_shard(tmp_path / "a.tar", {"0.png": png(0), name: bad.read_bytes(), "1.png": png(1)})
+    places = {"data_A": (str(shard),), "data_B": (str(make_pictures(tmp_path / "y", 2, seed=9)[0].parent),)}
+    with pytest.raises(UserError, match=f"a.tar:{name}"):
+        build_train_loader(settings(loader_name, **places), "cpu")
+    found = batches(settings(loader_name, on_bad_image="skip", **places), 4)
+    assert {b["paths_A"][0].split(":")[1] for b in found} == {"0.png", "1.png"}
+
+
+# ---- The settings ----
+def test_places_survive_yaml_and_one_may_stand_alone() -> None:
+    config = settings("torch", data_A=("a", "b"), data_B=("c",))
+    assert from_dict(TrainConfig, to_dict(config)) == config
+    assert from_dict(DataConfig, {"data_A": "a"}).data_A == ("a",)
+    for wrong in ([], 3, [3]):
+        with pytest.raises(UserError, match="data_A"):
+            from_dict(DataConfig, {"data_A": wrong})
+
+
+def test_training_from_shards_and_from_pairs(tmp_path: Path) -> None:
+    shard = make_shard(tmp_path / "a.tar", {f"{i}.png": png(i) for i in range(3)})
+    make_pictures(tmp_path / "y", 3, seed=9)
+    side_by_side(tmp_path / "pairs" / "train", 3)
+    sets = {"data_A": (str(shard),), "data_B": (str(tmp_path / "y"),)}, {"data": tmp_path / "pairs", "paired": True}
+    for i, data in enumerate(sets):
+        config = TrainConfig(
+            model=ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4, discriminator="n_layers", n_layers=1),
+            data=DataConfig(load_size=32, crop_size=32, workers=0, **data),  # type: ignore[arg-type]
+            run=RunConfig(out=tmp_path / f"run{i}", device="cpu", max_steps=2, sample_every=0),
+        )
+        assert Trainer(config, say=lambda _: None).run() == 0
