@@ -94,7 +94,8 @@ class Samples:
             Where it came from, and its pixels [H, W, C].
 
         Raises:
-            UserError: Under the policy "error" it went bad; under "skip" so did all that could stand in for it.
+            UserError: Under the policy "error", or as one of a pair, it went bad; under "skip" so did all that could
+                stand in for it.
         """
         images = self.domains[domain]
         for step in range(min(len(images.sources), _MOST_BAD_IN_A_ROW)):
@@ -102,7 +103,7 @@ class Samples:
             try:
                 return source, transforms.resize(read(source, images.form), self.config)
             except BadImageError as error:
-                if self.config.on_bad_image == "error":
+                if self.config.on_bad_image == "error" or self.config.paired:  # what stood in would have no partner
                     raise UserError(f"{error}; it was good when training began: mend it and resume") from error
                 skipped.append((str(source), error.reason))
         raise UserError(

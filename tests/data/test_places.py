@@ -165,6 +165,16 @@ def test_a_bad_picture_takes_its_partner_with_it(loader_name: str, tmp_path: Pat
     assert all(Path(b["paths_A"][0]).stem == Path(b["paths_B"][0]).stem for b in found)
 
 
+def test_one_of_a_pair_that_goes_bad_later_ends_the_run(loader_name: str, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "trainA", 3)
+    make_pictures(tmp_path / "trainB", 3, seed=50)
+    config = settings(loader_name, data=tmp_path, paired=True, on_bad_image="skip", serial_batches=True)
+    with build_train_loader(config, "cpu") as loader:
+        (tmp_path / "trainB" / "1.png").unlink()
+        with pytest.raises(UserError, match=r"trainB/1\.png"):
+            list(islice(loader, 3))
+
+
 def test_pictures_without_a_partner_are_named(tmp_path: Path) -> None:
     make_pictures(tmp_path / "trainA", 6)
     make_pictures(tmp_path / "trainB", 1)
