@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import statistics
 import tempfile
 import time
@@ -41,7 +42,7 @@ ROUNDS = 5
 TURN_SECONDS = 0.5  # that a loader's turn is timed for
 WARM_UP = 8  # batches
 STEPS = 60  # of a training; the first 20, in which kernels are chosen, are not counted
-SOURCE_FACTS = f"{PICTURES} pictures of each domain from 480x640 to 800x533 pixels, batch 1, the paper's geometry"
+SOURCE_FACTS = f"batch 1, the paper's geometry, {PICTURES} pictures of each domain, 480x640 to 800x533 pixels"
 
 
 def write_pictures(root: Path, suffix: str) -> Path:
@@ -145,7 +146,7 @@ def train_for_a_while(name: str, folder: Path) -> dict[str, float]:
 
 def measure_data(seconds: float) -> dict[str, Any]:
     """All loaders in all cases, as long as there is time."""
-    deadline = time.monotonic() + seconds
+    deadline, load = time.monotonic() + seconds, os.getloadavg()[1]
     rates: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as root:
         folders = {kind: write_pictures(Path(root) / kind, suffix) for kind, suffix in SETS.items()}
@@ -161,7 +162,7 @@ def measure_data(seconds: float) -> dict[str, Any]:
                 row = {"mode": mode, "kind": kind, "loader": name, "times": times(found, name)}
                 rates.append(row | {"images_per_second": statistics.median(found[name]), "all": found[name]})
                 print(rate_row(rates[-1]), flush=True)
-    return {"rates": rates, "waits": waits, "left_out": left_out}
+    return {"rates": rates, "waits": waits, "left_out": left_out, "load": load}
 
 
 def measure_waits(names: Sequence[str], folder: Path) -> list[dict[str, Any]]:
@@ -185,8 +186,10 @@ def data_page(measured: dict[str, Any]) -> list[str]:
     step = "256 px, 9 blocks, bf16 in a CUDA graph" if measured["machine"]["gpu"] else "64 px, 3 blocks, 16 channels"
     return [
         f"Images a second, both domains together: {SOURCE_FACTS}.",
-        f"Medians of {ROUNDS} rounds in which the loaders take turns in one process, in the last column of the rounds'",
-        "ratios. The set of cache is decoded before the clock starts.",
+        "",
+        f"Medians of {ROUNDS} rounds in which the loaders take turns in one process; the last column: of the rounds'",
+        "ratios. The set of cache is decoded before the clock starts. Other work kept",
+        f"{result['load']:.1f} cores busy in the five minutes before (the load average), which makes steps wait, too.",
         "",
         f"| preprocess | files | loader | images/s | x {BASELINE} |",
         "|---|---|---|---|---|",
@@ -198,8 +201,7 @@ def data_page(measured: dict[str, Any]) -> list[str]:
         "|---|---|---|---|",
         *(wait_row(row) for row in result["waits"]),
         "",
-        *(f"Left out: {name} ({why})" for name, why in result["left_out"].items()),
-        "",
+        *(f"Left out: {name} ({why})\n" for name, why in result["left_out"].items()),
     ]
 
 

@@ -252,7 +252,8 @@ def write_data_doc(out: Path) -> None:
     for path in sorted(out.glob("*.json")):
         if measured := json.loads(path.read_text()).get("data"):
             machine = measured["machine"]
-            lines += [f"### {machine['gpu'] or machine['cpu']}, {machine['cores']} cores", "", *data_page(measured)]
+            name = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
+            lines += [f"### {name}, {measured['threads']} of torch's threads", "", *data_page(measured)]
     head, _, rest = page.read_text().partition(DATA_BEGIN)
     _, found, tail = rest.partition(DATA_END)
     if not found:
