@@ -90,10 +90,11 @@ def survey(config: DataConfig, *, progress: Progress | None = None, say: Callabl
         for name, domain in files.items()
     }
     named = {name_in(folder, s) for domain in left_out.values() for s in domain}
+    unusable = tuple(f"{finding.name}/" for finding in findings)  # of whose files nothing is known
     findings += [
         Finding("quarantine", name, f"line {line} of {QUARANTINE} matches no picture")
         for name, line in quarantined.items()
-        if name not in named
+        if name not in named and not name.startswith(unusable)
     ]
     findings += judge(domains, config)
     return Survey(

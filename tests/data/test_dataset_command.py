@@ -1,15 +1,41 @@
 """python -m cyclegan_fast.dataset as users run it."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from cyclegan_fast import dataset
+from cyclegan_fast.cli import run_command
+from tests.data.flawed import make_flawed
+from tests.data.pictures import noise
+
+Check = Callable[..., tuple[int, list[str], str]]
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cyclegan_fast.dataset", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Check:
+    """The command without a process of its own: its status, its lines and what goes to stderr."""
+
+    def call(*words: str | Path) -> tuple[int, list[str], str]:
+        with pytest.raises(SystemExit) as status:
+            run_command({"scenes": dataset.scenes, "check": dataset.check}, ["check", *map(str, words)])
+        said = capsys.readouterr()
+        return int(status.value.code or 0), said.out.splitlines(), said.err
+
+    return call
 
 
 def test_scenes_then_check(tmp_path: Path) -> None:
@@ -18,20 +44,94 @@ def test_scenes_then_check(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = run("check", out)
     assert done.returncode == 0, done.stderr
-    assert "trainA: 4 files, 4 good, 32x32 to 32x32 pixels" in done.stdout
+    assert "trainA: 4 pictures\n  pixels   all 32x32\n  formats  JPEG 4\n" in done.stdout
 
 
-@pytest.mark.parametrize("bad_file", ["bomb.png"], indirect=True)
-def test_check_lists_what_is_wrong(bad_file: Path) -> None:
-    done = run("check", bad_file.parent.parent)
-    assert done.returncode == 2
-    assert f"bad: {bad_file}: " in done.stdout and "8 files, 7 good" in done.stdout
-    assert "testA: absent" in done.stdout and "Traceback" not in done.stderr
+@pytest.fixture
+def flawed(tmp_path: Path) -> Path:
+    return make_flawed(tmp_path / "flawed")
 
 
-def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
-    done = run("check", tmp_path / "nowhere")
-    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
+CROP = ("--preprocess", "crop", "--crop-size", "64", "--load-size", "64")
+
+
+def test_check_tells_everything_and_quarantines_the_errors(check: Check, flawed: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheets" / "sheet.png"
+    status, lines, said = check(flawed, *CROP, "--contact-sheet", sheet)
+    assert status == 2 and said == ""
+    for line in (
+        "trainA: 21 pictures, 4 of them cannot be used",
+        "error: cannot be read (4)",
+        "  trainA/empty.jpg: the file is empty",
+        "error: ends too early (1)",
+        "  trainB/tiny.png: 30x20 pixels, but the shorter side must be at least 64",
+        "  testA/leak.jpg: the same file as trainA/6.jpg",
+        "46 pictures, 6 errors and 7 warnings",
+        "--quarantine makes training leave out the files with errors",
+    ):
+        assert line in lines, line
+    with Image.open(sheet) as image:
+        assert image.format == "PNG" and image.width == 1480 and len(image.getcolors(1 << 24) or ()) > 1000
+
+    assert check(flawed, *CROP, "--quarantine")[0] == 0
+    status, lines, _ = check(flawed, *CROP)
+    assert status == 0 and {"6 files left out: quarantine.txt", "40 pictures, 7 warnings"} <= set(lines)
+    assert check(flawed, *CROP, "--strict")[0] == 2
+
+
+def test_check_as_json(check: Check, flawed: Path) -> None:
+    status, lines, said = check(flawed, "--json")
+    told = json.loads("\n".join(lines))
+    assert status == 2 and said == "" and told["files_read"] == 46
+    assert told["domains"]["trainB"]["smallest"] == [30, 20] and told["domains"]["trainB"]["formats"]["GIF"] == 1
+    (near,) = [finding for finding in told["findings"] if finding["kind"] == "near-identical"]
+    assert near["severity"] == "warning" and (near["name"], near["like"]) == ("trainA/7.jpg", "trainB/near.webp")
+
+
+def test_check_of_folders_that_cannot_be_used(check: Check, good_folder: Path) -> None:
+    shutil.rmtree(good_folder / "trainB")
+    (good_folder / "testA").mkdir()
+    status, lines, said = check(good_folder)
+    assert status == 2 and said == ""
+    assert "  trainB: the folder trainB is missing; put the images of that domain there" in lines
+    assert any(line.startswith(f"  testA: {good_folder / 'testA'}: holds no image") for line in lines)
+    assert "testB: absent" in lines
+    (good_folder / "trainB").symlink_to(good_folder / "trainA")
+    status, lines, _ = check(good_folder)
+    assert status == 2 and any("trainA and trainB are the same folder" in line for line in lines)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_read_only_folder_is_checked_all_the_same(check: Check, good_folder: Path) -> None:
+    check(good_folder)  # imports everything, which nobody may not
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "data"
+        for name in ("trainA", "trainB"):
+            (folder / name).mkdir(parents=True)
+            noise(40, 40, seed=ord(name[-1])).save(folder / name / "0.png")
+        Path(parent).chmod(0o755)
+        folder.chmod(0o555)
+        is_root = os.geteuid() == 0
+        if is_root:  # root writes whatever the mode says
+            os.seteuid(65534)
+        try:
+            status, lines, said = check(folder)
+            named = check(folder, "--contact-sheet", folder / "sheet.png")
+        finally:
+            if is_root:
+                os.seteuid(0)
+            folder.chmod(0o755)
+    assert status == 0 and said == "" and "2 pictures, nothing wrong" in lines
+    assert any("what was found is not kept, and the next check reads every picture again" in line for line in lines)
+    assert any("name another place with --contact-sheet FILE.png" in line for line in lines)
+    assert named[0] == 2 and named[2].startswith(f"error: cannot write {folder / 'sheet.png'}")
+
+
+def test_mistakes_are_one_sentence(check: Check, tmp_path: Path) -> None:
+    status, lines, said = check(tmp_path / "nowhere")
+    assert status == 2 and not lines and "there is no such data folder" in said
+    status, _, said = check(tmp_path, "--crop-size", "300")
+    assert status == 2 and said.startswith("error: --crop-size 300 is larger than --load-size 286")
     file = tmp_path / "file"
     file.touch()
     for words, reason in (

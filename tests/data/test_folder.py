@@ -93,18 +93,21 @@ def test_check_refuses_small_images(good_folder: Path) -> None:
 
 
 def test_large_sets_are_remembered_until_a_file_changes(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_CACHE_FROM", 3)
+    monkeypatch.setattr(checks, "_KEEP_FROM", 3)
     paths = index_domain(good_folder, "trainA")
     first = check_images(paths, cache_folder=good_folder)
-    cache = good_folder / ".cyclegan_fast_checked.json"
-    assert len(json.loads(cache.read_text())) == 7
+    index = good_folder / ".cyclegan_fast" / "index.json"
+    assert len(json.loads(index.read_text())["files"]) == 7
 
     before = paths[0].stat()
-    paths[0].write_bytes(bytes(before.st_size))  # damaged, but with the length and time that the cache knows
+    paths[0].write_bytes(bytes(before.st_size))  # damaged, but with the length and time that the index knows
     os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))
     assert check_images(paths, cache_folder=good_folder) == first
     os.utime(paths[0])
     with pytest.raises(UserError, match=r"0\.jpg"):
         check_images(paths, cache_folder=good_folder)
-    cache.write_text("{ damaged")
-    assert len(check_images(paths[1:], cache_folder=good_folder).good) == 6
+
+
+def test_small_sets_leave_no_trace(good_folder: Path) -> None:
+    check_images(index_domain(good_folder, "trainA"), cache_folder=good_folder)
+    assert sorted(path.name for path in good_folder.iterdir()) == ["trainA", "trainB"]

@@ -67,8 +67,8 @@ def test_times_are_told_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-def on_a_terminal(*flags: str) -> str:
-    """What a terminal receives when the run above writes to it."""
+def on_a_terminal(*flags: str, program: str = RUN) -> str:
+    """What a terminal receives when a program, by default the run above, writes to it."""
     master, slave = os.openpty()
     received: list[bytes] = []
 
@@ -85,7 +85,7 @@ def on_a_terminal(*flags: str) -> str:
     listener = threading.Thread(target=listen)
     listener.start()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": str(ROOT)}
-    process = subprocess.run([sys.executable, *flags, "-c", RUN], stdout=slave, env=environment, check=False)
+    process = subprocess.run([sys.executable, *flags, "-c", program], stdout=slave, env=environment, check=False)
     os.close(slave)
     listener.join()
     os.close(master)
