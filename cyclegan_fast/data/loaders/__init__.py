@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -102,12 +104,14 @@ def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list
     """The pictures of A and of B that are good and not quarantined, with their upright sizes."""
     places = training_pictures(data)
     found = [place.pictures for place in places]
-    kept = []
+    kept, left_out = [], Counter[Path]()
     for pictures, home in places:
         used, quarantined = leave_out(pictures, home)
-        if count := len(quarantined):
-            say(f"{count} file{'s' * (count > 1)} left out: {home / QUARANTINE}")
+        left_out[home] += len(quarantined)
         kept.append(used)
+    for home, count in left_out.items():
+        if count:
+            say(f"{count} file{'s' * (count > 1)} left out: {home / QUARANTINE}")
     if data.paired:
         kept = _both(found, [set(used) for used in kept])
     kept = [used[: data.max_dataset_size] for used in kept]
