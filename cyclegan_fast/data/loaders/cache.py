@@ -148,7 +148,7 @@ class Kept:
                 pixels.shape, dtype=slot.dtype, device=slot.device, pin_memory=slot.is_pinned()
             )
         if slot.device.type == "cpu":
-            slot.numpy()[...] = pixels  # torch would call up its own threads in each of these
+            np.copyto(slot.numpy(), pixels, casting="no")  # torch would call up its own threads in each of these
         else:
             slot.copy_(torch.from_numpy(np.array(pixels)))
 
@@ -160,7 +160,8 @@ def allocate(domain: Domain, samples: Samples, place: torch.device, device: torc
         UserError: there is less than was free a moment ago.
     """
     shapes = [shape_of(size, domain.form, samples) for size in domain.sizes]
-    slabs, places = lay_out(h * w * c for h, w, c in shapes)
+    dtype = dtype_of(domain.form)
+    slabs, places = lay_out(h * w * c * dtype.itemsize for h, w, c in shapes)
     pinned = place.type == "cpu" and device.type == "cuda"
     try:
         memory = [torch.empty(length, dtype=torch.uint8, device=place, pin_memory=pinned) for length in slabs]
@@ -169,10 +170,15 @@ def allocate(domain: Domain, samples: Samples, place: torch.device, device: torc
             f"--loader cache: {amount(sum(slabs))} of {name_of(place)} are not to be had; use --loader torch"
         ) from error
     images = [
-        memory[slab][offset : offset + h * w * c].view(h, w, c)
+        memory[slab][offset : offset + h * w * c * dtype.itemsize].view(dtype).view(h, w, c)
         for (slab, offset), (h, w, c) in zip(places, shapes, strict=True)
     ]
     return Kept(images, [""] * len(images), {})
+
+
+def dtype_of(form: Form) -> torch.dtype:
+    """Type of the pixels that are kept: what `decode.read` gives."""
+    return torch.uint8
 
 
 def shape_of(size: transforms.Size, form: Form, samples: Samples) -> tuple[int, int, int]:
@@ -215,7 +221,8 @@ def find_room(samples: Samples, device: torch.device) -> Room:
     needed, share = 0, samples.config.cache_share
     for domain in samples.domains:
         shapes = (shape_of(size, domain.form, samples) for size in domain.sizes)
-        needed += sum(lay_out(h * w * c for h, w, c in shapes)[0])
+        item = dtype_of(domain.form).itemsize
+        needed += sum(lay_out(h * w * c * item for h, w, c in shapes)[0])
     free: dict[torch.device, int] = {}
     for place in dict.fromkeys((device, torch.device("cpu"))):
         free[place] = free_memory(place)
