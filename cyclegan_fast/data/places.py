@@ -6,25 +6,23 @@ A place is
 - a list, ending in .txt: one file a line, relative to the list's own folder; blank lines and # comments are skipped.
   The list is the user's own word: its files may be anywhere;
 - tar shards, ending in .tar, as WebDataset lays them out: their picture members in the order of the archive. A pattern
-  may stand for several: ``shards/a-{000000..000009}.tar``, ``shards/a-*.tar``. Nothing is unpacked: a picture is read
-  where it lies, so that a shard must not be compressed.
+  may stand for several: ``shards/a-{000000..000009}.tar``, ``shards/a-*.tar`` (see `shards`).
 """
 
 from __future__ import annotations
 
-import re
-import tarfile
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from cyclegan_fast.config import DataConfig
-from cyclegan_fast.data.folder import SUFFIXES, index_folder, index_pair
+from cyclegan_fast.data.folder import index_folder, index_pair
+from cyclegan_fast.data.shards import COMPRESSED, compressed_archive, find_shards, pictures_of
 from cyclegan_fast.data.sources import Source
 from cyclegan_fast.errors import UserError
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _NAMED = 3  # files that a sentence names before it counts
 
 
@@ -66,20 +64,32 @@ def training_pictures(data: DataConfig) -> tuple[Place, Place]:
 
 def _named(places_A: Sequence[str], places_B: Sequence[str], paired: bool) -> tuple[Place, Place]:
     """What --data-A and --data-B name."""
+    same_places = {os.path.realpath(place) for place in places_A} == {os.path.realpath(place) for place in places_B}
     a, b = find_pictures(places_A), find_pictures(places_B)
-    if set(a) == set(b):
+    if same_places or set(a) == set(b):
         raise UserError("--data-A and --data-B name the same pictures; each domain needs its own")
     if paired:
-        a, b = _partners(a, b, lambda source: PurePosixPath(source.member or Path(source.path).name).stem)
-    first, second = Path(places_A[0]), Path(places_B[0])
-    return Place(a, first if first.is_dir() else first.parent), Place(b, second if second.is_dir() else second.parent)
+        a, b = _partners(a, b)
+    return Place(a, _home(places_A[0], a[0])), Place(b, _home(places_B[0], b[0]))
+
+
+def _home(place: str, picture: Source) -> Path:
+    """The folder of the first place; `picture`, the first one, tells which a pattern has led to."""
+    if Path(place).is_dir():
+        return Path(place)
+    return Path(picture.path if picture.member else place).parent
 
 
 def _in_folder(root: Path, paired: bool) -> tuple[Place, Place]:
     """What trainA and trainB hold."""
+    if paired and not any((root / name).is_dir() for name in ("trainA", "trainB")):
+        raise UserError(
+            f"{root}: holds no pairs; --paired takes a folder train, with A and B side by side in each picture, or "
+            f"trainA and trainB with files of the same names"
+        )
     a, b = ([Source(str(path)) for path in paths] for paths in index_pair(root, "train"))
     if paired:
-        a, b = _partners(a, b, lambda source: str(Path(*Path(source.path).relative_to(root).parts[1:]).with_suffix("")))
+        a, b = _partners(a, b)
     return Place(a, root), Place(b, root)
 
 
@@ -98,10 +108,10 @@ def find_pictures(places: Sequence[str]) -> list[Source]:
         elif suffix == ".txt":
             found += _listed(Path(place))
         elif suffix == ".tar":
-            for shard in _shards(place):
-                found += _members(shard)
-        elif place.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
-            raise UserError(_compressed(place))
+            for shard in find_shards(place):
+                found += pictures_of(shard)
+        elif place.lower().endswith(COMPRESSED):
+            raise UserError(compressed_archive(place))
         else:
             missing = "is not there" if not Path(place).exists() else "is none of them"
             raise UserError(f"{place}: {missing}; name a folder, a list ending in .txt, or shards ending in .tar")
@@ -111,7 +121,7 @@ def find_pictures(places: Sequence[str]) -> list[Source]:
 def _listed(file: Path) -> list[Source]:
     """The files that a list names."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is no text in UTF-8; a list has one picture file a line") from error
     except OSError as error:
@@ -124,83 +134,36 @@ def _listed(file: Path) -> list[Source]:
     return [Source(str(path)) for path in paths]
 
 
-def _shards(pattern: str) -> list[str]:
-    """The files that a pattern with {000..009}, * or ? stands for, in order."""
-    if bounds := _RANGE.search(pattern):
-        first, last = bounds[1], bounds[2]
-        if int(last) < int(first):
-            raise UserError(f"{pattern}: the range {bounds[0]} is empty")
-        numbers = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
-        return [s for n in numbers for s in _shards(pattern[: bounds.start()] + n + pattern[bounds.end() :])]
-    if Path(pattern).exists():
-        return [pattern]
-    path = Path(pattern)
-    if not (found := sorted(path.parent.glob(path.name))):
-        raise UserError(f"{pattern}: there is no such shard")
-    return [str(shard) for shard in found]
-
-
-def _members(shard: str) -> list[Source]:
-    """The pictures of an archive, by their headers alone."""
-    found = []
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                _refuse_tricks(shard, member)
-                if member.isreg() and PurePosixPath(member.name).suffix.lower() in SUFFIXES:
-                    found.append(Source(shard, member.name, member.offset_data, member.size))
-            end = archive.offset
-        with Path(shard).open("rb") as file:  # a block of zeros follows the last member, unless the file was cut off
-            file.seek(end)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it ends too early")
-    except tarfile.ReadError as error:
-        with Path(shard).open("rb") as file:
-            packed = file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"))
-        raise UserError(_compressed(shard) if packed else f"{shard}: this archive is damaged ({error})") from error
-    except OSError as error:
-        raise UserError(f"{shard}: this archive cannot be read ({error.strerror or error})") from error
-    if not found:
-        raise UserError(f"{shard}: holds no picture; members ending in {', '.join(sorted(SUFFIXES))} count")
-    return found
-
-
-def _refuse_tricks(shard: str, member: tarfile.TarInfo) -> None:
-    """An archive may name nothing outside itself, and must hold its pictures as plain bytes."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise UserError(f"{shard}: the member {member.name} leads out of the archive; make the shard anew without it")
-    if member.issym() or member.islnk() or member.isdev():
-        raise UserError(
-            f"{shard}: the member {member.name} is a link or a device; make the shard anew with files alone"
-        )
-    if member.issparse():
-        raise UserError(f"{shard}: the member {member.name} is stored with holes; make the shard anew without --sparse")
-
-
-def _compressed(place: str) -> str:
-    return f"{place}: a compressed archive cannot be read picture by picture; unpack it to a .tar first (gunzip, say)"
-
-
-def _partners(
-    first: list[Source], second: list[Source], key_of: Callable[[Source], str]
-) -> tuple[list[Source], list[Source]]:
+def _partners(first: list[Source], second: list[Source]) -> tuple[list[Source], list[Source]]:
     """The pairs of two lists: those with the same name, its ending apart, in the order of the first.
 
+    Where names alone come twice within a domain, as many folders above them count as it takes to tell all apart.
+
     Raises:
-        UserError: a picture without a partner, or a name that comes twice.
+        UserError: a picture without a partner, or a picture that comes twice.
     """
-    keyed: list[dict[str, Source]] = []
-    for sources in (first, second):
-        names = {key_of(source): source for source in sources}
-        if len(names) < len(sources):
-            twice = [str(source) for source in sources if names[key_of(source)] is not source]
-            raise UserError(f"--paired: names must differ within a domain, and these come again: {_some(twice)}")
-        keyed.append(names)
+    for depth in range(1, 1 + max(len(PurePath(_path_of(source)).parts) for source in first + second)):
+        keyed = [{_key(source, depth): source for source in sources} for sources in (first, second)]
+        if len(keyed[0]) == len(first) and len(keyed[1]) == len(second):
+            break
+    else:
+        names, sources = (keyed[0], first) if len(keyed[0]) < len(first) else (keyed[1], second)
+        twice = [str(source) for source in sources if names[_key(source, depth)] is not source]
+        raise UserError(f"--paired: names must differ within a domain, and these come again: {_some(twice)}")
     lonely = [str(s) for mine, theirs in (keyed, keyed[::-1]) for key, s in mine.items() if key not in theirs]
     if lonely:
         raise UserError(f"--paired: these have no partner of the same name in the other domain: {_some(lonely)}")
-    return first, [keyed[1][key_of(source)] for source in first]
+    return first, [keyed[1][key] for key in keyed[0]]
+
+
+def _path_of(source: Source) -> str:
+    return source.member or source.path
+
+
+def _key(source: Source, depth: int) -> str:
+    """The last `depth` parts of a name, without its ending."""
+    parts = PurePath(_path_of(source)).parts[-depth:]
+    return "/".join((*parts[:-1], PurePath(parts[-1]).stem))
 
 
 def _some(names: Sequence[str]) -> str:

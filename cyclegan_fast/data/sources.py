@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, NamedTuple, overload
+
+Half = Literal["", "left", "right"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -17,7 +22,7 @@ class Source:
     """Name inside the archive; empty for a file of its own."""
     offset: int = 0
     length: int = -1
-    half: Literal["", "left", "right"] = ""
+    half: Half = ""
     """Which half of a picture that shows both domains side by side; empty for all of it."""
 
     def __str__(self) -> str:
@@ -57,3 +62,50 @@ class Source:
 def as_source(place: Source | Path | str) -> Source:
     """A path as the source of a whole file."""
     return place if isinstance(place, Source) else Source(str(place))
+
+
+class SourceTable(Sequence[Source]):
+    """Sources in a few arrays; each is made when it is asked for.
+
+    A million take about 60 MB and travel to a worker process at once; as objects they would take three to four times
+    as much, and seconds for each worker.
+    """
+
+    def __init__(self, sources: Iterable[Source] = ()) -> None:
+        homes: dict[_Home, int] = {}
+        self._home, self._offset, self._length = array("l"), array("q"), array("q")
+        self._end, names = array("q"), bytearray()
+        for source in sources:
+            start = 0 if source.member else source.path.rfind(os.sep) + 1
+            head, name = (source.path, source.member) if source.member else (source.path[:start], source.path[start:])
+            home = _Home(head, bool(source.member), source.half)
+            self._home.append(homes.setdefault(home, len(homes)))
+            self._offset.append(source.offset)
+            self._length.append(source.length)
+            names += os.fsencode(name)
+            self._end.append(len(names))
+        self._homes, self._names = list(homes), bytes(names)
+
+    def __len__(self) -> int:
+        return len(self._end)
+
+    @overload
+    def __getitem__(self, index: int) -> Source: ...
+    @overload
+    def __getitem__(self, index: slice) -> SourceTable: ...
+    def __getitem__(self, index: int | slice) -> Source | SourceTable:
+        if isinstance(index, slice):
+            return SourceTable(self[i] for i in range(*index.indices(len(self))))
+        i = range(len(self))[index]
+        head, is_archive, half = self._homes[self._home[i]]
+        name = os.fsdecode(self._names[self._end[i - 1] if i else 0 : self._end[i]])
+        where = (head, name) if is_archive else (head + name, "")
+        return Source(*where, self._offset[i], self._length[i], half)
+
+
+class _Home(NamedTuple):
+    """What many sources have in common."""
+
+    head: str  # an archive, or a folder with its last slash
+    is_archive: bool
+    half: Half

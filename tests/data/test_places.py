@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import subprocess
 import tarfile
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
 from cyclegan_fast.data import build_train_loader
-from cyclegan_fast.data.places import find_pictures
+from cyclegan_fast.data.places import find_pictures, training_pictures
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.trainer import Trainer
 from tests.data.pictures import BAD_FILES, noise
@@ -175,6 +178,47 @@ def test_one_of_a_pair_that_goes_bad_later_ends_the_run(loader_name: str, tmp_pa
             list(islice(loader, 3))
 
 
+def test_names_that_come_twice_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for day in ("mon", "tue"):
+        make_pictures(tmp_path / "x" / day, 2)
+    members = {f"{day}/{i}.jpg": png(50 + i) for day in ("tue", "mon") for i in range(2)}
+    places = {"data_A": (str(tmp_path / "x"),), "data_B": (str(make_shard(tmp_path / "b.tar", members)),)}
+    pictures, partners = (place.pictures for place in training_pictures(DataConfig(paired=True, **places)))
+    assert [source.member for source in partners] == ["mon/0.jpg", "mon/1.jpg", "tue/0.jpg", "tue/1.jpg"]
+    assert [Path(source.path).parent.name for source in pictures] == ["mon", "mon", "tue", "tue"]
+    (tmp_path / "x" / "mon" / "0.jpg").write_bytes(png(0))
+    with pytest.raises(UserError, match=r"these come again: .*mon/0\.jpg"):
+        training_pictures(DataConfig(paired=True, **places))
+
+
+def test_a_folder_without_pairs_says_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no pairs; --paired takes a folder train"):
+        training_pictures(DataConfig(data=tmp_path, paired=True))
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_direction_and_number_apply_to_pairs(loader_name: str, tmp_path: Path, direction: str) -> None:
+    side_by_side(tmp_path / "train", 5)
+    config = settings(
+        loader_name, data=tmp_path, paired=True, direction=direction, max_dataset_size=3, serial_batches=True
+    )
+    found = batches(config, 4)
+    first, second = ("left", "right") if direction == "AtoB" else ("right", "left")
+    assert [batch["paths_A"][0] for batch in found] == [
+        f"{tmp_path}/train/{i}.png ({first} half)" for i in (0, 1, 2, 0)
+    ]
+    assert all(batch["paths_B"][0].endswith(f"({second} half)") for batch in found)
+
+
+def test_pairs_are_taken_up_in_the_middle(loader_name: str, tmp_path: Path) -> None:
+    side_by_side(tmp_path / "train", 5)
+    config = settings(loader_name, data=tmp_path, paired=True)
+    whole = batches(config, 9)
+    with build_train_loader(config, "cpu") as loader:
+        loader.load_state_dict({"sample": 3})
+        assert_same_pictures(list(islice(loader, 6)), whole[3:])
+
+
 def test_pictures_without_a_partner_are_named(tmp_path: Path) -> None:
     make_pictures(tmp_path / "trainA", 6)
     make_pictures(tmp_path / "trainB", 1)
@@ -269,6 +313,185 @@ def test_bad_members_of_a_shard_are_found_before_training(loader_name: str, tmp_
         build_train_loader(settings(loader_name, **places), "cpu")
     found = batches(settings(loader_name, on_bad_image="skip", **places), 4)
     assert {b["paths_A"][0].split(":")[1] for b in found} == {"0.png", "1.png"}
+
+
+# ---- The index of a shard ----
+def many(path: Path, count: int = 600) -> Path:
+    """A shard whose members' headers are worth keeping; they need not be pictures to be indexed."""
+    return make_shard(path, {f"{i:04d}.{end}": bytes(i % 9) for i in range(count // 2) for end in ("png", "txt")})
+
+
+def test_headers_are_read_once_and_again_when_the_shard_changes(tmp_path: Path) -> None:
+    shard = many(tmp_path / "a.tar")
+    first = find_pictures([str(shard)])
+    kept = tmp_path / ".cyclegan_fast" / "shards" / "a.tar.json"
+    assert len(first) == 300 and kept.exists()
+
+    status = shard.stat()
+    with shard.open("r+b") as file:  # unreadable, but with the length and time that the index knows
+        file.write(bytes(tarfile.BLOCKSIZE))
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert find_pictures([str(shard)]) == first
+    os.utime(shard)
+    assert "no picture" in refused(str(shard))  # an archive that begins with zeros is empty
+
+    again = many(shard, count=800)
+    assert len(find_pictures([str(again)])) == 400
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: kept.write_bytes(kept.read_bytes()[:-50]),
+        lambda kept: kept.write_text("[]"),
+        lambda kept: kept.write_text(kept.read_text().replace('"0000.png",512,', '"0000.png",99999999,')),
+        lambda kept: kept.write_text(kept.read_text().replace('"0000.png",512,', '"0000.png","512",')),
+    ],
+    ids=["cut", "other", "outside", "type"],
+)
+def test_a_damaged_index_of_a_shard_is_made_anew(tmp_path: Path, damage: Callable[[Path], object]) -> None:
+    shard = many(tmp_path / "a.tar")
+    first = find_pictures([str(shard)])
+    kept = tmp_path / ".cyclegan_fast" / "shards" / "a.tar.json"
+    before = kept.read_bytes()
+    damage(kept)
+    assert kept.read_bytes() != before
+    assert find_pictures([str(shard)]) == first and kept.read_bytes() == before
+
+
+def test_beside_a_shard_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    shard = many(tmp_path / "data" / "a.tar")
+    (tmp_path / "data" / ".cyclegan_fast").write_text("in the way of a folder")
+    first = find_pictures([str(shard)])
+    (kept,) = (tmp_path / "cache" / "cyclegan_fast" / "shards").iterdir()
+    before = kept.stat().st_mtime_ns
+    assert find_pictures([str(shard)]) == first and kept.stat().st_mtime_ns == before
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "data" / ".cyclegan_fast"))  # nowhere at all
+    assert find_pictures([str(shard)]) == first
+
+
+def test_small_shards_leave_no_trace(tmp_path: Path) -> None:
+    find_pictures([str(many(tmp_path / "a.tar", count=100))])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_long_names_of_every_kind_of_archive(tmp_path: Path, form: int) -> None:
+    name = "/".join(["a-folder-with-a-long-name"] * 5) + "/" + "x" * 60 + "-\u00fc.png"
+    with tarfile.open(tmp_path / "a.tar", "w", format=form) as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(png(0))
+        archive.addfile(info, io.BytesIO(png(0)))
+    (picture,) = find_pictures([str(tmp_path / "a.tar")])
+    assert picture.member == name and picture.read() == png(0)
+
+
+def test_a_member_with_holes_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "x.png").open("wb") as file:
+        file.truncate(2**20)
+    subprocess.run(["tar", "--sparse", "-cf", "a.tar", "x.png"], cwd=tmp_path, check=True)
+    assert "holes" in refused(str(tmp_path / "a.tar"))
+
+
+def test_patterns_of_shards(tmp_path: Path) -> None:
+    names = ["day/a-8.tar", "day/a-9.tar", "day/a-10.tar", "night/a-8.tar"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        make_shard(tmp_path / name, {"0.png": png(0)})
+    for pattern, expected in (
+        ("day/a-{8..10}.tar", names[:3]),
+        ("{night,day}/a-8.tar", [names[3], names[0]]),
+        ("*/a-8.tar", [names[0], names[3]]),
+        ("{day,night}/a-?.tar", [names[0], names[1], names[3]]),
+    ):
+        found = [source.path for source in find_pictures([str(tmp_path / pattern)])]
+        assert found == [str(tmp_path / name) for name in expected], pattern
+    assert "day/a-11.tar" in refused(str(tmp_path / "day/a-{8..11}.tar"))
+
+
+def test_what_is_known_of_shards_is_kept_beside_the_first(tmp_path: Path) -> None:
+    for name in ("x/0.tar", "y/0.tar"):
+        (tmp_path / name).parent.mkdir()
+        make_shard(tmp_path / name, {"0.png": png(0), "1.png": png(1)})
+    make_pictures(tmp_path / "b", 2, seed=9)
+    (tmp_path / "x" / "quarantine.txt").write_text("0.tar:1.png\n")
+    data = DataConfig(data_A=(str(tmp_path / "*" / "0.tar"),), data_B=(str(tmp_path / "b"),))
+    assert [place.home for place in training_pictures(data)] == [tmp_path / "x", tmp_path / "b"]
+    config = settings("torch", data_A=data.data_A, data_B=data.data_B)
+    assert build_train_loader(config, "cpu").samples.counts == (3, 2)
+
+
+# ---- Faults of every kind of place ----
+def small_places(kind: str, tmp_path: Path) -> dict[str, Any]:
+    """Places whose pictures are 40x36, or 20x36 where they are halves."""
+    pictures = make_pictures(tmp_path / "x", 2)
+    other = (str(make_pictures(tmp_path / "y", 2, seed=9)[0].parent),)
+    (tmp_path / "x.txt").write_text("x/0.png\nx/1.png\n")
+    make_shard(tmp_path / "x.tar", {path.name: path.read_bytes() for path in pictures})
+    for folder, names in (("pairs", ["train"]), ("folder", ["trainA", "trainB"])):
+        for i, name in enumerate(names):
+            make_pictures(tmp_path / folder / name, 2, seed=i)
+    return {
+        "folder": {"data": tmp_path / "folder"},
+        "place": {"data_A": (str(tmp_path / "x"),), "data_B": other},
+        "list": {"data_A": (str(tmp_path / "x.txt"),), "data_B": other},
+        "shard": {"data_A": (str(tmp_path / "x.tar"),), "data_B": other},
+        "halves": {"data": tmp_path / "pairs", "paired": True},
+        "paired": {"data": tmp_path / "folder", "paired": True},
+    }[kind]
+
+
+KINDS = ["folder", "place", "list", "shard", "halves", "paired"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_smaller_than_the_crop(loader_name: str, tmp_path: Path, kind: str) -> None:
+    data = small_places(kind, tmp_path)
+    too_large = 24 if kind == "halves" else 40
+    if kind != "halves":  # no critic takes less than 24
+        build_train_loader(settings(loader_name, preprocess="crop", crop_size=36, **data), "cpu")
+    with pytest.raises(UserError, match=f"but the shorter side must be at least {too_large}"):
+        build_train_loader(settings(loader_name, preprocess="crop", crop_size=too_large, **data), "cpu")
+
+
+@pytest.mark.parametrize("kind", ["folder", "paired"])
+def test_both_folders_cannot_be_one(tmp_path: Path, kind: str) -> None:
+    data = small_places(kind, tmp_path)
+    shutil.rmtree(tmp_path / "folder" / "trainB")
+    (tmp_path / "folder" / "trainB").symlink_to(tmp_path / "folder" / "trainA")
+    with pytest.raises(UserError, match="same folder"):
+        build_train_loader(settings("torch", **data), "cpu")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("place", "again"), ("list", "again.txt"), ("shard", "again.tar")])
+def test_both_places_cannot_be_one(tmp_path: Path, kind: str, name: str) -> None:
+    data = small_places(kind, tmp_path)
+    (tmp_path / name).symlink_to(data["data_A"][0])
+    with pytest.raises(UserError, match="same pictures"):
+        build_train_loader(settings("torch", **data | {"data_B": (str(tmp_path / name),)}), "cpu")
+
+
+@pytest.mark.parametrize("kind", ["folder", "place", "halves", "paired"])
+def test_links_that_lead_out_of_a_folder_are_refused(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    data = small_places(kind, tmp_path)
+    outside = make_pictures(tmp_path_factory.mktemp("outside"), 1)[0]
+    folder = {"place": "x", "halves": "pairs/train"}.get(kind, "folder/trainA")
+    (tmp_path / folder / "link.png").symlink_to(outside)
+    with pytest.raises(UserError, match=r"link\.png: this link leads out"):
+        build_train_loader(settings("torch", **data), "cpu")
+
+
+def test_a_list_may_name_any_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = make_pictures(tmp_path_factory.mktemp("outside"), 2)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "here.png").symlink_to(outside[0])
+    (tmp_path / "lists" / "a.txt").write_text(f"../here.png\r\n{outside[1]}\r\n", encoding="utf-8-sig", newline="")
+    found = find_pictures([str(tmp_path / "lists" / "a.txt")])
+    assert [source.read() for source in found] == [path.read_bytes() for path in outside]
 
 
 # ---- The settings ----

@@ -20,7 +20,7 @@ from cyclegan_fast.data.places import training_pictures
 from cyclegan_fast.data.quarantine import FILE_NAME as QUARANTINE
 from cyclegan_fast.data.quarantine import leave_out
 from cyclegan_fast.data.samples import Domain, Samples
-from cyclegan_fast.data.sources import Source
+from cyclegan_fast.data.sources import Source, SourceTable
 from cyclegan_fast.data.transforms import Size
 from cyclegan_fast.errors import UserError
 
@@ -37,6 +37,8 @@ def build_train_loader(
     *,
     multiple: int = 4,
     smallest: int = transforms.SMALLEST_SIDE,
+    rank: int = 0,
+    world: int = 1,
     say: Callable[[str], None] = print,
 ) -> Loader:
     """Indexes and checks the training images and returns their loader, before any model is built.
@@ -46,12 +48,15 @@ def build_train_loader(
         device: Where the batches go.
         multiple: What the networks need the sides of an image to be a multiple of.
         smallest: The least side that the networks can take, in pixels.
+        rank: Which of several training processes this is, from 0; each gets a share of its own.
+        world: How many there are.
         say: Takes a word about the loader that was chosen.
 
     Raises:
-        UserError: folders missing, empty or the same; bad files, as the policy says; sizes that cannot work.
+        UserError: folders missing, empty or the same; bad files, as the policy says; sizes that cannot work;
+            fewer shards than processes.
     """
-    samples = build_samples(config, multiple=multiple, smallest=smallest, say=say)
+    samples = build_samples(config, multiple=multiple, smallest=smallest, rank=rank, world=world, say=say)
     device = torch.device(device)
     kind, passed_over = choose_loader(config.data.loader, samples, device)
     loader = kind(
@@ -86,18 +91,29 @@ def choose_loader(name: str, samples: Samples, device: torch.device) -> tuple[ty
     raise UserError(f"--loader {name}: {passed_over[name]}; {LOADERS[name].mend}")
 
 
-def build_samples(config: TrainConfig, *, multiple: int, smallest: int, say: Callable[[str], None] = print) -> Samples:
+def build_samples(
+    config: TrainConfig,
+    *,
+    multiple: int,
+    smallest: int,
+    rank: int = 0,
+    world: int = 1,
+    say: Callable[[str], None] = print,
+) -> Samples:
     """Indexes and checks the training images; see `build_train_loader`."""
     data = config.data
     min_side = transforms.check_geometry(data, multiple, smallest)
     channels = config.model.channels_A, config.model.channels_B
     usable = _usable(data, min_side, say)
-    domains = [Domain(*found, Form(channels=count)) for found, count in zip(usable, channels, strict=True)]
+    domains = [
+        Domain(SourceTable(sources), sizes, Form(channels=count))
+        for (sources, sizes), count in zip(usable, channels, strict=True)
+    ]
     for domain in domains:
         _refuse_small_samples(data, domain.sources, domain.sizes, smallest)
         if config.optim.images_per_step > 1:
             _refuse_mixed_sizes(data, domain.sources, domain.sizes)
-    return Samples(data, domains[0], domains[1], config.run.seed)
+    return Samples(data, domains[0], domains[1], config.run.seed, rank=rank, world=world)
 
 
 def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list[tuple[list[Source], list[Size]]]:
@@ -124,7 +140,11 @@ def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list
     if data.paired:
         kept = _both(kept, sizes)
     good = [[source for source in used if source in known] for used, known in zip(kept, sizes, strict=True)]
-    return [(used, [known[source] for source in used]) for used, known in zip(good, sizes, strict=True)]
+    shared: dict[Size, Size] = {}  # one object for all pictures of a size, not one each
+    return [
+        (used, [shared.setdefault(size, size) for size in map(known.__getitem__, used)])
+        for used, known in zip(good, sizes, strict=True)
+    ]
 
 
 def _both(pairs: Sequence[list[Source]], usable: Sequence[Container[Source]]) -> list[list[Source]]:

@@ -83,7 +83,7 @@ class Loader(ABC):
 
     @abstractmethod
     def start(self, sample: int) -> Iterator[Batch]:
-        """What is prepared ahead: raw batches from that sample number on, for ever.
+        """What is prepared ahead: raw batches from that sample number on, for ever; see `Samples.numbers`.
 
         Each holds ``paths_A``, ``paths_B``, ``skipped`` (source and reason of images that went bad), and whatever
         `images_of` makes the images from; or ``failure``, a sentence, in the place of all that: an exception from a
@@ -96,7 +96,7 @@ class Loader(ABC):
 
     @property
     def epoch_size(self) -> int:
-        """Samples per epoch: as set, or the size of the larger domain."""
+        """Samples per epoch, of all training processes together: as set, or the size of the larger domain."""
         return self.samples.config.epoch_size or len(self.samples)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -119,12 +119,15 @@ class Loader(ABC):
             if source not in self.skipped:
                 log.warning("%s: %s; left out from here on", source, reason)
             self.skipped[source] = reason
-        self._sample += self.batch_size
+        self._sample += self.batch_size * self.samples.world
         images = {side: self.images_of(raw, side) for side in ("A", "B")}
         return {**images, "paths_A": raw["paths_A"], "paths_B": raw["paths_B"]}
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the place in the stream: the number of the first sample that was not delivered."""
+        """Returns the place in the stream: the number of the first sample that was not delivered.
+
+        It is that of all processes together, which go in step: any of them may keep it for all.
+        """
         return {"sample": self._sample}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

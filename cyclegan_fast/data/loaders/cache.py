@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,9 @@ class CacheLoader(Loader):
 
     def start(self, sample: int) -> Iterator[Batch]:
         """Raw batches: the whole images, [H, W, C] each, and where to crop them."""
-        return (self._raw(range(n, n + self.batch_size)) for n in count(sample, self.batch_size))
+        numbers = self.samples.numbers(sample)
+        while True:
+            yield self._raw(islice(numbers, self.batch_size))
 
     def images_of(self, raw: Batch, side: str) -> Tensor:
         """Cuts, mirrors and normalises the images of a side on the device."""
@@ -108,7 +110,7 @@ class CacheLoader(Loader):
     def _decode_all(self, cancelled: Callable[[], bool]) -> list[Kept] | None:
         """The images of both domains; None if it was cancelled."""
         assert self.room.place is not None
-        progress = Progress(sum(self.samples.counts), self.say)
+        progress = Progress(sum(len(domain.sources) for domain in self.samples.domains), self.say)
         sides = [allocate(domain, self.samples, self.room.place, self.device) for domain in self.samples.domains]
         workers = self.samples.config.workers
         threads = ThreadPoolExecutor(usable_cores() if workers is None else max(1, workers), "decode")

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ class WorkersLoader(Loader):
             DataLoader(
                 _Cropped(self.samples),
                 batch_size=self.batch_size,
-                sampler=_From(sample),
+                sampler=_From(self.samples, sample),
                 num_workers=self.workers,  # torch gives every worker a single thread
                 collate_fn=_collate,
                 pin_memory=self.device.type == "cuda",
@@ -99,13 +98,13 @@ def default_workers(device: torch.device) -> int:
 
 
 class _From:
-    """The numbers from `first` on, for ever."""
+    """The numbers of the samples to take, from `first` on."""
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, samples: Samples, first: int) -> None:
+        self.samples, self.first = samples, first
 
     def __iter__(self) -> Iterator[int]:
-        return count(self.first)
+        return self.samples.numbers(self.first)
 
 
 def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
