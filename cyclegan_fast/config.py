@@ -131,12 +131,13 @@ class DataConfig:
     """Use at most this many images of each domain."""
     epoch_size: int | None = None
     """Samples per epoch; by default the size of the larger domain."""
-    loader: Literal["auto", "cache", "torch"] = "auto"
-    """What makes the batches: cache (all decoded once, kept in memory), torch (worker processes). auto says which."""
+    loader: Literal["auto", "cache", "dali", "torch"] = "auto"
+    """What makes the batches: cache (all decoded once, kept in memory), dali (NVIDIA DALI decodes, on the GPU), torch
+    (worker processes). auto says which."""
     cache_share: float = 0.25
     """Share of the free memory that the loader cache may take: of the device's, or else of the host's."""
     workers: int | None = None
-    """Processes (torch) or threads (cache) that decode images; by default as many as the machine's cores suggest."""
+    """Processes (torch) or threads (cache, dali) that decode images; by default as many as the cores suggest."""
     on_bad_image: Literal["error", "skip"] = "error"
     """A file that cannot be decoded: stop before training, or leave it out and list it."""
 

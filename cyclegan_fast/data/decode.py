@@ -70,7 +70,7 @@ def decode(source: Source | Path | str, channels: int) -> Image.Image:
         with as_source(source).open() as file, Image.open(file, formats=FORMATS) as image:
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 _warn_animated()
-            return to_mode(_part(ImageOps.exif_transpose(image), as_source(source).half), channels)
+            return to_mode(_part(ImageOps.exif_transpose(image), as_source(source)), channels)
     except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
         raise BadImageError(source, reason_of(source, error)) from error
 
@@ -89,17 +89,15 @@ def probe(source: Source | Path | str) -> tuple[int, int]:
             image.draft(None, (width // 8, height // 8))  # JPEG: all the entropy coding, little of the rest
             image.load()
             refuse_unknown_range(image)
-            return (width // 2 if as_source(source).half else width), height
+            return as_source(source).columns(width)[1], height
     except Exception as error:
         raise BadImageError(source, reason_of(source, error)) from error
 
 
-def _part(image: Image.Image, half: str) -> Image.Image:
-    """The left or the right half of a picture, or all of it; a column in the middle belongs to neither."""
-    width, height = image.size
-    if half == "left":
-        return image.crop((0, 0, width // 2, height))
-    return image.crop((width - width // 2, 0, width, height)) if half == "right" else image
+def _part(image: Image.Image, source: Source) -> Image.Image:
+    """What a source shows of a picture."""
+    left, width = source.columns(image.width)
+    return image.crop((left, 0, left + width, image.height)) if source.half else image
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:

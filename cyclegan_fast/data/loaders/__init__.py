@@ -15,6 +15,7 @@ from cyclegan_fast.data.checks import check_images
 from cyclegan_fast.data.decode import Form
 from cyclegan_fast.data.loaders.base import Batch, Loader
 from cyclegan_fast.data.loaders.cache import CacheLoader
+from cyclegan_fast.data.loaders.dali import DaliLoader
 from cyclegan_fast.data.loaders.workers import WorkersLoader
 from cyclegan_fast.data.places import training_pictures
 from cyclegan_fast.data.quarantine import FILE_NAME as QUARANTINE
@@ -28,7 +29,8 @@ __all__ = ["LOADERS", "Batch", "Loader", "build_train_loader", "choose_loader"]
 
 log = logging.getLogger(__name__)
 
-LOADERS: dict[str, type[Loader]] = {kind.name: kind for kind in (CacheLoader, WorkersLoader)}  # auto asks in this order
+# auto asks in this order
+LOADERS: dict[str, type[Loader]] = {kind.name: kind for kind in (CacheLoader, DaliLoader, WorkersLoader)}
 
 
 def build_train_loader(
