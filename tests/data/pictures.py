@@ -1,12 +1,19 @@
 """Real image files, good and bad."""
 
+import importlib.util
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+needs_deep = pytest.mark.skipif(
+    not (importlib.util.find_spec("tifffile") and importlib.util.find_spec("imagecodecs")),
+    reason="tifffile and imagecodecs, of the extra [deep], are not installed",
+)
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -46,5 +53,5 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
     "cut.png": _cut,
     "scratched.png": _scratched,
     "bomb.png": lambda path: path.write_bytes(png_header(30_000, 30_000)),
-    "float.tif": lambda path: Image.fromarray(np.zeros((40, 40), np.float32)).save(path),
+    "float.tif": lambda path: Image.fromarray(np.full((40, 40), np.nan, np.float32)).save(path),
 }
