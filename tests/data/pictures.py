@@ -1,14 +1,21 @@
 """Real image files, good and bad."""
 
+import importlib.util
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cyclegan_fast.data.scenes import draw_scene, render_photo
+
+needs_deep = pytest.mark.skipif(
+    not (importlib.util.find_spec("tifffile") and importlib.util.find_spec("imagecodecs")),
+    reason="tifffile and imagecodecs, of the extra [deep], are not installed",
+)
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -48,7 +55,7 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
     "cut.png": _cut,
     "scratched.png": _scratched,
     "bomb.png": lambda path: path.write_bytes(png_header(30_000, 30_000)),
-    "float.tif": lambda path: Image.fromarray(np.zeros((40, 40), np.float32)).save(path),
+    "float.tif": lambda path: Image.fromarray(np.full((40, 40), np.nan, np.float32)).save(path),
 }
 
 
@@ -58,7 +65,7 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def photo_folder(folder: Path) -> Path:
-    """7 and 5 photographs as JPEGs of every kind: odd sides, each chroma sampling, progressive, grey, turned by EXIF."""
+    """7 and 5 photographs as JPEGs: odd sides, each chroma sampling, progressive, grey, turned by EXIF."""
     sides = [(301, 227), (149, 333), (640, 427), (200, 90), (97, 211), (131, 99), (420, 315)]
     ways: list[dict[str, object]] = [{"subsampling": 2}, {"subsampling": 0}, {"progressive": True}, {"subsampling": 1}]
     for name, count in (("trainA", 7), ("trainB", 5)):
