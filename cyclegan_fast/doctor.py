@@ -36,6 +36,8 @@ EXTRAS = {  # module: (package, what it is for)
     "onnxscript": ("onnxscript", "export to ONNX"),
     "onnxruntime": ("onnxruntime", "run ONNX engines"),
     "tensorboard": ("tensorboard", "event files for TensorBoard"),
+    "tifffile": ("tifffile", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
+    "imagecodecs": ("imagecodecs", "read and write PNG of 16-bit colour"),
 }
 DESCRIPTION = """Says what is here and what is missing, each with the one command that mends it.
 
