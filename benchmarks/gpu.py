@@ -10,12 +10,18 @@ make gpu PARTS="kernels tests"
 Needs no network and installs nothing: this Python must have torch >= 2.11, and nvcc, ninja, pybind11, pytest and
 pytest-benchmark must be there. Everything is built into build/gpu. Without a GPU it names the tests that it leaves out
 and exits with 0.
+
+The loader dali takes part where this Python has NVIDIA DALI, or where a folder holds it: build/dali, or the one that
+CYCLEGAN_FAST_DALI names. That is what `pip install --target FOLDER nvidia-dali-cuda130` makes (without numpy, which is
+this Python's own), or the same packed with tar and xz and cut into dali.tar.xz.part0, part1 and so on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import importlib.util
 import os
 import runpy
 import shutil
@@ -166,11 +172,44 @@ PARTS: dict[str, Callable[[float], int]] = {
 }
 
 
+@functools.cache
+def dali_folder() -> Path | None:
+    """The folder that NVIDIA DALI is imported from; None, and a word about it, where there is none."""
+    with contextlib.suppress(ModuleNotFoundError):  # there may be no "nvidia" at all
+        spec = importlib.util.find_spec("nvidia.dali")
+        if spec is not None and spec.origin is not None:
+            return Path(spec.origin).parents[2]
+    folder = Path(os.environ.get("CYCLEGAN_FAST_DALI", ROOT / "build" / "dali"))
+    if parts := sorted(folder.glob("dali.tar.xz.part*")):
+        folder = unpack(parts, BUILD / "dali")
+    if (folder / "nvidia" / "dali" / "__init__.py").is_file():
+        return folder
+    print(f"NVIDIA DALI is not here, nor in {folder}: the tests of the loader dali are left out", flush=True)
+    return None
+
+
+def unpack(parts: Sequence[Path], folder: Path) -> Path:
+    """Unpacks a tar file that was cut into parts, once."""
+    done = folder / "unpacked"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with subprocess.Popen(["tar", "-xJ", "-C", folder], stdin=subprocess.PIPE) as tar:
+            assert tar.stdin is not None
+            for part in parts:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, tar.stdin)
+            tar.stdin.close()
+        if tar.returncode:
+            raise SystemExit(f"make gpu: {parts[0].parent} holds no whole archive of DALI")
+        done.touch()
+    return folder
+
+
 def run_command(
     what: str, words: Sequence[str | Path], seconds: float, must_finish: bool = True, **settings: str
 ) -> int:
     """Runs a command with the built package on its path; returns its status and says what failed."""
-    path = os.pathsep.join([str(BUILD / "lib"), str(ROOT)])
+    path = os.pathsep.join(map(str, filter(None, [BUILD / "lib", ROOT, dali_folder()])))
     environment = os.environ | {"PYTHONPATH": path, "CYCLEGAN_FAST_REQUIRE_EXT": "1", "PYTHONSAFEPATH": "1"} | settings
     process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True)
     try:

@@ -20,6 +20,26 @@ from cyclegan_fast.errors import UserError, did_you_mean
 T = TypeVar("T")
 
 Preprocess = Literal["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"]
+Depth = Literal["8", "16", "float"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What the images of one domain are to the networks; it travels with every generator."""
+
+    channels: int = 3
+    """Channels."""
+    depth: Depth = "8"
+    """8 and 16: whole numbers of that many bits, over their full range. float: values from `low` to `high`."""
+    low: float = 0.0
+    """Of depth float: the value that becomes -1."""
+    high: float = 1.0
+    """Of depth float: the value that becomes 1."""
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The values that become -1 and 1."""
+        return {"8": (0.0, 255.0), "16": (0.0, 65535.0)}.get(self.depth, (self.low, self.high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +65,9 @@ class ModelConfig:
     init_gain: float = 0.02
     """Standard deviation (normal) or gain (others) of the initialisation."""
     channels_A: int = 3
-    """Channels of the images of domain A: 1 (grey) or 3 (RGB)."""
+    """Channels of the images of domain A: 1 (grey), 3 (RGB), or as many as its files have."""
     channels_B: int = 3
-    """Channels of the images of domain B: 1 (grey) or 3 (RGB)."""
+    """Channels of the images of domain B: 1 (grey), 3 (RGB), or as many as its files have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +151,23 @@ class DataConfig:
     """Use at most this many images of each domain."""
     epoch_size: int | None = None
     """Samples per epoch; by default the size of the larger domain."""
-    loader: Literal["auto", "cache", "torch"] = "auto"
-    """What makes the batches: cache (all decoded once, kept in memory), torch (worker processes). auto says which."""
+    loader: Literal["auto", "cache", "dali", "torch"] = "auto"
+    """What makes the batches: cache (all decoded once, kept in memory), dali (NVIDIA DALI decodes, on the GPU), torch
+    (worker processes). auto says which."""
     cache_share: float = 0.25
     """Share of the free memory that the loader cache may take: of the device's, or else of the host's."""
     workers: int | None = None
-    """Processes (torch) or threads (cache) that decode images; by default as many as the machine's cores suggest."""
+    """Processes (torch) or threads (cache, dali) that decode images; by default as many as the cores suggest."""
+    depth: Literal["auto", "8", "16", "float"] = "auto"
+    """Bits of a channel: 8, 16, or float with --value-low and --value-high. auto looks at the files of each domain."""
+    value_low: float | None = None
+    """What becomes black (-1) in floating-point images; darker values are clipped."""
+    value_high: float | None = None
+    """What becomes white (1) in floating-point images; brighter values are clipped."""
+    value_low_B: float | None = None
+    """Of domain B, where it is not --value-low."""
+    value_high_B: float | None = None
+    """Of domain B, where it is not --value-high."""
     on_bad_image: Literal["error", "skip"] = "error"
     """A file that cannot be decoded: stop before training, or leave it out and list it."""
 
@@ -196,6 +227,8 @@ _RANGES: dict[str, tuple[float, float]] = {  # the least and the most that a set
         ("n_layers", "ngf", "ndf", "batch_size", "grad_accumulation", "lr_decay_iters", "load_size", "crop_size"),
         (1, 2**20),
     ),
+    **dict.fromkeys(("channels_A", "channels_B"), (1, 2**10)),
+    **dict.fromkeys(("value_low", "value_high", "value_low_B", "value_high_B"), (-1e30, 1e30)),
     **dict.fromkeys(("init_gain", "lambda_gan", "lambda_A", "lambda_B", "lambda_identity", "lambda_gp"), (0, 1e30)),
     **dict.fromkeys(("lr", "lr_gamma", "eps"), (0, 1e30)),
     **dict.fromkeys(("beta1", "beta2"), (0, 1 - 1e-12)),
@@ -220,9 +253,6 @@ def check_ranges(config: TrainConfig) -> None:
             if isinstance(value, int | float) and not least <= value <= most:  # nan is in no range
                 limits = f"at least {least:g}" if most == _NO_LIMIT else f"from {least:g} to {most:g}"
                 raise UserError(f"--{name.replace('_', '-')} must be {limits}, got {value}")
-    for domain, channels in (("A", config.model.channels_A), ("B", config.model.channels_B)):
-        if channels not in (1, 3):
-            raise UserError(f"--channels-{domain} must be 1 (grey) or 3 (RGB), got {channels}")
     if config.model.n_layers != ModelConfig().n_layers and config.model.discriminator != "n_layers":
         raise UserError("--n-layers shapes only --discriminator n_layers: say that too, or leave it out")
 
@@ -277,6 +307,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         choices = typing.get_args(hint)
         if isinstance(value, bool):  # YAML reads a bare `on` or `off` as a truth value
             value = "on" if value else "off"
+        if isinstance(value, int):  # and an unquoted 8 as a number
+            value = str(value)
         if value not in choices:
             raise UserError(f"{where}: expected one of {', '.join(map(str, choices))}, got {value!r}")
         return value

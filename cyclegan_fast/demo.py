@@ -113,7 +113,7 @@ def translate_tests(onnx: Path, out: Path) -> None:
     from cyclegan_fast.engine.files import plan_jobs, translate_files
 
     jobs = plan_jobs(out / "data" / "testA", out / "translated")
-    faults = [fault for _, fault in translate_files(load_engine(onnx), jobs) if fault is not None]
+    faults = [done.fault for done in translate_files(load_engine(onnx), jobs) if done.fault]
     if faults:
         raise UserError(f"the engine {onnx} could not translate its own test images: {faults[0]}")
 

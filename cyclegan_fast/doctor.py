@@ -36,6 +36,8 @@ EXTRAS = {  # module: (package, what it is for)
     "onnxscript": ("onnxscript", "export to ONNX"),
     "onnxruntime": ("onnxruntime", "run ONNX engines"),
     "tensorboard": ("tensorboard", "event files for TensorBoard"),
+    "tifffile": ("tifffile", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
+    "imagecodecs": ("imagecodecs", "read and write PNG of 16-bit colour"),
 }
 DESCRIPTION = """Says what is here and what is missing, each with the one command that mends it.
 
@@ -81,7 +83,7 @@ def examine() -> dict[str, list[Finding]]:
         "To train and translate": [_python(), _torch(), *(_core(*item) for item in CORE.items())],
         "The compiled extension": [*_extension(), _compiler(), _ninja(), _pybind11(), _nvcc()],
         "The GPU": _gpu(),
-        "Extras": [_extra(module, *extra) for module, extra in EXTRAS.items()],
+        "Extras": [*(_extra(module, *extra) for module, extra in EXTRAS.items()), _dali()],
     }
 
 
@@ -108,7 +110,10 @@ def _version(package: str) -> str:
 
 
 def _here(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is a part of is missing, too
+        return False
 
 
 def _python() -> Finding:
@@ -147,6 +152,16 @@ def _extra(module: str, package: str, purpose: str) -> Finding:
     if _here(module):
         return Finding(package, True, f"{_version(package)}: {purpose}")
     return Finding(package, False, f"absent: {purpose}", f"pip install {package}")
+
+
+def _dali() -> Finding:
+    """The package that goes with the CUDA of this torch."""
+    try:
+        from torch.version import cuda
+    except (ImportError, OSError):
+        cuda = None
+    package = "nvidia-dali-cuda120" if (cuda or "13").startswith("12.") else "nvidia-dali-cuda130"
+    return _extra("nvidia.dali", package, "decode images on the GPU")
 
 
 def build_info() -> tuple[dict[str, Any], str | None]:

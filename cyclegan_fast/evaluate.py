@@ -53,7 +53,7 @@ def evaluate(
     generators = load_both(checkpoint, where)
     to_photo, to_labels = generators["AtoB"], generators["BtoA"]
     if (to_photo.in_channels, to_photo.out_channels) != (3, 3):
-        raise UserError(f"{checkpoint}: translates grey images; the scenes are in colour on both sides")
+        raise UserError(f"{checkpoint}: translates grey or other images; the scenes are in colour on both sides")
     scores = score_scenes(
         lambda photos: to_labels.network(photos.to(where)),
         lambda labels: to_photo.network(labels.to(where)),

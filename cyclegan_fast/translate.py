@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 
 if TYPE_CHECKING:
-    from cyclegan_fast.engine.files import Job
+    from cyclegan_fast.engine.files import Done
 
 
 def translate(
@@ -29,8 +29,8 @@ def translate(
 
     Example: python -m cyclegan_fast.translate --engine horse2zebra.onnx --input horses --output zebras
 
-    Names, sub-folders, formats and sizes are kept, and 16-bit grey stays 16-bit where the generator makes grey. Files
-    that cannot be read are named at the end, and the status is then 2; all others are done.
+    Names, sub-folders, formats, sizes and bits are kept: 8-bit pictures give 8 bits, 16-bit ones 16, and floating-point
+    TIFF the same. Files that cannot be read are named at the end, and the status is then 2; all others are done.
 
     Args:
         engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .safetensors or .pth file.
@@ -53,29 +53,34 @@ def translate(
     jobs = plan_jobs(input, output, overwrite=overwrite)
     loaded = load_engine(engine, direction=direction, device=device, dtype=dtype)
     start = time.perf_counter()
-    written, bad = _follow(translate_files(loaded, jobs, batch_size=batch_size), len(jobs))
+    results = _follow(translate_files(loaded, jobs, batch_size=batch_size), len(jobs))
     seconds = time.perf_counter() - start
-    print(f"{written} of {len(jobs)} pictures are in {output} ({len(jobs) / seconds:.1f} a second)")
-    for job, fault in bad:
-        print(f"not translated: {job.source}: {fault}", file=sys.stderr)
+    bad, clipped = [done for done in results if done.fault], [done for done in results if done.clipped]
+    print(f"{len(jobs) - len(bad)} of {len(jobs)} pictures are in {output} ({len(jobs) / seconds:.1f} a second)")
+    if clipped:
+        low, high = loaded.in_form.scale
+        count = sum(done.clipped for done in clipped)
+        print(
+            f"{count} values in {len(clipped)} pictures lay outside {low:g} to {high:g}, the range of training: clipped"
+        )
+    for done in bad:
+        print(f"not translated: {done.job.source}: {done.fault}", file=sys.stderr)
     return EXIT_USER_ERROR if bad else 0
 
 
-def _follow(results: Iterable[tuple[Job, str | None]], total: int) -> tuple[int, list[tuple[Job, str]]]:
-    """Shows the progress with its speed and the time left; returns the number written, and the jobs that failed."""
+def _follow(results: Iterable[Done], total: int) -> list[Done]:
+    """Shows the progress with its speed and the time left; returns the results."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
-    written, bad = 0, []
+    finished = []
     with Progress(*columns) as progress:
         task = progress.add_task("", total=total, speed="")
-        for done, (job, fault) in enumerate(results, start=1):
-            if fault is None:
-                written += 1
-            else:
-                bad.append((job, fault))
-            progress.update(task, completed=done, speed=f"{done / (progress.tasks[task].elapsed or 1):.1f} pictures/s")
-    return written, bad
+        for done in results:
+            finished.append(done)
+            speed = len(finished) / (progress.tasks[task].elapsed or 1)
+            progress.update(task, completed=len(finished), speed=f"{speed:.1f} pictures/s")
+    return finished
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-// The Python module _C: facts about the build. Importing it loads the library and so registers the
-// operators.
+// The Python module _C: facts about the build, and what is no operator. Importing it loads the
+// library and so registers the operators.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 
 #include "cpu/isa.h"
+#include "jpeg_damage.h"
 
 namespace py = pybind11;
 
@@ -27,9 +30,19 @@ py::dict build_info() {
   return info;
 }
 
+// Lets other threads run meanwhile: bytes do not change.
+std::optional<std::string> find_jpeg_damage(const py::bytes& content) {
+  char* data = nullptr;
+  Py_ssize_t size = 0;
+  if (PyBytes_AsStringAndSize(content.ptr(), &data, &size) != 0) throw py::error_already_set();
+  const py::gil_scoped_release unlocked;
+  return cyclegan_fast::find_jpeg_damage(reinterpret_cast<const uint8_t*>(data), size_t(size));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled operators of cyclegan_fast.";
   m.def("build_info", &build_info, "Facts about this build.");
+  m.def("find_jpeg_damage", &find_jpeg_damage, "What is wrong with a JPEG, or None.");
 }

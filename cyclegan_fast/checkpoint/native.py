@@ -28,7 +28,7 @@ from torch import nn
 import cyclegan_fast
 from cyclegan_fast.checkpoint.tree import pack, unpack
 from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
-from cyclegan_fast.config import TrainConfig, from_dict, to_dict
+from cyclegan_fast.config import Form, ModelConfig, TrainConfig, from_dict, to_dict
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import (
     building_folder,
@@ -53,6 +53,7 @@ class Settings:
     config: TrainConfig
     progress: dict[str, Any]  # where in the run it was taken: step, epoch
     versions: dict[str, str]  # of cyclegan_fast and torch that wrote it
+    forms: dict[str, Form]  # of the images of A and B, as the networks name the domains
 
 
 def save_checkpoint(
@@ -62,6 +63,7 @@ def save_checkpoint(
     networks: Networks,
     config: TrainConfig,
     progress: dict[str, Any],
+    forms: Mapping[str, Form] | None = None,
     state: dict[str, Any] | None = None,
     keep: int = 0,
 ) -> Path:
@@ -73,6 +75,7 @@ def save_checkpoint(
         networks: Stored under their names.
         config: The run's settings, stored in full.
         progress: Where in the run this is; numbers and strings.
+        forms: Of the images of A and B, as the networks name the domains; by default 8 bit.
         state: What else an exact resume needs: a nest of dictionaries, lists, tuples, tensors, numbers, strings, None.
         keep: Newest checkpoints to keep; 0 keeps all.
 
@@ -83,7 +86,7 @@ def save_checkpoint(
         UserError: The disk is full, the folder is read-only, or the like. The earlier checkpoints are intact.
     """
     folder = Path(folder)
-    contents = _weights_and_settings(networks, config, {"step": step, **progress})
+    contents = _weights_and_settings(networks, config, {"step": step, **progress}, forms or default_forms(config.model))
     if state is not None:
         contents |= _state_files(state)
     with storage_errors(f"cannot write the checkpoint of step {step} in {folder} (earlier ones are intact)"):
@@ -121,7 +124,14 @@ def read_settings(path: Path) -> Settings:
     checkpoint = _checkpoint(path)
     stored = json.loads(_read(checkpoint, "settings.json"))
     config = from_dict(TrainConfig, stored["config"], where=f"{checkpoint / 'settings.json'}: config")
-    return Settings(config, stored["progress"], stored["versions"])
+    where = f"{checkpoint / 'settings.json'}: forms"
+    forms = {name: from_dict(Form, form, where=where) for name, form in stored.get("forms", {}).items()}
+    return Settings(config, stored["progress"], stored["versions"], default_forms(config.model) | forms)
+
+
+def default_forms(model: ModelConfig) -> dict[str, Form]:
+    """8-bit images of A and B."""
+    return {"A": Form(channels=model.channels_A), "B": Form(channels=model.channels_B)}
 
 
 def load_weights(path: Path, networks: Networks) -> None:
@@ -184,13 +194,21 @@ def verify(path: Path) -> None:
         _read(checkpoint, name)
 
 
-def _weights_and_settings(networks: Networks, config: TrainConfig, progress: dict[str, Any]) -> dict[str, bytes]:
+def _weights_and_settings(
+    networks: Networks, config: TrainConfig, progress: dict[str, Any], forms: Mapping[str, Form]
+) -> dict[str, bytes]:
     """The files that every checkpoint has."""
     tensors = {
         f"{net}.{key}": value for net, network in networks.items() for key, value in read_weights(network).items()
     }
     versions = {"cyclegan_fast": cyclegan_fast.__version__, "torch": str(torch.__version__)}
-    settings = {"format": FORMAT_VERSION, "progress": progress, "versions": versions, "config": to_dict(config)}
+    settings = {
+        "format": FORMAT_VERSION,
+        "progress": progress,
+        "versions": versions,
+        "forms": {name: to_dict(form) for name, form in forms.items()},
+        "config": to_dict(config),
+    }
     return {"weights.safetensors": safetensors.torch.save(tensors), "settings.json": _json(settings)}
 
 

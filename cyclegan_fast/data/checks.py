@@ -28,6 +28,8 @@ class CheckedImages:
     good: list[Source]
     sizes: list[Size]
     """Upright size of each good image."""
+    facts: list[Facts]
+    """What is known of each good image, or of the one that it is a half of."""
     bad: list[BadImageError]
 
 
@@ -68,8 +70,12 @@ def check_images(
         )
     if len(bad) == len(sources):
         raise UserError(f"{bad[0]}; none of the {len(sources)} files can be used")
-    good = {s: r for s, r in zip(sources, results, strict=True) if not isinstance(r, BadImageError)}
-    return CheckedImages(list(good), list(good.values()), bad)
+    good = {
+        source: (size, facts)
+        for source, size, facts in zip(sources, results, found, strict=True)
+        if not isinstance(size, BadImageError) and not isinstance(facts, BadImageError)
+    }
+    return CheckedImages(list(good), [size for size, _ in good.values()], [facts for _, facts in good.values()], bad)
 
 
 def too_small(size: Size, min_side: int) -> str:
@@ -96,6 +102,6 @@ def _refuse_small(source: Source, found: Facts | BadImageError, min_side: int) -
     if isinstance(found, BadImageError):
         return found
     width, height = found.size
-    size = (width // 2 if source.half else width), height
+    size = source.columns(width)[1], height
     reason = too_small(size, min_side)
     return BadImageError(source, reason) if reason else size

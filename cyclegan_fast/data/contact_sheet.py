@@ -8,12 +8,15 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from cyclegan_fast.data.decode import decode
+from cyclegan_fast.data.decode import decode, read
 from cyclegan_fast.data.findings import KINDS, Finding, Picture
 from cyclegan_fast.data.inspection import Facts
+from cyclegan_fast.data.pixels import to_model_range
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.monitoring.grids import to_image
 
 PAPER, CARD, INK, SOFT, LINE = "#f6f6f3", "#ffffff", "#17181c", "#646670", "#e3e3de"
 COLOURS = {"error": "#c8342b", "warning": "#d4700f", "info": "#2f6fde"}
@@ -142,7 +145,7 @@ def _thumbnail(picture: Picture, width: int, height: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that only the first frame is shown, say: the sheet tells it
-            image = decode(picture.source, 3)
+            image = _decode(picture)
         image.thumbnail((width, height))
         if max(image.size) < min(width, height) // 2:  # small pictures keep their pixels, but can be seen
             image = ImageOps.contain(image, (width, height), Image.Resampling.NEAREST)
@@ -153,6 +156,14 @@ def _thumbnail(picture: Picture, width: int, height: int) -> Image.Image:
         for sign in (-1, 1):
             draw.line((x - arm, y - sign * arm, x + arm, y + sign * arm), SOFT, 3)
     return _rounded(plate, 8, CARD)
+
+
+def _decode(picture: Picture) -> Image.Image:
+    """As RGB: floating-point values from their least to their greatest, many channels as sample grids show them."""
+    if not isinstance(picture.found, Facts):
+        return decode(picture.source, 3)
+    pixels = torch.from_numpy(read(picture.source, picture.found.form))
+    return to_image(to_model_range(pixels[None])[0])
 
 
 def _card(width: int, height: int) -> Image.Image:

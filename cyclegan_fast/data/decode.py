@@ -1,32 +1,50 @@
-"""From a file to an 8-bit image: one rule for every format, the same in every process.
+"""From a file to its pixels: one rule for every format, the same in every process.
 
 The format is read from the content, never from the name. EXIF rotation is applied. An animated file gives its first
-frame. What is left becomes grey ("L") or RGB:
+frame, a TIFF its first page. What is left becomes as many channels as its domain has:
 
-- transparency is laid over white: the colours hidden under a transparent pixel are arbitrary;
-- palette, CMYK and YCbCr become RGB; RGB becomes grey by Rec. 601 luma; grey becomes RGB by repetition;
-- 16-bit grey is scaled, round(v / 257), where Pillow alone would clip everything above 255 to white;
-- 16-bit colour keeps its high byte, which is how Pillow reads it;
-- floating-point and wider integer images are refused: their range is not known.
+- 1 or 3: transparency is laid over white (the colours hidden under a transparent pixel are arbitrary; floating-point
+  transparency is left out); palette, CMYK and YCbCr become RGB; RGB becomes grey by Rec. 601 luma; grey becomes RGB
+  by repetition;
+- any other number: the channels that are in the file, transparency too, and it must have that many.
+
+And the values become those of the domain's depth:
+
+- 8: 16-bit values are scaled, round(v / 257), where Pillow alone would clip grey above 255 to white; of 16-bit RGB it
+  keeps the high byte (of PNG and TIFF);
+- 16: 8-bit values are multiplied by 257;
+- float: all values are taken as they stand in the file, whole numbers too, clipped to the range that was given, and
+  mapped to [-1, 1].
+
+Floating-point, signed and 32-bit pixels have no range of their own: only depth float takes them (and 8 and 16 those
+32-bit images whose values lie between 0 and 65535).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cyclegan_fast.config import Form
+from cyclegan_fast.data import deep
 from cyclegan_fast.data.sources import Source, as_source
 from cyclegan_fast.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
-_MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 3: "RGB"}
 EXIF_ORIENTATION = 0x0112
-_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+NO_RANGE = (
+    "floating-point, signed and 32-bit pixels have no known range: say --depth float, and the range with "
+    "--value-low and --value-high"
+)
+_LUMA = np.array((0.299, 0.587, 0.114))  # Rec. 601
 
 
 class BadImageError(UserError):
@@ -40,89 +58,210 @@ class BadImageError(UserError):
         return type(self), (self.source, self.reason)
 
 
-@dataclass(frozen=True)
-class Form:
-    """What images are decoded to."""
-
-    channels: int = 3
-
-
 def read(source: Source | Path | str, form: Form) -> np.ndarray:
-    """Decodes an image to upright pixels [H, W, C].
+    """Decodes an image to upright pixels of a form, by the rule at this file's head.
+
+    Returns:
+        [H, W, C]: uint8 or uint16 over their full range, or for depth float float32 in [-1, 1].
 
     Raises:
-        BadImageError: as `decode` does.
+        BadImageError: the file is missing, not an image, damaged, too large, or of a kind that is refused.
     """
-    pixels = np.asarray(decode(source, form.channels))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    with faults_of(source):
+        return to_form(_native(source, form.channels, all_bits=form.depth != "8"), form)
+
+
+def native(source: Source | Path | str, channels: int) -> np.ndarray:
+    """Decodes an image with all its bits: upright [H, W, channels] in uint8, uint16, or a type without a known range.
+
+    Raises:
+        BadImageError: as `read` does.
+    """
+    with faults_of(source):
+        return _native(source, channels, all_bits=True)
 
 
 def decode(source: Source | Path | str, channels: int) -> Image.Image:
-    """Decodes an image to grey (`channels` 1) or RGB (3).
+    """Decodes an image to 8-bit grey (`channels` 1) or RGB (3), for people to look at.
 
     Returns:
         An image of mode "L" or "RGB", upright.
 
     Raises:
-        BadImageError: the file is missing, not an image, damaged, too large, or of a kind that is refused.
+        BadImageError: as `read` does.
     """
-    try:
-        with as_source(source).open() as file, Image.open(file, formats=FORMATS) as image:
-            if getattr(image, "is_animated", False) and image.format != "MPO":
-                _warn_animated()
-            return to_mode(_part(ImageOps.exif_transpose(image), as_source(source).half), channels)
-    except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
-        raise BadImageError(source, reason_of(source, error)) from error
-
-
-def probe(source: Source | Path | str) -> tuple[int, int]:
-    """Decodes a file to its last byte, as `decode` does, for nothing but its upright size (width, height).
-
-    Raises:
-        BadImageError: as `decode` does.
-    """
-    try:
-        with as_source(source).open() as file, Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            if image.getexif().get(EXIF_ORIENTATION) in _QUARTER_TURNS:
-                width, height = height, width
-            image.draft(None, (width // 8, height // 8))  # JPEG: all the entropy coding, little of the rest
-            image.load()
-            refuse_unknown_range(image)
-            return (width // 2 if as_source(source).half else width), height
-    except Exception as error:
-        raise BadImageError(source, reason_of(source, error)) from error
-
-
-def _part(image: Image.Image, half: str) -> Image.Image:
-    """The left or the right half of a picture, or all of it; a column in the middle belongs to neither."""
-    width, height = image.size
-    if half == "left":
-        return image.crop((0, 0, width // 2, height))
-    return image.crop((width - width // 2, 0, width, height)) if half == "right" else image
+    with faults_of(source):
+        return _to_pil(to_form(_native(source, channels, all_bits=False), Form(channels=channels)))
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Converts any image to "L" (`channels` 1) or "RGB" (3) by the rule at this file's head."""
-    if channels not in _MODES:
-        raise UserError(f"images have 1 or 3 channels here, {channels} were asked for")
-    refuse_unknown_range(image)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray(np.rint(np.asarray(image, dtype=np.float64) / 257.0).astype(np.uint8))
-    elif image.has_transparency_data:
+    """Converts any image to 8-bit "L" (`channels` 1) or "RGB" (3) by the rule at this file's head.
+
+    Raises:
+        ValueError: its pixels have no known range.
+    """
+    return _to_pil(to_form(native_of(image, channels), Form(channels=channels)))
+
+
+def native_of(image: Image.Image, channels: int) -> np.ndarray:
+    """The pixels of an upright PIL image, with all its bits, as `native` gives them.
+
+    Raises:
+        ValueError: it cannot have that many channels.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _to_channels(deep.Raster(deep_grey(image), colour=False), channels)
+    if channels not in MODES:
+        names = stored_mode(image)
+        pixels = np.array(image if image.mode == names else image.convert(names))
+        return _to_channels(deep.Raster(pixels.reshape(*pixels.shape[:2], -1), colour=False), channels)
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert(_MODES[channels])
+    pixels = np.array(image.convert(MODES[channels]))
+    return pixels[..., None] if channels == 1 else pixels
 
 
-def refuse_unknown_range(image: Image.Image) -> None:
-    """Raises ValueError for pixels that nothing says how to read."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert the file to 8 or 16 bits per channel")
-    if image.mode == "I":
-        low, high = image.getextrema()
-        if not 0 <= low <= high <= 65535:  # type: ignore[operator]
-            raise ValueError("32-bit pixels have no known range; convert the file to 8 or 16 bits per channel")
+def to_form(pixels: np.ndarray, form: Form) -> np.ndarray:
+    """Brings native pixels to the depth of a form, by the rule at this file's head; see `read` for the result.
+
+    Raises:
+        ValueError: they have no range of their own, or hold what is no number.
+    """
+    refuse_no_numbers(pixels)
+    if form.depth == "float":
+        values = pixels.astype(np.float64).clip(form.low, form.high)
+        return ((values - form.low) * (2.0 / (form.high - form.low)) - 1.0).astype(np.float32)
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(NO_RANGE)
+    if form.depth == "16":
+        return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * np.uint16(257)
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels / 257.0).astype(np.uint8)
+
+
+def count_clipped(pixels: np.ndarray, form: Form) -> int:
+    """How many of these native pixels `to_form` would clip."""
+    return int(np.count_nonzero((pixels < form.low) | (pixels > form.high))) if form.depth == "float" else 0
+
+
+def _native(source: Source | Path | str, channels: int, *, all_bits: bool) -> np.ndarray:
+    """[H, W, channels]; without `all_bits`, 16-bit colour may be its high byte, which Pillow alone can read."""
+    with opened(as_source(source).open()) as (file, image):
+        hidden = None if image is None else deep.hidden_in(image)
+        if image is not None and (hidden is None or not (all_bits or hidden.mistaken or channels not in MODES)):
+            return _part(native_of(ImageOps.exif_transpose(image), channels), as_source(source))
+        raster = deep.load(file, image)
+        if raster.pages > 1:
+            _warn_animated()
+        return _part(_to_channels(raster._replace(pixels=upright(raster)), channels), as_source(source))
+
+
+def _part(pixels: np.ndarray, source: Source) -> np.ndarray:
+    """What a source shows of an upright picture [H, W, C]."""
+    left, width = source.columns(pixels.shape[1])
+    return pixels[:, left : left + width]
+
+
+@contextlib.contextmanager
+def opened(file: BinaryIO) -> Iterator[tuple[BinaryIO, Image.Image | None]]:
+    """The file, and the image in it of which the header has been read; None for a TIFF of a kind unknown to Pillow."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(file)
+        try:
+            image = stack.enter_context(Image.open(file, formats=FORMATS))
+        except UnidentifiedImageError:
+            if not deep.is_tiff(file):
+                raise
+            yield file, None
+            return
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            _warn_animated()
+        yield file, image
+
+
+def _to_channels(raster: deep.Raster, channels: int) -> np.ndarray:
+    """[H, W, C] -> [H, W, channels]."""
+    pixels, colour, alpha = raster.pixels, raster.colour, raster.alpha
+    have = pixels.shape[2]
+    if channels in MODES and alpha and pixels.dtype.kind == "u":
+        pixels, have = _over_white(pixels, alpha), have - 1
+    if have == channels:
+        return pixels
+    if channels == 3 and have == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if colour and channels in MODES:
+        pixels = pixels[..., :3]  # what else there is has no meaning that is known
+        return pixels if channels == 3 else _rounded(pixels @ _LUMA, pixels.dtype)[..., None]
+    raise ValueError(wrong_channels(have, channels))
+
+
+def wrong_channels(have: int, wanted: int) -> str:
+    """Says that a file has another number of channels than its domain."""
+    return f"it has {have} channels, and {wanted} are wanted; --channels-A and --channels-B say how many a domain has"
+
+
+def _over_white(pixels: np.ndarray, alpha: str) -> np.ndarray:
+    """Lays [H, W, C + 1], the last channel being transparency, over white: [H, W, C]."""
+    white = np.iinfo(pixels.dtype).max
+    share = pixels[..., -1:] / white
+    colours = pixels[..., :-1] * (share if alpha == "straight" else 1.0)
+    return _rounded(colours + white * (1.0 - share), pixels.dtype)
+
+
+def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.rint(values).clip(limits.min, limits.max).astype(dtype)
+
+
+def upright(raster: deep.Raster) -> np.ndarray:
+    """The pixels, turned and mirrored as the orientation says."""
+    pixels, turn = raster.pixels, raster.orientation
+    if turn in (2, 3, 7):
+        pixels = pixels[:, ::-1]
+    if turn in (3, 4, 7):
+        pixels = pixels[::-1]
+    if turn in (5, 7):
+        pixels = pixels.swapaxes(0, 1)
+    if turn in (6, 8):
+        pixels = np.rot90(pixels, 1 if turn == 8 else -1)
+    return np.ascontiguousarray(pixels)
+
+
+def deep_grey(image: Image.Image) -> np.ndarray:
+    """A grey image of more than 8 bits, [H, W, 1]: uint16 where its values allow, else int32 or float32."""
+    pixels = np.array(image)[..., None]
+    if pixels.dtype == np.int32 and pixels.size and pixels.min() >= 0 and pixels.max() <= 65535:
+        return pixels.astype(np.uint16)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def refuse_no_numbers(pixels: np.ndarray) -> None:
+    """Raises ValueError where floating-point pixels are NaN or infinite."""
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise ValueError("pixels that are NaN or infinite")
+
+
+def stored_mode(image: Image.Image) -> str:
+    """The mode that has the channels of an 8-bit image as they are stored: that of a palette's colours, say."""
+    if "transparency" not in image.info and image.mode in ("1", "L", "RGB", "CMYK", "LA", "RGBA"):
+        return "L" if image.mode == "1" else image.mode
+    return "RGBA" if image.has_transparency_data else "RGB"
+
+
+def _to_pil(pixels: np.ndarray) -> Image.Image:
+    """uint8 [H, W, 1 or 3] as an image."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+@contextlib.contextmanager
+def faults_of(source: Source | Path | str) -> Iterator[None]:
+    """Whatever a decoder throws at damaged bytes is a fact about the file."""
+    try:
+        yield
+    except Exception as error:
+        raise BadImageError(source, reason_of(source, error)) from error
 
 
 def reason_of(source: Source | Path | str, error: Exception) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import PIL
 
@@ -145,7 +145,7 @@ def _facts(values: list[Any]) -> Facts:
     return Facts(*values)
 
 
-_TYPES = [int, int, str, str, int, int, bool, bool, str, str, int]  # of the fields of Facts
+_TYPES = [hint if isinstance(hint, type) else str for hint in get_type_hints(Facts).values()]  # a Literal is a str
 
 
 def _stamp(source: Source) -> Stamp | None:

@@ -10,11 +10,25 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from cyclegan_fast.data.decode import EXIF_ORIENTATION, FORMATS, BadImageError, reason_of, refuse_unknown_range
+from cyclegan_fast.config import Depth, Form
+from cyclegan_fast.data import deep
+from cyclegan_fast.data.decode import (
+    EXIF_ORIENTATION,
+    MODES,
+    NO_RANGE,
+    BadImageError,
+    deep_grey,
+    opened,
+    reason_of,
+    refuse_no_numbers,
+    stored_mode,
+    upright,
+    wrong_channels,
+)
 from cyclegan_fast.data.jpeg import find_damage
 from cyclegan_fast.data.sources import Source
 
-VERSION = 1  # of the facts: raise it when one of them changes its meaning, or when a file may no longer pass
+VERSION = 2  # of the facts: raise it when one of them changes its meaning, or when a file may no longer pass
 
 _LOOK_SIDE, _LOOK_WAVES = 32, 8
 _GREY = np.array((0.299, 0.587, 0.114))  # Rec. 601 luma
@@ -47,6 +61,26 @@ class Facts(NamedTuple):
     """Digest of the upright pixels and their mode."""
     look: int
     """63 bits that pictures share that look alike (see `look_of`)."""
+    channels: int
+    """As stored: transparency counts, and a palette as its colours."""
+    pictures: bool
+    """Whether the channels are grey or RGB (and transparency), of which either can be made."""
+    values: Depth
+    """The depth that takes all of it; float where the pixels have no range of their own."""
+    low: float
+    """The least value that there may be, or of float is."""
+    high: float
+    """The greatest value."""
+    package: str
+    """What gives all bits and channels, where Pillow gives the high byte; else empty."""
+
+    @property
+    def form(self) -> Form:
+        """One that shows this picture by itself: grey or RGB if it can be, over the range of its own values."""
+        channels = 3 if self.pictures else self.channels
+        if self.values != "float":
+            return Form(channels=channels)
+        return Form(channels=channels, depth="float", low=self.low, high=max(self.high, self.low + 1.0))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -89,23 +123,41 @@ def look_of(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes()) >> 1
 
 
+def why_not(facts: Facts, form: Form) -> str:
+    """Why a picture cannot be read in a form; empty if it can."""
+    if form.depth != "float" and facts.values == "float":
+        return NO_RANGE
+    if facts.package and form.depth == "8" and form.channels in MODES:
+        return ""  # Pillow's high byte is enough
+    if facts.channels != form.channels and not (facts.pictures and form.channels in MODES):
+        return wrong_channels(facts.channels, form.channels)
+    return deep.why_missing(facts.package) if facts.package else ""
+
+
 def _facts_of(content: bytes) -> Facts:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with opened(io.BytesIO(content)) as (file, image):
+        hidden = None if image is None else deep.hidden_in(image)
+        if image is None or (hidden is not None and (hidden.mistaken or hidden.depth == "float")):
+            return _facts_of_raster(content, deep.load(file, image))
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # a stereo camera's JPEG
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
         rotated = image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
-        mode, depth = image.mode, _depth_of(image)
+        mode, depth, channels = image.mode, _depth_of(image), len(stored_mode(image))
         image.load()
-        refuse_unknown_range(image)
         if kind == "JPEG" and (damage := find_damage(content)):
             raise ValueError(f"damaged in the middle ({damage})")
-        upright = ImageOps.exif_transpose(image) if rotated else image
-        if upright.mode in ("P", "PA"):  # one picture has many palettes
-            upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
-        constant = _is_constant(upright)
+        turned = ImageOps.exif_transpose(image) if rotated else image
+        if turned.mode in ("P", "PA"):  # one picture has many palettes
+            turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
+        values: Depth
+        if turned.mode in _DEPTHS and turned.mode != "1":
+            channels, (values, low, high) = 1, _range_of(deep_grey(turned))
+        else:
+            values, low, high = ("8", 0.0, 255.0) if hidden is None or hidden.depth == "8" else ("16", 0.0, 65535.0)
+        constant = _is_constant(turned)
         return Facts(
-            width=upright.width,
-            height=upright.height,
+            width=turned.width,
+            height=turned.height,
             format=kind,
             mode=mode,
             depth=depth,
@@ -113,9 +165,53 @@ def _facts_of(content: bytes) -> Facts:
             rotated=rotated,
             constant=constant,
             content=_digest(content),
-            pixels=_digest(f"{upright.mode} {upright.size}".encode(), upright.tobytes()),
-            look=0 if constant else look_of(upright),
+            pixels=_digest(f"{turned.mode} {turned.size}".encode(), turned.tobytes()),
+            look=0 if constant else look_of(turned),
+            channels=channels if hidden is None else hidden.channels,
+            pictures=hidden is None or hidden.pictures,
+            values=values,
+            low=low,
+            high=high,
+            package="" if hidden is None else hidden.package,
         )
+
+
+def _facts_of_raster(content: bytes, raster: deep.Raster) -> Facts:
+    """Of a TIFF that Pillow cannot read, or not rightly."""
+    pixels = upright(raster)
+    height, width, channels = pixels.shape
+    values, low, high = _range_of(pixels)
+    constant = bool((pixels == pixels[:1, :1]).all())
+    grey = pixels[..., : 3 if channels > 2 else 1].mean(axis=2, dtype=np.float64).astype(np.float32)
+    return Facts(
+        width=width,
+        height=height,
+        format="TIFF",
+        mode=f"{channels} channels of {pixels.dtype}",
+        depth=8 * pixels.dtype.itemsize,
+        frames=raster.pages,
+        rotated=raster.orientation in range(2, 9),
+        constant=constant,
+        content=_digest(content),
+        pixels=_digest(f"{pixels.dtype} {pixels.shape}".encode(), pixels.tobytes()),
+        look=0 if constant else look_of(Image.fromarray(grey)),
+        channels=channels,
+        pictures=channels == 1 or raster.colour or bool(raster.alpha),
+        values=values,
+        low=low,
+        high=high,
+        package="",
+    )
+
+
+def _range_of(pixels: np.ndarray) -> tuple[Depth, float, float]:
+    """The depth that takes native pixels, and the range that they lie in."""
+    if pixels.dtype == np.uint8:
+        return "8", 0.0, 255.0
+    if pixels.dtype == np.uint16:
+        return "16", 0.0, 65535.0
+    refuse_no_numbers(pixels)
+    return "float", float(pixels.min()), float(pixels.max())
 
 
 def _depth_of(image: Image.Image) -> int:

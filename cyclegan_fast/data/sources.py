@@ -35,6 +35,13 @@ class Source:
         """The picture that this is a half of, or the same."""
         return replace(self, half="") if self.half else self
 
+    def columns(self, width: int) -> tuple[int, int]:
+        """What this shows of an upright picture so wide: the first column and how many.
+
+        A column in the middle belongs to neither half.
+        """
+        return (width - width // 2 if self.half == "right" else 0), (width // 2 if self.half else width)
+
     @property
     def size(self) -> int:
         """Length in bytes.

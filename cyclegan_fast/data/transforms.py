@@ -35,14 +35,27 @@ def draw(rng: np.random.Generator) -> Draw:
 
 
 def resize(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
-    """Resizes [H, W, C] as `config` says, before any crop: bicubic, with Pillow's antialiasing."""
+    """Resizes [H, W, C] as `config` says, before any crop: bicubic, with Pillow's antialiasing.
+
+    The type stays: uint8 and uint16 are rounded and clamped, float32 is clamped to [-1, 1].
+    """
     height, width, channels = pixels.shape
     size = resized_size((width, height), config)
     if size == (width, height):
         return pixels
-    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels).resize(size, Image.Resampling.BICUBIC)
-    resized = np.asarray(image)
-    return resized[..., None] if channels == 1 else resized
+    if pixels.dtype == np.uint8 and channels in (1, 3):
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+        return resized[..., None] if channels == 1 else resized
+    return np.stack([_resize_channel(pixels[..., c], size) for c in range(channels)], axis=-1)
+
+
+def _resize_channel(pixels: np.ndarray, size: Size) -> np.ndarray:
+    """Resizes [H, W] in its own type; bicubic overshoots at edges, so the result is clamped to the type's range."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    resized = np.asarray(Image.fromarray(pixels.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+    return np.rint(resized).clip(0, 65535).astype(np.uint16) if pixels.dtype == np.uint16 else resized.clip(-1.0, 1.0)
 
 
 def crop(pixels: np.ndarray, config: DataConfig, draw: Draw) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cyclegan_fast.config import Form
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.errors import UserError
@@ -24,10 +25,20 @@ class Engine(ABC):
     name: str  # where it came from, for messages
     device: str  # where it runs: cpu, cuda or cuda:<index>
     direction: str | None  # AtoB or BtoA; None if the file does not say
-    in_channels: int
-    out_channels: int
+    in_form: Form  # of the images that it takes
+    out_form: Form  # of the images that it makes
     multiple: int  # sides of a batch must be multiples of this, in pixels
     smallest: int  # the least side, in pixels
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self.in_form.channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the images that it makes."""
+        return self.out_form.channels
 
     @abstractmethod
     def run(self, batch: Tensor) -> Tensor:
@@ -47,8 +58,8 @@ class TorchBackend(Engine):
             name=name,
             device=str(where),
             direction=generator.direction,
-            in_channels=generator.in_channels,
-            out_channels=generator.out_channels,
+            in_form=generator.in_form,
+            out_form=generator.out_form,
             multiple=generator.multiple,
             smallest=generator.smallest,
         )

@@ -52,6 +52,8 @@ def _write_safetensors(generator: Generator, out: Path) -> None:
 
 
 def _write_reference(generator: Generator, out: Path) -> None:
+    if "float" in (generator.in_form.depth, generator.out_form.depth):
+        raise UserError(f"{out}: a .pth file cannot tell the range of floating-point images: use .safetensors or .onnx")
     save_reference_network(out, generator.network)
 
 

@@ -6,12 +6,15 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image
+import numpy as np
+from PIL import Image, UnidentifiedImageError
 
-from cyclegan_fast.data import BadImageError, index_domain
+from cyclegan_fast.data import BadImageError, deep, index_domain
+from cyclegan_fast.data.decode import FORMATS
 from cyclegan_fast.engine.backends import Engine
+from cyclegan_fast.engine.images import from_values, read_picture
 from cyclegan_fast.engine.inference import check_batch_size, infer
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
@@ -56,38 +59,76 @@ def plan_jobs(source: Path, output: Path, *, overwrite: bool = False) -> list[Jo
     return jobs
 
 
-def translate_files(engine: Engine, jobs: list[Job], *, batch_size: int = 8) -> Iterator[tuple[Job, str | None]]:
-    """Translates pictures, each written in one move, and yields each job with what was wrong with it, or None.
+class Done(NamedTuple):
+    """What became of a picture."""
+
+    job: Job
+    fault: str = ""
+    """What was wrong with it; empty if the result is written."""
+    clipped: int = 0
+    """Values that lay outside the range of the generator's images."""
+
+
+def translate_files(engine: Engine, jobs: list[Job], *, batch_size: int = 8) -> Iterator[Done]:
+    """Translates pictures, each written in one move, and yields what became of each.
 
     Raises:
         UserError: A result cannot be written (the disk is full, say), or `batch_size` is below 1.
     """
     check_batch_size(batch_size)
     for start in range(0, len(jobs), batch_size):
-        for job, made in _translate_chunk(engine, jobs[start : start + batch_size], batch_size):
-            if isinstance(made, Image.Image):
-                write_atomically(job.target, _encode(made, job.source))
-                yield job, None
-            else:
-                yield job, made
+        for done, content in _translate_chunk(engine, jobs[start : start + batch_size], batch_size):
+            if not done.fault:
+                write_atomically(done.job.target, content)
+            yield done
 
 
-def _translate_chunk(engine: Engine, jobs: list[Job], batch_size: int) -> list[tuple[Job, Image.Image | str]]:
+def _translate_chunk(engine: Engine, jobs: list[Job], batch_size: int) -> list[tuple[Done, bytes]]:
     """All in one call; if one of them is bad, each in a call of its own."""
     try:
-        made = infer(engine, [job.source for job in jobs], batch_size=batch_size)
-        return list(zip(jobs, made, strict=True))
+        pictures = [read_picture(job.source, engine.in_form, engine.out_form) for job in jobs]
+        made = infer(engine, [picture.values for picture in pictures], batch_size=batch_size)
+        return [
+            (
+                Done(job, clipped=picture.clipped),
+                _encode(from_values(values, picture.depth, engine.out_form), job.source),
+            )
+            for job, picture, values in zip(jobs, pictures, made, strict=True)
+        ]
     except UserError as error:
         if len(jobs) > 1:
             return [result for job in jobs for result in _translate_chunk(engine, [job], 1)]
-        return [(jobs[0], error.reason if isinstance(error, BadImageError) else str(error))]
+        return [(Done(jobs[0], error.reason if isinstance(error, BadImageError) else str(error)), b"")]
 
 
-def _encode(image: Image.Image, source: Path) -> bytes:
-    """The bytes of a picture in the format that the source file really has, whatever its name says."""
-    with Image.open(source) as original:
-        found = original.format or "PNG"
-    kind = "JPEG" if found == "MPO" else found  # a stereo JPEG, of which the first picture was translated
+def _encode(pixels: np.ndarray, source: Path) -> bytes:
+    """The bytes of [H, W, C] in the format that the source file really has, whatever its name says.
+
+    Raises:
+        UserError: That format cannot hold such pixels, or a package is missing that writes them.
+    """
+    kind, channels = _format_of(source), pixels.shape[2]
+    colour, deep_pixels = channels == 3, pixels.dtype != np.uint8
+    if kind != "TIFF" and (channels not in (1, 3) or pixels.dtype == np.float32):
+        what = "floating-point values" if pixels.dtype == np.float32 else f"{channels} channels"
+        raise UserError(f"the result has {what}, which {kind} cannot hold: give the picture as TIFF")
+    try:
+        if deep_pixels and colour and kind == "PNG":
+            return deep.encode_png(pixels)
+        if deep_pixels and colour and kind == "PPM":
+            return deep.encode_ppm(pixels)
+        if kind == "TIFF" and (channels not in (1, 3) or (deep_pixels and colour)):
+            return deep.encode_tiff(pixels)
+    except deep.MissingPackageError as error:
+        raise UserError(str(error)) from error
     buffer = io.BytesIO()
-    image.save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
+    Image.fromarray(pixels if colour else pixels[..., 0]).save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
     return buffer.getvalue()
+
+
+def _format_of(source: Path) -> str:
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            return "JPEG" if image.format == "MPO" else str(image.format)  # a stereo JPEG: its first picture
+    except UnidentifiedImageError:
+        return "TIFF"  # the one format that is read without Pillow

@@ -15,8 +15,9 @@ from torch import nn
 
 import cyclegan_fast
 from cyclegan_fast.checkpoint import load_generators, load_reference_generator
+from cyclegan_fast.checkpoint.native import default_forms
 from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
-from cyclegan_fast.config import ModelConfig, from_dict, to_dict
+from cyclegan_fast.config import Form, ModelConfig, from_dict, to_dict
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction, build_generator
 
@@ -31,16 +32,18 @@ class Generator:
     network: nn.Module
     model: ModelConfig  # its A and B are those of `direction`
     direction: Direction  # between the folders' names: AtoB makes images like trainB's of images like trainA's
+    in_form: Form  # of the images that it takes
+    out_form: Form  # of the images that it makes
 
     @property
     def in_channels(self) -> int:
         """Channels of the images that it takes."""
-        return self.model.channels_A if self.direction == "AtoB" else self.model.channels_B
+        return self.in_form.channels
 
     @property
     def out_channels(self) -> int:
         """Channels of the images that it makes."""
-        return self.model.channels_B if self.direction == "AtoB" else self.model.channels_A
+        return self.out_form.channels
 
     @property
     def multiple(self) -> int:
@@ -59,6 +62,7 @@ class Generator:
             "format": FORMAT_VERSION,
             "direction": self.direction,
             "model": to_dict(self.model),
+            "images": {"in": to_dict(self.in_form), "out": to_dict(self.out_form)},
             "versions": versions,
         }
 
@@ -98,12 +102,13 @@ def load_both(path: Path, device: torch.device | str = "cpu") -> dict[Direction,
         UserError: There is no checkpoint, or it is damaged.
     """
     generators, settings = load_generators(path, device)
-    model = settings.config.model
+    model, A, B = settings.config.model, settings.forms["A"], settings.forms["B"]
     if settings.config.data.direction == "BtoA":
         model, generators = _swap_channels(model), {"G_A": generators["G_B"], "G_B": generators["G_A"]}
+        A, B = B, A
     return {
-        "AtoB": Generator(generators["G_A"], model, "AtoB"),
-        "BtoA": Generator(generators["G_B"], model, "BtoA"),
+        "AtoB": Generator(generators["G_A"], model, "AtoB", A, B),
+        "BtoA": Generator(generators["G_B"], model, "BtoA", B, A),
     }
 
 
@@ -132,6 +137,18 @@ def read_facts(content: str | bytes, path: Path) -> dict[str, Any]:
     return facts
 
 
+def read_forms(facts: dict[str, Any], where: str) -> tuple[Form, Form] | None:
+    """The forms of the images that a generator takes and makes, from its facts; None of a file that does not say.
+
+    Raises:
+        UserError, KeyError, TypeError: It is damaged.
+    """
+    if "images" not in facts:
+        return None
+    taken, made = (from_dict(Form, facts["images"][end], where=where) for end in ("in", "out"))
+    return taken, made
+
+
 def check_direction(wanted: Direction | None, stored: Direction, path: Path) -> Direction:
     """Returns the direction that a file of one generator holds.
 
@@ -154,7 +171,7 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
         raise UserError(f"{path} does not hold one exported generator; of a checkpoint, give the folder")
     try:
         facts = read_facts(metadata[METADATA_KEY], path)
-        settings = dict(facts["model"])
+        settings, forms = dict(facts["model"]), read_forms(facts, str(path))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: what it says about its generator cannot be read; export it again"
@@ -165,7 +182,13 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
         network = build_generator(model, direction)
     network.to_empty(device="cpu")
     assign_weights(network, tensors, str(path))
-    return Generator(freeze(network), model, direction)
+    return Generator(freeze(network), model, direction, *(forms or _default_forms(model, direction)))
+
+
+def _default_forms(model: ModelConfig, direction: Direction) -> tuple[Form, Form]:
+    """8-bit images, taken and made: of files that do not say."""
+    forms = default_forms(model)
+    return (forms["A"], forms["B"]) if direction == "AtoB" else (forms["B"], forms["A"])
 
 
 def _load_reference(path: Path, direction: Direction | None) -> Generator:
@@ -176,4 +199,4 @@ def _load_reference(path: Path, direction: Direction | None) -> Generator:
     direction = check_direction(direction, stored, path)
     if direction == "BtoA":  # the model was read as if it were G_A
         model = _swap_channels(model)
-    return Generator(network, model, direction)
+    return Generator(network, model, direction, *_default_forms(model, direction))

@@ -1,14 +1,18 @@
 """Images of every kind a user may hold, to the network's tensors, and the results back to the same kind.
 
-    a path            read by the rule of `cyclegan_fast.data.decode`; a PIL image comes back
+    a path            read by the rule of `cyclegan_fast.data.decode`, with all its bits; a PIL image comes back
     a PIL image       converted by the same rule, not rotated; a PIL image comes back
     a numpy array     [H, W, C] or [N, H, W, C]
     a torch tensor    [C, H, W] or [N, C, H, W], on any device
     a list of these   a list comes back, in the same order
 
 Arrays and tensors hold uint8 (0 to 255), uint16 (0 to 65535) or floats (-1 to 1), and the result has the same type;
-integers are rounded, never truncated. 16-bit grey files and PIL images give 16-bit grey results where the network makes
-grey images; colour results have 8 bits, for PIL knows no deeper colour, and a warning says so.
+integers are rounded, never truncated.
+
+Files and PIL images of 8 and 16 bits are taken over their full range, whatever depth the generator was trained at, and
+their results have as many bits. A generator of floating-point images takes all values as they stand in the file, and
+gives values on the scale of the images it makes. PIL knows no 16-bit colour, so there the result has 8 bits, and a
+warning says so; `python -m cyclegan_fast.translate` writes files with all of them.
 """
 
 from __future__ import annotations
@@ -16,16 +20,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from cyclegan_fast import ops
-from cyclegan_fast.data import decode, to_array, to_mode
-from cyclegan_fast.data.decode import probe
+from cyclegan_fast.config import Depth, Form
+from cyclegan_fast.data import BadImageError, to_model_range
+from cyclegan_fast.data.decode import count_clipped, native, native_of, to_form
 from cyclegan_fast.errors import UserError
 
 Rebuild = Callable[[list[Tensor]], Any]
@@ -36,32 +41,70 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _TOLERANCE = 1e-3  # beyond [-1, 1], for the rounding of 16-bit floats
 
 
-def unpack(images: Any, in_channels: int, out_channels: int) -> Unpacked:
+class Picture(NamedTuple):
+    """A file or PIL image on its way into a network."""
+
+    values: Tensor
+    """float32 [C, H, W] in [-1, 1]."""
+    depth: Depth
+    """That its result has."""
+    clipped: int
+    """Values that lay outside the range of the generator's images."""
+
+
+def read_picture(path: Path, in_form: Form, out_form: Form) -> Picture:
+    """Reads a file for a generator that takes images of `in_form` and makes images of `out_form`.
+
+    Raises:
+        BadImageError: It cannot be read, or its values have no range that the generator knows.
+    """
+    pixels = native(path, in_form.channels)
+    try:
+        return _to_picture(pixels, in_form, out_form)
+    except ValueError as error:
+        raise BadImageError(path, str(error)) from error
+
+
+def from_values(values: Tensor, depth: Depth, out_form: Form) -> np.ndarray:
+    """A network's result as pixels: float32 [C, H, W] in [-1, 1] -> [H, W, C] in uint8, uint16 or float32.
+
+    Floats have the scale of the images that the generator was trained to make.
+    """
+    if depth == "float":
+        low, high = out_form.scale
+        scaled = (values.double() + 1.0) * ((high - low) / 2.0) + low
+        return scaled.float().permute(1, 2, 0).contiguous().cpu().numpy()
+    levels = to_levels(values[None].contiguous(), torch.uint8 if depth == "8" else torch.uint16)[0]
+    return levels.permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def unpack(images: Any, in_form: Form, out_form: Form) -> Unpacked:
     """Takes images apart.
 
     Args:
         images: An image, a batch, or a list; see this file's head.
-        in_channels: Channels that the network takes.
-        out_channels: Channels that the network gives.
+        in_form: Of the images that the network takes.
+        out_form: Of the images that it makes.
 
     Returns:
-        The images, each float32 [in_channels, H, W] in [-1, 1], and a function that takes the results, each
-        [out_channels, H, W], and gives back what the user gave.
+        The images, each float32 [C, H, W] in [-1, 1], and a function that takes the results, each [C', H, W], and gives
+        back what the user gave.
 
     Raises:
         UserError: A wrong kind, type, layout, number of channels, or pixels that are not numbers.
     """
     if isinstance(images, list | tuple):
-        return _unpack_list(images, in_channels, out_channels)
+        return _unpack_list(images, in_form, out_form)
     if isinstance(images, str | Path):
-        return _unpack_pil(_read(Path(images), in_channels), in_channels, out_channels)
+        return _unpack_picture(read_picture(Path(images), in_form, out_form), f"{images}", out_form)
     if isinstance(images, Image.Image):
-        return _unpack_pil(images, in_channels, out_channels)
+        return _unpack_pil(images, in_form, out_form)
     if isinstance(images, np.ndarray):
-        return _unpack_array(images, in_channels, out_channels)
+        return _unpack_array(images, in_form.channels, out_form.channels)
     if isinstance(images, Tensor):
-        _check_layout(images.shape, -3, -1, in_channels, "a tensor is [C, H, W] or [N, C, H, W]", "permute(2, 0, 1)")
-        planes, rebuild = _unpack_tensor(images, out_channels)
+        rule, mend = "a tensor is [C, H, W] or [N, C, H, W]", "permute(2, 0, 1)"
+        _check_layout(images.shape, -3, -1, in_form.channels, rule, mend)
+        planes, rebuild = _unpack_tensor(images, out_form.channels)
         return planes, lambda results: rebuild(results).contiguous()
     raise UserError(
         f"an image of type {type(images).__name__} is not known: give a path, a PIL image, a numpy array, "
@@ -79,8 +122,8 @@ def to_levels(images: Tensor, dtype: torch.dtype) -> Tensor:
     return ((images.float() + 1.0) * half).round().clamp(0.0, _TOP[dtype]).to(dtype)
 
 
-def _unpack_list(images: Sequence[Any], in_channels: int, out_channels: int) -> Unpacked:
-    parts = [unpack(image, in_channels, out_channels) for image in images]
+def _unpack_list(images: Sequence[Any], in_form: Form, out_form: Form) -> Unpacked:
+    parts = [unpack(image, in_form, out_form) for image in images]
 
     def rebuild(results: list[Tensor]) -> list[Any]:
         left = iter(results)
@@ -89,30 +132,44 @@ def _unpack_list(images: Sequence[Any], in_channels: int, out_channels: int) -> 
     return [plane for planes, _ in parts for plane in planes], rebuild
 
 
-def _unpack_pil(image: Image.Image, in_channels: int, out_channels: int) -> Unpacked:
-    deep = _is_deep(image)
-    planes, rebuild_array = _unpack_array(_pil_to_array(image, in_channels, deep), in_channels, out_channels)
-    if deep and out_channels != 1:
-        warnings.warn("16-bit grey images become 8-bit colour images: PIL knows no deeper colour", stacklevel=5)
-
-    def rebuild(results: list[Tensor]) -> Image.Image:
-        if deep and out_channels == 1:
-            return Image.fromarray(rebuild_array(results)[..., 0])
-        pixels = ops.to_uint8(results[0][None].contiguous())[0].cpu().numpy()
-        return Image.fromarray(pixels[..., 0] if out_channels == 1 else pixels)
-
-    return planes, rebuild
-
-
-def _pil_to_array(image: Image.Image, channels: int, deep: bool) -> np.ndarray:
-    """uint8 [H, W, channels], or uint16 where the image is 16-bit grey."""
+def _unpack_pil(image: Image.Image, in_form: Form, out_form: Form) -> Unpacked:
     try:
-        shallow = to_array(to_mode(image, channels))  # it also refuses what has no known range
+        picture = _to_picture(native_of(image, in_form.channels), in_form, out_form)
     except (ValueError, OSError, SyntaxError) as error:
         raise UserError(f"the PIL image cannot be used: {error}") from error
-    if not deep:
-        return shallow
-    return np.repeat(np.asarray(image).astype(np.uint16)[..., None], channels, axis=2)
+    return _unpack_picture(picture, "the PIL image", out_form)
+
+
+def _unpack_picture(picture: Picture, name: str, out_form: Form) -> Unpacked:
+    if picture.clipped:
+        warnings.warn(f"{name}: {picture.clipped} values were clipped to the generator's range", stacklevel=5)
+    channels, depth = out_form.channels, picture.depth
+    if channels not in (1, 3) or (depth == "float" and channels != 1):
+        kind = "floating-point colour" if channels == 3 else f"images of {channels} channels"
+        raise UserError(f"PIL knows no {kind}, which this generator makes of {name}: give a numpy array")
+    if depth == "16" and channels == 3:
+        warnings.warn("16-bit images become 8-bit colour images: PIL knows no deeper colour", stacklevel=5)
+        depth = "8"
+
+    def rebuild(results: list[Tensor]) -> Image.Image:
+        pixels = from_values(results[0], depth, out_form)
+        return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+    return [picture.values], rebuild
+
+
+def _to_picture(pixels: np.ndarray, in_form: Form, out_form: Form) -> Picture:
+    """Native pixels [H, W, C] of a file or PIL image."""
+    whole: dict[Any, Depth] = {np.dtype(np.uint8): "8", np.dtype(np.uint16): "16"}
+    depth = whole.get(pixels.dtype, "float")
+    if in_form.depth != "float" and depth == "float":
+        raise ValueError(
+            f"floating-point pixels (or signed ones, or more than 16 bits): this generator was trained on images of "
+            f"{in_form.depth} bits and knows no range for them"
+        )
+    form = in_form if in_form.depth == "float" else Form(channels=in_form.channels, depth=depth)
+    values = to_model_range(torch.from_numpy(to_form(pixels, form))[None])[0]
+    return Picture(values, "float" if out_form.depth == "float" else depth, count_clipped(pixels, form))
 
 
 def _unpack_array(array: np.ndarray, in_channels: int, out_channels: int) -> Unpacked:
@@ -169,22 +226,3 @@ def _check_layout(shape: Sequence[int], axis: int, other: int, channels: int, ru
     if shape[other] == channels:
         raise UserError(f"{rule}, but {list(shape)} has its {channels} channels elsewhere; give x.{mend} of each image")
     raise UserError(f"the network takes images of {channels} channels; {rule}, got the shape {list(shape)}")
-
-
-def _read(path: Path, channels: int) -> Image.Image:
-    """Reads a file upright, and 16-bit grey with all its bits."""
-    try:
-        with Image.open(path) as image:
-            deep = _is_deep(image)
-    except Exception:
-        deep = False  # `decode` says what is wrong with it
-    if not deep:
-        return decode(path, channels)
-    probe(path)  # refuses damaged files with their name
-    with Image.open(path) as image:
-        return ImageOps.exif_transpose(image)
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Whether an image is 16-bit grey."""
-    return image.mode == "I" or image.mode.startswith("I;16")

@@ -36,7 +36,7 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8) -> Any:
             f"infer takes an engine first, got {type(engine).__name__}: give what load_engine(path) returns"
         )
     check_batch_size(batch_size)
-    planes, rebuild = unpack(images, engine.in_channels, engine.out_channels)
+    planes, rebuild = unpack(images, engine.in_form, engine.out_form)
     return rebuild(_translate(engine, planes, batch_size))
 
 

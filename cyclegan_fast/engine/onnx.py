@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cyclegan_fast.config import Form
 from cyclegan_fast.engine.backends import Engine
-from cyclegan_fast.engine.generator import check_direction, read_facts
+from cyclegan_fast.engine.generator import check_direction, read_facts, read_forms
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
@@ -36,12 +37,13 @@ class OnnxBackend(Engine):
         where = _resolve_device(device)
         self._session = _open_session(content, where, name)
         in_channels, out_channels = _channels(self._session, name)
+        forms = read_forms(facts, name) or (Form(channels=in_channels), Form(channels=out_channels))
         super().__init__(
             name=name,
             device=str(where),
             direction=facts.get("direction"),
-            in_channels=in_channels,
-            out_channels=out_channels,
+            in_form=forms[0],
+            out_form=forms[1],
             multiple=facts.get("multiple", _DEFAULT_MULTIPLE),
             smallest=facts.get("smallest", _DEFAULT_SMALLEST),
         )
@@ -97,7 +99,8 @@ def read_sidecar(path: Path, content: bytes) -> dict[str, Any]:
         for key in ("multiple", "smallest"):
             if type(facts[key]) is not int or facts[key] < 1:
                 raise ValueError(f"{key} is {facts[key]!r}, not a number of pixels")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        read_forms(facts, str(sidecar))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{sidecar} is damaged; {mend}") from error
     if hashlib.sha256(content).hexdigest() != expected:
         raise UserError(f"{path} is not the file that was exported: its sha256 differs from {sidecar.name}; {mend}")

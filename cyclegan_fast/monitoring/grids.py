@@ -20,17 +20,25 @@ SAVE_OPTIONS = {"PNG": {}, "JPEG": {"quality": 92, "subsampling": 0}}
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Makes an RGB image of float [C, H, W] in [-1, 1], C being 1 or 3: rounded and clamped, NaN black."""
-    levels = ops.to_uint8(pixels[None].contiguous())[0].cpu()
+    """Makes an RGB image of float [C, H, W] in [-1, 1]: rounded to 8 bits and clamped, NaN black.
+
+    1 channel is grey and 3 are RGB; of others `shown_channels` tells which are shown.
+    """
+    levels = ops.to_uint8(pixels[None, : 3 if len(pixels) > 2 else 1].contiguous())[0].cpu()
     return Image.fromarray(levels.expand(-1, -1, 3).contiguous().numpy())  # [H, W, 3]
+
+
+def shown_channels(channels: int) -> str:
+    """Which of many channels people are shown, in words; empty if all are."""
+    return {1: "", 2: "the first, as grey", 3: ""}.get(channels, "the first three, as RGB")
 
 
 def sample_grid(rows: Sequence[Sequence[Tensor]], labels: Sequence[str]) -> Image.Image:
     """Lays images out in rows under column captions.
 
     Args:
-        rows: Images, each float [C, H, W] in [-1, 1] with C 1 or 3; rows may be shorter than others and sizes may
-            differ: each column is as wide as its widest image or caption, each row as tall as its tallest.
+        rows: Images, each float [C, H, W] in [-1, 1], shown as by `to_image`; rows may be shorter than others and
+            sizes may differ: each column is as wide as its widest image or caption, each row as tall as its tallest.
         labels: One caption per column.
 
     Returns:

@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -85,6 +85,11 @@ def extension_available() -> bool:
 def extension_error() -> str | None:
     """Why the compiled extension is missing, in one clause; None where it is loaded."""
     return _reason
+
+
+def compiled_function(name: str) -> Callable[..., Any] | None:
+    """A function of the compiled extension that is no operator of torch; None where the extension is missing."""
+    return None if _module is None else getattr(_module, name)
 
 
 def build_info() -> dict[str, Any]:

@@ -22,7 +22,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.monitoring.console import Console
 from cyclegan_fast.monitoring.events import EventLog, read_events
-from cyclegan_fast.monitoring.grids import sample_grid, save_grid
+from cyclegan_fast.monitoring.grids import sample_grid, save_grid, shown_channels
 from cyclegan_fast.monitoring.machine import machine_facts
 from cyclegan_fast.monitoring.report import ImageBlock, write_report
 from cyclegan_fast.nn import build_networks, image_requirements
@@ -68,11 +68,20 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, say: Callable[[str], None] = print) -> None:
+        config = _without_idle_identity(config, say)
         self.config, self.say = config, say
         self.device = resolve_device(config.run.device)
         self.uses_graph = _check_settings(config, self.device, say)
         multiple, smallest = image_requirements(config.model)
         self.loader = build_train_loader(config, self.device, multiple=multiple, smallest=smallest, say=say)
+        self.forms = {name: domain.form for name, domain in zip("AB", self.loader.samples.domains, strict=True)}
+        self.shown = "; ".join(
+            f"of the {form.channels} channels of {name} {rule}"
+            for name, form in self.forms.items()
+            if (rule := shown_channels(form.channels))
+        )
+        if self.shown:
+            say(f"sample grids and the report show {self.shown}")
         self.steps_per_epoch = math.ceil(self.loader.epoch_size / config.optim.images_per_step)
         epochs = config.optim.n_epochs + config.optim.n_epochs_decay
         self.total_steps = min(epochs * self.steps_per_epoch, config.run.max_steps or 2**62)
@@ -200,7 +209,8 @@ class Trainer:
     def _report(self, images: Images) -> None:
         columns, rows = there_and_back(images)
         out = self.config.run.out
-        blocks = [ImageBlock(title="Images of the last step", columns=columns, rows=rows)] if rows else []
+        title = "Images of the last step" + f" ({self.shown})" * bool(self.shown)
+        blocks = [ImageBlock(title=title, columns=columns, rows=rows)] if rows else []
         report = write_report(
             out / "report.html",
             title=f"CycleGAN {out.name}",
@@ -226,7 +236,14 @@ class Trainer:
         }
         progress = {"step": self.done, "epoch": self.epoch, "images": self._image_counts()}
         return native.save_checkpoint(
-            folder, self.done, networks=self.networks, config=self.config, progress=progress, state=state, keep=keep
+            folder,
+            self.done,
+            networks=self.networks,
+            config=self.config,
+            progress=progress,
+            forms=self.forms,
+            state=state,
+            keep=keep,
         )
 
     def _image_counts(self) -> list[int]:
@@ -246,6 +263,11 @@ class Trainer:
     def _resume(self, checkpoint: Any) -> None:
         stored = native.read_settings(checkpoint)
         differences = _differences(stored.config, self.config)
+        for name, form in self.forms.items():
+            before, now = to_dict(stored.forms[name]), to_dict(form)
+            differences += [
+                f"{key} of {name} was {before[key]}, now {now[key]}" for key in now if before[key] != now[key]
+            ]
         if stored.progress["images"] != self._image_counts():
             differences.append(f"images were {stored.progress['images']}, now {self._image_counts()}")
         if differences:
@@ -320,6 +342,15 @@ def there_and_back(images: Images) -> tuple[list[str], list[list[Tensor]]]:
     return [caption for caption, *_ in stages], rows
 
 
+def _without_idle_identity(config: TrainConfig, say: Callable[[str], None]) -> TrainConfig:
+    """Leaves the identity loss out where A and B differ in channels: an image of B is then no input for A -> B."""
+    o, model = config.objective, config.model
+    if not o.lambda_identity or model.channels_A == model.channels_B:
+        return config
+    say(f"identity loss: off, A has {model.channels_A} channels and B {model.channels_B}")
+    return dataclasses.replace(config, objective=dataclasses.replace(o, lambda_identity=0.0))
+
+
 def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> bool:
     """Refuses settings that cannot work together; returns whether the step runs as a CUDA graph."""
     check_ranges(config)
@@ -330,8 +361,6 @@ def _check_settings(config: TrainConfig, device: torch.device, say: Callable[[st
         say("--amp: this CPU has no bfloat16, so that torch's convolutions are many times slower in it: leave it out")
     if not (o.lambda_gan or o.lambda_A or o.lambda_B):
         raise UserError("nothing to train: --lambda-gan, --lambda-A and --lambda-B are all 0")
-    if o.lambda_identity and model.channels_A != model.channels_B:
-        raise UserError("the identity loss needs --channels-A equal to --channels-B; say --lambda-identity 0")
     if o.gan_mode == "wgangp" and not has_one_size(config.data):
         raise UserError("--gan-mode wgangp mixes images of one size: use a --preprocess mode that crops")
     if config.optim.n_epochs + config.optim.n_epochs_decay < 1:

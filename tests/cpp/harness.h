@@ -103,6 +103,7 @@ void test_conv2d();
 void test_conv3x3();
 void test_image_pool();
 void test_instance_norm_act();
+void test_jpeg_damage();
 void test_mean_losses();
 void test_pixels();
 void test_plane_statistics();

@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   test_conv3x3();
   test_image_pool();
   test_instance_norm_act();
+  test_jpeg_damage();
   test_mean_losses();
   test_pixels();
   test_plane_statistics();

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cyclegan_fast.config import Form
 from cyclegan_fast.data import BadImageError, decode
-from cyclegan_fast.data.decode import _warn_animated, probe
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.data.decode import _warn_animated, read
+from cyclegan_fast.data.inspection import inspect
+from cyclegan_fast.data.sources import as_source
 
 CORNERS = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 240]]], dtype=np.uint8)
 UPRIGHT = np.kron(CORNERS, np.ones((16, 24, 1), dtype=np.uint8))  # [32, 48, 3]: a colour in each corner
@@ -29,7 +31,7 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
     exif[0x0112] = orientation
     stored.save(tmp_path / "x.png", exif=exif)
     assert np.array_equal(np.asarray(decode(tmp_path / "x.png", 3)), UPRIGHT)
-    assert probe(tmp_path / "x.png") == (48, 32)
+    assert inspect(as_source(tmp_path / "x.png")).size == (48, 32)
 
 
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
@@ -85,11 +87,11 @@ def test_every_bad_file_is_named_with_its_reason(bad_file: Path) -> None:
         "cut.png": "truncated",
         "scratched.png": "damaged",
         "bomb.png": "too many pixels",
-        "float.tif": "floating-point",
+        "float.tif": "NaN",
     }
-    for read in (probe, lambda path: decode(path, 3)):
+    for look in (lambda path: inspect(as_source(path)), lambda path: decode(path, 3)):
         with pytest.raises(BadImageError, match=reasons[bad_file.name]) as error:
-            read(bad_file)
+            look(bad_file)
         assert str(error.value).startswith(str(bad_file)) and "\n" not in str(error.value)
 
 
@@ -97,5 +99,5 @@ def test_missing_file_and_odd_channels(tmp_path: Path) -> None:
     with pytest.raises(BadImageError, match="does not exist"):
         decode(tmp_path / "gone.png", 3)
     Image.new("L", (4, 4)).save(tmp_path / "x.png")
-    with pytest.raises(UserError, match="1 or 3 channels"):
-        decode(tmp_path / "x.png", 4)
+    with pytest.raises(BadImageError, match="it has 1 channels, and 4 are wanted; --channels-A"):
+        read(tmp_path / "x.png", Form(channels=4))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_fast.config import Form
 from cyclegan_fast.engine import Engine, infer, load_engine
 from cyclegan_fast.engine.images import to_levels
 from cyclegan_fast.engine.inference import mirror_to
@@ -19,8 +20,8 @@ class Identity(Engine):
     def __init__(self, channels=3, out_channels=None, multiple=4, smallest=8):
         out_channels = out_channels or channels
         super().__init__(
-            name="identity", device="cpu", direction="AtoB", in_channels=channels, out_channels=out_channels,
-            multiple=multiple, smallest=smallest,
+            name="identity", device="cpu", direction="AtoB", multiple=multiple, smallest=smallest,
+            in_form=Form(channels=channels), out_form=Form(channels=out_channels),
         )  # fmt: skip
         self.shapes = []
 

@@ -13,7 +13,7 @@ import torch
 import cyclegan_fast
 from cyclegan_fast.checkpoint import load_generators, save_checkpoint, save_reference
 from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
-from cyclegan_fast.engine import Generator, export, export_engine, infer, load_engine, load_generator
+from cyclegan_fast.engine import export, export_engine, infer, load_engine, load_generator
 from cyclegan_fast.engine.onnx import OnnxBackend
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
@@ -98,7 +98,7 @@ def test_a_graph_that_computes_something_else_is_not_written(runs):
         export.check_onnx(content, wrong)
     right.network.head.bias.data[0] = float("nan")
     with pytest.raises(UserError, match="differs from torch by nan"):
-        export.check_onnx(content, Generator(right.network, right.model, "AtoB"))
+        export.check_onnx(content, right)
 
 
 def test_one_direction_does_not_pass_for_the_other(tmp_path, runs, onnx_files):

@@ -6,15 +6,19 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from cyclegan_fast.config import DataConfig, TrainConfig
+from cyclegan_fast.config import DataConfig, Form, TrainConfig
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.checks import check_images
-from cyclegan_fast.data.decode import Form
+from cyclegan_fast.data.decode import BadImageError
+from cyclegan_fast.data.forms import clipping, find_forms, misfits
+from cyclegan_fast.data.inspection import Facts
 from cyclegan_fast.data.loaders.base import Batch, Loader
 from cyclegan_fast.data.loaders.cache import CacheLoader
+from cyclegan_fast.data.loaders.dali import DaliLoader
 from cyclegan_fast.data.loaders.workers import WorkersLoader
 from cyclegan_fast.data.places import training_pictures
 from cyclegan_fast.data.quarantine import FILE_NAME as QUARANTINE
@@ -28,7 +32,8 @@ __all__ = ["LOADERS", "Batch", "Loader", "build_train_loader", "choose_loader"]
 
 log = logging.getLogger(__name__)
 
-LOADERS: dict[str, type[Loader]] = {kind.name: kind for kind in (CacheLoader, WorkersLoader)}  # auto asks in this order
+# auto asks in this order
+LOADERS: dict[str, type[Loader]] = {kind.name: kind for kind in (CacheLoader, DaliLoader, WorkersLoader)}
 
 
 def build_train_loader(
@@ -104,10 +109,11 @@ def build_samples(
     data = config.data
     min_side = transforms.check_geometry(data, multiple, smallest)
     channels = config.model.channels_A, config.model.channels_B
-    usable = _usable(data, min_side, say)
+    found = _usable(data, min_side, say)
+    forms = find_forms(data, channels, [[picture.facts for picture in pictures] for pictures in found], say)
     domains = [
-        Domain(SourceTable(sources), sizes, Form(channels=count))
-        for (sources, sizes), count in zip(usable, channels, strict=True)
+        Domain(SourceTable(picture.source for picture in pictures), [picture.size for picture in pictures], form)
+        for pictures, form in zip(_fitting(data, found, forms, say), forms, strict=True)
     ]
     for domain in domains:
         _refuse_small_samples(data, domain.sources, domain.sizes, smallest)
@@ -116,8 +122,16 @@ def build_samples(
     return Samples(data, domains[0], domains[1], config.run.seed, rank=rank, world=world)
 
 
-def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list[tuple[list[Source], list[Size]]]:
-    """The pictures of A and of B that are good and not quarantined, with their upright sizes."""
+class _Usable(NamedTuple):
+    """A picture that can be trained on."""
+
+    source: Source
+    size: Size  # upright
+    facts: Facts  # of the whole, where the source is a half
+
+
+def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list[list[_Usable]]:
+    """The pictures of A and of B that are good and not quarantined."""
     places = training_pictures(data)
     found = [place.pictures for place in places]
     kept, left_out = [], Counter[Path]()
@@ -131,20 +145,48 @@ def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list
     if data.paired:
         kept = _both(found, [set(used) for used in kept])
     kept = [used[: data.max_dataset_size] for used in kept]
-    sizes: list[dict[Source, Size]] = []
+    good: list[dict[Source, _Usable]] = []
     for used, place in zip(kept, places, strict=True):
         checked = check_images(used, on_bad=data.on_bad_image, min_side=min_side, cache_folder=place.home, say=say)
-        sizes.append(dict(zip(checked.good, checked.sizes, strict=True)))
-        for error in checked.bad:
-            log.warning("left out: %s", error)
+        rows = zip(checked.good, checked.sizes, checked.facts, strict=True)
+        good.append({row[0]: _Usable(*row) for row in rows})
+        _tell_left_out(checked.bad)
+    return _in_order(data, kept, good)
+
+
+def _fitting(
+    data: DataConfig, found: Sequence[list[_Usable]], forms: Sequence[Form], say: Callable[[str], None]
+) -> list[list[_Usable]]:
+    """Those that can be brought to the form of their domain; says what is clipped of them."""
+    good = []
+    for pictures, form in zip(found, forms, strict=True):
+        sources, facts = [picture.source for picture in pictures], [picture.facts for picture in pictures]
+        bad = misfits(sources, facts, form)
+        if bad and (data.on_bad_image == "error" or len(bad) == len(pictures)):
+            more = f" ({len(bad)} of {len(pictures)} files)" if len(bad) > 1 else ""
+            raise UserError(f"{bad[0]}{more}")
+        _tell_left_out(bad)
+        refused = {error.source for error in bad}
+        good.append({picture.source: picture for picture in pictures if picture.source not in refused})
+    fitting = _in_order(data, [[picture.source for picture in pictures] for pictures in found], good)
+    for name, pictures, form in zip("AB", fitting, forms, strict=True):
+        if clipped := clipping([p.source for p in pictures], [p.facts for p in pictures], form):
+            say(f"{name}: {clipped}")
+    return fitting
+
+
+def _in_order(
+    data: DataConfig, wanted: list[list[Source]], good: Sequence[dict[Source, _Usable]]
+) -> list[list[_Usable]]:
+    """The good ones of the pictures of each domain in their order; of pairs, those of which both are good."""
     if data.paired:
-        kept = _both(kept, sizes)
-    good = [[source for source in used if source in known] for used, known in zip(kept, sizes, strict=True)]
-    shared: dict[Size, Size] = {}  # one object for all pictures of a size, not one each
-    return [
-        (used, [shared.setdefault(size, size) for size in map(known.__getitem__, used)])
-        for used, known in zip(good, sizes, strict=True)
-    ]
+        wanted = _both(wanted, good)
+    return [[known[source] for source in used if source in known] for used, known in zip(wanted, good, strict=True)]
+
+
+def _tell_left_out(bad: Iterable[BadImageError]) -> None:
+    for error in bad:
+        log.warning("left out: %s", error)
 
 
 def _both(pairs: Sequence[list[Source]], usable: Sequence[Container[Source]]) -> list[list[Source]]:

@@ -38,7 +38,7 @@ class Loader(ABC):
     """What `--loader` calls it."""
     mend = "use --loader torch"
     """What helps where it cannot serve."""
-    auto_devices = ("cpu", "cuda")
+    auto_devices: tuple[str, ...] = ("cpu", "cuda")
     """Kinds of device for which `--loader auto` may take it."""
 
     @classmethod

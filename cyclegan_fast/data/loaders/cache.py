@@ -180,7 +180,7 @@ def allocate(domain: Domain, samples: Samples, place: torch.device, device: torc
 
 def dtype_of(form: Form) -> torch.dtype:
     """Type of the pixels that are kept: what `decode.read` gives."""
-    return torch.uint8
+    return {"8": torch.uint8, "16": torch.uint16, "float": torch.float32}[form.depth]
 
 
 def shape_of(size: transforms.Size, form: Form, samples: Samples) -> tuple[int, int, int]:

@@ -146,8 +146,8 @@ inline void enter_fiber(int index) {
   swapcontext(&scheduler, &fibers[index].context);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
-  // The sanitizer wipes its notes on this stack at each switch to it: once, as it starts, is enough,
-  // and the other times cost more than the kernel.
+  // The sanitizer wipes its notes on this stack at each switch to it: once, as it starts, is
+  // enough, and the other times cost more than the kernel.
   fibers[index].context.uc_stack.ss_size = 0;
 #endif
 }

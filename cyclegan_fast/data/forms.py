@@ -1,0 +1,123 @@
+"""Which form the images of each domain have, and which files cannot have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from cyclegan_fast.config import DataConfig, Depth, Form
+from cyclegan_fast.data.decode import BadImageError, count_clipped, native
+from cyclegan_fast.data.inspection import Facts, why_not
+from cyclegan_fast.data.sources import Source
+from cyclegan_fast.device import usable_cores
+from cyclegan_fast.errors import UserError
+
+_NAMES: dict[Depth, str] = {"8": "8 bit", "16": "16 bit", "float": "float"}
+
+
+def find_forms(
+    config: DataConfig, channels: Sequence[int], known: Sequence[Sequence[Facts]], say: Callable[[str], None]
+) -> list[Form]:
+    """The forms of A and B, as the networks name the domains.
+
+    Args:
+        config: Their depth, and the ranges of floating-point values.
+        channels: Of the images of A and B.
+        known: What is known of the pictures of A and B.
+        say: Takes a line about depths that were looked up.
+
+    Raises:
+        UserError: Values have no range of their own and none was given, or it is none, or nothing uses it.
+    """
+    depths = [_depth_of(files) if config.depth == "auto" else config.depth for files in known]
+    _refuse_idle_ranges(config, depths)
+    forms = [
+        _form(config, name, depth, count, files)
+        for name, depth, count, files in zip("AB", depths, channels, known, strict=True)
+    ]
+    if config.depth == "auto" and depths != ["8", "8"]:
+        found = [f"{name} {_NAMES[d]} ({_found(files)})" for name, d, files in zip("AB", depths, known, strict=True)]
+        say(f"depth: {', '.join(found)}")
+    return forms
+
+
+def misfits(sources: Sequence[Source], known: Sequence[Facts], form: Form) -> list[BadImageError]:
+    """Those of the files that cannot be brought to `form`."""
+    return [
+        BadImageError(source, reason)
+        for source, facts in zip(sources, known, strict=True)
+        if (reason := why_not(facts, form))
+    ]
+
+
+def clipping(sources: Sequence[Source], known: Sequence[Facts], form: Form) -> str:
+    """Says how many values of a domain are clipped; empty if none is.
+
+    Only files that hold such values are read.
+    """
+    low, high = form.scale
+    beyond = [s for s, facts in zip(sources, known, strict=True) if _exceeds(facts, form)]
+
+    def count(source: Source) -> tuple[int, int]:
+        pixels = native(source, form.channels)
+        return count_clipped(pixels, form), pixels.size
+
+    with ThreadPoolExecutor(usable_cores(), "count-clipped") as threads:
+        counts = [(clipped, total) for clipped, total in threads.map(count, beyond) if clipped]
+    if not counts:
+        return ""
+    clipped, total = (sum(numbers) for numbers in zip(*counts, strict=True))
+    return (
+        f"{clipped} values ({100 * clipped / total:.2g} %) in {len(counts)} of {len(sources)} files lie outside "
+        f"{low:g} to {high:g} and are clipped"
+    )
+
+
+def _depth_of(known: Sequence[Facts]) -> Depth:
+    """16 if all files have 16 bits, float if some of them have no range of their own, 8 if any file has 8 bits."""
+    depths = {facts.values for facts in known}
+    if "8" in depths:
+        return "8"
+    return "float" if "float" in depths else "16"
+
+
+def _found(known: Sequence[Facts]) -> str:
+    """``3 files 8 bit, 5 files 16 bit``."""
+    counts = {depth: sum(facts.values == depth for facts in known) for depth in _NAMES}
+    return ", ".join(f"{count} files {_NAMES[depth]}" for depth, count in counts.items() if count)
+
+
+def _form(config: DataConfig, name: str, depth: Depth, channels: int, known: Sequence[Facts]) -> Form:
+    if depth != "float":
+        return Form(channels=channels, depth=depth)
+    low, high = config.value_low, config.value_high
+    if name == "B":
+        low = low if config.value_low_B is None else config.value_low_B
+        high = high if config.value_high_B is None else config.value_high_B
+    flags = [f"--value-{end}" + "-B" * (name == "B") for end in ("low", "high")]
+    if low is None or high is None:
+        ranges = [(facts.low, facts.high) for facts in known]
+        least, most = min(low for low, _ in ranges), max(high for _, high in ranges)
+        raise UserError(
+            f"the images of {name} hold values from {least:g} to {most:g}, which have no range of their own: say which "
+            f"become black and white, {flags[0]} {least:g} {flags[1]} {most:g} or a narrower range that you know"
+        )
+    if not low < high:
+        raise UserError(f"{flags[0]} must be less than {flags[1]}, got {low:g} and {high:g}")
+    return Form(channels=channels, depth=depth, low=low, high=high)
+
+
+def _exceeds(facts: Facts, form: Form) -> bool:
+    return form.depth == "float" and (facts.low < form.low or facts.high > form.high)
+
+
+def _refuse_idle_ranges(config: DataConfig, depths: Sequence[Depth]) -> None:
+    """A range that no image uses is a mistake."""
+    both, only_B = (config.value_low, config.value_high), (config.value_low_B, config.value_high_B)
+    if (any(v is not None for v in both) and "float" not in depths) or (
+        any(v is not None for v in only_B) and depths[1] != "float"
+    ):
+        raise UserError(
+            f"--value-low and --value-high are for --depth float, and the images are {_NAMES[depths[0]]} (A) and "
+            f"{_NAMES[depths[1]]} (B): leave them out, or say --depth float to take all values as they stand"
+        )
