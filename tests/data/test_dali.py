@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -249,6 +250,28 @@ except UserError as error:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("DALI failed: ") and done.stdout.count("\n") == 1
     assert "--loader torch does without it" in done.stdout
+
+
+def test_a_forked_process_drops_a_pipeline_without_waiting_for_its_threads(good_folder: Path) -> None:
+    loader = build_train_loader(settings(good_folder, "dali", load_size=36, crop_size=32), "cpu")
+    next(loader)
+    child = os.fork()
+    if not child:
+        loader.close()
+        del loader
+        gc.collect()
+        os._exit(0)
+    for _ in range(1000):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.02)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the forked process hangs")
+    assert status == 0
+    next(loader)  # it still works in the process that it belongs to
 
 
 @pytest.mark.parametrize("workers", [None, 0, 5])

@@ -332,7 +332,9 @@ def test_every_level_of_16_bits_survives_the_way_to_the_network_and_back() -> No
 
 @pytest.fixture
 def config_for(loader_name: str) -> ConfigFor:
-    """Settings for a folder, with each loader in turn; a loader of 8 bits alone is skipped by name."""
+    """Settings for a folder, with each loader that takes every depth in turn."""
+    if loader_name == "dali":
+        pytest.skip("the loader dali gives 8 bits only, and says so")
 
     def make(folder: Path, channels: tuple[int, int] = (1, 1), **data: Any) -> TrainConfig:
         settings = {"loader": loader_name, "load_size": 36, "crop_size": 32, "workers": 0} | data

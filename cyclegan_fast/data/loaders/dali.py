@@ -12,7 +12,9 @@ are left to Pillow from there on, and a new pipeline takes up the stream at the 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +44,12 @@ log = logging.getLogger(__name__)
 _DEPTH = 3  # batches inside DALI: one is used, two are ready or in the making
 _MOST_THREADS = 16  # by default; each costs DALI memory on the device
 _COUNTED = 1000  # samples after which the log says how many images Pillow had to decode
+
+# A process that is forked while a pipeline lives has the pipeline without its threads, and would wait for them for ever
+# when it drops it. So it never does.
+_pipelines: weakref.WeakSet[Any] = weakref.WeakSet()
+_not_ours: list[Any] = []
+os.register_at_fork(after_in_child=lambda: _not_ours.extend(_pipelines))
 
 
 class DaliLoader(Loader):
@@ -276,6 +284,7 @@ class DaliLoader(Loader):
                 outputs.append(fn.resize(images, size=size, interp_type=types.INTERP_CUBIC, antialias=True))
             pipeline.set_outputs(*outputs)
         pipeline.build()
+        _pipelines.add(pipeline)
         return pipeline
 
     def _keep_until_read(self, pixels: list[Tensor]) -> None:
