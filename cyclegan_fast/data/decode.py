@@ -163,8 +163,11 @@ def _part(pixels: np.ndarray, source: Source) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def opened(file: BinaryIO) -> Iterator[tuple[BinaryIO, Image.Image | None]]:
-    """The file, and the image in it of which the header has been read; None for a TIFF of a kind unknown to Pillow."""
+def opened(file: BinaryIO, *, tell: bool = True) -> Iterator[tuple[BinaryIO, Image.Image | None]]:
+    """The file, and the image in it of which the header has been read; None for a TIFF of a kind unknown to Pillow.
+
+    With `tell` a word is said, once, if it is animated.
+    """
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         try:
@@ -174,7 +177,7 @@ def opened(file: BinaryIO) -> Iterator[tuple[BinaryIO, Image.Image | None]]:
                 raise
             yield file, None
             return
-        if getattr(image, "is_animated", False) and image.format != "MPO":
+        if tell and getattr(image, "is_animated", False) and image.format != "MPO":
             _warn_animated()
         yield file, image
 

@@ -135,7 +135,7 @@ def why_not(facts: Facts, form: Form) -> str:
 
 
 def _facts_of(content: bytes) -> Facts:
-    with opened(io.BytesIO(content)) as (file, image):
+    with opened(io.BytesIO(content), tell=False) as (file, image):
         hidden = None if image is None else deep.hidden_in(image)
         if image is None or (hidden is not None and (hidden.mistaken or hidden.depth == "float")):
             return _facts_of_raster(content, deep.load(file, image))

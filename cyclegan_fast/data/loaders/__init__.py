@@ -151,6 +151,8 @@ def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list
         rows = zip(checked.good, checked.sizes, checked.facts, strict=True)
         good.append({row[0]: _Usable(*row) for row in rows})
         _tell_left_out(checked.bad)
+    if animated := [str(p.source) for pictures in good for p in pictures.values() if p.facts.frames > 1]:
+        say(f"of {len(animated)} animated file{'s' * (len(animated) > 1)} only the first frame is used ({animated[0]})")
     return _in_order(data, kept, good)
 
 

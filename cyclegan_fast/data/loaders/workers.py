@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,6 +44,7 @@ class WorkersLoader(Loader):
         DataLoader keeps a fixed number of batches ready; `Prefetched` adapts it, takes them over from the workers, and
         decodes beside the training where there are none.
         """
+        interrupts = signal.getsignal(signal.SIGCHLD)
         batches = iter(
             DataLoader(
                 _Cropped(self.samples),
@@ -56,7 +58,10 @@ class WorkersLoader(Loader):
                 generator=torch.Generator(),  # or it would draw from, and so move, the global one
             )
         )
-        return Prefetched(batches, _bytes_of)
+        if threading.current_thread() is threading.main_thread():
+            # DataLoader's own handler would raise in the middle of a training step; it also finds out by itself.
+            signal.signal(signal.SIGCHLD, interrupts or signal.SIG_DFL)
+        return Prefetched(_until_a_worker_dies(batches), _bytes_of)
 
     def images_of(self, raw: Batch, side: str) -> Tensor:
         """Carries the pixels to the device and normalises them there."""
@@ -85,6 +90,18 @@ class _Cropped(Dataset[dict[str, Any]]):
             "paths_A": str(source_A),
             "paths_B": str(source_B),
             "skipped": skipped,
+        }
+
+
+def _until_a_worker_dies(batches: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter: it died while it handed a batch over
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
+            raise
+        yield {
+            "failure": "a process that reads pictures was killed, perhaps for want of memory: go on with --resume auto "
+            "and fewer --workers"
         }
 
 
