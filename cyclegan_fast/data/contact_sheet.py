@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from cyclegan_fast import ops
 from cyclegan_fast.data.decode import decode, read
 from cyclegan_fast.data.findings import KINDS, Finding, Picture
 from cyclegan_fast.data.inspection import Facts
 from cyclegan_fast.data.pixels import to_model_range
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.monitoring.grids import to_image
 
 PAPER, CARD, INK, SOFT, LINE = "#f6f6f3", "#ffffff", "#17181c", "#646670", "#e3e3de"
 COLOURS = {"error": "#c8342b", "warning": "#d4700f", "info": "#2f6fde"}
@@ -162,8 +162,9 @@ def _decode(picture: Picture) -> Image.Image:
     """As RGB: floating-point values from their least to their greatest, many channels as sample grids show them."""
     if not isinstance(picture.found, Facts):
         return decode(picture.source, 3)
-    pixels = torch.from_numpy(read(picture.source, picture.found.form))
-    return to_image(to_model_range(pixels[None])[0])
+    pixels = torch.from_numpy(read(picture.source, picture.found.form))[..., :3]  # [H, W, 1 to 3]
+    values = to_model_range((pixels if pixels.shape[2] == 3 else pixels[..., :1])[None].contiguous())
+    return Image.fromarray(ops.to_uint8(values)[0].expand(-1, -1, 3).contiguous().numpy())  # [H, W, 3]
 
 
 def _card(width: int, height: int) -> Image.Image:

@@ -347,7 +347,7 @@ def _without_idle_identity(config: TrainConfig, say: Callable[[str], None]) -> T
     o, model = config.objective, config.model
     if not o.lambda_identity or model.channels_A == model.channels_B:
         return config
-    say(f"identity loss: off, A has {model.channels_A} channels and B {model.channels_B}")
+    say(f"identity loss: off, images of A have {model.channels_A} channel(s) and those of B {model.channels_B}")
     return dataclasses.replace(config, objective=dataclasses.replace(o, lambda_identity=0.0))
 
 

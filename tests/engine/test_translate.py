@@ -11,11 +11,13 @@ from PIL import Image
 
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
+from cyclegan_fast.data.decode import native
 from cyclegan_fast.engine import infer, load_engine
 from cyclegan_fast.engine.files import plan_jobs, translate_files
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
+from tests.data.pictures import needs_deep
 
 
 def picture(height, width, channels=3, seed=0):
@@ -75,6 +77,7 @@ def test_names_folders_formats_and_sizes_are_kept(pictures, tmp_path, runs, onnx
         assert (pictures / name).read_bytes() == before[name]
 
 
+@needs_deep
 def test_sixteen_bits_are_kept(tmp_path, runs):
     (tmp_path / "in").mkdir()
     deep = np.linspace(0, 65535, 20 * 24).reshape(20, 24).astype(np.uint16)
@@ -83,8 +86,11 @@ def test_sixteen_bits_are_kept(tmp_path, runs):
     for name in ("a.png", "a.tif"):
         Image.fromarray(deep).save(tmp_path / "in" / name)
     options = {"input": tmp_path / "in", "device": "cpu"}
-    with pytest.warns(UserWarning, match="8-bit colour"):  # B is colour, A is grey
-        assert not translate(engine=runs["grey_to_colour"], output=tmp_path / "colour", **options)
+    assert not translate(engine=runs["grey_to_colour"], output=tmp_path / "colour", **options)  # B is colour, A is grey
+    for name, kind in (("a.png", np.uint16), ("a.tif", np.uint16), ("shallow.png", np.uint8)):
+        pixels = native(tmp_path / "colour" / name, 3)
+        assert pixels.dtype == kind and pixels.shape == (20, 24, 3)
+        assert kind == np.uint8 or len(np.unique(pixels)) > 256
 
     model = ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4, channels_A=1, channels_B=1)
     config = TrainConfig(model=model)
@@ -129,8 +135,8 @@ def test_gif_pgm_and_a_single_pixel(tmp_path, runs):
     Image.fromarray(picture(20, 24)).save(tmp_path / "in" / "a.gif")
     Image.fromarray(picture(20, 24, 1)[..., 0].astype(np.uint16) * 257).save(tmp_path / "in" / "deep.pgm")
     Image.fromarray(picture(1, 1)).save(tmp_path / "in" / "pixel.png")
-    with pytest.warns(UserWarning, match="8-bit colour"):
-        assert not translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", device="cpu")
+    assert not translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", device="cpu")
+    assert native(tmp_path / "out" / "deep.pgm", 3).dtype == np.uint16
     made = {}
     for path in (tmp_path / "out").iterdir():
         with Image.open(path) as image:

@@ -45,7 +45,7 @@ CASES = {
     "scale_width_and_crop": "--preprocess scale_width_and_crop",
     "crop": "--preprocess crop",
     "serial, BtoA": "--serial-batches --direction BtoA --no-flip",
-    "grey to colour": "--channels-A 1 --lambda-identity 0",
+    "grey to colour": "--channels-A 1",
     "grey": "--channels-A 1 --channels-B 1",
     "contiguous": "--no-channels-last",
     "plateau": "--lr-policy plateau --epoch-size 1",
@@ -71,9 +71,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(data: Path, out: Path, flags: str) -> None:
+def run(data: Path, out: Path, flags: str) -> list[str]:
+    """Trains; returns what was said."""
+    said: list[str] = []
     command = parse(["--data", str(data), "--out", str(out), *FLAGS.split(), *flags.split()])
-    assert Trainer(command.settings(), say=lambda text: None).run() == 0
+    assert Trainer(command.settings(), say=said.append).run() == 0
+    return said
+
+
+def test_the_identity_loss_is_off_where_channels_differ_and_a_word_says_so(data: Path, tmp_path: Path) -> None:
+    word = "identity loss: off, images of A have 1 channel(s) and those of B 3"
+    assert word in run(data, tmp_path / "run", "--channels-A 1")
+    assert not any("identity loss" in line for line in run(data, tmp_path / "other", "--channels-A 1 --channels-B 1"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -126,7 +135,7 @@ REFUSED = {
     "--seed 99999999999999999999": "--seed must be from 0",
     "--n-epochs 0 --n-epochs-decay 0": "nothing to train",
     "--n-layers 5": "--discriminator n_layers",
-    "--channels-A 2 --channels-B 2": "1 (grey) or 3 (RGB)",
+    "--channels-A 2 --channels-B 2": "it has 3 channels, and 2 are wanted",
     "--discriminator n_layers --n-layers 6": "--crop-size must be a multiple of 4 and at least 192",
     "--generator unet_128": "--crop-size must be a multiple of 128",
     "--generator unet_32 --preprocess none": "a --preprocess mode that crops",

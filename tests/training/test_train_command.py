@@ -142,7 +142,6 @@ def test_bad_input_is_answered_in_one_sentence(images: Path, tmp_path: Path) -> 
     one_sentence(train("--out", tmp_path / "x"), "--data")
     one_sentence(train("--data", images, "--out", tmp_path / "y", *SMALL, "--generator", "resnet"), "resnet_<N>blocks")
     one_sentence(train("--data", images, "--out", tmp_path / "y", *SMALL, "--amp", "fp16"), "bf16")
-    one_sentence(train("--data", images, "--out", tmp_path / "y", *SMALL, "--channels-B", "1"), "--lambda-identity 0")
     config = tmp_path / "config.yaml"
     config.write_text("optim: {batchsize: 2}")
     one_sentence(train("--config", config), "batchsize", "did you mean 'batch_size'")
