@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclegan_fast.cli import run_command
-from cyclegan_fast.config import DataConfig, Preprocess, TrainConfig, check_ranges
+from cyclegan_fast.config import DataConfig, ModelConfig, Preprocess, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 
@@ -37,9 +37,14 @@ def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, see
 
 
 def check(
-    data: Path,
+    data: Path | None = None,
     /,
     *,
+    data_A: tuple[str, ...] | None = None,
+    data_B: tuple[str, ...] | None = None,
+    paired: bool = False,
+    channels_A: int = ModelConfig.channels_A,
+    channels_B: int = ModelConfig.channels_B,
     preprocess: Preprocess = DataConfig.preprocess,
     load_size: int = DataConfig.load_size,
     crop_size: int = DataConfig.crop_size,
@@ -49,29 +54,39 @@ def check(
     strict: bool = False,
     json: bool = False,
 ) -> int:
-    """Reads every picture of trainA, trainB, testA and testB to its end and tells what is there and what is odd.
+    """Reads every picture to its end and tells what is there and what is odd.
 
-    Example: python -m cyclegan_fast.dataset check datasets/horse2zebra --quarantine
+    Examples:
+        python -m cyclegan_fast.dataset check datasets/horse2zebra --quarantine
+        python -m cyclegan_fast.dataset check facades --paired
+        python -m cyclegan_fast.dataset check --data-A "shards/summer-{000..031}.tar" --data-B winter list.txt
 
-    Errors would stop training: files that are no pictures, damaged, cut off, or too small for the settings. Warnings
-    want a look: the same picture twice, in A and in B or in train and test; A and B that look alike (at most 4 of 63
-    bits of a perceptual hash differ); a single colour; animation. What is found is kept in the folder, in
-    .cyclegan_fast/index.json, and used again, by training too: the next check reads only what has changed.
+    Errors would stop training: files that are no pictures, damaged, cut off, too small for the settings, of other
+    channels, or without a partner. Warnings want a look: the same picture twice, in A and in B or in train and test;
+    A and B, or train and test, that look alike (at most 4 of 63 bits of a perceptual hash differ); pairs of unlike
+    sizes; mixed depths; a single colour; animation. What is found is kept in the folder, in .cyclegan_fast/index.json,
+    and used again, by training too: the next check reads only what has changed.
 
     The exit status is 0 if training can start, with warnings or without, and 2 if there are errors. (1 is what a
     crash gives, so that a script can tell.)
 
     Args:
-        data: Folder with trainA and trainB; testA and testB may be absent. Pictures that its quarantine.txt names are
-            left out.
+        data: Folder with trainA and trainB; testA and testB may be absent. With --paired, train (and val, test) may
+            hold A and B side by side. Pictures that its quarantine.txt names are left out.
+        data_A: Instead of a folder, the places of the pictures of A, as for training: folders, lists (.txt), shards
+            (.tar).
+        data_B: Those of B.
+        paired: The pictures are pairs, as for training.
+        channels_A: As for training.
+        channels_B: As for training.
         preprocess: Geometry of a training sample, as for training: whether a picture is too small depends on it.
         load_size: As for training.
         crop_size: As for training.
         workers: Processes that read; by default as many as there are usable cores.
         contact_sheet: PNG to write: a sample of A and B, and what is odd with the reason. By default
-            DIR/.cyclegan_fast/contact_sheet.png.
-        quarantine: Add the files with errors to DIR/quarantine.txt: training then leaves them out, and the exit status
-            is 0 if nothing else is wrong.
+            .cyclegan_fast/contact_sheet.png in the folder, or in the first one of A.
+        quarantine: Add the files with errors to quarantine.txt there: training then leaves them out, and the exit
+            status is 0 if nothing else is wrong.
         strict: Warnings count as errors for the exit status.
         json: Print everything as JSON instead, for scripts.
 
@@ -82,24 +97,35 @@ def check(
     from cyclegan_fast.data.survey import as_json, survey
     from cyclegan_fast.monitoring.progress import Progress
 
-    settings = DataConfig(data=data, preprocess=preprocess, load_size=load_size, crop_size=crop_size, workers=workers)
-    check_ranges(TrainConfig(data=settings))
+    settings = DataConfig(
+        data=data,
+        data_A=data_A,
+        data_B=data_B,
+        paired=paired,
+        preprocess=preprocess,
+        load_size=load_size,
+        crop_size=crop_size,
+        workers=workers,
+    )
+    channels = channels_A, channels_B
+    check_ranges(TrainConfig(data=settings, model=ModelConfig(channels_A=channels_A, channels_B=channels_B)))
     say = functools.partial(print, file=sys.stderr) if json else print
     with Progress("images", say=say, enabled=not json) as progress:
-        result = survey(settings, progress=progress, say=say)
+        result = survey(settings, channels=channels, progress=progress, say=say)
     sheet = _write_contact_sheet(result, contact_sheet, say)
-    errors, quarantined = result.of("error"), None
-    if quarantine and (reasons := result.to_leave_out()):
-        quarantined = add_to_quarantine(data, reasons)
-        errors = [finding for finding in errors if finding.name not in reasons]
+    errors, lists = result.of("error"), []
+    if quarantine:
+        named = result.to_leave_out()
+        lists = [str(add_to_quarantine(home, reasons)) for home, reasons in named.items()]
+        errors = [finding for finding in errors if not result.is_named(finding, named)]
     if json:
-        print(as_json(result, contact_sheet=sheet and str(sheet), quarantine=quarantined and str(quarantined)))
+        print(as_json(result, contact_sheet=sheet and str(sheet), quarantine=lists))
     else:
         _print_report(result)
         if sheet is not None:
             print(f"contact sheet: {sheet}")
-        if quarantined is not None:
-            print(f"training leaves out the files with errors from now on: {quarantined}")
+        if lists:
+            print(f"training leaves out the files with errors from now on: {', '.join(lists)}")
         elif errors and not quarantine and result.to_leave_out():
             print("--quarantine makes training leave out the files with errors")
     return 2 if errors or (strict and result.of("warning")) else 0
@@ -112,8 +138,8 @@ def _write_contact_sheet(result: Survey, path: Path | None, say: Callable[[str],
 
     if not result.domains:
         return None
-    target = path or result.folder / FOLDER / "contact_sheet.png"
-    content = contact_sheet(str(result.folder), result.summary, result.domains, result.findings)
+    target = path or next(iter(result.homes.values())) / FOLDER / "contact_sheet.png"
+    content = contact_sheet(result.title, result.summary, result.domains, result.findings)
     try:
         write_atomically(target, content)
     except UserError as error:

@@ -37,7 +37,7 @@ def contact_sheet(
     Args:
         title: Its headline.
         summary: A line below it.
-        domains: The pictures of each domain; a sample of trainA and trainB is shown.
+        domains: The pictures of each domain; a sample of those for training is shown.
         findings: What is odd; of each kind the first ones are shown.
 
     Returns:
@@ -79,9 +79,10 @@ def _head(title: str, summary: str) -> Image.Image:
 
 
 def _samples(domains: Mapping[str, Sequence[Picture]]) -> Image.Image:
-    """The cards of A and B, side by side."""
+    """The cards of A and B, side by side; or of pairs, for training and for the test."""
     width = (_inner_width() - _GAP) // 2
-    cards = [_sample(name, domains.get(name, []), width) for name in ("trainA", "trainB")]
+    names = ("train", "test" if "test" in domains else "val") if "train" in domains else ("trainA", "trainB")
+    cards = [_sample(name, domains.get(name, []), width) for name in names]
     page = Image.new("RGB", (_inner_width(), max(card.height for card in cards)), PAPER)
     for i, card in enumerate(cards):
         page.paste(card, (i * (width + _GAP), 0))

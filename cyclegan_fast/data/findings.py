@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
 
-from cyclegan_fast.config import DataConfig
+from cyclegan_fast.config import DataConfig, Form
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.checks import too_small
 from cyclegan_fast.data.decode import BadImageError
-from cyclegan_fast.data.inspection import Facts
+from cyclegan_fast.data.forms import DEPTH_NAMES, depth_of, told_depths
+from cyclegan_fast.data.inspection import Facts, why_not
 from cyclegan_fast.data.lookalikes import nearest
+from cyclegan_fast.data.places import match_names
 from cyclegan_fast.data.sources import Source
 
 Severity = Literal["error", "warning", "info"]
@@ -24,13 +26,19 @@ KINDS: dict[str, tuple[Severity, str]] = {  # in the order in which they are tol
     "corrupt": ("error", "cannot be read"),
     "truncated": ("error", "ends too early"),
     "too small": ("error", "too small for these settings"),
+    "form": ("error", "other channels than these settings want"),
+    "partner": ("error", "without a partner"),
     "quarantine": ("warning", "quarantine list"),
     "A and B": ("warning", "in A and in B"),
     "train and test": ("warning", "in train and in test"),
     "duplicate": ("warning", "there twice"),
+    "pair sizes": ("warning", "of another size than its partner"),
+    "mixed": ("warning", "pictures of several depths in one domain"),
     "near-identical": ("warning", "A looks like B"),
+    "near train and test": ("warning", "test looks like train"),
     "constant": ("warning", "a single colour"),
     "animated": ("warning", "animated: only one frame is used"),
+    "range": ("info", "values without a range of their own"),
     "enlarged": ("info", "enlarged to twice its size or more"),
     "extension": ("info", "name of another format"),
     "rotated": ("info", "EXIF rotates it"),
@@ -53,11 +61,23 @@ class Picture:
     """One picture and what is known of it."""
 
     name: str
-    """Within the data folder."""
+    """Within the data folder; its whole name, if it is from elsewhere."""
     domain: str
-    """trainA, trainB, testA or testB."""
+    """trainA, trainB, testA or testB; train, val or test where A and B are side by side."""
     source: Source
     found: Facts | BadImageError
+
+    @property
+    def side(self) -> str:
+        """A, B, or empty for both."""
+        return _side(self.domain)
+
+    @property
+    def size(self) -> transforms.Size:
+        """What training makes a sample of, in pixels, upright: the picture, or half of it."""
+        assert isinstance(self.found, Facts)
+        width, height = self.found.size
+        return (width if self.side else width // 2), height
 
 
 @dataclass(frozen=True)
@@ -79,12 +99,15 @@ class Finding:
         return KINDS[self.kind][0]
 
 
-def judge(domains: Mapping[str, list[Picture]], config: DataConfig) -> list[Finding]:
+def judge(
+    domains: Mapping[str, list[Picture]], config: DataConfig, channels: tuple[int, int] = (3, 3)
+) -> list[Finding]:
     """Finds what is odd, the worst first.
 
     Args:
-        domains: The pictures of trainA, trainB, testA, testB, as far as they are there.
+        domains: The pictures of each domain, as far as they are there.
         config: What training will make of them.
+        channels: Of the images of A and of B.
 
     Raises:
         UserError: Settings that fit no picture.
@@ -92,9 +115,14 @@ def judge(domains: Mapping[str, list[Picture]], config: DataConfig) -> list[Find
     min_side = transforms.check_geometry(config)
     pictures = [picture for domain in domains.values() for picture in domain]
     findings = [finding for picture in pictures for finding in _of_one(picture, config, min_side)]
+    for name, domain in domains.items():
+        findings += _of_domain(name, domain, config, channels)
     findings += _copies(pictures)
     for split in ("train", "test"):
-        findings += _lookalikes(domains.get(f"{split}A", []), domains.get(f"{split}B", []))
+        sides = domains.get(f"{split}A", []), domains.get(f"{split}B", [])
+        findings += _unlike_sizes(*sides) if config.paired else _lookalikes("near-identical", *sides)
+    for late, early in (("testA", "trainA"), ("testB", "trainB"), ("val", "train"), ("test", "train")):
+        findings += _lookalikes("near train and test", domains.get(late, []), domains.get(early, []))
     return sorted_findings(findings)
 
 
@@ -114,15 +142,16 @@ def _of_one(picture: Picture, config: DataConfig, min_side: int) -> Iterator[Fin
     if isinstance(facts, BadImageError):
         yield finding("truncated" if "truncated" in facts.reason else "corrupt", facts.reason)
         return
-    became = transforms.sample_size(facts.size, config)
-    if reason := too_small(facts.size, min_side):
+    width, height = picture.size
+    became = transforms.sample_size((width, height), config)
+    if reason := too_small((width, height), min_side):
         yield finding("too small", reason)
     elif min(became) < transforms.SMALLEST_SIDE:
         yield finding("too small", f"becomes {became[0]}x{became[1]} pixels; {transforms.SMALLEST_SIDE} are needed")
-    resized = transforms.resized_size(facts.size, config)
-    growth = max(new / old for new, old in zip(resized, facts.size, strict=True))
+    resized = transforms.resized_size((width, height), config)
+    growth = max(new / max(1, old) for new, old in zip(resized, (width, height), strict=True))
     if growth >= _ENLARGED_FROM and config.preprocess not in ("none", "crop"):
-        yield finding("enlarged", f"{facts.width}x{facts.height} pixels, enlarged {growth:.1f} times")
+        yield finding("enlarged", f"{width}x{height} pixels, enlarged {growth:.1f} times")
     if facts.constant:
         yield finding("constant", "all its pixels are equal")
     if facts.frames > 1:
@@ -132,6 +161,43 @@ def _of_one(picture: Picture, config: DataConfig, min_side: int) -> Iterator[Fin
         yield finding("extension", f"named {suffix}, but it is {facts.format}")
     if facts.rotated:
         yield finding("rotated", "turned or mirrored by EXIF")
+
+
+def _of_domain(
+    name: str, pictures: Sequence[Picture], config: DataConfig, channels: tuple[int, int]
+) -> Iterator[Finding]:
+    """Depths and channels: whether one form fits all."""
+    good = [(picture, picture.found) for picture in pictures if isinstance(picture.found, Facts)]
+    if not good:
+        return
+    known = [facts for _, facts in good]
+    depth = depth_of(known) if config.depth == "auto" else config.depth
+    if len({facts.values for facts in known}) > 1:
+        yield Finding("mixed", name, f"{told_depths(known)}: all are taken as {DEPTH_NAMES[depth]} (--depth)")
+    if depth == "float" and (config.value_low is None or config.value_high is None):
+        low, high = min(facts.low for facts in known), max(facts.high for facts in known)
+        yield Finding("range", name, f"from {low:g} to {high:g}: training needs --value-low and --value-high")
+    for wanted in sorted(set(channels) if not _side(name) else {channels["AB".index(_side(name))]}):
+        form = Form(channels=wanted, depth=depth)
+        for picture, facts in good:
+            if reason := why_not(facts, form):
+                yield Finding("form", picture.name, reason, picture)
+
+
+def _side(domain: str) -> str:
+    return domain[-1] if domain.endswith(("A", "B")) else ""
+
+
+def _unlike_sizes(side_A: Sequence[Picture], side_B: Sequence[Picture]) -> Iterator[Finding]:
+    """Pairs whose pictures have different sizes, so that crops of them show different places."""
+    if not side_A or not side_B:
+        return
+    of = {picture.source: picture for picture in [*side_A, *side_B] if isinstance(picture.found, Facts)}
+    pairs, _ = match_names([p.source for p in side_A], [p.source for p in side_B])
+    for a, b in pairs:
+        if a in of and b in of and of[a].size != of[b].size:
+            (w, h), (v, g) = of[a].size, of[b].size
+            yield Finding("pair sizes", of[a].name, f"{w}x{h} pixels, and {of[b].name} has {v}x{g}", of[a], of[b])
 
 
 def _copies(pictures: list[Picture]) -> Iterator[Finding]:
@@ -144,7 +210,7 @@ def _copies(pictures: list[Picture]) -> Iterator[Finding]:
         firsts: dict[str, Picture] = {}
         for picture in group:
             domain = picture.domain
-            same_side = next((first for name, first in firsts.items() if name[-1] == domain[-1]), None)
+            same_side = next((first for first in firsts.values() if first.side == picture.side), None)
             if domain in firsts:
                 yield _copy("duplicate", picture, firsts[domain])
             elif same_side is not None:
@@ -160,16 +226,15 @@ def _copy(kind: str, picture: Picture, like: Picture) -> Finding:
     return Finding(kind, picture.name, f"the same {what} as {like.name}", picture, like)
 
 
-def _lookalikes(side_A: list[Picture], side_B: list[Picture]) -> Iterator[Finding]:
-    """Pictures of A and the one of B that looks most like them, if any does; exact copies are told elsewhere."""
+def _lookalikes(kind: str, pictures: Sequence[Picture], others: Sequence[Picture]) -> Iterator[Finding]:
+    """Pictures and which of the others looks most like each, if any does; exact copies are told elsewhere."""
     sides = [
-        [(p, p.found) for p in side if isinstance(p.found, Facts) and not p.found.constant] for side in (side_A, side_B)
+        [(p, p.found) for p in side if isinstance(p.found, Facts) and not p.found.constant]
+        for side in (pictures, others)
     ]
     looks = [np.array([facts.look for _, facts in side], np.uint64) for side in sides]
     which, differing = nearest(looks[0], looks[1])
     for (picture, facts), index, bits in zip(sides[0], which.tolist(), differing.tolist(), strict=True):
         if index >= 0 and sides[1][index][1].pixels != facts.pixels:
             like = sides[1][index][0]
-            yield Finding(
-                "near-identical", picture.name, f"looks like {like.name} ({bits} of 63 bits differ)", picture, like
-            )
+            yield Finding(kind, picture.name, f"looks like {like.name} ({bits} of 63 bits differ)", picture, like)

@@ -14,6 +14,7 @@ SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
+OWN_FOLDER = ".cyclegan_fast"  # beside the data, for everything that is not the user's
 DOMAIN_FOLDERS = ("trainA", "trainB", "testA", "testB")
 
 
@@ -67,6 +68,8 @@ def _walk(folder: Path, top: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry.path)
+            if entry.name == OWN_FOLDER:  # the check's contact sheet is no picture of the set
+                continue
             if entry.is_symlink():
                 target = path.resolve()
                 if not target.is_relative_to(top):

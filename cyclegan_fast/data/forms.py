@@ -12,7 +12,7 @@ from cyclegan_fast.data.sources import Source
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
 
-_NAMES: dict[Depth, str] = {"8": "8 bit", "16": "16 bit", "float": "float"}
+DEPTH_NAMES: dict[Depth, str] = {"8": "8 bit", "16": "16 bit", "float": "float"}
 
 
 def find_forms(
@@ -29,14 +29,17 @@ def find_forms(
     Raises:
         UserError: Values have no range of their own and none was given, or it is none, or nothing uses it.
     """
-    depths = [_depth_of(files) if config.depth == "auto" else config.depth for files in known]
+    depths = [depth_of(files) if config.depth == "auto" else config.depth for files in known]
     _refuse_idle_ranges(config, depths)
     forms = [
         _form(config, name, depth, count, files)
         for name, depth, count, files in zip("AB", depths, channels, known, strict=True)
     ]
     if config.depth == "auto" and depths != ["8", "8"]:
-        found = [f"{name} {_NAMES[d]} ({_found(files)})" for name, d, files in zip("AB", depths, known, strict=True)]
+        found = [
+            f"{name} {DEPTH_NAMES[d]} ({told_depths(files)})"
+            for name, d, files in zip("AB", depths, known, strict=True)
+        ]
         say(f"depth: {', '.join(found)}")
     return forms
 
@@ -73,7 +76,7 @@ def clipping(sources: Sequence[Source], known: Sequence[Facts], form: Form) -> s
     )
 
 
-def _depth_of(known: Sequence[Facts]) -> Depth:
+def depth_of(known: Sequence[Facts]) -> Depth:
     """16 if all files have 16 bits, float if some of them have no range of their own, 8 if any file has 8 bits."""
     depths = {facts.values for facts in known}
     if "8" in depths:
@@ -81,10 +84,10 @@ def _depth_of(known: Sequence[Facts]) -> Depth:
     return "float" if "float" in depths else "16"
 
 
-def _found(known: Sequence[Facts]) -> str:
-    """``3 files 8 bit, 5 files 16 bit``."""
-    counts = {depth: sum(facts.values == depth for facts in known) for depth in _NAMES}
-    return ", ".join(f"{count} files {_NAMES[depth]}" for depth, count in counts.items() if count)
+def told_depths(known: Sequence[Facts]) -> str:
+    """How many files have which depth: ``3 files 8 bit, 5 files 16 bit``."""
+    counts = {depth: sum(facts.values == depth for facts in known) for depth in DEPTH_NAMES}
+    return ", ".join(f"{count} files {DEPTH_NAMES[depth]}" for depth, count in counts.items() if count)
 
 
 def _form(config: DataConfig, name: str, depth: Depth, channels: int, known: Sequence[Facts]) -> Form:
@@ -118,6 +121,6 @@ def _refuse_idle_ranges(config: DataConfig, depths: Sequence[Depth]) -> None:
         any(v is not None for v in only_B) and depths[1] != "float"
     ):
         raise UserError(
-            f"--value-low and --value-high are for --depth float, and the images are {_NAMES[depths[0]]} (A) and "
-            f"{_NAMES[depths[1]]} (B): leave them out, or say --depth float to take all values as they stand"
+            f"--value-low and --value-high are for --depth float, and the images are {DEPTH_NAMES[depths[0]]} (A) and "
+            f"{DEPTH_NAMES[depths[1]]} (B): leave them out, or say --depth float to take all values as they stand"
         )

@@ -21,13 +21,13 @@ from typing import Any, get_type_hints
 import PIL
 
 from cyclegan_fast.data.decode import BadImageError
+from cyclegan_fast.data.folder import OWN_FOLDER as FOLDER
 from cyclegan_fast.data.inspection import VERSION, Facts, inspect
 from cyclegan_fast.data.sources import Source
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 
-FOLDER = ".cyclegan_fast"  # in the data folder, for everything that is not the user's
 FILE_NAME = "index.json"
 
 Progress = Callable[[int, int], None]  # files read so far, files to read
@@ -134,9 +134,11 @@ class Index:
 
 
 def name_in(folder: Path, source: Source) -> str:
-    """The name of a picture within a data folder, with slashes; one from elsewhere keeps its whole name."""
+    """The name of a picture within a data folder, with slashes; one from elsewhere has its whole name."""
     name, prefix = str(source), f"{folder}{os.sep}"
-    return name.removeprefix(prefix).replace(os.sep, "/") if str(folder) != "." else name.replace(os.sep, "/")
+    if not name.startswith(prefix) and (str(folder) != "." or name.startswith(("/", ".."))):
+        return os.path.abspath(name).replace(os.sep, "/")  # noqa: PTH100  100,000 of them
+    return name.removeprefix(prefix).replace(os.sep, "/")
 
 
 def _facts(values: list[Any]) -> Facts:

@@ -43,23 +43,33 @@ def training_pictures(data: DataConfig) -> tuple[Place, Place]:
         UserError: No place is named, or two ways of naming them; a place that is missing, empty or refused; both
             domains are the same; pictures without a partner.
     """
+    refuse_unclear_places(data)
+    if data.data_A is not None and data.data_B is not None:
+        pair = _named(data.data_A, data.data_B, data.paired)
+    elif data.data is not None and data.paired and (data.data / "train").is_dir():
+        whole = [Source(str(path)) for path in index_folder(data.data / "train")]
+        halves = ([replace(source, half=half) for source in whole] for half in ("left", "right"))
+        pair = Place(next(halves), data.data), Place(next(halves), data.data)
+    else:
+        assert data.data is not None
+        pair = _in_folder(data.data, data.paired)
+    return pair if data.direction == "AtoB" else (pair[1], pair[0])
+
+
+def refuse_unclear_places(data: DataConfig) -> None:
+    """Refuses settings that do not say where the pictures are.
+
+    Raises:
+        UserError: No place is named, one for one domain only, or two ways of naming them.
+    """
     if (data.data_A is None) != (data.data_B is None):
         raise UserError("--data-A and --data-B go together: name the pictures of both domains")
     if data.data is not None and data.data_A is not None:
         raise UserError(
             "--data names both domains at once, --data-A and --data-B each by itself: give one or the other"
         )
-    if data.data_A is not None and data.data_B is not None:
-        pair = _named(data.data_A, data.data_B, data.paired)
-    elif data.data is None:
+    if data.data is None and data.data_A is None:
         raise UserError("--data is missing: name the folder that holds trainA and trainB")
-    elif data.paired and (data.data / "train").is_dir():
-        whole = [Source(str(path)) for path in index_folder(data.data / "train")]
-        halves = ([replace(source, half=half) for source in whole] for half in ("left", "right"))
-        pair = Place(next(halves), data.data), Place(next(halves), data.data)
-    else:
-        pair = _in_folder(data.data, data.paired)
-    return pair if data.direction == "AtoB" else (pair[1], pair[0])
 
 
 def _named(places_A: Sequence[str], places_B: Sequence[str], paired: bool) -> tuple[Place, Place]:
@@ -70,11 +80,14 @@ def _named(places_A: Sequence[str], places_B: Sequence[str], paired: bool) -> tu
         raise UserError("--data-A and --data-B name the same pictures; each domain needs its own")
     if paired:
         a, b = _partners(a, b)
-    return Place(a, _home(places_A[0], a[0])), Place(b, _home(places_B[0], b[0]))
+    return Place(a, home_of(places_A[0], a[0])), Place(b, home_of(places_B[0], b[0]))
 
 
-def _home(place: str, picture: Source) -> Path:
-    """The folder of the first place; `picture`, the first one, tells which a pattern has led to."""
+def home_of(place: str, picture: Source) -> Path:
+    """The folder that keeps what is known of a domain, by its first place and first picture.
+
+    The picture tells which folder a pattern has led to.
+    """
     if Path(place).is_dir():
         return Path(place)
     return Path(picture.path if picture.member else place).parent
@@ -134,26 +147,40 @@ def _listed(file: Path) -> list[Source]:
     return [Source(str(path)) for path in paths]
 
 
-def _partners(first: list[Source], second: list[Source]) -> tuple[list[Source], list[Source]]:
-    """The pairs of two lists: those with the same name, its ending apart, in the order of the first.
+def match_names(first: Sequence[Source], second: Sequence[Source]) -> tuple[list[tuple[Source, Source]], list[Source]]:
+    """Matches the pictures of two lists that have the same name, its ending apart.
 
-    Where names alone come twice within a domain, as many folders above them count as it takes to tell all apart.
+    Where names alone come twice within a list, as many folders above them count as it takes to tell all apart.
+
+    Returns:
+        The pairs, in the order of the first list; and the pictures without a partner.
+
+    Raises:
+        UserError: A picture comes twice.
+    """
+    for depth in range(1, 1 + max(len(PurePath(_path_of(source)).parts) for source in [*first, *second])):
+        mine, theirs = ({_key(source, depth): source for source in sources} for sources in (first, second))
+        if len(mine) == len(first) and len(theirs) == len(second):
+            break
+    else:
+        names, sources = (mine, first) if len(mine) < len(first) else (theirs, second)
+        twice = [str(source) for source in sources if names[_key(source, depth)] is not source]
+        raise UserError(f"--paired: names must differ within a domain, and these come again: {_some(twice)}")
+    lonely = [s for one, other in ((mine, theirs), (theirs, mine)) for key, s in one.items() if key not in other]
+    return [(source, theirs[key]) for key, source in mine.items() if key in theirs], lonely
+
+
+def _partners(first: list[Source], second: list[Source]) -> tuple[list[Source], list[Source]]:
+    """Both lists, the second in the order of the first.
 
     Raises:
         UserError: a picture without a partner, or a picture that comes twice.
     """
-    for depth in range(1, 1 + max(len(PurePath(_path_of(source)).parts) for source in first + second)):
-        keyed = [{_key(source, depth): source for source in sources} for sources in (first, second)]
-        if len(keyed[0]) == len(first) and len(keyed[1]) == len(second):
-            break
-    else:
-        names, sources = (keyed[0], first) if len(keyed[0]) < len(first) else (keyed[1], second)
-        twice = [str(source) for source in sources if names[_key(source, depth)] is not source]
-        raise UserError(f"--paired: names must differ within a domain, and these come again: {_some(twice)}")
-    lonely = [str(s) for mine, theirs in (keyed, keyed[::-1]) for key, s in mine.items() if key not in theirs]
+    pairs, lonely = match_names(first, second)
     if lonely:
-        raise UserError(f"--paired: these have no partner of the same name in the other domain: {_some(lonely)}")
-    return first, [keyed[1][key] for key in keyed[0]]
+        names = _some([str(source) for source in lonely])
+        raise UserError(f"--paired: these have no partner of the same name in the other domain: {names}")
+    return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 def _path_of(source: Source) -> str:

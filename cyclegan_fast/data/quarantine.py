@@ -14,7 +14,7 @@ from cyclegan_fast.files import write_atomically
 FILE_NAME = "quarantine.txt"
 
 _HEAD = """\
-# Pictures that training leaves out: one per line, relative to this folder, with slashes.
+# Pictures that training leaves out: one per line, relative to this folder, with slashes (or whole, from elsewhere).
 # What follows " #" is a comment. A name with " #", quotes or spaces at its ends is written as a JSON string.
 """
 
@@ -99,7 +99,7 @@ def _name_of(line: str, where: str) -> str:
             raise UserError(f"{where}: after the closing quote only a comment may follow, not '{rest}'")
     else:
         name = "" if text.startswith("#") else text.split(" #")[0].split("\t#")[0].strip()
-    if name.startswith(("/", "\\")) or ".." in PurePosixPath(name).parts or "\0" in name or name[1:3] in (":\\", ":/"):
+    if name.startswith("\\") or ".." in PurePosixPath(name).parts or "\0" in name or name[1:3] in (":\\", ":/"):
         raise UserError(f"{where}: '{name}' leads out of the folder; write names such as trainA/0001.jpg")
     return str(PurePosixPath(name)) if name else ""
 

@@ -1,4 +1,4 @@
-"""The whole check of a data folder: what is there, what is odd, as text or as JSON."""
+"""The whole check of a data set: what is there, what is odd, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan_fast.config import DataConfig
+from cyclegan_fast.data.checklist import Checklist, list_groups
 from cyclegan_fast.data.findings import KINDS, Finding, Picture, Severity, judge, sorted_findings
-from cyclegan_fast.data.folder import DOMAIN_FOLDERS, index_domain
 from cyclegan_fast.data.index import Index, Progress, name_in
 from cyclegan_fast.data.inspection import Facts
 from cyclegan_fast.data.quarantine import FILE_NAME as QUARANTINE
-from cyclegan_fast.data.quarantine import leave_out, read_quarantine
-from cyclegan_fast.data.sources import Source, as_source
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.data.quarantine import read_quarantine
 
 _LISTED: dict[Severity, int] = {"error": 20, "warning": 20, "info": 3}  # of a kind, in the text
 
@@ -28,11 +26,16 @@ _LISTED: dict[Severity, int] = {"error": 20, "warning": 20, "info": 3}  # of a k
 class Survey:
     """What a check found."""
 
-    folder: Path
+    title: str
+    """The folder, or the places."""
+    homes: dict[str, Path]
+    """The folder of each domain that keeps what is known of its pictures."""
     domains: dict[str, list[Picture]]
-    """Every picture that was checked, by folder; folders that are absent or cannot be used are left out."""
+    """Every picture that was checked, by domain; domains that are absent or cannot be used are left out."""
+    absent: list[str]
+    """Domains that need not be there, and are not."""
     left_out: dict[str, int]
-    """Pictures of each folder that the quarantine list names."""
+    """Pictures of each domain that the quarantine list names."""
     findings: list[Finding]
     """The worst first."""
     files_read: int
@@ -43,11 +46,24 @@ class Survey:
         """The findings of one severity."""
         return [finding for finding in self.findings if finding.severity == severity]
 
-    def to_leave_out(self) -> dict[str, str]:
-        """The files with errors and why, by name; not those of a folder that would be empty without them."""
-        wrong = {f.name: f for f in self.findings if f.severity == "error" and f.picture is not None}
-        empty = {name for name, pictures in self.domains.items() if all(p.name in wrong for p in pictures)}
-        return {name: f.reason for name, f in wrong.items() if f.picture and f.picture.domain not in empty}
+    def to_leave_out(self) -> dict[Path, dict[str, str]]:
+        """The files with errors and why, by home and name there; not those of a domain that would be empty without."""
+        wrong = {f.picture.source: f for f in self.findings if f.severity == "error" and f.picture is not None}
+        named: dict[Path, dict[str, str]] = {}
+        for domain, pictures in self.domains.items():
+            bad = [picture.source for picture in pictures if picture.source in wrong]
+            if bad and len(bad) < len(pictures):
+                home = self.homes[domain]
+                reasons = {name_in(home, source.whole): wrong[source].reason for source in bad}
+                named[home] = named.get(home, {}) | reasons
+        return named
+
+    def is_named(self, finding: Finding, named: Mapping[Path, Mapping[str, str]]) -> bool:
+        """Whether the picture of a finding is among those that `to_leave_out` has named."""
+        if finding.picture is None:
+            return False
+        home = self.homes[finding.picture.domain]
+        return name_in(home, finding.picture.source.whole) in named.get(home, {})
 
     @property
     def summary(self) -> str:
@@ -58,74 +74,66 @@ class Survey:
         return f"{_count(pictures, 'picture')}, {' and '.join(odd) or 'nothing wrong'}"
 
 
-def survey(config: DataConfig, *, progress: Progress | None = None, say: Callable[[str], None] = print) -> Survey:
-    """Checks the folder `config.data` for training with `config`.
+def survey(
+    config: DataConfig,
+    *,
+    channels: tuple[int, int] = (3, 3),
+    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
+) -> Survey:
+    """Checks the pictures that `config` names for training with it.
 
     Args:
-        config: The folder, the geometry of a sample, and the processes that read (`workers`).
-        progress: Is told how many of the files to read have been read.
+        config: Where they are, the geometry of a sample, and the processes that read (`workers`).
+        channels: Of the images of A and of B.
+        progress: Is told how many of the files to read have been read, of each home.
         say: Takes a word about an index that cannot be read or written.
 
     Raises:
         UserError: No such folder, a damaged quarantine list, or settings that fit no picture.
     """
-    began, folder = time.monotonic(), config.data
-    if folder is None or not folder.is_dir():
-        raise UserError(f"{folder}: there is no such data folder; it should hold the folders trainA and trainB")
-    quarantined = read_quarantine(folder)
-    files, left_out, findings = _list_files(folder)
-
-    index = Index(folder, say)
-    sources = [source for domain in files.values() for source in domain]
-    try:
-        found = index.survey(sources, workers=config.workers, progress=progress)
-    except BaseException:
-        index.save()  # what was read before Ctrl-C, say, need not be read again
-        raise
-    index.save(forget_others=True)
-
-    facts = iter(found)
-    domains = {
-        name: [Picture(name_in(folder, source), name, source, next(facts)) for source in domain]
-        for name, domain in files.items()
-    }
-    named = {name_in(folder, s) for domain in left_out.values() for s in domain}
-    unusable = tuple(f"{finding.name}/" for finding in findings)  # of whose files nothing is known
-    findings += [
-        Finding("quarantine", name, f"line {line} of {QUARANTINE} matches no picture")
-        for name, line in quarantined.items()
-        if name not in named and not name.startswith(unusable)
-    ]
-    findings += judge(domains, config)
+    began = time.monotonic()
+    found = list_groups(config)
+    domains: dict[str, list[Picture]] = {}
+    files_read = 0
+    for home in dict.fromkeys(group.home for group in found.groups):
+        groups = [group for group in found.groups if group.home == home]
+        index = Index(home, say)
+        sources = [source for group in groups for source in group.used]
+        try:
+            facts = iter(index.survey(sources, workers=config.workers, progress=progress))
+        except BaseException:
+            index.save()  # what was read before Ctrl-C, say, need not be read again
+            raise
+        index.save(forget_others=config.data is not None)
+        files_read += index.files_read
+        for group in groups:
+            names = [name_in(home, s) if config.data is not None else str(s) for s in group.used]
+            domains[group.name] = [
+                Picture(name, group.name, source, next(facts)) for name, source in zip(names, group.used, strict=True)
+            ]
+    findings = [*found.findings, *judge(domains, config, channels)]
+    if config.data is not None:
+        findings += _stale_lines(config.data, found)
     return Survey(
-        folder,
+        found.title,
+        {group.name: group.home for group in found.groups},
         domains,
-        {name: len(domain) for name, domain in left_out.items()},
+        found.absent,
+        {group.name: len(group.left_out) for group in found.groups},
         sorted_findings(findings),
-        index.files_read,
+        files_read,
         time.monotonic() - began,
     )
 
 
-def _list_files(folder: Path) -> tuple[dict[str, list[Source]], dict[str, list[Source]], list[Finding]]:
-    """The pictures of each domain, those that the quarantine list names, and the folders that cannot be used."""
-    files: dict[str, list[Source]] = {}
-    left_out: dict[str, list[Source]] = {}
-    findings = []
-    for name in DOMAIN_FOLDERS:
-        if not name.startswith("train") and not (folder / name).exists():
-            continue
-        try:
-            sources = [as_source(path) for path in index_domain(folder, name)]
-            files[name], left_out[name] = leave_out(sources, folder)
-        except UserError as error:
-            findings.append(Finding("folder", name, str(error)))
-    for split in ("train", "test"):
-        names = f"{split}A", f"{split}B"
-        if all(name in files for name in names) and (folder / names[0]).samefile(folder / names[1]):
-            reason = f"{names[0]} and {names[1]} are the same folder; each domain needs its own images"
-            findings.append(Finding("folder", names[1], reason))
-    return files, left_out, findings
+def _stale_lines(folder: Path, found: Checklist) -> Iterator[Finding]:
+    """Lines of the folder's quarantine list that match no picture."""
+    named = {name_in(folder, source) for group in found.groups for source in group.left_out}
+    unusable = tuple(f"{finding.name}/" for finding in found.findings if finding.kind == "folder")
+    for name, line in read_quarantine(folder).items():
+        if name not in named and not name.startswith(unusable):  # of whose files nothing is known
+            yield Finding("quarantine", name, f"line {line} of {QUARANTINE} matches no picture")
 
 
 def as_text(result: Survey) -> Iterator[tuple[str, str]]:
@@ -137,12 +145,11 @@ def as_text(result: Survey) -> Iterator[tuple[str, str]]:
         )
     else:
         how = f"all known and unchanged ({result.seconds:.2g} s)"
-    yield "title", f"{result.folder}: {_count(pictures, 'picture')}, {how}"
-    for name in DOMAIN_FOLDERS:
-        if name in result.domains:
-            yield from _domain_text(name, result.domains[name])
-        elif not any(f.kind == "folder" and f.name == name for f in result.findings):
-            yield "", f"{name}: absent"
+    yield "title", f"{result.title}: {_count(pictures, 'picture')}, {how}"
+    for name, domain in result.domains.items():
+        yield from _domain_text(name, domain)
+    for name in result.absent:
+        yield "", f"{name}: absent"
     if left_out := sum(result.left_out.values()):
         yield "", f"{_count(left_out, 'file')} left out: {QUARANTINE}"
     for kind, (severity, words) in KINDS.items():
@@ -150,7 +157,7 @@ def as_text(result: Survey) -> Iterator[tuple[str, str]]:
             yield "", ""
             yield severity, f"{severity}: {words} ({len(some):,})"
             for finding in some[: _LISTED[severity]]:
-                yield "", f"  {finding.name}: {finding.reason.removeprefix(f'{result.folder}: ')}"
+                yield "", f"  {finding.name}: {finding.reason.removeprefix(f'{result.title}: ')}"
             if len(some) > _LISTED[severity]:
                 yield "", f"  and {len(some) - _LISTED[severity]:,} more (--json lists all)"
     yield "", ""
@@ -161,7 +168,7 @@ def as_json(result: Survey, **more: Any) -> str:
     """The report as JSON: every finding, the numbers of each domain, and `more`."""
     return json.dumps(
         {
-            "data": str(result.folder),
+            "data": result.title,
             "domains": {
                 name: dataclasses.asdict(_numbers(pictures)) | {"left_out": result.left_out[name]}
                 for name, pictures in result.domains.items()
