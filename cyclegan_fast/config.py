@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 Preprocess = Literal["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"]
 Depth = Literal["8", "16", "float"]
+Loader = Literal["auto", "cache", "dali", "torch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ class DataConfig:
     """Use at most this many images of each domain."""
     epoch_size: int | None = None
     """Samples per epoch; by default the size of the larger domain."""
-    loader: Literal["auto", "cache", "dali", "torch"] = "auto"
+    loader: Loader = "auto"
     """What makes the batches: cache (all decoded once, kept in memory), dali (NVIDIA DALI decodes, on the GPU), torch
     (worker processes). auto says which."""
     cache_share: float = 0.25

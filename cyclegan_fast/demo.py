@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan_fast.cli import run_command
-from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_dict
+from cyclegan_fast.config import DataConfig, Loader, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_dict
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors
 
@@ -28,7 +28,13 @@ photo = cyclegan_fast.infer(engine, "{example}")
 photo.save("photo.png")"""
 
 
-def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "auto") -> int:
+def demo(
+    out: Path = Path("runs/demo"),
+    *,
+    steps: int = 3000,
+    device: str = "auto",
+    loader: Loader = "auto",
+) -> int:
     """Renders scenes, trains on them, scores the result against the hidden truth, exports an engine, writes a report.
 
     Example: python -m cyclegan_fast.demo --out runs/demo
@@ -40,6 +46,7 @@ def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "aut
         out: Folder of everything that the demo makes; an earlier demo in it is replaced.
         steps: Training steps; fewer are quicker and worse.
         device: auto, cpu, cuda or cuda:<index>.
+        loader: What brings the pictures, as for training.
     """
     from cyclegan_fast.data.scenes import render_dataset
     from cyclegan_fast.device import resolve_device
@@ -53,7 +60,7 @@ def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "aut
     _make_room(out)
     _say(began, f"rendering {2 * (TRAIN_IMAGES + TEST_IMAGES)} pictures of {SIZE}x{SIZE} pixels")
     render_dataset(out / "data", SIZE, TRAIN_IMAGES, TEST_IMAGES, seed=0)
-    config = settings(out, steps, device)
+    config = settings(out, steps, device, loader)
     _say(began, f"training {steps} steps")
     if status := Trainer(config).run():
         _say(began, "stopped by a signal; what is trained so far is in the folder, and the next demo starts afresh")
@@ -69,7 +76,7 @@ def demo(out: Path = Path("runs/demo"), *, steps: int = 3000, device: str = "aut
     return 0
 
 
-def settings(out: Path, steps: int, device: str) -> TrainConfig:
+def settings(out: Path, steps: int, device: str, loader: Loader) -> TrainConfig:
     """A small CycleGAN that two CPU cores train in minutes: its rate decays over the second half."""
     from cyclegan_fast import ops
     from cyclegan_fast.device import resolve_device
@@ -78,7 +85,7 @@ def settings(out: Path, steps: int, device: str) -> TrainConfig:
     return TrainConfig(
         model=ModelConfig(generator="resnet_3blocks", ngf=16, ndf=32, discriminator="n_layers", n_layers=2),
         optim=OptimConfig(lr=4e-4, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
-        data=DataConfig(data=out / "data", load_size=SIZE, crop_size=SIZE, epoch_size=STEPS_PER_EPOCH),
+        data=DataConfig(data=out / "data", load_size=SIZE, crop_size=SIZE, epoch_size=STEPS_PER_EPOCH, loader=loader),
         run=RunConfig(
             out=out,
             device=device,

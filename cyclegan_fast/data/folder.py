@@ -43,6 +43,8 @@ def index_folder(folder: Path) -> list[Path]:
     # As Paths compare, a/x before a-b/x, ten times as fast.
     paths = sorted(_walk(folder, folder.resolve()), key=lambda path: str(path).replace(os.sep, "\0"))
     if not paths:
+        if shard := next(folder.rglob("*.tar"), None):
+            raise UserError(f"{folder}: holds no image but shards; name them: --data-A (or -B) '{shard.parent}/*.tar'")
         raise UserError(f"{folder}: holds no image; put files ending in {', '.join(sorted(SUFFIXES))} there")
     return paths
 

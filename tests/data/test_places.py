@@ -275,8 +275,11 @@ def test_places_that_give_nothing_say_why(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "x.csv").write_text("a,b\n")
     make_shard(tmp_path / "texts.tar", {"a.txt": b"x"})
+    (tmp_path / "shards" / "deep").mkdir(parents=True)
+    make_shard(tmp_path / "shards" / "deep" / "0.tar", {"a.png": b"x"})
     expected = {
         "empty": "holds no image",
+        "shards": f"name them: --data-A (or -B) '{tmp_path / 'shards' / 'deep'}/*.tar'",
         "empty.txt": "names no picture",
         "gone.txt": "no/such.png",
         "binary.txt": "UTF-8",

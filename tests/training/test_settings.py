@@ -194,7 +194,7 @@ def test_the_demo_checks_before_it_replaces_an_earlier_one(tmp_path: Path) -> No
 
 def test_the_demo_trains_the_steps_that_it_says(tmp_path: Path) -> None:
     for steps in (1, 250, 3000):
-        config = settings(tmp_path, steps, "cpu")
+        config = settings(tmp_path, steps, "cpu", "cache")
         assert config.run.max_steps == steps
         assert (config.optim.n_epochs + config.optim.n_epochs_decay) * 100 >= steps
 
@@ -223,7 +223,7 @@ def test_a_cpu_without_bfloat16_says_so(
         said: list[str] = []
         Trainer(parse(["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--amp"]).settings(), said.append)
         assert any("this CPU has no bfloat16" in line for line in said) == slow
-        assert settings(tmp_path, 1, "cpu").run.amp == ("off" if slow else "bf16")
+        assert settings(tmp_path, 1, "cpu", "auto").run.amp == ("off" if slow else "bf16")
 
 
 def test_starts_from_the_references_weights(data: Path, tmp_path: Path) -> None:
