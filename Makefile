@@ -38,7 +38,7 @@ clean:
 SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
 
 $(VENV)/.ready: EXTRAS := onnx
-$(VENV)/.ready-dev: EXTRAS := onnx,deep,dali,dev
+$(VENV)/.ready-dev: EXTRAS := onnx,openvino,deep,dali,dev
 $(VENV)/.ready $(VENV)/.ready-dev: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "torch==$(TORCH)" "setuptools>=77" wheel ninja "pybind11>=2.13" numpy

@@ -12,9 +12,9 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cyclegan_fast.engine import infer, load_engine
+    from cyclegan_fast.engine import build_engine, infer, infer_async, load_engine
 
-__all__ = ["__version__", "infer", "load_engine"]
+__all__ = ["__version__", "build_engine", "infer", "infer_async", "load_engine"]
 
 try:
     __version__ = importlib.metadata.version("cyclegan-fast")
@@ -24,7 +24,7 @@ except importlib.metadata.PackageNotFoundError:  # run from a source tree that w
 
 def __getattr__(name: str) -> Any:
     """Loads the engine, and with it torch, at its first use only."""
-    if name in ("infer", "load_engine"):
+    if name in __all__:
         from cyclegan_fast import engine
 
         return getattr(engine, name)

@@ -56,7 +56,7 @@ def check(
 ) -> int:
     """Reads every picture to its end and tells what is there and what is odd.
 
-    Examples:
+    For example:
         python -m cyclegan_fast.dataset check datasets/horse2zebra --quarantine
         python -m cyclegan_fast.dataset check facades --paired
         python -m cyclegan_fast.dataset check --data-A "shards/summer-{000..031}.tar" --data-B winter list.txt

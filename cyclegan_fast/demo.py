@@ -50,7 +50,7 @@ def demo(
     """
     from cyclegan_fast.data.scenes import render_dataset
     from cyclegan_fast.device import resolve_device
-    from cyclegan_fast.engine import export_engine
+    from cyclegan_fast.engine import build_engine
     from cyclegan_fast.training.trainer import Trainer
 
     if steps < 1:
@@ -68,7 +68,7 @@ def demo(
     _say(began, "scoring against the hidden truth")
     history = score_checkpoints(out)
     _say(began, "exporting the engine and translating testA with it")
-    onnx = export_engine(out, out / "labels_to_photos.onnx", "AtoB")
+    onnx = build_engine(out, out / "labels_to_photos.onnx", direction="AtoB", images=out / "data" / "testA")
     translate_tests(onnx, out)
     report = write_demo_report(out, config, history, onnx)
     (out / "scores.json").write_text(json.dumps(history[-1], indent=1) + "\n")

@@ -2,30 +2,75 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclegan_fast.cli import run_command
+from cyclegan_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from cyclegan_fast.engine import Shapes
 
 
-def export(checkpoint: Path, out: Path, *, direction: Literal["AtoB", "BtoA"] | None = None) -> None:
-    """Exports one trained generator as .onnx, .safetensors or .pth; the name of --out tells which.
+def export(
+    checkpoint: Path,
+    out: Path,
+    *,
+    direction: Literal["AtoB", "BtoA"] | None = None,
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    shapes: tuple[str, str, str] | None = None,
+    images: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Exports one trained generator as .onnx, .pt2, .safetensors or .pth; the name of --out tells which.
 
-    Example: python -m cyclegan_fast.export --checkpoint runs/horse2zebra --direction AtoB --out horse2zebra.onnx
+    For example:
+        python -m cyclegan_fast.export --checkpoint runs/horse2zebra --direction AtoB --out horse2zebra.onnx
+        python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out h2z.pt2 --shapes 1x64x64 1x256x256 8x512x512
 
-    An .onnx file runs in any ONNX Runtime, on any batch size and picture size; it is compared with torch before it is
-    written, and <out>.json beside it tells its settings. A .safetensors file holds the weights and their settings. A
-    .pth file is what the authors' PyTorch implementation reads.
+    An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and picture size. A .pt2 file is compiled code
+    for torch (AOTInductor). Both are compared with torch before they are written, and <out>.json beside them tells
+    what they are. A .safetensors file holds the weights and their settings. A .pth file is what the authors' PyTorch
+    implementation reads.
 
     Args:
         checkpoint: A run's folder (its newest checkpoint), a checkpoint, a .safetensors file or a .pth file.
         out: File to write; an older one is replaced.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the checkpoint holds; AtoB if both.
+        precision: What a .pt2 file computes in: fp32, bf16, or on a GPU fp16. An .onnx file computes in fp32.
+        shapes: The batches that a .pt2 file serves, as images x height x width: the least, the usual, the most. By
+            default one to 64 pictures of up to 4096x4096, fastest at one of 256x256.
+        images: Folder of pictures to compare the engine with torch on, testA, say; by default rendered scenes.
+        device: What a .pt2 file is compiled for: auto (CUDA where there is one), cpu or cuda.
     """
-    from cyclegan_fast.engine import export_engine
+    from cyclegan_fast.engine import build_engine
+    from cyclegan_fast.engine.sidecar import sidecar_of
 
-    export_engine(checkpoint, out, direction)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    ends = None if shapes is None else read_shapes(shapes)
+    build_engine(checkpoint, out, direction=direction, precision=precision, shapes=ends, images=images, device=device)
+    size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
+    if out.suffix in (".onnx", ".pt2"):
+        parity = json.loads(sidecar_of(out).read_text())["parity"]
+        size += f", {precision}; from torch it differs by at most {parity['max']:.2g}, {parity['mean']:.2g} on average"
+    print(size)
+
+
+def read_shapes(words: tuple[str, str, str]) -> Shapes:
+    """1x64x64 1x256x256 8x1024x1024 -> Shapes.
+
+    Raises:
+        UserError: A word is no such shape.
+    """
+    from cyclegan_fast.engine import Shapes
+
+    ends = []
+    for word in words:
+        numbers = word.split("x")
+        if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+            raise UserError(f"--shapes {word}: a shape is images x height x width, 1x256x256, say")
+        ends.append((int(numbers[0]), int(numbers[1]), int(numbers[2])))
+    return Shapes(*ends)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ def translate(
     output: Path,
     direction: Literal["AtoB", "BtoA"] | None = None,
     device: str = "auto",
-    dtype: Literal["float32", "bf16", "fp16"] = "float32",
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    backend: Literal["auto", "torch", "onnxruntime", "openvino", "aoti"] = "auto",
     batch_size: int = 8,
     overwrite: bool = False,
 ) -> int:
@@ -33,12 +34,13 @@ def translate(
     TIFF the same. Files that cannot be read are named at the end, and the status is then 2; all others are done.
 
     Args:
-        engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .safetensors or .pth file.
+        engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .pt2, .safetensors or .pth file.
         input: A picture, or a folder of them.
         output: Folder for the results; it may not lie in the input folder.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the engine holds; AtoB if both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
-        dtype: float32, bf16, or on CUDA fp16. An .onnx file computes in its own type.
+        precision: fp32, bf16, or on CUDA fp16: by default fp32, or an engine file's own.
+        backend: What runs the engine: by default torch for weights, onnxruntime for .onnx, aoti for .pt2.
         batch_size: Pictures of one size that pass the network at a time; fewer need less memory.
         overwrite: Replace results that exist already.
 
@@ -51,7 +53,7 @@ def translate(
 
     check_batch_size(batch_size)
     jobs = plan_jobs(input, output, overwrite=overwrite)
-    loaded = load_engine(engine, direction=direction, device=device, dtype=dtype)
+    loaded = load_engine(engine, direction=direction, device=device, precision=precision, backend=backend)
     start = time.perf_counter()
     results = _follow(translate_files(loaded, jobs, batch_size=batch_size), len(jobs))
     seconds = time.perf_counter() - start

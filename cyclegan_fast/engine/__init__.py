@@ -1,20 +1,24 @@
-"""Trained generators at work: load or export one, and translate images of any kind and size with it."""
+"""Trained generators at work: load or build an engine, and translate images of any kind and size with it."""
 
-from cyclegan_fast.engine.backends import DType, Engine, TorchBackend
-from cyclegan_fast.engine.export import export_engine
+from cyclegan_fast.engine.backends import Engine, Precision, Shapes
+from cyclegan_fast.engine.build import build_engine
 from cyclegan_fast.engine.generator import Generator, load_generator
-from cyclegan_fast.engine.inference import infer
-from cyclegan_fast.engine.load import load_engine
-from cyclegan_fast.engine.onnx import OnnxBackend
+from cyclegan_fast.engine.inference import infer, infer_async
+from cyclegan_fast.engine.load import Backend, load_engine
+from cyclegan_fast.engine.onnx_backend import OnnxBackend
+from cyclegan_fast.engine.torch_backend import TorchBackend
 
 __all__ = [
-    "DType",
+    "Backend",
     "Engine",
     "Generator",
     "OnnxBackend",
+    "Precision",
+    "Shapes",
     "TorchBackend",
-    "export_engine",
+    "build_engine",
     "infer",
+    "infer_async",
     "load_engine",
     "load_generator",
 ]

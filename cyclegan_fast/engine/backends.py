@@ -1,34 +1,54 @@
-"""What an engine is, and the one that runs in torch."""
+"""What an engine is, and what it may be asked."""
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from cyclegan_fast.config import Form
-from cyclegan_fast.device import resolve_device
-from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.errors import UserError
 
-DType = Literal["float32", "bf16", "fp16"]
-_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+Shape = tuple[int, int, int]  # of a batch: images, height, width
+_USUAL: Shape = (1, 256, 256)
+
+
+class Shapes(NamedTuple):
+    """The batches that an engine serves: from the least to the most in each of images, height and width."""
+
+    min: Shape
+    opt: Shape
+    """For which it is made fastest."""
+    max: Shape
 
 
 @dataclass(kw_only=True, eq=False)
 class Engine(ABC):
-    """A generator that is ready to run. Several threads may share it."""
+    """A generator that is ready to run. Several threads may share it.
+
+    It holds memory and maybe threads until it is closed: by ``with``, by `close`, or by the garbage collector.
+    """
 
     name: str  # where it came from, for messages
     device: str  # where it runs: cpu, cuda or cuda:<index>
+    precision: Precision  # what its convolutions compute in
     direction: str | None  # AtoB or BtoA; None if the file does not say
     in_form: Form  # of the images that it takes
     out_form: Form  # of the images that it makes
     multiple: int  # sides of a batch must be multiples of this, in pixels
     smallest: int  # the least side, in pixels
+    shapes: Shapes | None = None  # that it serves; None: all that `multiple` and `smallest` allow
+    closed: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
 
     @property
     def in_channels(self) -> int:
@@ -40,34 +60,88 @@ class Engine(ABC):
         """Channels of the images that it makes."""
         return self.out_form.channels
 
+    def run(self, batch: Tensor) -> Tensor:
+        """float32 [N, in_channels, H, W] in [-1, 1], on any device -> float32 [N, out_channels, H, W].
+
+        A result of a GPU engine is on its device, unless it needs host memory for its input.
+
+        Raises:
+            UserError: The engine is closed, the shape does not fit, or the backend failed.
+        """
+        self.check_batch(batch)
+        if not len(batch):
+            return batch.new_empty((0, self.out_channels, *batch.shape[2:]), dtype=torch.float32)
+        return self._compute(batch)
+
     @abstractmethod
-    def run(self, batch: Tensor) -> Tensor:
-        """float32 [N, in_channels, H, W] in [-1, 1], on any device -> float32 [N, out_channels, H, W]."""
+    def _compute(self, batch: Tensor) -> Tensor:
+        """`run` on a batch that fits and is not empty."""
 
+    def warmup(self, *shapes: Shape) -> Self:
+        """Runs batches of zeros, so that the first images do not pay for what is set up once for each shape.
 
-class TorchBackend(Engine):
-    """Runs a generator in torch, channels_last, without any trace of gradients."""
+        Args:
+            shapes: (images, height, width) of the batches to come; by default the one it is made fastest for, or one
+                image of 256x256. Sides are rounded up to what the network takes.
 
-    def __init__(self, generator: Generator, *, name: str, device: str = "auto", dtype: DType = "float32") -> None:
-        where = resolve_device(device)
-        if dtype not in _DTYPES:
-            raise UserError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-        if dtype == "fp16" and where.type != "cuda":
-            raise UserError("fp16 runs on CUDA devices only; on the CPU use bf16 or float32")
-        super().__init__(
-            name=name,
-            device=str(where),
-            direction=generator.direction,
-            in_form=generator.in_form,
-            out_form=generator.out_form,
-            multiple=generator.multiple,
-            smallest=generator.smallest,
-        )
-        self._dtype = _DTYPES[dtype]
-        self._network = generator.network.to(where, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        Returns:
+            This engine.
+        """
+        for images, height, width in shapes or (self.shapes.opt if self.shapes else _USUAL,):
+            self.run(torch.zeros(images, self.in_channels, *self.fitting_size(height, width)))
+        return self
 
-    @torch.inference_mode()
-    def run(self, batch: Tensor) -> Tensor:
-        """See `Engine.run`."""
-        batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
-        return self._network(batch).float()
+    def fitting_size(self, height: int, width: int) -> tuple[int, int]:
+        """The least (height, width) from these on that the network takes, in pixels."""
+        least = self.shapes.min[1:] if self.shapes is not None else (self.smallest, self.smallest)
+        sides = (max(side, a, self.smallest) for side, a in zip((height, width), least, strict=True))
+        height, width = (-(-side // self.multiple) * self.multiple for side in sides)
+        return height, width
+
+    def check_batch(self, batch: Tensor) -> None:
+        """Refuses a batch that the network cannot take.
+
+        Raises:
+            UserError: The engine is closed, or the shape does not fit.
+        """
+        if self.closed:
+            raise UserError(f"{self.name} is closed: load it again")
+        rule = f"[N, {self.in_channels}, H, W] with sides from {self.smallest} in steps of {self.multiple} pixels"
+        fits = batch.dim() == 4 and batch.shape[1] == self.in_channels
+        if not fits or any(side < self.smallest or side % self.multiple for side in batch.shape[2:]):
+            raise UserError(f"{self.name} takes batches {rule}, got {list(batch.shape)}")
+        if self.shapes is not None:
+            sizes = (batch.shape[0], *batch.shape[2:])
+            if not all(a <= s <= b for a, s, b in zip(self.shapes.min, sizes, self.shapes.max, strict=True)):
+                raise UserError(
+                    f"{self.name} was built for batches (images, height, width) from {self.shapes.min} to "
+                    f"{self.shapes.max}, got {sizes}: build it again with --shapes that hold it"
+                )
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        """Runs a call on one of this engine's own threads: while one prepares its images, another computes."""
+        with self._lock:
+            if self.closed:
+                raise UserError(f"{self.name} is closed: load it again")
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(2, thread_name_prefix="cyclegan_fast.infer")
+            return self._pool.submit(call)
+
+    def close(self) -> None:
+        """Waits for what was submitted, and gives the memory back; the engine runs nothing afterwards."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown()
+        if not self.closed:
+            self.closed = True
+            self._release()
+
+    def _release(self) -> None:  # noqa: B027 - most engines have nothing but what the collector frees
+        """Gives back what an engine holds; called once."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,6 +1,8 @@
 """Images of every kind a user may hold, to the network's tensors, and the results back to the same kind.
 
     a path            read by the rule of `cyclegan_fast.data.decode`, with all its bits; a PIL image comes back
+    a folder          its pictures and those of the folders below it, sorted by path; a list of PIL images comes back
+    a glob pattern    the files that it matches, sorted (``**`` for any folders); a list of PIL images comes back
     a PIL image       converted by the same rule, not rotated; a PIL image comes back
     a numpy array     [H, W, C] or [N, H, W, C]
     a torch tensor    [C, H, W] or [N, C, H, W], on any device
@@ -17,6 +19,7 @@ warning says so; `python -m cyclegan_fast.translate` writes files with all of th
 
 from __future__ import annotations
 
+import glob
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +34,7 @@ from cyclegan_fast import ops
 from cyclegan_fast.config import Depth, Form
 from cyclegan_fast.data import BadImageError, to_model_range
 from cyclegan_fast.data.decode import count_clipped, native, native_of, to_form
+from cyclegan_fast.data.folder import index_folder
 from cyclegan_fast.errors import UserError
 
 Rebuild = Callable[[list[Tensor]], Any]
@@ -96,6 +100,9 @@ def unpack(images: Any, in_form: Form, out_form: Form) -> Unpacked:
     if isinstance(images, list | tuple):
         return _unpack_list(images, in_form, out_form)
     if isinstance(images, str | Path):
+        paths = find_paths(images)
+        if paths is not None:
+            return _unpack_list(paths, in_form, out_form)
         return _unpack_picture(read_picture(Path(images), in_form, out_form), f"{images}", out_form)
     if isinstance(images, Image.Image):
         return _unpack_pil(images, in_form, out_form)
@@ -110,6 +117,24 @@ def unpack(images: Any, in_form: Form, out_form: Form) -> Unpacked:
         f"an image of type {type(images).__name__} is not known: give a path, a PIL image, a numpy array, "
         "a torch tensor, or a list of them"
     )
+
+
+def find_paths(name: str | Path) -> list[Path] | None:
+    """The pictures of a folder or of a glob pattern, sorted; None of anything else.
+
+    Raises:
+        UserError: There are none.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return index_folder(path)
+    if path.exists() or not any(mark in str(name) for mark in "*?["):
+        return None
+    matches = glob.glob(str(name), recursive=True)  # noqa: PTH207 - a Path takes no absolute patterns
+    found = sorted(path for match in matches if (path := Path(match)).is_file())
+    if not found:
+        raise UserError(f"{name} matches no file: mend the pattern, or give a folder")
+    return found
 
 
 def to_levels(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Future
+from itertools import islice
 from numbers import Integral
 from typing import Any
 
@@ -13,31 +16,66 @@ from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.images import unpack
 from cyclegan_fast.errors import UserError
 
+_WINDOW = 4  # batches of a stream that are read before the first of them runs, to group images of one size
+
 
 def infer(engine: Engine, images: Any, *, batch_size: int = 8) -> Any:
     """Translates images.
 
     Args:
         engine: What `load_engine` returned. Several threads may share it.
-        images: A path, a PIL image, a numpy array [H, W, C] or [N, H, W, C], a tensor [C, H, W] or [N, C, H, W], or a
-            list of any of them, in mixed sizes; see `cyclegan_fast.engine.images` for types and ranges. Sides need
-            not suit the network, one pixel is enough: images are mirrored over their right and lower edges, again
-            and again if they are small, and cropped afterwards.
+        images: A path, a folder, a glob pattern, a PIL image, a numpy array [H, W, C] or [N, H, W, C], a tensor
+            [C, H, W] or [N, C, H, W], or a list of any of them, in mixed sizes; see `cyclegan_fast.engine.images` for
+            types and ranges. Or an iterator (a generator, say) of any of them: the result is then one, too, that reads
+            as it goes, at most 4 batches ahead (none with ``batch_size=1``), and the memory does not grow.
+            Sides need not suit the network, one pixel is enough: images are mirrored over their right and lower edges,
+            again and again if they are small, and cropped afterwards.
         batch_size: Images of one size that pass the network at a time.
 
     Returns:
-        The same kind as `images` (a PIL image for a path), in the same order and size.
+        The same kind as `images` (a PIL image for a path, a list of them for a folder or a pattern), in the same order
+        and size.
 
     Raises:
         UserError: An image or another argument cannot be used; the message says why.
     """
+    _check(engine, batch_size)
+    if isinstance(images, Iterator):
+        return _stream(engine, images, batch_size)
+    planes, rebuild = unpack(images, engine.in_form, engine.out_form)
+    return rebuild(_translate(engine, planes, batch_size))
+
+
+def infer_async(engine: Engine, images: Any, *, batch_size: int = 8) -> Future[Any]:
+    """The same on one of the engine's own threads: returns at once what will hold the result.
+
+    Example::
+
+        future = cyclegan_fast.infer_async(engine, "horse.jpg")
+        picture = future.result()      # or, in a coroutine: await asyncio.wrap_future(future)
+
+    Args:
+        engine: As for `infer`. Closing it waits for what was begun.
+        images: As for `infer`, without iterators. Arrays and tensors must not change before the result is there.
+        batch_size: As for `infer`.
+
+    Raises:
+        UserError: As `infer` does: about the engine at once, about the images from the future.
+    """
+    _check(engine, batch_size)
+    if isinstance(images, Iterator):
+        raise UserError("infer_async takes images, not an iterator: give infer the iterator, or a list to infer_async")
+    return engine.submit(lambda: infer(engine, images, batch_size=batch_size))
+
+
+def _check(engine: Engine, batch_size: int) -> None:
     if not isinstance(engine, Engine):
         raise UserError(
             f"infer takes an engine first, got {type(engine).__name__}: give what load_engine(path) returns"
         )
+    if engine.closed:
+        raise UserError(f"{engine.name} is closed: load it again")
     check_batch_size(batch_size)
-    planes, rebuild = unpack(images, engine.in_form, engine.out_form)
-    return rebuild(_translate(engine, planes, batch_size))
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -48,6 +86,13 @@ def check_batch_size(batch_size: int) -> None:
     """
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+
+
+def _stream(engine: Engine, images: Iterator[Any], batch_size: int) -> Iterator[Any]:
+    """Window by window, each as one list."""
+    while window := list(islice(images, 1 if batch_size == 1 else _WINDOW * batch_size)):
+        planes, rebuild = unpack(window, engine.in_form, engine.out_form)
+        yield from rebuild(_translate(engine, planes, batch_size))
 
 
 def _translate(engine: Engine, planes: list[Tensor], batch_size: int) -> list[Tensor]:
@@ -61,9 +106,7 @@ def _translate(engine: Engine, planes: list[Tensor], batch_size: int) -> list[Te
             chunk = members[start : start + batch_size]
             batch = engine.run(torch.stack([mirror_to(planes[i], size) for i in chunk]))
             if not batch.isfinite().all():
-                raise UserError(
-                    f"{engine.name} returned pixels that are not finite: use float32, or look at its weights"
-                )
+                raise UserError(f"{engine.name} returned pixels that are not finite: use fp32, or look at its weights")
             for i, made in zip(chunk, batch, strict=True):
                 results[i] = made[:, : planes[i].shape[1], : planes[i].shape[2]]
     return [results[i] for i in range(len(planes))]
@@ -74,8 +117,7 @@ def _padded_size(engine: Engine, plane: Tensor) -> tuple[int, int]:
     height, width = plane.shape[1:]
     if min(height, width) < 1:
         raise UserError(f"an image of {width}x{height} pixels is empty: give at least one pixel")
-    height, width = (-(-max(side, engine.smallest) // engine.multiple) * engine.multiple for side in (height, width))
-    return height, width
+    return engine.fitting_size(height, width)
 
 
 def mirror_to(plane: Tensor, size: tuple[int, int]) -> Tensor:

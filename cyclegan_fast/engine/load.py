@@ -3,46 +3,79 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from cyclegan_fast.engine.backends import DType, Engine, TorchBackend
+from cyclegan_fast.engine.aoti import load_aoti
+from cyclegan_fast.engine.backends import PRECISIONS, Engine, Precision
 from cyclegan_fast.engine.generator import load_generator
-from cyclegan_fast.engine.onnx import load_onnx
+from cyclegan_fast.engine.onnx_backend import load_onnx
+from cyclegan_fast.engine.openvino_backend import load_openvino
+from cyclegan_fast.engine.torch_backend import TorchBackend
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
+Backend = Literal["auto", "torch", "onnxruntime", "openvino", "aoti"]
+
 
 def load_engine(
-    path: Path | str, *, direction: Direction | None = None, device: str = "auto", dtype: DType = "float32"
+    path: Path | str,
+    *,
+    direction: Direction | None = None,
+    device: str = "auto",
+    precision: Precision | None = None,
+    backend: Backend = "auto",
 ) -> Engine:
     """Loads a trained generator.
 
     Args:
-        path: A run folder (its newest checkpoint), a checkpoint, a .safetensors or .onnx file that we exported, any
-            .onnx with one image in and one out, or a .pth of the reference.
+        path: A run folder (its newest checkpoint), a checkpoint, a .safetensors, .onnx or .pt2 file that we exported,
+            any .onnx with one image in and one out, or a .pth of the reference.
         direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
             holds both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
-        dtype: What torch computes in: float32, bf16, or on CUDA fp16. An ONNX file computes in its own type.
+        precision: What the convolutions compute in. Weights: fp32 (the default), bf16, or on CUDA fp16. An engine file
+            has its own, which OpenVINO may turn from fp32 into bf16.
+        backend: What runs it. auto: torch for weights, onnxruntime for .onnx, aoti for .pt2. An .onnx file runs in
+            openvino, too.
 
     Returns:
-        An engine for `infer`.
+        An engine for `infer`. A .pt2 file holds machine code: load only files that you trust.
 
     Raises:
-        UserError: The path holds no generator, it is damaged, it holds the other direction only, or the device or the
-            type cannot be had.
+        UserError: The path holds no generator, it is damaged, it holds the other direction only, or the device, the
+            precision or the backend cannot be had.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"load_engine takes a path, got {type(path).__name__}: give a run folder or an exported file")
     path = Path(path)
     if direction not in (None, "AtoB", "BtoA"):
         raise UserError(f"direction must be AtoB or BtoA, got {direction!r}")
+    if precision not in (None, *PRECISIONS):
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if path.is_dir() or path.suffix in (".safetensors", ".pth"):
-        return TorchBackend(load_generator(path, direction), name=path.name, device=device, dtype=dtype)
-    if path.suffix != ".onnx":
-        raise UserError(f"{path}: give a run folder, a checkpoint, or a .safetensors, .pth or .onnx file")
-    if dtype != "float32":
-        raise UserError(f"{path}: an ONNX file computes in its own type: leave out dtype {dtype}")
-    return load_onnx(path, direction, device)
+    kind = "" if path.is_dir() else path.suffix
+    if kind not in _BACKENDS:
+        raise UserError(f"{path}: give a run folder, a checkpoint, or a .safetensors, .pth, .onnx or .pt2 file")
+    known = _BACKENDS[kind]
+    if backend not in ("auto", *known):
+        raise UserError(f"{path}: backend must be auto or {' or '.join(known)} for this, got {backend!r}")
+    return known[next(iter(known)) if backend == "auto" else backend](path, direction, device, precision)
+
+
+def _load_torch(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> Engine:
+    return TorchBackend(load_generator(path, direction), name=path.name, device=device, precision=precision)
+
+
+_Load = Callable[[Path, Direction | None, str, Precision | None], Engine]
+_TORCH: dict[str, _Load] = {"torch": _load_torch}
+# By the suffix of a file; folders have none. The first is what auto takes.
+_BACKENDS: dict[str, dict[str, _Load]] = {
+    "": _TORCH,
+    ".safetensors": _TORCH,
+    ".pth": _TORCH,
+    ".onnx": {"onnxruntime": load_onnx, "openvino": load_openvino},
+    ".pt2": {"aoti": load_aoti},
+}

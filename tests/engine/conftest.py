@@ -5,7 +5,7 @@ import torch
 
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
-from cyclegan_fast.engine import export_engine
+from cyclegan_fast.engine import build_engine
 from cyclegan_fast.nn import build_networks
 
 MODELS = {
@@ -34,5 +34,5 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def onnx_files(runs, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("onnx")
-    files = {name: export_engine(runs[name], folder / f"{name}.onnx", "AtoB") for name in ("colour", "unet")}
-    return files | {"colour_BtoA": export_engine(runs["colour"], folder / "colour_BtoA.onnx", "BtoA")}
+    files = {name: build_engine(runs[name], folder / f"{name}.onnx", direction="AtoB") for name in ("colour", "unet")}
+    return files | {"colour_BtoA": build_engine(runs["colour"], folder / "colour_BtoA.onnx", direction="BtoA")}

@@ -20,13 +20,13 @@ class Identity(Engine):
     def __init__(self, channels=3, out_channels=None, multiple=4, smallest=8):
         out_channels = out_channels or channels
         super().__init__(
-            name="identity", device="cpu", direction="AtoB", multiple=multiple, smallest=smallest,
+            name="identity", device="cpu", precision="fp32", direction="AtoB", multiple=multiple, smallest=smallest,
             in_form=Form(channels=channels), out_form=Form(channels=out_channels),
         )  # fmt: skip
-        self.shapes = []
+        self.seen = []
 
-    def run(self, batch):
-        self.shapes.append(tuple(batch.shape))
+    def _compute(self, batch):
+        self.seen.append(tuple(batch.shape))
         return batch[:, :1].expand(-1, self.out_channels, -1, -1) if self.out_channels != self.in_channels else batch
 
 
@@ -146,7 +146,7 @@ def test_a_mixed_list_keeps_kinds_and_order(tmp_path):
     np.testing.assert_array_equal(results[4], images[4])
     np.testing.assert_array_equal(results[5][0], images[5][0])
     # 16x15 is padded to 16x16 and so joins the other five of that size: a batch of 4 and one of 2
-    assert sorted(engine.shapes) == sorted([(4, 3, 16, 16), (2, 3, 16, 16), (2, 3, 20, 12), (1, 3, 12, 8)])
+    assert sorted(engine.seen) == sorted([(4, 3, 16, 16), (2, 3, 16, 16), (2, 3, 20, 12), (1, 3, 12, 8)])
 
 
 def test_nothing_in_nothing_out():
@@ -156,7 +156,7 @@ def test_nothing_in_nothing_out():
     assert empty.shape == (0, 16, 20, 1) and empty.dtype == np.uint8
     empty = infer(engine, torch.zeros(0, 3, 16, 20))
     assert empty.shape == (0, 1, 16, 20) and empty.dtype == torch.float32
-    assert engine.shapes == []
+    assert engine.seen == []
 
 
 @pytest.mark.parametrize("size", [(9, 13), (8, 8), (11, 4), (257, 3)])
@@ -172,7 +172,7 @@ def test_a_small_image_is_mirrored_many_times_where_the_network_wants_it():
     x = pixels(5, 7, 3)
     engine = Identity(multiple=32, smallest=2)
     np.testing.assert_array_equal(infer(engine, x), x)
-    assert engine.shapes == [(1, 3, 32, 32)]
+    assert engine.seen == [(1, 3, 32, 32)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (7, 9)])
@@ -180,7 +180,7 @@ def test_images_below_the_least_side_are_mirrored_up_and_cropped_back(runs, size
     x = pixels(*size, 3)
     engine = Identity(multiple=4, smallest=8)
     np.testing.assert_array_equal(infer(engine, x), x)
-    assert engine.shapes == [(1, 3, 8, {40: 40, 9: 12}.get(size[1], 8))]
+    assert engine.seen == [(1, 3, 8, {40: 40, 9: 12}.get(size[1], 8))]
     made = infer(load_engine(runs["colour"], device="cpu"), torch.from_numpy(x).permute(2, 0, 1))
     up = np.pad(x, [(0, max(0, 8 - size[0])), (0, max(0, 8 - size[1])), (0, 0)], mode="reflect")
     whole = infer(load_engine(runs["colour"], device="cpu"), torch.from_numpy(up).permute(2, 0, 1))
@@ -217,7 +217,7 @@ def test_wrong_images_are_refused(images, reason):
     engine = Identity()
     with pytest.raises(UserError, match=reason):
         infer(engine, images)
-    assert engine.shapes == []
+    assert engine.seen == []
 
 
 def test_bad_files_are_refused_by_name(tmp_path):
@@ -242,7 +242,7 @@ def test_a_bomb_is_refused_from_its_header(tmp_path):
 
 def test_a_result_that_is_not_finite_is_refused():
     class Broken(Identity):
-        def run(self, batch):
+        def _compute(self, batch):
             return batch * float("nan")
 
     with pytest.raises(UserError, match="identity returned pixels that are not finite"):

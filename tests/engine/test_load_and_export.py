@@ -13,8 +13,10 @@ import torch
 import cyclegan_fast
 from cyclegan_fast.checkpoint import load_generators, save_checkpoint, save_reference
 from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
-from cyclegan_fast.engine import export, export_engine, infer, load_engine, load_generator
-from cyclegan_fast.engine.onnx import OnnxBackend
+from cyclegan_fast.engine import OnnxBackend, build_engine, infer, load_engine, load_generator
+from cyclegan_fast.engine.backends import PRECISIONS
+from cyclegan_fast.engine.parity import check_parity
+from cyclegan_fast.engine.to_onnx import to_onnx
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 
@@ -50,12 +52,12 @@ def test_the_front_door(runs):
 @pytest.mark.parametrize("model", ["colour", "grey_to_colour"])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_weights_travel_exactly(tmp_path, runs, model, direction, suffix):
-    out = export_engine(runs[model], tmp_path / f"g{suffix}", direction)
+    out = build_engine(runs[model], tmp_path / f"g{suffix}", direction=direction)
     there = load_engine(runs[model], direction=direction, device="cpu")
     here = load_engine(out, direction=direction, device="cpu")
     assert (here.in_channels, here.out_channels, here.direction) == (there.in_channels, there.out_channels, direction)
     assert_same_results(here, there, 0.0)
-    again = export_engine(out, tmp_path / "again.safetensors", direction)
+    again = build_engine(out, tmp_path / "again.safetensors", direction=direction)
     assert_same_results(load_engine(again, device="cpu"), there, 0.0)
 
 
@@ -81,9 +83,9 @@ def test_the_onnx_graph_is_made_of_standard_layers_of_any_size(onnx_files):
 
 def test_exporting_leaves_the_random_numbers_alone_and_replaces_an_older_file(tmp_path, runs):
     out = tmp_path / "deep" / "er" / "g.safetensors"
-    export_engine(runs["grey_to_colour"], out)
+    build_engine(runs["grey_to_colour"], out)
     rng = torch.get_rng_state()
-    export_engine(runs["colour"], out)
+    build_engine(runs["colour"], out)
     assert torch.equal(rng, torch.get_rng_state())
     assert load_engine(out, device="cpu").in_channels == 3
     assert [p.name for p in out.parent.iterdir()] == ["g.safetensors"]
@@ -91,18 +93,19 @@ def test_exporting_leaves_the_random_numbers_alone_and_replaces_an_older_file(tm
 
 def test_a_graph_that_computes_something_else_is_not_written(runs):
     right = load_generator(runs["colour"], "AtoB")
-    content = export.to_onnx(right)
-    export.check_onnx(content, right)
+    engine = OnnxBackend(to_onnx(right), {}, name="the graph", device="cpu")
+    check_parity(engine, right)
     wrong = load_generator(runs["colour"], "BtoA")
-    with pytest.raises(UserError, match="differs from torch"):
-        export.check_onnx(content, wrong)
+    for engine.precision in PRECISIONS:
+        with pytest.raises(UserError, match=f"differs from torch by max .*{engine.precision} is allowed max"):
+            check_parity(engine, wrong)
     right.network.head.bias.data[0] = float("nan")
-    with pytest.raises(UserError, match="differs from torch by nan"):
-        export.check_onnx(content, right)
+    with pytest.raises(UserError, match="differs from torch by max nan"):
+        check_parity(engine, right)
 
 
 def test_one_direction_does_not_pass_for_the_other(tmp_path, runs, onnx_files):
-    weights = export_engine(runs["colour"], tmp_path / "g.safetensors", "BtoA")
+    weights = build_engine(runs["colour"], tmp_path / "g.safetensors", direction="BtoA")
     generators, _ = load_generators(runs["colour"])
     _, named = save_reference(tmp_path, generators)
     for path in (weights, onnx_files["colour_BtoA"], named):
@@ -190,7 +193,7 @@ def test_directions_are_the_folders_also_after_training_them_swapped(
 ):
     path = swapped_run
     if suffix is not None:
-        path = export_engine(swapped_run, tmp_path / f"g{suffix}", direction)
+        path = build_engine(swapped_run, tmp_path / f"g{suffix}", direction=direction)
     engine = load_engine(path, direction=direction, device="cpu")
     assert (engine.direction, engine.in_channels, engine.out_channels) == (direction, *channels)
     (x,) = random_images(channels[0], [(16, 20)])
@@ -237,16 +240,18 @@ def test_a_missing_device_is_an_error_never_a_quiet_fall(runs, onnx_files):
 def test_types(runs, onnx_files):
     x = torch.rand(3, 24, 24) * 2 - 1
     exact = infer(load_engine(runs["colour"], device="cpu"), x)
-    half = infer(load_engine(runs["colour"], device="cpu", dtype="bf16"), x)
+    half = infer(load_engine(runs["colour"], device="cpu", precision="bf16"), x)
     assert half.dtype == torch.float32
     error = (half - exact).abs().mean()
     assert 0 < error < 0.03
     with pytest.raises(UserError, match="fp16 runs on CUDA devices only"):
-        load_engine(runs["colour"], device="cpu", dtype="fp16")
-    with pytest.raises(UserError, match="dtype must be one of"):
-        load_engine(runs["colour"], device="cpu", dtype="int8")
-    with pytest.raises(UserError, match="computes in its own type"):
-        load_engine(onnx_files["colour"], device="cpu", dtype="bf16")
+        load_engine(runs["colour"], device="cpu", precision="fp16")
+    with pytest.raises(UserError, match="precision must be one of"):
+        load_engine(runs["colour"], device="cpu", precision="float32")
+    with pytest.raises(UserError, match="int8 of a checkpoint needs an exported file"):
+        load_engine(runs["colour"], device="cpu", precision="int8")
+    with pytest.raises(UserError, match="computes in fp32, but bf16 was asked for"):
+        load_engine(onnx_files["colour"], device="cpu", precision="bf16")
 
 
 def test_what_cannot_be_an_engine_is_refused(tmp_path, runs):
@@ -256,7 +261,7 @@ def test_what_cannot_be_an_engine_is_refused(tmp_path, runs):
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04")
     weights = runs["colour"] / "checkpoints" / "step_00000007" / "weights.safetensors"
     for path, reason in {
-        tmp_path / "g.engine": r"give a run folder, a checkpoint, or a \.safetensors, \.pth or \.onnx file",
+        tmp_path / "g.engine": r"give a run folder, a checkpoint, or a \.safetensors, \.pth, \.onnx or \.pt2 file",
         tmp_path / "empty": "there is no checkpoint here",
         tmp_path / "nowhere": "does not exist",
         tmp_path / "cut.safetensors": "damaged",
@@ -272,8 +277,8 @@ def test_what_cannot_be_an_engine_is_refused(tmp_path, runs):
     for device in ("tpu0", "meta"):
         with pytest.raises(UserError, match="device must be auto, cpu, cuda"):
             load_engine(runs["colour"], device=device)
-    with pytest.raises(UserError, match=r"must end in \.onnx, \.safetensors, \.pth"):
-        export_engine(runs["colour"], tmp_path / "g.engine")
+    with pytest.raises(UserError, match=r"must end in \.onnx, \.pt2, \.safetensors, \.pth"):
+        build_engine(runs["colour"], tmp_path / "g.engine")
 
 
 class Malice:

@@ -230,8 +230,8 @@ def test_starts_from_the_references_weights(data: Path, tmp_path: Path) -> None:
     """A folder of *_net_*.pth, and the one generator of a download."""
     run(data, tmp_path / "first", "--seed 1")
     folder, download = tmp_path / "reference", tmp_path / "horse2zebra_pretrained"
-    cyclegan_fast.engine.export_engine(tmp_path / "first", folder / "latest_net_G_A.pth", "AtoB")
-    cyclegan_fast.engine.export_engine(tmp_path / "first", folder / "latest_net_G_B.pth", "BtoA")
+    cyclegan_fast.engine.build_engine(tmp_path / "first", folder / "latest_net_G_A.pth", direction="AtoB")
+    cyclegan_fast.engine.build_engine(tmp_path / "first", folder / "latest_net_G_B.pth", direction="BtoA")
     download.mkdir()
     shutil.copy(folder / "latest_net_G_A.pth", download / "latest_net_G.pth")
     first = load_file(next((tmp_path / "first" / "checkpoints").iterdir()) / "weights.safetensors")

@@ -1,23 +1,17 @@
-"""The engine that runs an ONNX file in ONNX Runtime, and the sidecar that tells what the file is."""
+"""The engine that runs an ONNX file in ONNX Runtime."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cyclegan_fast.config import Form
-from cyclegan_fast.engine.backends import Engine
-from cyclegan_fast.engine.generator import check_direction, read_facts, read_forms
+from cyclegan_fast.engine.backends import Engine, Precision
+from cyclegan_fast.engine.sidecar import engine_fields, read_sidecar
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
-
-# A file without a sidecar does not say these; they are those of the residual generators.
-_DEFAULT_MULTIPLE, _DEFAULT_SMALLEST = 4, 8
 
 
 class OnnxBackend(Engine):
@@ -36,75 +30,58 @@ class OnnxBackend(Engine):
     def __init__(self, content: bytes, facts: dict[str, Any], *, name: str, device: str = "auto") -> None:
         where = _resolve_device(device)
         self._session = _open_session(content, where, name)
-        in_channels, out_channels = _channels(self._session, name)
-        forms = read_forms(facts, name) or (Form(channels=in_channels), Form(channels=out_channels))
-        super().__init__(
-            name=name,
-            device=str(where),
-            direction=facts.get("direction"),
-            in_form=forms[0],
-            out_form=forms[1],
-            multiple=facts.get("multiple", _DEFAULT_MULTIPLE),
-            smallest=facts.get("smallest", _DEFAULT_SMALLEST),
-        )
-        self._input = self._session.get_inputs()[0].name
+        fields = engine_fields(facts, _channels(self._session, name), name)
+        super().__init__(name=name, device=str(where), precision=facts.get("precision", "fp32"), **fields)
+        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
-    def run(self, batch: Tensor) -> Tensor:
-        """See `Engine.run`."""
+    def _compute(self, batch: Tensor) -> Tensor:
+        run = self._run_on_cuda if batch.is_cuda and self.device.startswith("cuda") else self._run_on_host
         try:
-            (made,) = self._session.run(None, {self._input: batch.float().cpu().contiguous().numpy()})
+            return run(batch.float().contiguous())
         except Exception as error:  # ONNX Runtime raises types of its own
             raise UserError(
-                f"{self.name} failed on a batch of shape {list(batch.shape)}: {_first_line(error)}"
+                f"{self.name} failed on a batch of shape {list(batch.shape)}: {first_line(error)}"
             ) from error
+
+    def _run_on_host(self, batch: Tensor) -> Tensor:
+        (made,) = self._session.run(None, {self._input: batch.cpu().numpy()})
         return torch.from_numpy(made)
 
+    def _run_on_cuda(self, batch: Tensor) -> Tensor:
+        """Reads and writes torch's own memory, so that nothing goes through the host."""
+        import numpy as np
 
-def load_onnx(path: Path, direction: Direction | None, device: str) -> OnnxBackend:
+        batch = batch.to(self.device)
+        made = batch.new_empty((batch.shape[0], self.out_channels, *batch.shape[2:]))
+        binding, index = self._session.io_binding(), batch.device.index
+        binding.bind_input(self._input, "cuda", index, np.float32, list(batch.shape), batch.data_ptr())
+        binding.bind_output(self._output, "cuda", index, np.float32, list(made.shape), made.data_ptr())
+        torch.cuda.current_stream(batch.device).synchronize()  # ONNX Runtime has a stream of its own
+        self._session.run_with_iobinding(binding)
+        return made
+
+    def _release(self) -> None:
+        del self._session
+
+
+def load_onnx(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> OnnxBackend:
     """Loads an ONNX file; its sidecar is read and its sha256 compared before anything else is done with it.
 
     Raises:
-        UserError: The file differs from its sidecar, holds the other direction, or cannot run here.
+        UserError: The file differs from its sidecar, holds the other direction or another precision, or cannot run
+            here.
     """
     content = path.read_bytes()
-    facts = read_sidecar(path, content)
-    if "direction" in facts:
-        check_direction(direction, facts["direction"], path)
+    facts = read_sidecar(path, content, direction)
+    check_precision(precision, facts, path)
     return OnnxBackend(content, facts, name=path.name, device=device)
 
 
-def sidecar_of(path: Path) -> Path:
-    """horse2zebra.onnx -> horse2zebra.onnx.json."""
-    return path.with_name(f"{path.name}.json")
-
-
-def make_sidecar(content: bytes, facts: dict[str, Any]) -> bytes:
-    """The sidecar's content for an ONNX file's."""
-    return (json.dumps(facts | {"sha256": hashlib.sha256(content).hexdigest()}, indent=1) + "\n").encode()
-
-
-def read_sidecar(path: Path, content: bytes) -> dict[str, Any]:
-    """Facts about an ONNX file whose bytes are `content`; empty if there is no sidecar.
-
-    Raises:
-        UserError: The sidecar is damaged, of a newer version, or not that of these bytes.
-    """
-    sidecar = sidecar_of(path)
-    if not sidecar.exists():
-        return {}
-    mend = f"export it again: python -m cyclegan_fast.export --checkpoint RUN --out {path}"
-    try:
-        facts = read_facts(sidecar.read_bytes(), path)
-        expected = facts["sha256"]
-        for key in ("multiple", "smallest"):
-            if type(facts[key]) is not int or facts[key] < 1:
-                raise ValueError(f"{key} is {facts[key]!r}, not a number of pixels")
-        read_forms(facts, str(sidecar))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{sidecar} is damaged; {mend}") from error
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise UserError(f"{path} is not the file that was exported: its sha256 differs from {sidecar.name}; {mend}")
-    return facts
+def check_precision(wanted: Precision | None, facts: dict[str, Any], path: Path) -> None:
+    """Refuses a file that computes in another precision than the one asked for."""
+    stored = facts.get("precision", "fp32")
+    if wanted not in (None, stored):
+        raise UserError(f"{path} computes in {stored}, but {wanted} was asked for: leave it out, or export that")
 
 
 def _open_session(content: bytes, device: torch.device, name: str) -> Any:
@@ -119,7 +96,7 @@ def _open_session(content: bytes, device: torch.device, name: str) -> Any:
     try:
         session = ort.InferenceSession(content, options, providers=[chosen])
     except Exception as error:  # ONNX Runtime raises types of its own
-        raise UserError(f"{name} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
+        raise UserError(f"{name} cannot be loaded by ONNX Runtime: {first_line(error)}") from error
     if session.get_providers()[0] != provider:
         raise UserError(
             f"{name}: {provider} did not start (are CUDA and cuDNN installed?): mend it, or say --device cpu"
@@ -158,5 +135,6 @@ def _channels(session: Any, name: str) -> tuple[int, int]:
     return channels[0], channels[1]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What another library says, as far as it fits into our sentence."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,165 @@
+"""build_engine(checkpoint, out): one trained generator as a file that travels, compared with torch before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cyclegan_fast.checkpoint import save_reference_network
+from cyclegan_fast.device import resolve_device
+from cyclegan_fast.engine.aoti import AotiBackend, aoti_facts, compile_package
+from cyclegan_fast.engine.backends import PRECISIONS, Engine, Precision, Shape, Shapes
+from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_generator
+from cyclegan_fast.engine.onnx_backend import OnnxBackend
+from cyclegan_fast.engine.parity import check_parity
+from cyclegan_fast.engine.sidecar import make_sidecar, sidecar_of, weights_digest
+from cyclegan_fast.engine.to_onnx import OPSET, to_onnx
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import write_atomically
+from cyclegan_fast.nn import Direction
+
+_MOST: Shape = (64, 4096, 4096)  # of a .pt2 file that is built without a word about its shapes
+_USUAL: Shape = (1, 256, 256)
+
+
+class _Job(NamedTuple):
+    generator: Generator
+    precision: Precision
+    shapes: Shapes | None
+    device: torch.device
+
+
+class _Built(NamedTuple):
+    content: bytes
+    facts: dict[str, Any]  # that only this kind of file has
+    opened: Engine
+
+
+def build_engine(
+    checkpoint: Path | str,
+    out: Path | str,
+    *,
+    direction: Direction | None = None,
+    precision: Precision = "fp32",
+    shapes: Shapes | None = None,
+    images: Path | str | None = None,
+    device: str = "auto",
+) -> Path:
+    """Builds an engine file, or a file of weights, of one generator; the suffix of `out` names the kind.
+
+    Args:
+        checkpoint: Whatever `load_generator` takes: a run folder, a checkpoint, a .safetensors or .pth file.
+        out: File to write: .onnx (ONNX Runtime and OpenVINO; all shapes), .pt2 (AOTInductor: compiled code for torch,
+            on the kind of device that it was built for), .safetensors (weights with their settings), or .pth (as the
+            reference reads it). Beside an engine lies its sidecar ``<out>.json``: versions, sha256 of the file and of
+            the weights, shapes, precision, images, and how far it is from torch.
+        direction: AtoB or BtoA, after the folders trainA and trainB; by default what `checkpoint` holds, or AtoB.
+        precision: What its convolutions compute in: of .onnx fp32; of .pt2 fp32, bf16, or fp16 on a GPU.
+        shapes: The batches that a .pt2 file serves; by default one to 64 images of up to 4096x4096, best at one of
+            256x256. An .onnx file takes all.
+        images: A folder with pictures of the domain that it translates; the engine is compared with torch on some of
+            them, besides random values. By default rendered scenes stand in for them.
+        device: What a .pt2 file is compiled for: auto (CUDA where there is one), cpu or cuda.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: The suffix is unknown, the checkpoint cannot be used, a library is missing, or the engine differs
+            from torch by more than `parity.BOUNDS` allows its precision; nothing is written then.
+    """
+    out = Path(out)
+    if out.suffix not in (*_WEIGHTS, *_ENGINES):
+        raise UserError(f"{out}: the name must end in {', '.join((*_ENGINES, *_WEIGHTS))}, which tells the kind")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    generator = load_generator(Path(checkpoint), direction)
+    if out.suffix in _WEIGHTS:
+        if precision != "fp32" or shapes is not None:
+            raise UserError(f"{out}: a {out.suffix} file holds the weights as they are: leave out precision and shapes")
+        _WEIGHTS[out.suffix](generator, out)
+        return out
+    fitting = None if shapes is None else _check_shapes(shapes, generator)
+    built = _ENGINES[out.suffix](_Job(generator, precision, fitting, resolve_device(device)))
+    with built.opened:
+        parity = check_parity(built.opened, generator, Path(images) if images is not None else None)
+    facts = generator.facts() | {
+        "in_channels": generator.in_channels,
+        "out_channels": generator.out_channels,
+        "multiple": generator.multiple,
+        "smallest": generator.smallest,
+        "precision": precision,
+        "weights_sha256": weights_digest(generator.network),
+        "parity": parity.facts(),
+    }
+    write_atomically(out, built.content)
+    write_atomically(sidecar_of(out), make_sidecar(built.content, facts | built.facts))
+    return out
+
+
+def _check_shapes(shapes: Shapes, generator: Generator) -> Shapes:
+    """Refuses shapes that are out of order, or that the network does not take."""
+    unit, least = generator.multiple, generator.smallest
+    for shape in shapes:
+        if len(shape) != 3 or shape[0] < 1 or any(side < least or side % unit for side in shape[1:]):
+            raise UserError(
+                f"shapes are images x height x width with sides from {least} in steps of {unit} pixels, "
+                f"got {'x'.join(map(str, shape))}"
+            )
+    if any(not a <= b <= c for a, b, c in zip(*shapes, strict=True)):
+        raise UserError(f"of the shapes the least must come first and the most last, got {tuple(shapes)}")
+    return shapes
+
+
+def _build_onnx(job: _Job) -> _Built:
+    if job.shapes is not None:
+        raise UserError("an .onnx file takes batches of every shape: leave the shapes out")
+    if job.precision != "fp32":
+        raise UserError(f"an .onnx file computes in fp32, not in {job.precision}: leave the precision out")
+    content = to_onnx(job.generator)
+    return _Built(content, {"opset": OPSET}, OnnxBackend(content, _own_facts(job), name="the graph", device="cpu"))
+
+
+def _build_pt2(job: _Job) -> _Built:
+    shapes = job.shapes or _usual_shapes(job.generator)
+    content = compile_package(job.generator, job.precision, shapes, job.device)
+    facts = {"shapes": shapes._asdict(), "compiled": aoti_facts(job.device)}
+    opened = AotiBackend(content, _own_facts(job) | facts, name="the compiled code", device=str(job.device))
+    return _Built(content, facts, opened)
+
+
+def _own_facts(job: _Job) -> dict[str, Any]:
+    """What the engine that is compared has to know of itself."""
+    generator = job.generator
+    sides = {"multiple": generator.multiple, "smallest": generator.smallest}
+    return generator.facts() | sides | {"precision": job.precision}
+
+
+def _usual_shapes(generator: Generator) -> Shapes:
+    unit = generator.multiple
+
+    def fitting(side: int) -> int:
+        return -(-max(side, generator.smallest) // unit) * unit
+
+    ends = ((1, 1, 1), _USUAL, _MOST)
+    return Shapes(*((images, fitting(height), fitting(width)) for images, height, width in ends))
+
+
+def _write_safetensors(generator: Generator, out: Path) -> None:
+    write_atomically(out, dump_safetensors(generator))
+
+
+def _write_reference(generator: Generator, out: Path) -> None:
+    if "float" in (generator.in_form.depth, generator.out_form.depth):
+        raise UserError(f"{out}: a .pth file cannot tell the range of floating-point images: use .safetensors or .onnx")
+    save_reference_network(out, generator.network)
+
+
+_ENGINES: dict[str, Callable[[_Job], _Built]] = {".onnx": _build_onnx, ".pt2": _build_pt2}
+_WEIGHTS: dict[str, Callable[[Generator, Path], None]] = {
+    ".safetensors": _write_safetensors,
+    ".pth": _write_reference,
+}

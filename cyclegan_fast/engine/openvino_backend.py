@@ -1,0 +1,106 @@
+"""The engine that runs an ONNX file in OpenVINO, on the CPU."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclegan_fast.engine.backends import Engine, Precision
+from cyclegan_fast.engine.onnx_backend import first_line
+from cyclegan_fast.engine.sidecar import engine_fields, read_sidecar
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn import Direction
+
+_TYPES = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO calls the types that it may compute an fp32 graph in
+_REQUESTS = 2  # batches at work at a time: further threads wait
+
+
+class OpenVinoBackend(Engine):
+    """Runs an ONNX graph with one input and one output, both float32 [N, C, H, W].
+
+    Args:
+        content: The ONNX file's bytes.
+        facts: What its sidecar says, or an empty dictionary.
+        name: Where it came from.
+        precision: fp32, or bf16 where the processor has it; by default the file's own. OpenVINO alone would take bf16
+            by itself.
+
+    Raises:
+        UserError: OpenVINO is missing, the processor cannot compute in that precision, or the graph is of another kind.
+    """
+
+    def __init__(self, content: bytes, facts: dict[str, Any], *, name: str, precision: Precision | None = None) -> None:
+        openvino, stored = _openvino(), facts.get("precision", "fp32")
+        precision = precision or stored
+        core = openvino.Core()
+        _check_precision(precision, stored, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), name)
+        try:
+            model = core.read_model(content, b"")
+            channels = _channels(model, name)
+            hint = {"INFERENCE_PRECISION_HINT": _TYPES.get(precision, "f32"), "PERFORMANCE_HINT": "LATENCY"}
+            compiled = core.compile_model(model, "CPU", hint)
+        except RuntimeError as error:
+            raise UserError(f"{name} cannot be loaded by OpenVINO: {first_line(error)}") from error
+        super().__init__(name=name, device="cpu", precision=precision, **engine_fields(facts, channels, name))
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(_REQUESTS):
+            self._requests.put(compiled.create_infer_request())
+
+    def _compute(self, batch: Tensor) -> Tensor:
+        request = self._requests.get()
+        try:
+            request.infer([batch.float().cpu().contiguous().numpy()])
+            return torch.from_numpy(request.get_output_tensor().data.copy())
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.name} failed on a batch of shape {list(batch.shape)}: {first_line(error)}"
+            ) from error
+        finally:
+            self._requests.put(request)
+
+    def _release(self) -> None:
+        for _ in range(_REQUESTS):  # waits for those at work
+            self._requests.get()
+
+
+def load_openvino(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> OpenVinoBackend:
+    """Loads an ONNX file; its sidecar is read and its sha256 compared before anything else is done with it.
+
+    Raises:
+        UserError: The file differs from its sidecar, holds the other direction, or cannot run here.
+    """
+    if device not in ("auto", "cpu"):
+        raise UserError(f"backend openvino runs on the CPU, not on {device}: leave the device out, or the backend")
+    content = path.read_bytes()
+    return OpenVinoBackend(content, read_sidecar(path, content, direction), name=path.name, precision=precision)
+
+
+def _check_precision(precision: str, stored: str, capabilities: list[str], name: str) -> None:
+    if precision != stored and (stored != "fp32" or precision not in _TYPES):
+        raise UserError(f"{name} computes in {stored}; OpenVINO cannot make {precision} of it: export that")
+    if precision == "bf16" and "BF16" not in capabilities:
+        raise UserError("this processor does not compute in bf16: use fp32, or export int8")
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError("the backend openvino needs OpenVINO: pip install 'cyclegan-fast[openvino]'") from error
+    return openvino
+
+
+def _channels(model: Any, name: str) -> tuple[int, int]:
+    """(input, output) channels of a graph with one image in and one out."""
+    ends = [*model.inputs, *model.outputs]
+    fits = len(model.inputs) == len(model.outputs) == 1
+    if not fits or any(end.get_element_type().get_type_name() != "f32" or len(end.partial_shape) != 4 for end in ends):
+        raise UserError(f"{name} is no generator: its graph must have one float32 input and output [N, C, H, W]")
+    channels = [end.partial_shape[1] for end in ends]
+    if any(c.is_dynamic for c in channels):
+        raise UserError(f"{name} does not fix its channels: the graph says {channels}")
+    return channels[0].get_length(), channels[1].get_length()

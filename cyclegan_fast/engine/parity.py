@@ -1,0 +1,122 @@
+"""How far an engine is from the generator that it was built from, and how far it may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclegan_fast.data.folder import index_folder
+from cyclegan_fast.data.scenes import draw_scene, render_photo
+from cyclegan_fast.engine.backends import Engine, Shape
+from cyclegan_fast.engine.generator import Generator
+from cyclegan_fast.engine.images import read_picture
+from cyclegan_fast.engine.inference import mirror_to
+from cyclegan_fast.errors import UserError
+
+_SIDE = 128  # of the images compared, in pixels, or the next that the network takes
+_PICTURES = 4  # of a folder
+_MOST = 256  # pixels of a picture's side: what lies beyond is left out
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The distance of two networks over some images, both with values in [-1, 1]."""
+
+    max: float
+    """Of one value."""
+    mean: float
+    """Of all values, absolute."""
+    psnr: float
+    """Decibels, of the worst image, for values from -1 to 1; infinite of equal images."""
+
+    def facts(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return {key: value if math.isfinite(value) else None for key, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        return f"max {self.max:.2g}, mean {self.mean:.2g}, PSNR {self.psnr:.1f} dB"
+
+
+BOUNDS = {  # what a build may lose at most, by its precision
+    "fp32": Parity(max=1e-3, mean=1e-4, psnr=80.0),
+    "fp16": Parity(max=0.25, mean=5e-3, psnr=46.0),
+    "bf16": Parity(max=1.0, mean=2e-2, psnr=34.0),
+    "int8": Parity(max=2.0, mean=8e-2, psnr=24.0),
+}
+
+
+def parity_images(engine: Engine, folder: Path | None = None) -> Iterator[Tensor]:
+    """What a build is compared on: random values of two shapes, and pictures.
+
+    Args:
+        engine: Whose input they are, within the shapes that it serves.
+        folder: Holds pictures of the domain that it translates; by default rendered scenes stand in for them.
+
+    Yields:
+        float32 [N, in_channels, H, W] in [-1, 1]; torch's own stream of random numbers is left alone.
+    """
+    fresh = torch.Generator()
+    fresh.seed()
+    for shape in ((2, _SIDE, _SIDE), (1, _SIDE, _SIDE + engine.multiple)):
+        n, height, width = _served(engine, shape)
+        yield torch.rand(n, engine.in_channels, height, width, generator=fresh) * 2 - 1
+    n, *size = _served(engine, (1, _SIDE, _SIDE))
+    if folder is None:
+        for seed in range(2):
+            photo = torch.from_numpy(render_photo(draw_scene(seed, seed), max(size))).permute(2, 0, 1)  # [3, H, W]
+            channels = [i % 3 for i in range(engine.in_channels)]
+            yield (photo[channels, : size[0], : size[1]].float() / 127.5 - 1.0).repeat(n, 1, 1, 1)
+        return
+    for path in index_folder(folder)[:_PICTURES]:
+        values = read_picture(path, engine.in_form, engine.out_form).values[:, :_MOST, :_MOST]
+        n, height, width = _served(engine, (1, values.shape[1], values.shape[2]))
+        yield mirror_to(values[:, :height, :width], (height, width)).repeat(n, 1, 1, 1)
+
+
+def measure_parity(
+    run: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], images: Iterable[Tensor]
+) -> Parity:
+    """Compares two networks on images; a value that is not a number makes every distance NaN."""
+    largest, total, count, worst = 0.0, 0.0, 0, math.inf
+    for batch in images:
+        with torch.inference_mode():
+            made, expected = run(batch).cpu().double(), reference(batch).cpu().double()
+        if made.shape != expected.shape:
+            raise UserError(f"the engine makes images of {list(made.shape)}, torch of {list(expected.shape)}")
+        apart = (made - expected).abs()
+        if not apart.isfinite().all():
+            return Parity(math.nan, math.nan, math.nan)
+        largest, total, count = max(largest, apart.max().item()), total + apart.sum().item(), count + apart.numel()
+        for square in apart.square().mean(dim=(1, 2, 3)).tolist():
+            worst = min(worst, 10.0 * math.log10(4.0 / square) if square else math.inf)
+    return Parity(largest, total / count, worst)
+
+
+def check_parity(engine: Engine, generator: Generator, pictures: Path | None = None) -> Parity:
+    """Compares an engine with the generator that it was built from.
+
+    Raises:
+        UserError: They are further apart than `BOUNDS` allows for that precision.
+    """
+    found = measure_parity(engine.run, generator.network, parity_images(engine, pictures))
+    bound = BOUNDS[engine.precision]
+    if not (found.max <= bound.max and found.mean <= bound.mean and found.psnr >= bound.psnr):
+        raise UserError(f"the engine differs from torch by {found}; {engine.precision} is allowed {bound}")
+    return found
+
+
+def _served(engine: Engine, shape: Shape) -> Shape:
+    """The batch that the engine serves next to one of (images, height, width)."""
+    n, *size = shape
+    height, width = engine.fitting_size(*size)
+    if engine.shapes is None:
+        return n, height, width
+    least, _, most = engine.shapes
+    n, height, width = (min(max(s, a), b) for a, s, b in zip(least, (n, height, width), most, strict=True))
+    return n, height, width
