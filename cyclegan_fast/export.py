@@ -18,7 +18,7 @@ def export(
     out: Path,
     *,
     direction: Literal["AtoB", "BtoA"] | None = None,
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
     shapes: tuple[str, str, str] | None = None,
     images: Path | None = None,
     device: str = "auto",
@@ -28,6 +28,7 @@ def export(
     For example:
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --direction AtoB --out horse2zebra.onnx
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out h2z.pt2 --shapes 1x64x64 1x256x256 8x512x512
+        python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out int8.onnx --precision int8 --images testA
 
     An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and picture size. A .pt2 file is compiled code
     for torch (AOTInductor). Both are compared with torch before they are written, and <out>.json beside them tells
@@ -38,10 +39,11 @@ def export(
         checkpoint: A run's folder (its newest checkpoint), a checkpoint, a .safetensors file or a .pth file.
         out: File to write; an older one is replaced.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the checkpoint holds; AtoB if both.
-        precision: What a .pt2 file computes in: fp32, bf16, or on a GPU fp16. An .onnx file computes in fp32.
+        precision: What an engine computes in: fp32, fp16 (.pt2: on a GPU), bf16, or int8 (.onnx), which needs --images.
         shapes: The batches that a .pt2 file serves, as images x height x width: the least, the usual, the most. By
             default one to 64 pictures of up to 4096x4096, fastest at one of 256x256.
-        images: Folder of pictures to compare the engine with torch on, testA, say; by default rendered scenes.
+        images: Folder of pictures of the domain that it translates, testA, say: what the engine is compared with torch
+            on (by default rendered scenes), and what int8 is calibrated on.
         device: What a .pt2 file is compiled for: auto (CUDA where there is one), cpu or cuda.
     """
     from cyclegan_fast.engine import build_engine

@@ -9,20 +9,24 @@ from typing import Any, NamedTuple
 import torch
 
 from cyclegan_fast.checkpoint import save_reference_network
+from cyclegan_fast.data.folder import index_folder
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.aoti import AotiBackend, aoti_facts, compile_package
 from cyclegan_fast.engine.backends import PRECISIONS, Engine, Precision, Shape, Shapes
 from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_generator
 from cyclegan_fast.engine.onnx_backend import OnnxBackend
-from cyclegan_fast.engine.parity import check_parity
+from cyclegan_fast.engine.openvino_backend import OpenVinoBackend
+from cyclegan_fast.engine.parity import check_parity, picture_batches
 from cyclegan_fast.engine.sidecar import make_sidecar, sidecar_of, weights_digest
-from cyclegan_fast.engine.to_onnx import OPSET, to_onnx
+from cyclegan_fast.engine.to_onnx import to_onnx
+from cyclegan_fast.engine.typed_onnx import typed_onnx
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import Direction
 
 _MOST: Shape = (64, 4096, 4096)  # of a .pt2 file that is built without a word about its shapes
 _USUAL: Shape = (1, 256, 256)
+_CALIBRATION = 32  # pictures, from all over the folder
 
 
 class _Job(NamedTuple):
@@ -30,6 +34,7 @@ class _Job(NamedTuple):
     precision: Precision
     shapes: Shapes | None
     device: torch.device
+    pictures: list[Path]  # of the domain that it translates; maybe none
 
 
 class _Built(NamedTuple):
@@ -57,11 +62,13 @@ def build_engine(
             reference reads it). Beside an engine lies its sidecar ``<out>.json``: versions, sha256 of the file and of
             the weights, shapes, precision, images, and how far it is from torch.
         direction: AtoB or BtoA, after the folders trainA and trainB; by default what `checkpoint` holds, or AtoB.
-        precision: What its convolutions compute in: of .onnx fp32; of .pt2 fp32, bf16, or fp16 on a GPU.
+        precision: What its convolutions compute in: of .onnx fp32, fp16, bf16 or int8, the instance norms and both ends
+            in float32; of .pt2 fp32, bf16, or fp16 on a GPU.
         shapes: The batches that a .pt2 file serves; by default one to 64 images of up to 4096x4096, best at one of
             256x256. An .onnx file takes all.
-        images: A folder with pictures of the domain that it translates; the engine is compared with torch on some of
-            them, besides random values. By default rendered scenes stand in for them.
+        images: A folder with pictures of the domain that it translates, testA, say; the engine is compared with torch
+            on some of them, besides random values, and int8 is calibrated on 32 of them. By default rendered scenes
+            stand in for the comparison.
         device: What a .pt2 file is compiled for: auto (CUDA where there is one), cpu or cuda.
 
     Returns:
@@ -83,9 +90,10 @@ def build_engine(
         _WEIGHTS[out.suffix](generator, out)
         return out
     fitting = None if shapes is None else _check_shapes(shapes, generator)
-    built = _ENGINES[out.suffix](_Job(generator, precision, fitting, resolve_device(device)))
+    pictures = [] if images is None else index_folder(Path(images))
+    built = _ENGINES[out.suffix](_Job(generator, precision, fitting, resolve_device(device), pictures))
     with built.opened:
-        parity = check_parity(built.opened, generator, Path(images) if images is not None else None)
+        parity = check_parity(built.opened, generator, pictures)
     facts = generator.facts() | {
         "in_channels": generator.in_channels,
         "out_channels": generator.out_channels,
@@ -117,10 +125,14 @@ def _check_shapes(shapes: Shapes, generator: Generator) -> Shapes:
 def _build_onnx(job: _Job) -> _Built:
     if job.shapes is not None:
         raise UserError("an .onnx file takes batches of every shape: leave the shapes out")
+    content, facts = to_onnx(job.generator), _own_facts(job)
     if job.precision != "fp32":
-        raise UserError(f"an .onnx file computes in fp32, not in {job.precision}: leave the precision out")
-    content = to_onnx(job.generator)
-    return _Built(content, {"opset": OPSET}, OnnxBackend(content, _own_facts(job), name="the graph", device="cpu"))
+        plain = OnnxBackend(content, facts | {"precision": "fp32"}, name="the graph", device="cpu")
+        some = job.pictures[:: max(1, len(job.pictures) // _CALIBRATION)][:_CALIBRATION]
+        content = typed_onnx(content, job.precision, picture_batches(plain, some))
+    if job.precision == "bf16":  # of which ONNX Runtime has no convolutions for the CPU
+        return _Built(content, {}, OpenVinoBackend(content, facts, name="the graph"))
+    return _Built(content, {}, OnnxBackend(content, facts, name="the graph", device="cpu"))
 
 
 def _build_pt2(job: _Job) -> _Built:

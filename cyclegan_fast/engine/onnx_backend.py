@@ -29,6 +29,8 @@ class OnnxBackend(Engine):
 
     def __init__(self, content: bytes, facts: dict[str, Any], *, name: str, device: str = "auto") -> None:
         where = _resolve_device(device)
+        if facts.get("precision") == "bf16" and where.type == "cpu":
+            raise UserError(f"{name} computes in bf16, which ONNX Runtime cannot on the CPU: take the backend openvino")
         self._session = _open_session(content, where, name)
         fields = engine_fields(facts, _channels(self._session, name), name)
         super().__init__(name=name, device=str(where), precision=facts.get("precision", "fp32"), **fields)

@@ -15,7 +15,6 @@ from cyclegan_fast.engine.sidecar import engine_fields, read_sidecar
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
-_TYPES = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO calls the types that it may compute an fp32 graph in
 _REQUESTS = 2  # batches at work at a time: further threads wait
 
 
@@ -26,8 +25,8 @@ class OpenVinoBackend(Engine):
         content: The ONNX file's bytes.
         facts: What its sidecar says, or an empty dictionary.
         name: Where it came from.
-        precision: fp32, or bf16 where the processor has it; by default the file's own. OpenVINO alone would take bf16
-            by itself.
+        precision: By default the file's own; an fp32 graph may run in bf16 where the processor has it, which OpenVINO
+            alone would do by itself. Where it has none, OpenVINO computes fp16 and bf16 graphs in float32.
 
     Raises:
         UserError: OpenVINO is missing, the processor cannot compute in that precision, or the graph is of another kind.
@@ -35,13 +34,14 @@ class OpenVinoBackend(Engine):
 
     def __init__(self, content: bytes, facts: dict[str, Any], *, name: str, precision: Precision | None = None) -> None:
         openvino, stored = _openvino(), facts.get("precision", "fp32")
-        precision = precision or stored
-        core = openvino.Core()
-        _check_precision(precision, stored, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"), name)
+        precision, core = precision or stored, openvino.Core()
+        has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        _check_precision(precision, stored, has_bf16, name)
         try:
             model = core.read_model(content, b"")
             channels = _channels(model, name)
-            hint = {"INFERENCE_PRECISION_HINT": _TYPES.get(precision, "f32"), "PERFORMANCE_HINT": "LATENCY"}
+            computing = "bf16" if precision == "bf16" and has_bf16 else "f32"
+            hint = {"INFERENCE_PRECISION_HINT": computing, "PERFORMANCE_HINT": "LATENCY"}
             compiled = core.compile_model(model, "CPU", hint)
         except RuntimeError as error:
             raise UserError(f"{name} cannot be loaded by OpenVINO: {first_line(error)}") from error
@@ -79,10 +79,12 @@ def load_openvino(path: Path, direction: Direction | None, device: str, precisio
     return OpenVinoBackend(content, read_sidecar(path, content, direction), name=path.name, precision=precision)
 
 
-def _check_precision(precision: str, stored: str, capabilities: list[str], name: str) -> None:
-    if precision != stored and (stored != "fp32" or precision not in _TYPES):
+def _check_precision(precision: str, stored: str, has_bf16: bool, name: str) -> None:
+    if precision == stored:
+        return
+    if (stored, precision) != ("fp32", "bf16"):
         raise UserError(f"{name} computes in {stored}; OpenVINO cannot make {precision} of it: export that")
-    if precision == "bf16" and "BF16" not in capabilities:
+    if not has_bf16:
         raise UserError("this processor does not compute in bf16: use fp32, or export int8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclegan_fast.data.folder import index_folder
 from cyclegan_fast.data.scenes import draw_scene, render_photo
 from cyclegan_fast.engine.backends import Engine, Shape
 from cyclegan_fast.engine.generator import Generator
@@ -20,7 +19,7 @@ from cyclegan_fast.engine.inference import mirror_to
 from cyclegan_fast.errors import UserError
 
 _SIDE = 128  # of the images compared, in pixels, or the next that the network takes
-_PICTURES = 4  # of a folder
+_PICTURES = 4  # the last ones: int8 may be calibrated on the first
 _MOST = 256  # pixels of a picture's side: what lies beyond is left out
 
 
@@ -51,12 +50,12 @@ BOUNDS = {  # what a build may lose at most, by its precision
 }
 
 
-def parity_images(engine: Engine, folder: Path | None = None) -> Iterator[Tensor]:
+def parity_images(engine: Engine, pictures: Sequence[Path] = ()) -> Iterator[Tensor]:
     """What a build is compared on: random values of two shapes, and pictures.
 
     Args:
         engine: Whose input they are, within the shapes that it serves.
-        folder: Holds pictures of the domain that it translates; by default rendered scenes stand in for them.
+        pictures: Of the domain that it translates; the last are taken. Without any, rendered scenes stand in.
 
     Yields:
         float32 [N, in_channels, H, W] in [-1, 1]; torch's own stream of random numbers is left alone.
@@ -67,13 +66,18 @@ def parity_images(engine: Engine, folder: Path | None = None) -> Iterator[Tensor
         n, height, width = _served(engine, shape)
         yield torch.rand(n, engine.in_channels, height, width, generator=fresh) * 2 - 1
     n, *size = _served(engine, (1, _SIDE, _SIDE))
-    if folder is None:
+    if not pictures:
         for seed in range(2):
             photo = torch.from_numpy(render_photo(draw_scene(seed, seed), max(size))).permute(2, 0, 1)  # [3, H, W]
             channels = [i % 3 for i in range(engine.in_channels)]
             yield (photo[channels, : size[0], : size[1]].float() / 127.5 - 1.0).repeat(n, 1, 1, 1)
         return
-    for path in index_folder(folder)[:_PICTURES]:
+    yield from picture_batches(engine, pictures[-_PICTURES:])
+
+
+def picture_batches(engine: Engine, paths: Iterable[Path]) -> Iterator[Tensor]:
+    """Pictures as the engine takes them, each in a batch of its own; of large ones their upper left corner."""
+    for path in paths:
         values = read_picture(path, engine.in_form, engine.out_form).values[:, :_MOST, :_MOST]
         n, height, width = _served(engine, (1, values.shape[1], values.shape[2]))
         yield mirror_to(values[:, :height, :width], (height, width)).repeat(n, 1, 1, 1)
@@ -98,7 +102,7 @@ def measure_parity(
     return Parity(largest, total / count, worst)
 
 
-def check_parity(engine: Engine, generator: Generator, pictures: Path | None = None) -> Parity:
+def check_parity(engine: Engine, generator: Generator, pictures: Sequence[Path] = ()) -> Parity:
     """Compares an engine with the generator that it was built from.
 
     Raises:

@@ -8,6 +8,7 @@ import threading
 import weakref
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -173,7 +174,7 @@ def test_the_sidecar_tells_what_was_built_and_how_far_it_is_from_torch(tmp_path,
     facts = json.loads((tmp_path / "g.onnx.json").read_text())
     assert facts["precision"] == "fp32" and facts["direction"] == "BtoA" and len(facts["weights_sha256"]) == 64
     network, engine = load_generator(runs["colour"], "BtoA").network, load_engine(out, device="cpu")
-    compared = list(parity_images(engine, tmp_path / "pictures"))
+    compared = list(parity_images(engine, sorted((tmp_path / "pictures").iterdir())))
     assert [tuple(x.shape) for x in compared] == [(2, 3, 128, 128), (1, 3, 128, 132), (1, 3, 32, 256), (1, 3, 32, 256)]
     apart = torch.cat([(engine.run(x).double() - network(x).double()).abs().flatten() for x in compared])
     assert facts["parity"]["max"] == pytest.approx(apart.max().item(), rel=3)  # other random values each time
@@ -195,10 +196,41 @@ def test_parity_is_what_its_words_say():
 
 
 @pytest.mark.parametrize(
+    ("name", "precision"), [("grey_to_colour", "fp16"), ("unet", "bf16"), ("grey_to_colour", "int8"), ("unet", "int8")]
+)
+def test_graphs_of_every_precision_compute_in_it_and_stay_within_its_bound(tmp_path, runs, name, precision):
+    pytest.importorskip("openvino")
+    generator, rng = load_generator(runs[name]), np.random.default_rng(1)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    out = build_engine(runs[name], tmp_path / "g.onnx", direction="AtoB", precision=precision, images=tmp_path)
+    assert json.loads((tmp_path / "g.onnx.json").read_text())["precision"] == precision
+    graph = onnx.load(out).graph
+    assert {end.type.tensor_type.elem_type for end in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+    weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    types = [weights.get(node.input[1]) for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    if precision == "int8":  # behind a DequantizeLinear, except the ends and what is transposed
+        assert None in types and all(weights[n.input[2]] == onnx.TensorProto.INT8 for n in graph.node
+                                     if n.op_type == "QuantizeLinear")  # fmt: skip
+    else:
+        half = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
+        assert set(types) == {half}
+    batch, bound = torch.rand(2, generator.in_channels, 64, 96) * 2 - 1, BOUNDS[precision]
+    for backend in ("openvino",) if precision == "bf16" else ("openvino", "onnxruntime"):
+        with load_engine(out, backend=backend, device="cpu") as engine:
+            assert engine.precision == precision
+            apart = (engine.run(batch) - generator.network(batch)).abs()
+            assert 0 < apart.mean() <= bound.mean and apart.max() <= bound.max
+    if precision == "bf16":
+        with pytest.raises(UserError, match="which ONNX Runtime cannot on the CPU: take the backend openvino"):
+            load_engine(out, device="cpu")
+
+
+@pytest.mark.parametrize(
     ("settings", "reason"),
     [
         ({"out": "g.onnx", "shapes": Shapes((1, 8, 8), (1, 8, 8), (1, 8, 8))}, "takes batches of every shape"),
-        ({"out": "g.onnx", "precision": "bf16"}, "computes in fp32"),
+        ({"out": "g.onnx", "precision": "int8"}, r"int8 is calibrated on pictures: name a folder .*\(--images\)"),
         ({"out": "g.pth", "precision": "bf16"}, "holds the weights as they are"),
         ({"out": "g.pt2", "precision": "int8"}, "computes in fp32, bf16, not in int8"),
         ({"out": "g.pt2", "precision": "fp16", "device": "cpu"}, "computes in fp32, bf16, not in fp16"),

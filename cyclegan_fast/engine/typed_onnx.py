@@ -1,0 +1,140 @@
+"""ONNX graphs whose convolutions compute in fp16, bf16 or int8; what a precision means stands in the graph's own types.
+
+Images go in and come out as float32, and every instance norm computes in float32. fp16 and bf16 are casts between them.
+int8 is pairs of QuantizeLinear and DequantizeLinear around the convolutions, which ONNX Runtime, OpenVINO and TensorRT
+fuse: symmetric, weights by channel, activations on ranges that a set of real pictures shows. The first and the last
+convolution stay in float32: they are a hundredth of the arithmetic, and their error would be seen in every pixel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclegan_fast.engine.backends import Precision
+from cyclegan_fast.errors import UserError
+
+_BF16_OPSET = 22  # the first whose convolutions take bfloat16
+_NORM = "InstanceNormalization"
+
+
+def typed_onnx(content: bytes, precision: Precision, calibration: Iterable[Tensor] = ()) -> bytes:
+    """A float32 graph made by `to_onnx`, to one of another precision.
+
+    Args:
+        content: The ONNX file's bytes.
+        precision: What its convolutions shall compute in.
+        calibration: For int8: batches as the network takes them, float32 [N, C, H, W] in [-1, 1], of real pictures.
+
+    Raises:
+        UserError: int8 without pictures, or a package is missing.
+    """
+    if precision == "fp32":
+        return content
+    if precision == "int8":
+        return _quantise(content, iter(calibration))
+    return _cast(content, torch.float16 if precision == "fp16" else torch.bfloat16)
+
+
+def _cast(content: bytes, dtype: torch.dtype) -> bytes:
+    """All weights and activations to `dtype`, except around instance norms and at both ends."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    half = TensorProto.FLOAT16 if dtype == torch.float16 else TensorProto.BFLOAT16
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    del graph.value_info[:]  # says float32 of every tensor
+    of_norms = {name for node in graph.node if node.op_type == _NORM for name in node.input[1:]}
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in of_norms:
+            bits = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(dtype).view(torch.int16)
+            tensor.CopyFrom(helper.make_tensor(tensor.name, half, tensor.dims, bits.numpy().tobytes(), raw=True))
+
+    nodes: list[Any] = []
+
+    def cast(source: str, target: str, to: int) -> None:
+        nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_to_{target}", to=to))
+
+    taken, made = graph.input[0].name, graph.output[0].name
+    cast(taken, f"{taken}_half", half)
+    for node in graph.node:
+        node.input[:] = [f"{name}_half" if name == taken else name for name in node.input]
+        (result,) = node.output
+        if node.op_type == _NORM:
+            cast(node.input[0], f"{node.input[0]}_float", TensorProto.FLOAT)
+            node.input[0], node.output[0] = f"{node.input[0]}_float", f"{result}_float"
+            nodes.append(node)
+            cast(f"{result}_float", result, half)
+        elif result == made:
+            node.output[0] = f"{made}_half"
+            nodes.append(node)
+            cast(f"{made}_half", made, TensorProto.FLOAT)
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    if half == TensorProto.BFLOAT16:
+        for opset in model.opset_import:
+            opset.version = max(opset.version, _BF16_OPSET) if opset.domain in ("", "ai.onnx") else opset.version
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _quantise(content: bytes, calibration: Iterator[Tensor]) -> bytes:
+    first = next(calibration, None)
+    if first is None:
+        raise UserError("int8 is calibrated on pictures: name a folder with some of the domain, testA, say (--images)")
+    import onnx
+
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise UserError("int8 is made by ONNX Runtime: pip install 'cyclegan-fast[onnx]'") from error
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        left = itertools.chain([first], calibration)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {name: batch.numpy()}
+
+    graph = onnx.load_from_string(content).graph
+    name = graph.input[0].name
+    convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(content)
+        quantization.quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=[convolutions[0], convolutions[-1]],
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+        )
+        return target.read_bytes()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the quantiser's advice, which goes to the root logger, from the user."""
+    log = logging.getLogger()
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
