@@ -110,11 +110,11 @@ def native_of(image: Image.Image, channels: int) -> np.ndarray:
         ValueError: it cannot have that many channels.
     """
     if image.mode == "F" or image.mode.startswith("I"):
-        return _to_channels(deep.Raster(deep_grey(image), colour=False), channels)
+        return to_channels(deep.Raster(deep_grey(image), colour=False), channels)
     if channels not in MODES:
         names = stored_mode(image)
         pixels = np.array(image if image.mode == names else image.convert(names))
-        return _to_channels(deep.Raster(pixels.reshape(*pixels.shape[:2], -1), colour=False), channels)
+        return to_channels(deep.Raster(pixels.reshape(*pixels.shape[:2], -1), colour=False), channels)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -153,7 +153,7 @@ def _native(source: Source | Path | str, channels: int, *, all_bits: bool) -> np
         raster = deep.load(file, image)
         if raster.pages > 1:
             _warn_animated()
-        return _part(_to_channels(raster._replace(pixels=upright(raster)), channels), as_source(source))
+        return _part(to_channels(raster._replace(pixels=upright(raster)), channels), as_source(source))
 
 
 def _part(pixels: np.ndarray, source: Source) -> np.ndarray:
@@ -182,8 +182,12 @@ def opened(file: BinaryIO, *, tell: bool = True) -> Iterator[tuple[BinaryIO, Ima
         yield file, image
 
 
-def _to_channels(raster: deep.Raster, channels: int) -> np.ndarray:
-    """[H, W, C] -> [H, W, channels]."""
+def to_channels(raster: deep.Raster, channels: int) -> np.ndarray:
+    """[H, W, C] -> [H, W, channels], by the rule at this file's head.
+
+    Raises:
+        ValueError: there is none.
+    """
     pixels, colour, alpha = raster.pixels, raster.colour, raster.alpha
     have = pixels.shape[2]
     if channels in MODES and alpha and pixels.dtype.kind == "u":

@@ -18,7 +18,8 @@ from cyclegan_fast.config import Depth
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian; with 32-bit and with 64-bit offsets
 _BITS, _PHOTOMETRIC, _CHANNELS, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 277, 284, 338, 339  # tags of TIFF
-_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _CMYK = 0, 1, 2, 5  # values of its photometric tag
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _CMYK, _YCBCR = 0, 1, 2, 5, 6  # values of its photometric tag
+_JPEG = 7  # value of its compression tag
 _UNSIGNED = 1  # value of its sample format
 _ALPHA = {1: "premultiplied", 2: "straight"}  # its kinds of extra samples; others are channels like any
 _ORIENTATION = 274
@@ -135,7 +136,7 @@ def encode_tiff(pixels: np.ndarray) -> bytes:
     """
     buffer = io.BytesIO()
     channels = pixels.shape[2]
-    _import("tifffile").imwrite(
+    tifffile().imwrite(
         buffer,
         pixels if channels > 1 else pixels[..., 0],
         photometric="rgb" if channels == 3 else "minisblack",
@@ -164,36 +165,59 @@ def _tile(image: Image.Image) -> Any:
 
 
 def _load_tiff(file: BinaryIO) -> Raster:
-    tifffile = _import("tifffile")
     file.seek(0)
-    with tifffile.TiffFile(file) as opened:
+    with tifffile().TiffFile(file) as opened:
         page = opened.pages[0]
         if page.imagewidth * page.imagelength > 2 * (Image.MAX_IMAGE_PIXELS or float("inf")):
             raise Image.DecompressionBombError(f"{page.imagewidth}x{page.imagelength} pixels")
-        if page.imagedepth > 1 or page.dtype is None or page.dtype.kind not in "uif":
-            raise ValueError("a volume, or pixels that are no numbers: there is no rule for such a TIFF")
+        check_page(page)
         pixels = page.asarray()
         if page.samplesperpixel == 1:
             pixels = pixels[..., None]
         elif page.planarconfig != 1:
             pixels = np.moveaxis(pixels, 0, -1)  # channels were stored one after the other
-        photometric = int(page.photometric)
-        if photometric not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _CMYK):
-            raise ValueError(
-                f"TIFF of the photometric kind {page.photometric!s} is read with 8 bits only: say --depth 8"
-            )
-        if photometric == _MIN_IS_WHITE:
-            if pixels.dtype.kind != "u":
-                raise ValueError("a TIFF whose least value is white must hold unsigned whole numbers")
-            pixels = np.iinfo(pixels.dtype).max - pixels
-        orientation = page.tags.get(_ORIENTATION)
-        return Raster(
-            pixels.astype(pixels.dtype.newbyteorder("="), copy=False),
-            photometric == _RGB,
-            _ALPHA.get(int(page.extrasamples[0]), "") if len(page.extrasamples) == 1 else "",
-            1 if orientation is None else int(orientation.value),
-            len(opened.pages),
-        )
+        return page_raster(page, pixels)._replace(pages=len(opened.pages))
+
+
+def check_page(page: Any) -> None:
+    """Refuses a page of a TIFF for which there is no rule.
+
+    Raises:
+        ValueError: it says why.
+    """
+    if page.imagedepth > 1 or page.dtype is None or page.dtype.kind not in "uif":
+        raise ValueError("a volume, or pixels that are no numbers: there is no rule for such a TIFF")
+    if _photometric(page) not in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _CMYK):
+        raise ValueError(f"TIFF of the photometric kind {page.photometric!s} is read with 8 bits only: say --depth 8")
+    if _photometric(page) == _MIN_IS_WHITE and page.dtype.kind != "u":
+        raise ValueError("a TIFF whose least value is white must hold unsigned whole numbers")
+
+
+def page_raster(page: Any, pixels: np.ndarray) -> Raster:
+    """All or some rows of a checked page, [h, W, C] as tifffile decodes them, with what the page says of them."""
+    if _photometric(page) == _MIN_IS_WHITE:
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    orientation = page.tags.get(_ORIENTATION)
+    return Raster(
+        pixels.astype(pixels.dtype.newbyteorder("="), copy=False),
+        _photometric(page) == _RGB,
+        _ALPHA.get(int(page.extrasamples[0]), "") if len(page.extrasamples) == 1 else "",
+        1 if orientation is None else int(orientation.value),
+    )
+
+
+def tifffile() -> ModuleType:
+    """The package.
+
+    Raises:
+        MissingPackageError: it is missing.
+    """
+    return _import("tifffile")
+
+
+def _photometric(page: Any) -> int:
+    kind = int(page.photometric)
+    return _RGB if kind == _YCBCR and int(page.compression) == _JPEG else kind  # which tifffile makes RGB of
 
 
 def _orientation(image: Image.Image) -> int:

@@ -6,6 +6,7 @@ from cyclegan_fast.engine.generator import Generator, load_generator
 from cyclegan_fast.engine.inference import infer, infer_async
 from cyclegan_fast.engine.load import Backend, load_engine
 from cyclegan_fast.engine.onnx_backend import OnnxBackend
+from cyclegan_fast.engine.tiles import Tiling
 from cyclegan_fast.engine.torch_backend import TorchBackend
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "OnnxBackend",
     "Precision",
     "Shapes",
+    "Tiling",
     "TorchBackend",
     "build_engine",
     "infer",

@@ -42,6 +42,7 @@ Unpacked = tuple[list[Tensor], Rebuild]
 
 _TOP = {torch.uint8: 255, torch.uint16: 65535}  # the value of white
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_DEPTHS: dict[np.dtype, Depth] = {np.dtype(np.uint8): "8", np.dtype(np.uint16): "16"}
 _TOLERANCE = 1e-3  # beyond [-1, 1], for the rounding of 16-bit floats
 
 
@@ -185,16 +186,30 @@ def _unpack_picture(picture: Picture, name: str, out_form: Form) -> Unpacked:
 
 def _to_picture(pixels: np.ndarray, in_form: Form, out_form: Form) -> Picture:
     """Native pixels [H, W, C] of a file or PIL image."""
-    whole: dict[Any, Depth] = {np.dtype(np.uint8): "8", np.dtype(np.uint16): "16"}
-    depth = whole.get(pixels.dtype, "float")
-    if in_form.depth != "float" and depth == "float":
+    form = taken_form(pixels.dtype, in_form)
+    values = to_model_range(torch.from_numpy(to_form(pixels, form))[None])[0]
+    return Picture(values, result_depth(pixels.dtype, out_form), count_clipped(pixels, form))
+
+
+def taken_form(dtype: np.dtype, in_form: Form) -> Form:
+    """How a generator of `in_form` takes native pixels of a type: whole numbers with the depth that they have.
+
+    Raises:
+        ValueError: It knows no range for them.
+    """
+    if in_form.depth == "float":
+        return in_form
+    if dtype not in _DEPTHS:
         raise ValueError(
             f"floating-point pixels (or signed ones, or more than 16 bits): this generator was trained on images of "
             f"{in_form.depth} bits and knows no range for them"
         )
-    form = in_form if in_form.depth == "float" else Form(channels=in_form.channels, depth=depth)
-    values = to_model_range(torch.from_numpy(to_form(pixels, form))[None])[0]
-    return Picture(values, "float" if out_form.depth == "float" else depth, count_clipped(pixels, form))
+    return Form(channels=in_form.channels, depth=_DEPTHS[dtype])
+
+
+def result_depth(dtype: np.dtype, out_form: Form) -> Depth:
+    """The depth of what a generator of `out_form` makes of native pixels of a type."""
+    return "float" if out_form.depth == "float" else _DEPTHS.get(dtype, "float")
 
 
 def _unpack_array(array: np.ndarray, in_channels: int, out_channels: int) -> Unpacked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -14,12 +15,15 @@ from torch import Tensor
 
 from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.images import unpack
+from cyclegan_fast.engine.rows import TensorRows, mirror_to
+from cyclegan_fast.engine.tiles import Tiling, default_tiling, translate_rows
 from cyclegan_fast.errors import UserError
 
+_WHOLE = 2**24  # pixels of the largest picture that passes a network in one piece, unless it is told otherwise
 _WINDOW = 4  # batches of a stream that are read before the first of them runs, to group images of one size
 
 
-def infer(engine: Engine, images: Any, *, batch_size: int = 8) -> Any:
+def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | None = None) -> Any:
     """Translates images.
 
     Args:
@@ -30,7 +34,10 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8) -> Any:
             as it goes, at most 4 batches ahead (none with ``batch_size=1``), and the memory does not grow.
             Sides need not suit the network, one pixel is enough: images are mirrored over their right and lower edges,
             again and again if they are small, and cropped afterwards.
-        batch_size: Images of one size that pass the network at a time.
+        batch_size: Images of one size that pass the network at a time, or tiles of a large one.
+        tiling: Cuts images that have more pixels than a tile. By default those of more than 16 megapixels are cut, by
+            ``Tiling("exact")`` where the engine is of torch and its generator of residual blocks, and by
+            ``Tiling("tile")`` with a warning elsewhere; see `cyclegan_fast.engine.tiles`.
 
     Returns:
         The same kind as `images` (a PIL image for a path, a list of them for a folder or a pattern), in the same order
@@ -41,12 +48,12 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8) -> Any:
     """
     _check(engine, batch_size)
     if isinstance(images, Iterator):
-        return _stream(engine, images, batch_size)
+        return _stream(engine, images, batch_size, tiling)
     planes, rebuild = unpack(images, engine.in_form, engine.out_form)
-    return rebuild(_translate(engine, planes, batch_size))
+    return rebuild(_translate(engine, planes, batch_size, tiling))
 
 
-def infer_async(engine: Engine, images: Any, *, batch_size: int = 8) -> Future[Any]:
+def infer_async(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | None = None) -> Future[Any]:
     """The same on one of the engine's own threads: returns at once what will hold the result.
 
     Example::
@@ -58,6 +65,7 @@ def infer_async(engine: Engine, images: Any, *, batch_size: int = 8) -> Future[A
         engine: As for `infer`. Closing it waits for what was begun.
         images: As for `infer`, without iterators. Arrays and tensors must not change before the result is there.
         batch_size: As for `infer`.
+        tiling: As for `infer`.
 
     Raises:
         UserError: As `infer` does: about the engine at once, about the images from the future.
@@ -65,7 +73,7 @@ def infer_async(engine: Engine, images: Any, *, batch_size: int = 8) -> Future[A
     _check(engine, batch_size)
     if isinstance(images, Iterator):
         raise UserError("infer_async takes images, not an iterator: give infer the iterator, or a list to infer_async")
-    return engine.submit(lambda: infer(engine, images, batch_size=batch_size))
+    return engine.submit(lambda: infer(engine, images, batch_size=batch_size, tiling=tiling))
 
 
 def _check(engine: Engine, batch_size: int) -> None:
@@ -88,28 +96,53 @@ def check_batch_size(batch_size: int) -> None:
         raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
 
 
-def _stream(engine: Engine, images: Iterator[Any], batch_size: int) -> Iterator[Any]:
+def _stream(engine: Engine, images: Iterator[Any], batch_size: int, tiling: Tiling | None) -> Iterator[Any]:
     """Window by window, each as one list."""
     while window := list(islice(images, 1 if batch_size == 1 else _WINDOW * batch_size)):
         planes, rebuild = unpack(window, engine.in_form, engine.out_form)
-        yield from rebuild(_translate(engine, planes, batch_size))
+        yield from rebuild(_translate(engine, planes, batch_size, tiling))
 
 
-def _translate(engine: Engine, planes: list[Tensor], batch_size: int) -> list[Tensor]:
+def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Tiling | None) -> list[Tensor]:
     """float32 [C, H, W] each -> [C', H, W] each, with those of one padded size in one batch."""
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, plane in enumerate(planes):
-        groups[_padded_size(engine, plane)].append(i)
     results: dict[int, Tensor] = {}
+    for i, plane in enumerate(planes):
+        size = _padded_size(engine, plane)
+        if cut := tiling_for(engine, size[0] * size[1], tiling):
+            bands = list(translate_rows(engine, TensorRows(plane), cut, batch_size=batch_size))
+            results[i] = _finite(engine, torch.cat(bands, 1)).to(plane.device)
+        else:
+            groups[size].append(i)
     for size, members in groups.items():
         for start in range(0, len(members), batch_size):
             chunk = members[start : start + batch_size]
-            batch = engine.run(torch.stack([mirror_to(planes[i], size) for i in chunk]))
-            if not batch.isfinite().all():
-                raise UserError(f"{engine.name} returned pixels that are not finite: use fp32, or look at its weights")
+            batch = _finite(engine, engine.run(torch.stack([mirror_to(planes[i], size) for i in chunk])))
             for i, made in zip(chunk, batch, strict=True):
                 results[i] = made[:, : planes[i].shape[1], : planes[i].shape[2]]
     return [results[i] for i in range(len(planes))]
+
+
+def tiling_for(engine: Engine, pixels: int, asked: Tiling | None) -> Tiling | None:
+    """How a picture of so many pixels is cut; None: not at all."""
+    if asked is not None:
+        return asked if pixels > asked.tile**2 else None
+    if pixels <= _WHOLE:
+        return None
+    tiling = default_tiling(engine)
+    if tiling.statistics == "tile":
+        warnings.warn(
+            f"a picture of {pixels / 1e6:.0f} megapixels passes {engine.name} in tiles, each with statistics of its "
+            "own: a checkpoint of a residual generator gives the exact result",
+            stacklevel=4,
+        )
+    return tiling
+
+
+def _finite(engine: Engine, result: Tensor) -> Tensor:
+    if not result.isfinite().all():
+        raise UserError(f"{engine.name} returned pixels that are not finite: use fp32, or look at its weights")
+    return result
 
 
 def _padded_size(engine: Engine, plane: Tensor) -> tuple[int, int]:
@@ -118,14 +151,3 @@ def _padded_size(engine: Engine, plane: Tensor) -> tuple[int, int]:
     if min(height, width) < 1:
         raise UserError(f"an image of {width}x{height} pixels is empty: give at least one pixel")
     return engine.fitting_size(height, width)
-
-
-def mirror_to(plane: Tensor, size: tuple[int, int]) -> Tensor:
-    """[C, h, w] -> [C, *size], mirrored over the right and lower edges, again and again if that is far."""
-    for axis, target in zip((1, 2), size, strict=True):
-        length = plane.shape[axis]
-        if target != length:
-            there_and_back = torch.arange(target, device=plane.device) % max(2 * (length - 1), 1)
-            index = torch.where(there_and_back < length, there_and_back, 2 * (length - 1) - there_and_back)
-            plane = plane.index_select(axis, index)
-    return plane

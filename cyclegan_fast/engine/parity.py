@@ -15,7 +15,7 @@ from cyclegan_fast.data.scenes import draw_scene, render_photo
 from cyclegan_fast.engine.backends import Engine, Shape
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.engine.images import read_picture
-from cyclegan_fast.engine.inference import mirror_to
+from cyclegan_fast.engine.rows import mirror_to
 from cyclegan_fast.errors import UserError
 
 _SIDE = 128  # of the images compared, in pixels, or the next that the network takes

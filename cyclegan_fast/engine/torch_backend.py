@@ -43,19 +43,19 @@ class TorchBackend(Engine):
             multiple=generator.multiple,
             smallest=generator.smallest,
         )
-        self._dtype = _TYPES[precision]
-        self._network = generator.network.to(where, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._graphs = _Graphs(self._network, where) if where.type == "cuda" else None
+        self.dtype = _TYPES[precision]
+        self.network: nn.Module = generator.network.to(where, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._graphs = _Graphs(self.network, where) if where.type == "cuda" else None
 
     @torch.inference_mode()
     def _compute(self, batch: Tensor) -> Tensor:
-        batch = batch.to(self.device, self._dtype, memory_format=torch.channels_last)
+        batch = batch.to(self.device, self.dtype, memory_format=torch.channels_last)
         if self._graphs is not None:
             return self._graphs.run(batch)
-        return self._network(batch).float()
+        return self.network(batch).float()
 
     def _release(self) -> None:
-        del self._network
+        del self.network
         self._graphs = None
 
 

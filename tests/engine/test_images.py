@@ -10,7 +10,7 @@ from PIL import Image
 from cyclegan_fast.config import Form
 from cyclegan_fast.engine import Engine, infer, load_engine
 from cyclegan_fast.engine.images import to_levels
-from cyclegan_fast.engine.inference import mirror_to
+from cyclegan_fast.engine.rows import mirror_to
 from cyclegan_fast.errors import UserError
 
 

@@ -1,0 +1,98 @@
+"""TIFFs of any size, from strips to strips."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cyclegan_fast.config import Form
+from cyclegan_fast.data import BadImageError, deep, to_model_range
+from cyclegan_fast.data.decode import count_clipped, to_form
+from cyclegan_fast.data.tiff_rows import TiffRows, write_tiff
+from cyclegan_fast.engine.backends import Engine
+from cyclegan_fast.engine.images import from_values, result_depth, taken_form
+from cyclegan_fast.engine.tiles import Tiling, translate_rows
+
+
+class _PictureRows:
+    """A TIFF as the network takes it; see `cyclegan_fast.engine.rows.Rows`."""
+
+    def __init__(self, file: TiffRows, in_form: Form, path: Path) -> None:
+        self._file, self._path = file, path
+        try:
+            self._form = taken_form(file.dtype, in_form)
+        except ValueError as error:
+            raise BadImageError(path, str(error)) from error
+        self.channels, self.height, self.width = in_form.channels, file.height, file.width
+        self.clipped = 0
+        self._counted = 0  # rows of which the clipped ones are in the sum
+
+    def rows(self, low: int, high: int) -> Tensor:
+        pixels = self._file.pixels(low, high)
+        if high > self._counted:
+            self.clipped += count_clipped(pixels[max(self._counted - low, 0) :], self._form)
+            self._counted = high
+        try:
+            values = to_form(pixels, self._form)
+        except ValueError as error:  # pixels that are no numbers
+            raise BadImageError(self._path, str(error)) from error
+        return to_model_range(torch.from_numpy(np.ascontiguousarray(values))[None])[0]
+
+
+def tiff_pixels(path: Path) -> int:
+    """Width times height of a TIFF, by its header; 0 of any other file, and where tifffile is missing."""
+    try:
+        with path.open("rb") as file:
+            if not deep.is_tiff(file):
+                return 0
+        with deep.tifffile().TiffFile(path) as opened:
+            return int(opened.pages[0].imagelength) * int(opened.pages[0].imagewidth)
+    except Exception:  # whatever is wrong with it is told by those who read it
+        return 0
+
+
+def translate_tiff(
+    engine: Engine,
+    source: Path,
+    target: Path,
+    tiling: Tiling,
+    *,
+    batch_size: int = 1,
+    follow: Callable[[float], None] = lambda share: None,
+) -> int:
+    """Translates a TIFF into a TIFF of the same size and depth; neither is in memory as a whole.
+
+    Args:
+        engine: The generator.
+        source: The file to read.
+        target: The file to write, in one move.
+        tiling: How the picture is cut.
+        batch_size: Tiles that pass the network at a time.
+        follow: Called with the share that is written, from 0 to 1.
+
+    Returns:
+        How many values lay outside the range of the generator's images.
+
+    Raises:
+        UserError: The file is damaged, there is no rule for it, or the result cannot be written.
+    """
+    with contextlib.closing(TiffRows(source, engine.in_channels)) as file:
+        picture = _PictureRows(file, engine.in_form, source)
+        depth = result_depth(file.dtype, engine.out_form)
+        dtype = np.dtype({"8": np.uint8, "16": np.uint16, "float": np.float32}[depth])
+
+        def bands() -> Iterator[np.ndarray]:
+            done = 0
+            for band in translate_rows(engine, picture, tiling, batch_size=batch_size):
+                yield from_values(band, depth, engine.out_form)
+                done += band.shape[1]
+                follow(done / picture.height)
+
+        shape = (picture.height, picture.width, engine.out_channels)
+        write_tiff(target, bands(), shape, dtype, compress=file.compressed)
+        return picture.clipped

@@ -1,0 +1,188 @@
+"""Large pictures: exactly as in one piece where that is promised, without seams, and in bounded memory."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.config import ModelConfig, TrainConfig
+from cyclegan_fast.engine import Tiling, infer, inference, load_engine, strips, tiles
+from cyclegan_fast.engine.rows import MirroredRows, TensorRows, mirror_to, reduce
+from cyclegan_fast.engine.tiles import translate_rows
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn import build_networks
+from tests.engine.test_images import Identity
+
+SIZES = [(64, 96), (8, 8), (61, 43), (9, 130), (100, 66)]
+
+
+def picture(height, width, channels=3):
+    """Uneven all over, so that statistics differ from place to place."""
+    slope = torch.linspace(-1, 1, width) * torch.linspace(0, 1, height)[:, None]
+    return (torch.rand(channels, height, width) * 1.2 - 0.6 + slope).clamp(-1, 1)
+
+
+def landscape(height, width):
+    """Smooth, dark on the left and bright on the right: the share of seams in what is seen is large."""
+    waves = torch.sin(torch.arange(width) / 5.0) * torch.sin(torch.arange(height) / 7.0)[:, None]
+    slope = torch.linspace(-0.9, 0.9, width).expand(height, width)
+    return torch.stack([slope + 0.1 * waves, slope - 0.1 * waves, 0.5 * slope]).clamp(-1, 1)
+
+
+def whole(engine, values):
+    size = engine.fitting_size(*values.shape[1:])
+    return engine.run(mirror_to(values, size)[None])[0, :, : values.shape[1], : values.shape[2]]
+
+
+def tiled(engine, values, tiling, **options):
+    return torch.cat(list(translate_rows(engine, TensorRows(values), tiling, **options)), 1)
+
+
+@pytest.fixture(scope="module")
+def engine(runs):
+    return load_engine(runs["colour"], device="cpu")
+
+
+@pytest.fixture(scope="module", params=["instance", "batch", "none"])
+def other_norm(request, tmp_path_factory):
+    torch.manual_seed(3)
+    model = ModelConfig(generator="resnet_3blocks", ngf=4, ndf=4, norm=request.param, dropout=True)
+    networks = build_networks(model)
+    for parameter in networks.parameters():
+        parameter.data.mul_(3.0)
+    folder = tmp_path_factory.mktemp("norm")
+    save_checkpoint(folder / "checkpoints", 1, networks=networks, config=TrainConfig(model=model), progress={"step": 1})
+    return load_engine(folder, device="cpu")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("tile", [1, 24, 40, 4096])
+def test_exact_equals_one_piece(engine, size, tile):
+    values = picture(*size)
+    made = tiled(engine, values, Tiling("exact", tile))
+    torch.testing.assert_close(made, whole(engine, values), rtol=0, atol=1e-4)
+
+
+def test_exact_for_every_norm_and_when_all_of_it_is_spilled_to_files(other_norm, monkeypatch, tmp_path):
+    monkeypatch.setattr(strips, "_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(strips.tempfile, "tempdir", str(tmp_path))
+    values = picture(70, 58)
+    made = tiled(other_norm, values, Tiling("exact", 32))
+    torch.testing.assert_close(made, whole(other_norm, values), rtol=0, atol=1e-4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exact_says_when_there_is_no_room(engine, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(strips, "_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(strips.os, "posix_fallocate", full)
+    with pytest.raises(UserError, match=r"needs files of \d+ GB in .*No space left.*set TMPDIR .*--statistics reduced"):
+        tiled(engine, picture(16, 16), Tiling("exact", 16))
+
+
+def test_with_given_statistics_tiles_are_exact_and_not_a_pixel_nearer_would_do(other_norm):
+    """A picture no larger than its reduced copy has the very statistics of the whole."""
+    values = picture(150, 200)
+    expected, reach = whole(other_norm, values), tiles._reach(other_norm.network)
+    made = tiled(other_norm, values, Tiling("reduced", 64), batch_size=3)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-4)
+    short = tiled(other_norm, values, Tiling("reduced", 96, overlap=reach // 4 * 4))
+    assert (short - expected).abs().max() > 10 * (made - expected).abs().max()
+
+
+def test_there_are_seams_in_tiles_and_none_where_statistics_are_the_pictures(engine):
+    values = landscape(96, 256)
+    expected = whole(engine, values)
+
+    def seam(made):
+        """How far the error jumps from column 127 to 128, where one tile ends."""
+        return (made - expected).diff(dim=2)[:, :, 127].abs().mean().item()
+
+    hard, blended = (seam(tiled(engine, values, Tiling("tile", 128, overlap))) for overlap in (0, 64))
+    assert hard > 0.1 and blended < hard / 2
+    for tiling in (Tiling("exact", 64), Tiling("reduced", 64)):
+        assert (tiled(engine, values, tiling) - expected).abs().max() < 1e-4
+
+
+def test_a_reduced_copy_comes_near(engine, monkeypatch):
+    monkeypatch.setattr(tiles, "_REDUCED", 64)
+    values = landscape(160, 240)
+    expected = whole(engine, values)
+    near, far = (
+        (tiled(engine, values, tiling) - expected).abs().mean()
+        for tiling in (Tiling("reduced", 64), Tiling("tile", 64, overlap=0))
+    )
+    assert 0 < near < far
+
+
+@pytest.mark.parametrize("size", [(40, 64), (100, 37), (64, 64)], ids=str)
+@pytest.mark.parametrize(("tile", "overlap"), [(16, None), (17, 8), (32, 0), (64, 4), (8, 4)])
+def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(size, tile, overlap):
+    values, engine = picture(*size), Identity()
+    made = tiled(engine, values, Tiling("tile", tile, overlap), batch_size=2)
+    torch.testing.assert_close(made, values, rtol=0, atol=1e-6)
+    assert all(shape[2] % 4 == 0 and shape[3] % 4 == 0 and shape[0] <= 2 for shape in engine.seen)
+    assert max(max(shape[2:]) for shape in engine.seen) <= max(-(-tile // 4) * 4, 8)
+
+
+def test_u_nets_are_blended_or_refused(runs):
+    engine = load_engine(runs["unet"], device="cpu")
+    values = picture(64, 96)
+    for tiling in (Tiling("tile", 64), Tiling("reduced", 64)):
+        made = tiled(engine, values, tiling)
+        assert made.shape == values.shape and made.isfinite().all()
+    with pytest.raises(UserError, match=r"exact is for residual generators, and .* is a U-Net"):
+        tiled(engine, values, Tiling("exact", 64))
+
+
+def test_engines_that_hide_their_norms_take_tiles_only(onnx_files):
+    engine, values = load_engine(onnx_files["colour"], device="cpu"), picture(40, 72)
+    assert tiled(engine, values, Tiling("tile", 32)).shape == values.shape
+    for statistics in ("reduced", "exact"):
+        with pytest.raises(UserError, match=rf"--statistics {statistics} changes the norms inside.*give a checkpoint"):
+            tiled(engine, values, Tiling(statistics, 32))
+
+
+@pytest.mark.parametrize("settings", [("most",), ("tile", 0), ("tile", 64, 33), ("tile", 64, -1)], ids=str)
+def test_tilings_out_of_range_are_refused(settings):
+    with pytest.raises(UserError, match=r"statistics must be|a tile must have"):
+        Tiling(*settings)
+
+
+def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_files, monkeypatch):
+    image = np.random.default_rng(2).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    expected = infer(engine, image)
+    monkeypatch.setattr(inference, "_WHOLE", 1000)
+    seen = []
+    monkeypatch.setattr(
+        inference, "translate_rows", lambda *args, **kw: (seen.append(args[2]), translate_rows(*args, **kw))[1]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = infer(engine, [image, image[:8, :8]])
+    assert seen == [Tiling("exact")]
+    assert np.abs(made[0].astype(int) - expected).max() <= 1
+    assert np.abs(infer(engine, image, tiling=Tiling("exact", 32)).astype(int) - expected).max() <= 1
+    assert seen[1:] == [Tiling("exact", 32)]
+    with pytest.warns(UserWarning, match="in tiles, each with statistics of its own"):
+        infer(load_engine(onnx_files["colour"], device="cpu"), image)
+    infer(engine, image, tiling=Tiling("tile", 100))
+    assert len(seen) == 3, "an image smaller than a tile is not cut"
+
+
+def test_rows_of_mirrored_and_reduced_pictures():
+    values = picture(5, 7)
+    mirrored = MirroredRows(TensorRows(values), (16, 12))
+    expected = mirror_to(values, (16, 12))
+    for low in range(16):
+        for high in range(low + 1, 17):
+            torch.testing.assert_close(mirrored.rows(low, high), expected[:, low:high], rtol=0, atol=0)
+    even = picture(12, 8)
+    small = torch.nn.functional.avg_pool2d(even[None], 4)[0]
+    torch.testing.assert_close(reduce(TensorRows(even), 3), small)
+    torch.testing.assert_close(reduce(TensorRows(even), 12), even)
+    assert reduce(TensorRows(picture(5, 7)), 4).shape == (3, 3, 4)
