@@ -2,7 +2,7 @@
 
 The parts, each of which can be named alone: `kernels`, their C++ tests on the card and those again under
 compute-sanitizer where the toolkit has it; `tests`, the Python tests marked gpu, and those of the step's two streams
-again under torch's stream sanitizer; the other six, the tables in docs/results.
+again under torch's stream sanitizer; the other seven, the tables in docs/results.
 
 make gpu
 make gpu PARTS="kernels tests"
@@ -167,6 +167,7 @@ PARTS: dict[str, Callable[[float], int]] = {
     "ladder": functools.partial(measure, "ladder"),
     "step": functools.partial(measure, "step"),
     "data": functools.partial(measure, "data"),
+    "infer": functools.partial(measure, "infer"),
     "convolutions": convolutions,
     "agreement": agreement,
 }

@@ -1,10 +1,10 @@
 """Measures the step, the operators and the loaders on this machine, and writes <out>/<device>.md and .json.
 
 python -m benchmarks.measure --out docs/results
-python -m benchmarks.measure --out docs/results --only operators      (or step, or ladder, or data)
+python -m benchmarks.measure --out docs/results --only operators      (or step, ladder, data, infer)
 
 On a GPU <out>/<device>-kernels.md tells where the time of a step's graph goes, kernel by kernel. The tables of
-the loaders also go into the docs/data.md beside it, between its two markers.
+the loaders also go into the docs/data.md beside it, and those of the engines into docs/engines.md, between two markers.
 
 What is compared takes turns in one process. What is not measured in a run stays as it was measured before.
 """
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.bench_data import data_page, measure_data
+from benchmarks.bench_infer import measure_infer, size_page
 from benchmarks.bench_step import (
     DEVICE,
     LADDER,
@@ -45,7 +46,7 @@ from cyclegan_fast import ops
 from cyclegan_fast.monitoring.machine import machine_facts
 
 ROUNDS = 20
-DATA_BEGIN, DATA_END = "<!-- measured -->", "<!-- end -->"  # in docs/data.md
+BEGIN, END = "<!-- measured -->", "<!-- end -->"  # in docs/data.md and docs/engines.md
 WORKLOADS = [WORK]
 if DEVICE.type == "cuda":
     WORKLOADS += [Workload(batch=8), Workload(batch=16), Workload(identity=False), Workload(size=512)]
@@ -64,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seconds", type=float, default=800, help="time for everything")
-    parser.add_argument("--only", choices=["operators", "step", "ladder", "data"], help="measure this alone")
+    parser.add_argument("--only", choices=["operators", "step", "ladder", "data", "infer"], help="measure this alone")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
     results = read(arguments.out)
@@ -80,7 +81,16 @@ def main() -> None:
         share = 1.0 if arguments.only else 0.3
         results["data"] = stamped([measure_data(share * (deadline - time.monotonic()))])
         write(arguments.out, results)
-        write_data_doc(arguments.out)
+        write_doc(arguments.out, "data.md", "data", data_page)
+    if arguments.only in (None, "infer"):
+        share = 1.0 if arguments.only else 0.4
+
+        def keep(rows: list[dict[str, Any]]) -> None:
+            results["infer"] = stamped(rows)
+            write(arguments.out, results)
+            write_doc(arguments.out, "engines.md", "infer", infer_page)
+
+        measure_infer(share * (deadline - time.monotonic()), keep)
     if arguments.only in (None, "step"):
         steps: list[dict[str, Any]] = []
         for i, work in enumerate(WORKLOADS):
@@ -229,6 +239,8 @@ def write(out: Path, results: dict[str, Any]) -> None:
         lines += ladder_page(results["ladder"])
     if "data" in results:
         lines += ["## Loaders", "", *facts(results["data"]), "", *data_page(results["data"])]
+    if "infer" in results:
+        lines += ["## Engines", "", *facts(results["infer"]), "", *infer_page(results["infer"])]
     if "step" in results:
         lines += step_page(results["step"])
         write_kernels(out, results["step"])
@@ -243,22 +255,30 @@ def write_kernels(out: Path, measured: dict[str, Any]) -> None:
         path_of(out, "-kernels.md").write_text("\n".join([*head, *facts(measured), "", *pages]).rstrip() + "\n")
 
 
-def write_data_doc(out: Path) -> None:
-    """The tables of every device that the loaders were measured on, between the markers of the page about data."""
-    page = out.parent / "data.md"
+def write_doc(out: Path, name: str, what: str, lines_of: Callable[[dict[str, Any]], list[str]]) -> None:
+    """The tables of every device that something was measured on, between the markers of the page about it."""
+    page = out.parent / name
     if not page.exists():
         return
     lines = []
     for path in sorted(out.glob("*.json")):
-        if measured := json.loads(path.read_text()).get("data"):
+        if measured := json.loads(path.read_text()).get(what):
             machine = measured["machine"]
             name = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
-            lines += [f"### {name}, {measured['threads']} of torch's threads", "", *data_page(measured)]
-    head, _, rest = page.read_text().partition(DATA_BEGIN)
-    _, found, tail = rest.partition(DATA_END)
+            lines += [f"### {name}, {measured['threads']} of torch's threads", "", *lines_of(measured)]
+    head, _, rest = page.read_text().partition(BEGIN)
+    _, found, tail = rest.partition(END)
     if not found:
-        raise SystemExit(f"{page}: the markers {DATA_BEGIN} and {DATA_END} are missing")
-    page.write_text("\n".join([head + DATA_BEGIN, "", *lines, DATA_END]) + tail)
+        raise SystemExit(f"{page}: the markers {BEGIN} and {END} are missing")
+    page.write_text("\n".join([head + BEGIN, "", *lines, END]) + tail)
+
+
+def infer_page(measured: dict[str, Any]) -> list[str]:
+    """The engines' tables, one for each size."""
+    versions = {name: measured["machine"]["packages"].get(name) for name in ("onnxruntime", "openvino")}
+    told = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    lines = [f"torch {measured['machine']['torch']}{', ' if told else ''}{told}.", ""]
+    return lines + [line for row in measured["results"] for line in size_page(row)]
 
 
 def operators_page(measured: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
+from cyclegan_fast.errors import UserError
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine.files import Done
@@ -25,6 +26,9 @@ def translate(
     backend: Literal["auto", "torch", "onnxruntime", "openvino", "aoti"] = "auto",
     batch_size: int = 8,
     overwrite: bool = False,
+    statistics: Literal["tile", "reduced", "exact"] | None = None,
+    tile: int = 1024,
+    overlap: int | None = None,
 ) -> int:
     """Translates a picture, or every picture in a folder, with a trained generator.
 
@@ -43,19 +47,27 @@ def translate(
         backend: What runs the engine: by default torch for weights, onnxruntime for .onnx, aoti for .pt2.
         batch_size: Pictures of one size that pass the network at a time; fewer need less memory.
         overwrite: Replace results that exist already.
+        statistics: Cut pictures that are larger than a tile, and take the mean and variance of instance norm from each
+            tile, from a reduced copy of the picture, or, which equals the result in one piece, from the picture itself
+            (exact, reduced: torch alone). By default pictures of more than 16 megapixels are cut, exactly if possible.
+        tile: Pixels of a tile's side; with exact a strip has as many pixels as such a tile.
+        overlap: Pixels that neighbouring tiles share; by default what the statistics ask for.
 
     Returns:
         Exit status: 0, or 2 if a file could not be translated.
     """
-    from cyclegan_fast.engine import load_engine
+    from cyclegan_fast.engine import Tiling, load_engine
     from cyclegan_fast.engine.files import plan_jobs, translate_files
     from cyclegan_fast.engine.inference import check_batch_size
 
     check_batch_size(batch_size)
+    if statistics is None and (tile != 1024 or overlap is not None):
+        raise UserError("--tile and --overlap say how pictures are cut: say with --statistics which way")
+    tiling = None if statistics is None else Tiling(statistics, tile, overlap)
     jobs = plan_jobs(input, output, overwrite=overwrite)
     loaded = load_engine(engine, direction=direction, device=device, precision=precision, backend=backend)
     start = time.perf_counter()
-    results = _follow(translate_files(loaded, jobs, batch_size=batch_size), len(jobs))
+    results = _follow(translate_files(loaded, jobs, batch_size=batch_size, tiling=tiling), len(jobs))
     seconds = time.perf_counter() - start
     bad, clipped = [done for done in results if done.fault], [done for done in results if done.clipped]
     print(f"{len(jobs) - len(bad)} of {len(jobs)} pictures are in {output} ({len(jobs) / seconds:.1f} a second)")

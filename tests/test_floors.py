@@ -16,7 +16,7 @@ FLOORS = [
     {"ops"},
     {"nn", "data", "checkpoint", "monitoring"},
     {"training", "engine", "evaluation"},
-    {"cli", "train", "translate", "export", "evaluate", "dataset", "doctor", "demo", "__main__"},
+    {"cli", "train", "translate", "export", "card", "evaluate", "dataset", "doctor", "demo", "__main__"},
 ]
 RANK = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Within the middle floor, a checkpoint needs the networks that it stores.

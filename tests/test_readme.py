@@ -1,4 +1,4 @@
-"""The README's examples, run as they stand."""
+"""The examples of the README and of the pages about engines and large images, run as they stand."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "docs" / "engines.md", ROOT / "docs" / "large_images.md"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (desk / folder).mkdir(parents=True)
         for i in range(4):
             Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(desk / folder / f"{i}.jpg")
-    Image.fromarray(rng.integers(0, 256, (61, 83, 3), dtype=np.uint8)).save(desk / "horse.jpg")
+    for name in ("horse.jpg", "slide.tif"):
+        Image.fromarray(rng.integers(0, 256, (61, 83, 3), dtype=np.uint8)).save(desk / name)
     small = "--generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 --crop-size 32 --max-steps 2 --workers 0"
     run(desk, f"python -m cyclegan_fast.train --data horse2zebra --out runs/demo --device cpu {small}")
     return desk
@@ -63,7 +65,19 @@ def test_commands(desk: Path) -> None:
     assert len(list((desk / "translated").glob("*.jpg"))) == 4
 
 
-@pytest.mark.parametrize("name", ["train", "translate", "export", "evaluate", "dataset", "doctor", "demo"])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_pages_examples(desk: Path, page: Path) -> None:
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    commands = re.findall(r"^    (python -m cyclegan_fast\.\S+ --.*)$", page.read_text(), re.MULTILINE)
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    for command in commands:
+        run(desk, command.replace("--output ", f"--output {page.stem}_"))
+    (desk / f"{page.stem}.py").write_text(block)
+    run(desk, f"python {page.stem}.py")
+
+
+@pytest.mark.parametrize("name", ["train", "translate", "export", "card", "evaluate", "dataset", "doctor", "demo"])
 def test_every_command_has_a_help_page_with_an_example(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"cyclegan_fast.{name}", "--help"], capture_output=True, text=True, check=False

@@ -15,7 +15,9 @@ from cyclegan_fast.data import BadImageError, deep, index_domain
 from cyclegan_fast.data.decode import FORMATS
 from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.images import from_values, read_picture
-from cyclegan_fast.engine.inference import check_batch_size, infer
+from cyclegan_fast.engine.inference import check_batch_size, infer, tiling_for
+from cyclegan_fast.engine.large import tiff_pixels, translate_tiff
+from cyclegan_fast.engine.tiles import Tiling
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 
@@ -69,25 +71,56 @@ class Done(NamedTuple):
     """Values that lay outside the range of the generator's images."""
 
 
-def translate_files(engine: Engine, jobs: list[Job], *, batch_size: int = 8) -> Iterator[Done]:
+def translate_files(
+    engine: Engine, jobs: list[Job], *, batch_size: int = 8, tiling: Tiling | None = None
+) -> Iterator[Done]:
     """Translates pictures, each written in one move, and yields what became of each.
+
+    Args:
+        engine: The generator.
+        jobs: What to translate.
+        batch_size: Pictures of one size, or tiles of one, that pass the network at a time.
+        tiling: How large pictures are cut, as for `infer`. TIFFs that are cut are read and written in strips.
 
     Raises:
         UserError: A result cannot be written (the disk is full, say), or `batch_size` is below 1.
     """
     check_batch_size(batch_size)
-    for start in range(0, len(jobs), batch_size):
-        for done, content in _translate_chunk(engine, jobs[start : start + batch_size], batch_size):
-            if not done.fault:
-                write_atomically(done.job.target, content)
-            yield done
+    waiting: list[Job] = []
+    for job in jobs:
+        if cut := tiling_for(engine, tiff_pixels(job.source), tiling):
+            yield from _translate_together(engine, waiting, batch_size, tiling)
+            waiting = []
+            yield _translate_in_strips(engine, job, cut, batch_size)
+            continue
+        waiting.append(job)
+        if len(waiting) == batch_size:
+            yield from _translate_together(engine, waiting, batch_size, tiling)
+            waiting = []
+    yield from _translate_together(engine, waiting, batch_size, tiling)
 
 
-def _translate_chunk(engine: Engine, jobs: list[Job], batch_size: int) -> list[tuple[Done, bytes]]:
+def _translate_together(engine: Engine, jobs: list[Job], batch_size: int, tiling: Tiling | None) -> Iterator[Done]:
+    for done, content in _translate_chunk(engine, jobs, batch_size, tiling):
+        if not done.fault:
+            write_atomically(done.job.target, content)
+        yield done
+
+
+def _translate_in_strips(engine: Engine, job: Job, tiling: Tiling, batch_size: int) -> Done:
+    try:
+        return Done(job, clipped=translate_tiff(engine, job.source, job.target, tiling, batch_size=batch_size))
+    except BadImageError as error:
+        return Done(job, error.reason)
+
+
+def _translate_chunk(
+    engine: Engine, jobs: list[Job], batch_size: int, tiling: Tiling | None
+) -> list[tuple[Done, bytes]]:
     """All in one call; if one of them is bad, each in a call of its own."""
     try:
         pictures = [read_picture(job.source, engine.in_form, engine.out_form) for job in jobs]
-        made = infer(engine, [picture.values for picture in pictures], batch_size=batch_size)
+        made = infer(engine, [picture.values for picture in pictures], batch_size=batch_size, tiling=tiling)
         return [
             (
                 Done(job, clipped=picture.clipped),
@@ -97,7 +130,7 @@ def _translate_chunk(engine: Engine, jobs: list[Job], batch_size: int) -> list[t
         ]
     except UserError as error:
         if len(jobs) > 1:
-            return [result for job in jobs for result in _translate_chunk(engine, [job], 1)]
+            return [result for job in jobs for result in _translate_chunk(engine, [job], 1, tiling)]
         return [(Done(jobs[0], error.reason if isinstance(error, BadImageError) else str(error)), b"")]
 
 

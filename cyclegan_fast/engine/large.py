@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,6 @@ def translate_tiff(
     tiling: Tiling,
     *,
     batch_size: int = 1,
-    follow: Callable[[float], None] = lambda share: None,
 ) -> int:
     """Translates a TIFF into a TIFF of the same size and depth; neither is in memory as a whole.
 
@@ -73,7 +72,6 @@ def translate_tiff(
         target: The file to write, in one move.
         tiling: How the picture is cut.
         batch_size: Tiles that pass the network at a time.
-        follow: Called with the share that is written, from 0 to 1.
 
     Returns:
         How many values lay outside the range of the generator's images.
@@ -87,11 +85,8 @@ def translate_tiff(
         dtype = np.dtype({"8": np.uint8, "16": np.uint16, "float": np.float32}[depth])
 
         def bands() -> Iterator[np.ndarray]:
-            done = 0
             for band in translate_rows(engine, picture, tiling, batch_size=batch_size):
                 yield from_values(band, depth, engine.out_form)
-                done += band.shape[1]
-                follow(done / picture.height)
 
         shape = (picture.height, picture.width, engine.out_channels)
         write_tiff(target, bands(), shape, dtype, compress=file.compressed)

@@ -13,6 +13,7 @@ from cyclegan_fast.engine.rows import MirroredRows, TensorRows, mirror_to, reduc
 from cyclegan_fast.engine.tiles import translate_rows
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
+from cyclegan_fast.translate import translate
 from tests.engine.test_images import Identity
 
 SIZES = [(64, 96), (8, 8), (61, 43), (9, 130), (100, 66)]
@@ -186,3 +187,21 @@ def test_rows_of_mirrored_and_reduced_pictures():
     torch.testing.assert_close(reduce(TensorRows(even), 3), small)
     torch.testing.assert_close(reduce(TensorRows(even), 12), even)
     assert reduce(TensorRows(picture(5, 7)), 4).shape == (3, 3, 4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("statistics", ["exact", "tile"])
+def test_a_large_tiff_passes_in_strips_by_the_command(tmp_path, runs, dtype, statistics):
+    tifffile = pytest.importorskip("tifffile")
+    pixels = (np.random.default_rng(4).random((90, 70, 3)) * np.iinfo(dtype).max).astype(dtype)
+    (tmp_path / "slides").mkdir()
+    tifffile.imwrite(tmp_path / "slides" / "a.tif", pixels, photometric="rgb", compression="zlib", rowsperstrip=9)
+    (tmp_path / "slides" / "b.tif").write_bytes((tmp_path / "slides" / "a.tif").read_bytes()[:-3000])
+    cut = {"statistics": statistics, "tile": 32}
+    status = translate(engine=runs["colour"], input=tmp_path / "slides", output=tmp_path / "out", device="cpu", **cut)
+    assert status == 2 and [path.name for path in (tmp_path / "out").iterdir()] == ["a.tif"]
+    made = tifffile.imread(tmp_path / "out" / "a.tif")
+    expected = infer(load_engine(runs["colour"], device="cpu"), pixels, tiling=Tiling(statistics, 32))
+    assert made.dtype == dtype and np.abs(made.astype(int) - expected).max() <= 1
+    with pytest.raises(UserError, match="say with --statistics which way"):
+        translate(engine=runs["colour"], input=tmp_path / "slides", output=tmp_path / "new", tile=64)
