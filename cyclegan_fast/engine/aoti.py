@@ -5,14 +5,10 @@ On the CPU the code is made for x86-64-v3 (AVX2), so that the file travels; on a
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
-import logging
 import platform
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +18,9 @@ from torch import Tensor
 from cyclegan_fast import ops
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends import Engine, Precision, Shapes
+from cyclegan_fast.engine.foreign import first_line, hushed
 from cyclegan_fast.engine.generator import Generator
-from cyclegan_fast.engine.onnx_backend import check_precision, first_line
-from cyclegan_fast.engine.sidecar import engine_fields, how_to_rebuild, read_required_sidecar
+from cyclegan_fast.engine.sidecar import check_precision, engine_fields, how_to_rebuild, read_required_sidecar
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
@@ -51,7 +47,7 @@ def compile_package(generator: Generator, precision: Precision, shapes: Shapes, 
     for axis, name in ((2, "h"), (3, "w")):
         low, high = least[axis - 1] // unit, most[axis - 1] // unit
         sizes[axis] = unit * torch.export.Dim(name, min=low, max=high)
-    with ops.use_reference(), torch.no_grad(), _quiet(), tempfile.TemporaryDirectory() as folder:
+    with ops.use_reference(), torch.no_grad(), hushed("torch._inductor"), tempfile.TemporaryDirectory() as folder:
         program = torch.export.export(network, (example,), dynamic_shapes=(sizes,))
         path = str(Path(folder) / "generator.pt2")
         settings = {"cpp.march": _MARCH, "cpp.simdlen": _SIMD_BITS} if _on_x86(device) else {}
@@ -90,7 +86,7 @@ class AotiBackend(Engine):
         where = _resolve(facts["compiled"], device, name)
         fields = engine_fields(facts, (0, 0), name)
         try:
-            with _quiet():
+            with hushed("torch._inductor"):
                 index = (where.index or 0) if where.type == "cuda" else -1
                 self._run: Any = torch._inductor.aoti_load_package(io.BytesIO(content), device_index=index)
         except Exception as error:  # the loader raises types of its own
@@ -172,17 +168,3 @@ def _minor(version: str) -> str:
 
 def _on_x86(device: torch.device) -> bool:
     return device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what torch's compiler says about itself from the user."""
-    log = logging.getLogger("torch._inductor")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(before)

@@ -118,6 +118,16 @@ class Engine(ABC):
                     f"{self.shapes.max}, got {sizes}: build it again with --shapes that hold it"
                 )
 
+    def check_finite(self, result: Tensor) -> Tensor:
+        """Returns a result of this engine, and refuses one that holds NaN or infinity.
+
+        Raises:
+            UserError: It does.
+        """
+        if not result.isfinite().all():
+            raise UserError(f"{self.name} returned pixels that are not finite: use fp32, or look at its weights")
+        return result
+
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         """Runs a call on one of this engine's own threads: while one prepares its images, another computes."""
         with self._lock:

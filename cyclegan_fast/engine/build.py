@@ -85,8 +85,10 @@ def build_engine(
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     generator = load_generator(Path(checkpoint), direction)
     if out.suffix in _WEIGHTS:
-        if precision != "fp32" or shapes is not None:
-            raise UserError(f"{out}: a {out.suffix} file holds the weights as they are: leave out precision and shapes")
+        if precision != "fp32" or shapes is not None or images is not None:
+            raise UserError(
+                f"{out}: a {out.suffix} file holds the weights as they are: leave out precision, shapes and images"
+            )
         _WEIGHTS[out.suffix](generator, out)
         return out
     fitting = None if shapes is None else _check_shapes(shapes, generator)

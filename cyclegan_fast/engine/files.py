@@ -16,8 +16,8 @@ from cyclegan_fast.data.decode import FORMATS
 from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.images import from_values, read_picture
 from cyclegan_fast.engine.inference import check_batch_size, infer, tiling_for
-from cyclegan_fast.engine.large import tiff_pixels, translate_tiff
-from cyclegan_fast.engine.tiles import Tiling
+from cyclegan_fast.engine.large import goes_by_rows, tiff_pixels, translate_tiff
+from cyclegan_fast.engine.tiles import Tiling, check_tiling
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 
@@ -86,9 +86,12 @@ def translate_files(
         UserError: A result cannot be written (the disk is full, say), or `batch_size` is below 1.
     """
     check_batch_size(batch_size)
+    if tiling is not None:
+        check_tiling(engine, tiling)
     waiting: list[Job] = []
     for job in jobs:
-        if cut := tiling_for(engine, tiff_pixels(job.source), tiling):
+        cut = tiling_for(engine, tiff_pixels(job.source), tiling)
+        if cut is not None and goes_by_rows(job.source, engine.in_channels):
             yield from _translate_together(engine, waiting, batch_size, tiling)
             waiting = []
             yield _translate_in_strips(engine, job, cut, batch_size)
@@ -109,7 +112,12 @@ def _translate_together(engine: Engine, jobs: list[Job], batch_size: int, tiling
 
 def _translate_in_strips(engine: Engine, job: Job, tiling: Tiling, batch_size: int) -> Done:
     try:
-        return Done(job, clipped=translate_tiff(engine, job.source, job.target, tiling, batch_size=batch_size))
+        return Done(
+            job,
+            clipped=translate_tiff(
+                engine, job.source, job.target, tiling, batch_size=batch_size, follow=lambda _: None
+            ),
+        )
     except BadImageError as error:
         return Done(job, error.reason)
 

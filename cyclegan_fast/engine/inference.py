@@ -16,7 +16,7 @@ from torch import Tensor
 from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.images import unpack
 from cyclegan_fast.engine.rows import TensorRows, mirror_to
-from cyclegan_fast.engine.tiles import Tiling, default_tiling, translate_rows
+from cyclegan_fast.engine.tiles import Tiling, check_tiling, default_tiling, translate_rows
 from cyclegan_fast.errors import UserError
 
 _WHOLE = 2**24  # pixels of the largest picture that passes a network in one piece, unless it is told otherwise
@@ -46,7 +46,7 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | 
     Raises:
         UserError: An image or another argument cannot be used; the message says why.
     """
-    _check(engine, batch_size)
+    _check(engine, batch_size, tiling)
     if isinstance(images, Iterator):
         return _stream(engine, images, batch_size, tiling)
     planes, rebuild = unpack(images, engine.in_form, engine.out_form)
@@ -70,13 +70,13 @@ def infer_async(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Til
     Raises:
         UserError: As `infer` does: about the engine at once, about the images from the future.
     """
-    _check(engine, batch_size)
+    _check(engine, batch_size, tiling)
     if isinstance(images, Iterator):
         raise UserError("infer_async takes images, not an iterator: give infer the iterator, or a list to infer_async")
     return engine.submit(lambda: infer(engine, images, batch_size=batch_size, tiling=tiling))
 
 
-def _check(engine: Engine, batch_size: int) -> None:
+def _check(engine: Engine, batch_size: int, tiling: Tiling | None) -> None:
     if not isinstance(engine, Engine):
         raise UserError(
             f"infer takes an engine first, got {type(engine).__name__}: give what load_engine(path) returns"
@@ -84,6 +84,8 @@ def _check(engine: Engine, batch_size: int) -> None:
     if engine.closed:
         raise UserError(f"{engine.name} is closed: load it again")
     check_batch_size(batch_size)
+    if tiling is not None:
+        check_tiling(engine, tiling)
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -111,13 +113,13 @@ def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Ti
         size = _padded_size(engine, plane)
         if cut := tiling_for(engine, size[0] * size[1], tiling):
             bands = list(translate_rows(engine, TensorRows(plane), cut, batch_size=batch_size))
-            results[i] = _finite(engine, torch.cat(bands, 1)).to(plane.device)
+            results[i] = torch.cat(bands, 1).to(plane.device)
         else:
             groups[size].append(i)
     for size, members in groups.items():
         for start in range(0, len(members), batch_size):
             chunk = members[start : start + batch_size]
-            batch = _finite(engine, engine.run(torch.stack([mirror_to(planes[i], size) for i in chunk])))
+            batch = engine.check_finite(engine.run(torch.stack([mirror_to(planes[i], size) for i in chunk])))
             for i, made in zip(chunk, batch, strict=True):
                 results[i] = made[:, : planes[i].shape[1], : planes[i].shape[2]]
     return [results[i] for i in range(len(planes))]
@@ -137,12 +139,6 @@ def tiling_for(engine: Engine, pixels: int, asked: Tiling | None) -> Tiling | No
             stacklevel=4,
         )
     return tiling
-
-
-def _finite(engine: Engine, result: Tensor) -> Tensor:
-    if not result.isfinite().all():
-        raise UserError(f"{engine.name} returned pixels that are not finite: use fp32, or look at its weights")
-    return result
 
 
 def _padded_size(engine: Engine, plane: Tensor) -> tuple[int, int]:

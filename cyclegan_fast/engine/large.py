@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cyclegan_fast.config import Form
@@ -16,6 +18,7 @@ from cyclegan_fast.data.decode import count_clipped, to_form
 from cyclegan_fast.data.tiff_rows import TiffRows, write_tiff
 from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.images import from_values, result_depth, taken_form
+from cyclegan_fast.engine.strips import Follow
 from cyclegan_fast.engine.tiles import Tiling, translate_rows
 
 
@@ -56,13 +59,17 @@ def tiff_pixels(path: Path) -> int:
         return 0
 
 
+def goes_by_rows(path: Path, channels: int) -> bool:
+    """Whether a TIFF can be read by rows, or is too large to be read in any other way."""
+    try:
+        TiffRows(path, channels).close()
+    except BadImageError:
+        return tiff_pixels(path) > 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+    return True
+
+
 def translate_tiff(
-    engine: Engine,
-    source: Path,
-    target: Path,
-    tiling: Tiling,
-    *,
-    batch_size: int = 1,
+    engine: Engine, source: Path, target: Path, tiling: Tiling, *, batch_size: int, follow: Follow
 ) -> int:
     """Translates a TIFF into a TIFF of the same size and depth; neither is in memory as a whole.
 
@@ -72,6 +79,7 @@ def translate_tiff(
         target: The file to write, in one move.
         tiling: How the picture is cut.
         batch_size: Tiles that pass the network at a time.
+        follow: Is told the share that is done, as it grows.
 
     Returns:
         How many values lay outside the range of the generator's images.
@@ -85,7 +93,7 @@ def translate_tiff(
         dtype = np.dtype({"8": np.uint8, "16": np.uint16, "float": np.float32}[depth])
 
         def bands() -> Iterator[np.ndarray]:
-            for band in translate_rows(engine, picture, tiling, batch_size=batch_size):
+            for band in translate_rows(engine, picture, tiling, batch_size=batch_size, follow=follow):
                 yield from_values(band, depth, engine.out_form)
 
         shape = (picture.height, picture.width, engine.out_channels)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.engine.backends import Engine, Precision
-from cyclegan_fast.engine.sidecar import engine_fields, read_sidecar
+from cyclegan_fast.engine.foreign import first_line, image_channels
+from cyclegan_fast.engine.sidecar import check_precision, engine_fields, read_sidecar
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
@@ -79,13 +80,6 @@ def load_onnx(path: Path, direction: Direction | None, device: str, precision: P
     return OnnxBackend(content, facts, name=path.name, device=device)
 
 
-def check_precision(wanted: Precision | None, facts: dict[str, Any], path: Path) -> None:
-    """Refuses a file that computes in another precision than the one asked for."""
-    stored = facts.get("precision", "fp32")
-    if wanted not in (None, stored):
-        raise UserError(f"{path} computes in {stored}, but {wanted} was asked for: leave it out, or export that")
-
-
 def _open_session(content: bytes, device: torch.device, name: str) -> Any:
     """A session on exactly the provider of `device`: ONNX Runtime itself would fall back to the CPU in silence."""
     ort = _onnxruntime()
@@ -126,17 +120,8 @@ def _onnxruntime() -> Any:
 
 
 def _channels(session: Any, name: str) -> tuple[int, int]:
-    """(input, output) channels of a graph with one image in and one out."""
-    ends = [*session.get_inputs(), *session.get_outputs()]
-    fits = len(session.get_inputs()) == len(session.get_outputs()) == 1
-    if not fits or any(end.type != "tensor(float)" or len(end.shape) != 4 for end in ends):
-        raise UserError(f"{name} is no generator: its graph must have one float32 input and output [N, C, H, W]")
-    channels = [end.shape[1] for end in ends]
-    if not all(isinstance(c, int) for c in channels):
-        raise UserError(f"{name} does not fix its channels: the graph says {channels}")
-    return channels[0], channels[1]
-
-
-def first_line(error: Exception) -> str:
-    """What another library says, as far as it fits into our sentence."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    ends = []
+    for end in (*session.get_inputs(), *session.get_outputs()):
+        channels = end.shape[1] if len(end.shape) > 1 else None
+        ends.append((end.type == "tensor(float)", len(end.shape), channels if isinstance(channels, int) else None))
+    return image_channels(ends, name)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.engine.backends import Engine, Precision
-from cyclegan_fast.engine.onnx_backend import first_line
+from cyclegan_fast.engine.foreign import first_line, image_channels
 from cyclegan_fast.engine.sidecar import engine_fields, read_sidecar
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
@@ -97,12 +97,10 @@ def _openvino() -> Any:
 
 
 def _channels(model: Any, name: str) -> tuple[int, int]:
-    """(input, output) channels of a graph with one image in and one out."""
-    ends = [*model.inputs, *model.outputs]
-    fits = len(model.inputs) == len(model.outputs) == 1
-    if not fits or any(end.get_element_type().get_type_name() != "f32" or len(end.partial_shape) != 4 for end in ends):
-        raise UserError(f"{name} is no generator: its graph must have one float32 input and output [N, C, H, W]")
-    channels = [end.partial_shape[1] for end in ends]
-    if any(c.is_dynamic for c in channels):
-        raise UserError(f"{name} does not fix its channels: the graph says {channels}")
-    return channels[0].get_length(), channels[1].get_length()
+    ends = []
+    for end in (*model.inputs, *model.outputs):
+        shape = end.partial_shape
+        rank = len(shape) if shape.rank.is_static else 0
+        channels = shape[1].get_length() if rank > 1 and shape[1].is_static else None
+        ends.append((end.get_element_type().get_type_name() == "f32", rank, channels))
+    return image_channels(ends, name)

@@ -11,7 +11,7 @@ from torch import nn
 
 from cyclegan_fast.checkpoint.weights import read_weights
 from cyclegan_fast.config import Form
-from cyclegan_fast.engine.backends import PRECISIONS, Shapes
+from cyclegan_fast.engine.backends import PRECISIONS, Precision, Shapes
 from cyclegan_fast.engine.generator import check_direction, read_facts, read_forms
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
@@ -82,6 +82,13 @@ def read_required_sidecar(path: Path, content: bytes, direction: Direction | Non
             f"tells what it is: put it there, or {how_to_rebuild(path)}"
         )
     return facts
+
+
+def check_precision(wanted: Precision | None, facts: dict[str, Any], path: Path) -> None:
+    """Refuses a file that computes in another precision than the one asked for."""
+    stored = facts.get("precision", "fp32")
+    if wanted not in (None, stored):
+        raise UserError(f"{path} computes in {stored}, but {wanted} was asked for: leave it out, or export that")
 
 
 def read_shapes(facts: dict[str, Any]) -> Shapes | None:

@@ -4,7 +4,7 @@ Instance norm needs the mean and the variance of a layer over the whole picture,
 So the picture is gone through once for each norm: all strips pass the convolution before it, their statistics are
 merged (Chan et al. 1979), and only then the next layer begins. What lies between two norms is either spilled, that is
 kept in memory or in a file, or computed anew from what was spilled before: the wide layers at full and half size are
-computed anew (a third more arithmetic), those of the residual blocks at a quarter are spilled, three at a time at most.
+computed anew (an eighth more arithmetic), those of the residual blocks at a quarter are spilled, three at a time.
 
 Every feature map here is lazy: `rows` makes some of its rows from the rows of the map before it, as many as the
 convolution's window reaches. So what a strip needs of its neighbours follows from the network itself.
@@ -16,8 +16,7 @@ import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -31,22 +30,22 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn.generators import ResnetGenerator
 from cyclegan_fast.nn.layers import LEAKY_SLOPE, DeadBiasConv2d
 
+Follow = Callable[[float], None]  # is told the share of a picture that is done
+
 _LEAST_ROWS = 16  # of a strip at full size
-_AT_A_TIME = 3  # maps of the residual blocks that are kept
-_MEMORY_SHARE = 0.25  # of what is free, for each of them: larger ones go to files
+_ROOMS = 3  # maps of the residual blocks that are kept at a time
+_MEMORY_SHARE = 0.5  # of what is free, for all of them: larger ones go to files
 
 
 @torch.inference_mode()  # also of a generator: it is left whenever a band is given out
-def translate_exactly(
-    network: ResnetGenerator, picture: Rows, *, pixels: int, scratch: Path | None = None
-) -> Iterator[Tensor]:
+def translate_exactly(network: ResnetGenerator, picture: Rows, *, pixels: int, follow: Follow) -> Iterator[Tensor]:
     """The network's result on the whole picture, as bands from the top to the bottom.
 
     Args:
         network: A residual generator with instance norm, in evaluation; on the device and in the type to compute in.
         picture: Sides are multiples of 4, from 8 on.
         pixels: Of a strip, about; the memory needed grows with it.
-        scratch: Folder for spilled maps that do not fit in memory; by default the system's for temporary files.
+        follow: Is told the share that is done, as it grows.
 
     Yields:
         float32 [C', h, W] in [-1, 1], on the network's device.
@@ -54,32 +53,51 @@ def translate_exactly(
     Raises:
         UserError: There is no room for the spilled maps; it says how much is needed.
     """
-    spill = _Spill(scratch)
     parameter = next(network.parameters())
     h: _Map = _Picture(picture, parameter.device, parameter.dtype)
     step = max(_LEAST_ROWS, pixels // h.width // network.multiple * network.multiple)  # rows of a strip
+    walk = _Walk(step, -(-h.height // step) * (7 + 3 * len(network.blocks)), follow)
+    spill = _Spill(
+        (h.height // 4, h.width // 4, 4 * network.stem.out_channels), parameter
+    )  # before anything is computed
 
-    h = _norm(_Conv(h, network.stem, "reflect", 3), network.stem_norm, step)
+    h = _norm(_Conv(h, network.stem, "reflect", 3), network.stem_norm, walk)
     last = len(network.down) - 1
     for i, (conv, norm) in enumerate(zip(network.down, network.down_norm, strict=True)):
         h = _Conv(h, conv, "zeros", 1)
-        h = _norm(spill.keep(h, step) if i == last else h, norm, step)
-    x = spill.keep(h, step)
+        h = _norm(spill.keep(h, walk) if i == last else h, norm, walk)
+    x = spill.keep(h, walk)
     h.close()
     block: Any
     for block in network.blocks:
-        first = spill.keep(_Conv(x, block.conv1, "reflect", 1), step)
-        second = spill.keep(_Conv(_norm(first, block.norm1, step), block.conv2, "reflect", 1), step)
+        first = spill.keep(_Conv(x, block.conv1, "reflect", 1), walk)
+        second = spill.keep(_Conv(_norm(first, block.norm1, walk), block.conv2, "reflect", 1), walk)
         first.close()
-        x.add_(_norm(second, block.norm2, step), step)
+        x.add_(_norm(second, block.norm2, walk), walk)
         second.close()
     h = x
     for conv, norm in zip(network.up, network.up_norm, strict=True):
-        h = _norm(_ConvTranspose(h, conv), norm, step)
+        h = _norm(_ConvTranspose(h, conv), norm, walk)
     head = _Conv(h, network.head, "reflect", 3)
-    for low, high in _strips(head, step):
+    for low, high in walk.strips(head):
         yield torch.tanh(head.rows(low, high))[0].float()
     x.close()
+
+
+class _Walk:
+    """The way through all strips of a map, once and again."""
+
+    def __init__(self, step: int, total: int, follow: Follow) -> None:
+        self._step, self._total, self._follow = step, total, follow  # rows of the picture that a strip has; strips
+        self._done = 0
+
+    def strips(self, source: _Map) -> Iterator[tuple[int, int]]:
+        """(low, high) of the rows of each strip."""
+        rows = max(2, self._step // source.shrunk)
+        for low in range(0, source.height, rows):
+            yield low, min(low + rows, source.height)
+            self._done += 1
+            self._follow(min(self._done / self._total, 1.0))
 
 
 class _Map(ABC):
@@ -92,6 +110,14 @@ class _Map(ABC):
     @abstractmethod
     def rows(self, low: int, high: int) -> Tensor:
         """[1, C, high - low, W], for 0 <= low < high <= H."""
+
+    def statistics(self, walk: _Walk) -> Tensor:
+        """Those of the whole map: all strips are made for it."""
+        parts, counts = [], []
+        for low, high in walk.strips(self):
+            parts.append(ops.plane_statistics(self.rows(low, high)))
+            counts.append((high - low) * self.width)
+        return ops.merge_statistics(parts, counts)
 
     def close(self) -> None:  # noqa: B027 - most have nothing
         """Gives back what was spilled for it."""
@@ -166,48 +192,38 @@ class _Normed(_Map):
 
 
 class _Kept(_Map):
-    """A map that was made once and lies in memory or in a file."""
+    """A map that is made once, with its statistics, and lies in one of the rooms."""
 
-    def __init__(self, source: _Map, values: Tensor) -> None:
+    def __init__(self, source: _Map, walk: _Walk, rooms: list[Tensor], device: torch.device) -> None:
         super().__init__(source.channels, source.height, source.width, source.shrunk, source.dtype)
-        self._values: Tensor | None = values  # [H, W, C]
+        self._rooms, self._values, self._device = rooms, rooms.pop(), device  # [H, W, C]
+        self._source: _Map | None = source  # until it is made
+        self._statistics: Tensor | None = super().statistics(walk)
+        self._source = None
 
     def rows(self, low: int, high: int) -> Tensor:
-        return self._own[low:high].to(self._device).permute(2, 0, 1)[None]
+        if self._source is None:
+            return self._values[low:high].to(self._device).permute(2, 0, 1)[None]
+        rows = self._source.rows(low, high)
+        self._values[low:high] = rows[0].permute(1, 2, 0).cpu()
+        return rows
 
-    def fill(self, source: _Map, step: int) -> None:
-        for low, high in _strips(self, step):
-            rows = source.rows(low, high)
-            self._device = rows.device
-            self._own[low:high] = rows[0].permute(1, 2, 0).cpu()
+    def statistics(self, walk: _Walk) -> Tensor:
+        assert self._statistics is not None, "something was added since"
+        return self._statistics
 
-    def add_(self, source: _Map, step: int) -> None:
-        for low, high in _strips(self, step):
-            self._own[low:high] += source.rows(low, high)[0].permute(1, 2, 0).cpu()
+    def add_(self, source: _Map, walk: _Walk) -> None:
+        self._statistics = None
+        for low, high in walk.strips(self):
+            self._values[low:high] += source.rows(low, high)[0].permute(1, 2, 0).cpu()
 
     def close(self) -> None:
-        self._values = None
-
-    @property
-    def _own(self) -> Tensor:
-        assert self._values is not None, "read after it was given back"
-        return self._values
+        self._rooms.append(self._values)
+        del self._values  # what reads it afterwards fails
 
 
-def _norm(source: _Map, norm: Any, step: int) -> _Normed:
-    """Goes through all strips for the statistics of the whole map."""
-    parts, counts = [], []
-    for low, high in _strips(source, step):
-        parts.append(ops.plane_statistics(source.rows(low, high)))
-        counts.append((high - low) * source.width)
-    return _Normed(source, norm, ops.merge_statistics(parts, counts))
-
-
-def _strips(source: _Map, step: int) -> Iterator[tuple[int, int]]:
-    """(low, high) of the rows of each strip, `step` rows of the picture each."""
-    rows = max(2, step // source.shrunk)
-    for low in range(0, source.height, rows):
-        yield low, min(low + rows, source.height)
+def _norm(source: _Map, norm: Any, walk: _Walk) -> _Normed:
+    return _Normed(source, norm, source.statistics(walk))
 
 
 def _mirror(x: Tensor, above: int, below: int, pad: int) -> Tensor:
@@ -218,27 +234,33 @@ def _mirror(x: Tensor, above: int, below: int, pad: int) -> Tensor:
 
 
 class _Spill:
-    """Keeps maps in memory as long as there is much of it, and then in files."""
+    """Room for the maps that are kept, in memory or else in files: all of it is there from the start.
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = Path(folder or tempfile.gettempdir())
+    Raises:
+        UserError: The disk has not as much.
+    """
 
-    def keep(self, source: _Map, step: int) -> _Kept:
-        """Makes a map once and for all."""
-        kept = _Kept(source, self._room((source.height, source.width, source.channels), source.dtype))
-        kept.fill(source, step)
-        return kept
-
-    def _room(self, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
+    def __init__(self, shape: tuple[int, int, int], like: Tensor) -> None:
+        self._device, dtype = like.device, like.dtype
         size = math.prod(shape) * dtype.itemsize
-        if size <= free_memory(torch.device("cpu")) * _MEMORY_SHARE or os.name != "posix":
-            return torch.empty(shape, dtype=dtype)
+        in_memory = _ROOMS * size <= free_memory(torch.device("cpu")) * _MEMORY_SHARE
+        if in_memory or not hasattr(os, "posix_fallocate"):  # without it a full disk would kill the process later
+            self._rooms = [torch.empty(shape, dtype=dtype) for _ in range(_ROOMS)]
+            return
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder) as file:  # its name goes at once, its room with the map
-                os.posix_fallocate(file.fileno(), 0, size)
-                return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+            self._rooms = [_file_room(shape, dtype, size) for _ in range(_ROOMS)]
         except OSError as error:
             raise UserError(
-                f"a picture of this size needs files of {_AT_A_TIME * size / 1e9:.0f} GB in {self._folder} "
+                f"a picture of this size needs files of {_ROOMS * size / 1e9:.0f} GB in {tempfile.gettempdir()} "
                 f"({error.strerror}): set TMPDIR to a larger disk, or say --statistics reduced"
             ) from error
+
+    def keep(self, source: _Map, walk: _Walk) -> _Kept:
+        """Makes a map once and for all."""
+        return _Kept(source, walk, self._rooms, self._device)
+
+
+def _file_room(shape: tuple[int, int, int], dtype: torch.dtype, size: int) -> Tensor:
+    with tempfile.NamedTemporaryFile() as file:  # its name goes at once, its room with the tensor
+        os.posix_fallocate(file.fileno(), 0, size)
+        return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cyclegan_fast import ops
 from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.rows import MirroredRows, Rows, mirrored, reduce
-from cyclegan_fast.engine.strips import translate_exactly
+from cyclegan_fast.engine.strips import Follow, translate_exactly
 from cyclegan_fast.engine.torch_backend import TorchBackend
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn.generators import ResnetGenerator
@@ -67,7 +67,29 @@ def default_tiling(engine: Engine) -> Tiling:
     return Tiling("exact" if exact else "tile")
 
 
-def translate_rows(engine: Engine, picture: Rows, tiling: Tiling, *, batch_size: int = 1) -> Iterator[Tensor]:
+def check_tiling(engine: Engine, tiling: Tiling) -> None:
+    """Refuses statistics that an engine's network cannot be given.
+
+    Raises:
+        UserError: It says which it can.
+    """
+    if tiling.statistics == "tile":
+        return
+    if not isinstance(engine, TorchBackend):
+        raise UserError(
+            f"--statistics {tiling.statistics} changes the norms inside, which {engine.name} does not let: "
+            "give a checkpoint or weights, or say --statistics tile"
+        )
+    if tiling.statistics == "exact" and not isinstance(engine.network, ResnetGenerator):
+        raise UserError(
+            f"--statistics exact is for residual generators, and {engine.name} is a U-Net, whose inner layers see "
+            "the whole picture: say --statistics reduced, or tile"
+        )
+
+
+def translate_rows(
+    engine: Engine, picture: Rows, tiling: Tiling, *, batch_size: int = 1, follow: Follow = lambda _: None
+) -> Iterator[Tensor]:
     """Translates a picture of any size in bounded memory.
 
     Args:
@@ -75,44 +97,45 @@ def translate_rows(engine: Engine, picture: Rows, tiling: Tiling, *, batch_size:
         picture: As the network takes it.
         tiling: How it is cut.
         batch_size: Tiles that pass the network at a time.
+        follow: Is told the share that is done, as it grows.
 
     Yields:
         float32 [C', h, W] in [-1, 1]: bands of the result from its top to its bottom.
 
     Raises:
-        UserError: The engine cannot do that, or there is no room for what exact spills.
+        UserError: The engine cannot do that, there is no room for what exact spills, or a result is not finite.
     """
+    check_tiling(engine, tiling)
     fitting = MirroredRows(picture, engine.fitting_size(picture.height, picture.width))
     left = picture.height
-    for band in _bands(engine, fitting, tiling, batch_size):
+    for band in _bands(engine, fitting, tiling, batch_size, follow):
         if left > 0:
-            yield band[:, :left, : picture.width]
+            yield engine.check_finite(band[:, :left, : picture.width])
             left -= band.shape[1]
 
 
-def _bands(engine: Engine, picture: MirroredRows, tiling: Tiling, batch_size: int) -> Iterator[Tensor]:
-    if tiling.statistics == "tile":
-        return _tile_bands(engine, engine.run, picture, tiling, batch_size, exact_at=None)
-    if not isinstance(engine, TorchBackend):
-        raise UserError(
-            f"--statistics {tiling.statistics} changes the norms inside, which {engine.name} does not let: "
-            "give a checkpoint or weights, or say --statistics tile"
-        )
-    if tiling.statistics == "exact":
-        if not isinstance(engine.network, ResnetGenerator):
-            raise UserError(
-                f"--statistics exact is for residual generators, and {engine.name} is a U-Net, whose inner layers see "
-                "the whole picture: say --statistics reduced, or tile"
-            )
-        if not engine.network.stem_norm.instance:  # without statistics of pictures, tiles are exact by themselves
-            return _tile_bands(engine, engine.run, picture, tiling, batch_size, exact_at=_reach(engine.network))
-        return translate_exactly(engine.network, picture, pixels=tiling.tile**2)
-    network = _with_statistics_of(reduce(picture, _REDUCED), engine)
-    return _tile_bands(engine, _runner(engine, network), picture, tiling, batch_size, exact_at=_reach(network))
+def _bands(engine: Engine, picture: MirroredRows, tiling: Tiling, batch_size: int, follow: Follow) -> Iterator[Tensor]:
+    run: _Run = engine.run
+    exact_at = None
+    if isinstance(engine, TorchBackend) and tiling.statistics != "tile":
+        network = engine.network
+        if tiling.statistics == "reduced":
+            run = _runner(engine, _with_statistics_of(reduce(picture, _REDUCED), engine))
+        elif isinstance(network, ResnetGenerator) and network.stem_norm.instance:
+            return translate_exactly(network, picture, pixels=tiling.tile**2, follow=follow)
+        exact_at = _reach(network)  # without statistics of pictures, tiles are exact by themselves
+    return _tile_bands(engine, run, picture, tiling, batch_size, follow, exact_at=exact_at)
 
 
 def _tile_bands(
-    engine: Engine, run: _Run, picture: MirroredRows, tiling: Tiling, batch_size: int, *, exact_at: int | None
+    engine: Engine,
+    run: _Run,
+    picture: MirroredRows,
+    tiling: Tiling,
+    batch_size: int,
+    follow: Follow,
+    *,
+    exact_at: int | None,
 ) -> Iterator[Tensor]:
     """Tile after tile, one row of tiles after the other.
 
@@ -122,6 +145,7 @@ def _tile_bands(
         picture: Sides fit the network.
         tiling: How it is cut.
         batch_size: Tiles at a time.
+        follow: Is told the share that is done.
         exact_at: How far from a tile's edge its result is that of the whole picture; None: nowhere.
     """
     unit = engine.multiple
@@ -133,9 +157,8 @@ def _tile_bands(
     tops, lefts = _starts(picture.height, height, overlap, unit), _starts(picture.width, width, overlap, unit)
     margin = min(overlap // 2, exact_at if exact_at is not None else overlap // 8)
     across = [_weights(i, lefts, width, margin) for i in range(len(lefts))]
-    begun = torch.zeros(
-        engine.out_channels + 1, 0, picture.width
-    )  # [C' + 1, h, W]: what is not finished of the rows above, and the sum of its weights
+    # [C' + 1, h, W]: what is not finished of the rows above, and the sum of its weights
+    begun = torch.zeros(engine.out_channels + 1, 0, picture.width)
     for i, top in enumerate(tops):
         down = _weights(i, tops, height, margin)
         rows = picture.rows(top, top + height)
@@ -150,6 +173,7 @@ def _tile_bands(
                 here[:-1].addcmul_(result, weight)
                 here[-1] += weight
         done = tops[i + 1] - top if i + 1 < len(tops) else height
+        follow((i + 1) / len(tops))
         yield sums[:-1, :done] / sums[-1, :done]
         begun = sums[:, done:].clone()
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
-
 import torch
 
 from cyclegan_fast import ops
+from cyclegan_fast.engine.foreign import hushed
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.errors import UserError
 
@@ -27,7 +23,7 @@ def to_onnx(generator: Generator) -> bytes:
     least = -(-generator.smallest // unit)
     sides = {2: unit * torch.export.Dim("h", min=least), 3: unit * torch.export.Dim("w", min=least)}
     example = torch.zeros(2, generator.in_channels, 4 * unit, 6 * unit)  # sizes of 1 would be taken for constants
-    with ops.use_reference(), torch.no_grad(), _quiet_exporter():
+    with ops.use_reference(), torch.no_grad(), hushed("torch.onnx"):
         program = torch.onnx.export(
             generator.network,
             (example,),
@@ -40,17 +36,3 @@ def to_onnx(generator: Generator) -> bytes:
         )
     assert program is not None  # dynamo=True without a file
     return program.model_proto.SerializeToString()
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keeps what torch's exporter says about itself from the user."""
-    log = logging.getLogger("torch.onnx")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(before)

@@ -8,9 +8,7 @@ convolution stay in float32: they are a hundredth of the arithmetic, and their e
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.engine.backends import Precision
+from cyclegan_fast.engine.foreign import hushed
 from cyclegan_fast.errors import UserError
 
 _BF16_OPSET = 22  # the first whose convolutions take bfloat16
@@ -110,7 +109,7 @@ def _quantise(content: bytes, calibration: Iterator[Tensor]) -> bytes:
     graph = onnx.load_from_string(content).graph
     name = graph.input[0].name
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, hushed():  # the quantiser advises through the root logger
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(content)
         quantization.quantize_static(
@@ -126,15 +125,3 @@ def _quantise(content: bytes, calibration: Iterator[Tensor]) -> bytes:
             extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
         )
         return target.read_bytes()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the quantiser's advice, which goes to the root logger, from the user."""
-    log = logging.getLogger()
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)

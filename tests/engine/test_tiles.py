@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
@@ -69,16 +70,19 @@ def test_exact_equals_one_piece(engine, size, tile):
 def test_exact_for_every_norm_and_when_all_of_it_is_spilled_to_files(other_norm, monkeypatch, tmp_path):
     monkeypatch.setattr(strips, "_MEMORY_SHARE", 0.0)
     monkeypatch.setattr(strips.tempfile, "tempdir", str(tmp_path))
-    values = picture(70, 58)
-    made = tiled(other_norm, values, Tiling("exact", 32))
+    values, shares = picture(70, 58), []
+    made = tiled(other_norm, values, Tiling("exact", 32), follow=shares.append)
     torch.testing.assert_close(made, whole(other_norm, values), rtol=0, atol=1e-4)
     assert list(tmp_path.iterdir()) == []
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert len(shares) > 20 or not other_norm.network.stem_norm.instance
 
 
-def test_exact_says_when_there_is_no_room(engine, monkeypatch):
+def test_exact_says_before_it_computes_when_there_is_no_room(engine, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(strips.ops, "conv2d", None)
     monkeypatch.setattr(strips, "_MEMORY_SHARE", 0.0)
     monkeypatch.setattr(strips.os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"needs files of \d+ GB in .*No space left.*set TMPDIR .*--statistics reduced"):
@@ -148,6 +152,26 @@ def test_engines_that_hide_their_norms_take_tiles_only(onnx_files):
             tiled(engine, values, Tiling(statistics, 32))
 
 
+def test_statistics_that_cannot_be_had_are_refused_before_a_file_is_read(onnx_files, tmp_path):
+    path, engine = tmp_path / "in" / "a.png", onnx_files["colour"]
+    path.parent.mkdir()
+    path.touch()
+    for call in (
+        lambda: infer(load_engine(engine, device="cpu"), path, tiling=Tiling("exact", 32)),
+        lambda: translate(engine=engine, input=path.parent, output=tmp_path / "out", statistics="exact"),
+    ):
+        with pytest.raises(UserError, match="--statistics exact changes the norms inside"):
+            call()
+
+
+def test_results_that_are_not_finite_are_refused(runs, tmp_path):
+    engine = load_engine(runs["colour"], device="cpu")
+    engine.network.head.weight.data[0, 0, 0, 0] = float("inf")
+    for statistics in ("exact", "reduced", "tile"):
+        with pytest.raises(UserError, match="not finite"):
+            tiled(engine, picture(40, 72), Tiling(statistics, 32))
+
+
 @pytest.mark.parametrize("settings", [("most",), ("tile", 0), ("tile", 64, 33), ("tile", 64, -1)], ids=str)
 def test_tilings_out_of_range_are_refused(settings):
     with pytest.raises(UserError, match=r"statistics must be|a tile must have"):
@@ -205,3 +229,15 @@ def test_a_large_tiff_passes_in_strips_by_the_command(tmp_path, runs, dtype, sta
     assert made.dtype == dtype and np.abs(made.astype(int) - expected).max() <= 1
     with pytest.raises(UserError, match="say with --statistics which way"):
         translate(engine=runs["colour"], input=tmp_path / "slides", output=tmp_path / "new", tile=64)
+
+
+def test_a_large_tiff_that_has_no_rows_is_read_as_a_whole(tmp_path, runs):
+    """One that lies on its side, by its orientation tag."""
+    pytest.importorskip("tifffile")
+    pixels = np.random.default_rng(4).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    tags = Image.Exif()
+    tags[274] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.tif", exif=tags)
+    cut = {"statistics": "tile", "tile": 32}
+    assert translate(engine=runs["colour"], input=tmp_path / "a.tif", output=tmp_path / "out", device="cpu", **cut) == 0
+    assert Image.open(tmp_path / "out" / "a.tif").size == (90, 70)

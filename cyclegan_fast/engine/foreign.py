@@ -1,0 +1,48 @@
+"""Dealing with the libraries that build and run graphs: their chatter, their errors, their graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+
+from cyclegan_fast.errors import UserError
+
+
+@contextlib.contextmanager
+def hushed(logger: str = "") -> Iterator[None]:
+    """Keeps warnings, and what goes to a logger (by default the root), from the user."""
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
+
+
+def first_line(error: Exception) -> str:
+    """What another library says, as far as it fits into our sentence."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def image_channels(ends: Sequence[tuple[bool, int, int | None]], name: str) -> tuple[int, int]:
+    """(input, output) channels of a graph with one image in and one out.
+
+    Args:
+        ends: Of the graph's inputs and outputs, in this order: whether it is float32, its rank, and its channels if
+            they are fixed.
+        name: Where the graph came from.
+
+    Raises:
+        UserError: It is no such graph.
+    """
+    if len(ends) != 2 or any(not is_float or rank != 4 for is_float, rank, _ in ends):
+        raise UserError(f"{name} is no generator: its graph must have one float32 input and output [N, C, H, W]")
+    taken, made = (channels for _, _, channels in ends)
+    if taken is None or made is None:
+        raise UserError(f"{name} does not fix its channels")
+    return taken, made
