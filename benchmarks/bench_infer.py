@@ -47,6 +47,8 @@ SIZES = (
 ROUNDS = 100 if DEVICE.type == "cuda" else 20
 CALIBRATION = 8  # pictures for int8
 _PACKAGES = {"ONNX Runtime": ("onnxscript", "onnxruntime"), "OpenVINO": ("onnxscript", "onnxruntime", "openvino")}
+_PACKAGES["TensorRT"] = ("onnxscript", "onnxruntime", "tensorrt")
+_LEAST_FOR_P99 = 20  # calls; of fewer it would be the largest
 
 Run = Callable[[Tensor], Tensor]
 
@@ -121,6 +123,10 @@ def build_cases(subject: Subject) -> dict[str, Callable[[], Run]]:
         shapes = Shapes((1, 64, 64), (1, 256, 256), most)
         return lambda: subject.file(f"{precision}.pt2", precision, shapes=shapes, device=DEVICE.type)
 
+    def plan(precision: str) -> Callable[[], Path]:
+        shapes = Shapes((1, 64, 64), (1, 256, 256), most)
+        return lambda: subject.file(f"{precision}.engine", precision, shapes=shapes)
+
     # A CPU without bfloat16 lets torch convert at every turn: such a peer would make us look good.
     has_bf16 = cuda or not ops.bfloat16_is_slow(DEVICE, channels_last=False)
     cases: dict[str, Callable[[], Run]] = {
@@ -140,6 +146,7 @@ def build_cases(subject: Subject) -> dict[str, Callable[[], Run]]:
     if cuda:
         cases[f"torch fp16, ours{GRAPH}"] = loaded(lambda: subject.run, precision="fp16")
         cases["ONNX Runtime fp16"] = loaded(onnx("fp16"), backend="onnxruntime")
+        cases |= {f"TensorRT {precision}": loaded(plan(precision)) for precision in ("fp32", "fp16", "bf16", "int8")}
     else:
         cases["ONNX Runtime int8"] = loaded(onnx("int8"), backend="onnxruntime")
         cases["OpenVINO fp32"] = loaded(onnx("fp32"), backend="openvino")
@@ -183,9 +190,11 @@ def measure_size(runs: dict[str, Run], batch: int, side: int, seconds: float) ->
         turns[name] += 1
         runs[name](images[turns[name] % len(images)])
 
+    some = photo.to(DEVICE).expand(batch, -1, -1, -1).contiguous()
+    expected = runs[EAGER](some)
     for name, run in runs.items():
         try:
-            found = measure_parity(run, runs[EAGER], [photo.to(DEVICE).expand(batch, -1, -1, -1).contiguous()])
+            found = measure_parity(run, lambda _: expected, [some])
         except (UserError, RuntimeError) as error:  # out of memory, say
             left_out[name] = " ".join(str(error).split())[:200]
             continue
@@ -217,7 +226,8 @@ def size_page(row: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, p50 in row["p50_ms"].items():
-        cells = [name, f"{p50:.2f}", f"{row['p99_ms'][name]:.2f}", f"{1e3 * row['batch'] / p50:.2f}"]
+        p99 = f"{row['p99_ms'][name]:.2f}" if row["rounds"] >= _LEAST_FOR_P99 else ""
+        cells = [name, f"{p50:.2f}", p99, f"{1e3 * row['batch'] / p50:.2f}"]
         lines.append("| " + " | ".join([*cells, f"{row['times_faster'][name]:.2f}", row["psnr_db"][name]]) + " |")
     return [*lines, "", *(f"Left out: {name} ({why})" for name, why in row["left_out"].items()), ""]
 

@@ -117,7 +117,8 @@ def score_checkpoints(out: Path) -> list[dict[str, Any]]:
 def translate_tests(onnx: Path, out: Path) -> None:
     """Translates testA into `out`/translated with the exported engine."""
     from cyclegan_fast.engine import load_engine
-    from cyclegan_fast.engine.files import plan_jobs, translate_files
+    from cyclegan_fast.engine.files import translate_files
+    from cyclegan_fast.engine.jobs import plan_jobs
 
     jobs = plan_jobs(out / "data" / "testA", out / "translated")
     faults = [done.fault for done in translate_files(load_engine(onnx), jobs) if done.fault]

@@ -36,6 +36,7 @@ EXTRAS = {  # module: (package, what it is for)
     "onnxscript": ("onnxscript", "export to ONNX"),
     "onnxruntime": ("onnxruntime", "run ONNX engines"),
     "openvino": ("openvino", "run ONNX engines faster on Intel and AMD processors"),
+    "tensorrt": ("tensorrt", "build and run .engine files on an NVIDIA GPU"),
     "tensorboard": ("tensorboard", "event files for TensorBoard"),
     "tifffile": ("tifffile", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
     "imagecodecs": ("imagecodecs", "read and write PNG of 16-bit colour"),

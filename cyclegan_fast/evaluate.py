@@ -1,15 +1,19 @@
-"""python -m cyclegan_fast.evaluate: scores a checkpoint on the synthetic scenes, whose truth is known."""
+"""python -m cyclegan_fast.evaluate: scores generators on the synthetic scenes, whose truth is known."""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cyclegan_fast.cli import run_command
+from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
+
+if TYPE_CHECKING:
+    from cyclegan_fast.evaluation.scenes import Translate
 
 _COLUMNS = {
     "pixel accuracy": "pixel_accuracy",
@@ -27,10 +31,14 @@ def evaluate(
     device: str = "auto",
     batch_size: int = 16,
     limit: int | None = None,
-) -> None:
+    engines: tuple[Path, ...] = (),
+    most_lost: float = 0.01,
+) -> int:
     """Scores both generators of a checkpoint as the paper scores Cityscapes, prints a table and writes it as JSON.
 
-    Example: python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --out runs/demo/scores.json
+    For example:
+        python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --out runs/demo/scores.json
+        python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --engines int8.onnx --most-lost 0.02
 
     Args:
         checkpoint: A run's folder or one of its checkpoints.
@@ -39,6 +47,12 @@ def evaluate(
         device: auto, cpu, cuda or cuda:<index>.
         batch_size: Images translated at a time.
         limit: Score only this many of the test scenes.
+        engines: Engine files of one or both directions, which are scored, too; the file for the scores then holds
+            theirs, and those of the checkpoint under "checkpoint".
+        most_lost: How much of the pixel accuracy an engine may lose; if it loses more, the status is 2.
+
+    Returns:
+        Exit status.
     """
     from cyclegan_fast.device import resolve_device
     from cyclegan_fast.engine.generator import load_both
@@ -54,16 +68,47 @@ def evaluate(
     to_photo, to_labels = generators["AtoB"], generators["BtoA"]
     if (to_photo.in_channels, to_photo.out_channels) != (3, 3):
         raise UserError(f"{checkpoint}: translates grey or other images; the scenes are in colour on both sides")
-    scores = score_scenes(
-        lambda photos: to_labels.network(photos.to(where)),
-        lambda labels: to_photo.network(labels.to(where)),
-        tests,
-        train_reader(tests.size, tests.seed),
-        batch_size=batch_size,
-    )
-    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
+    theirs = _load_ways(engines, device)
+    reader = train_reader(tests.size, tests.seed)
+    ways: dict[str, Translate] = {
+        "AtoB": lambda labels: to_photo.network(labels.to(where)),
+        "BtoA": lambda photos: to_labels.network(photos.to(where)),
+    }
+    scores = score_scenes(ways["BtoA"], ways["AtoB"], tests, reader, batch_size=batch_size)
     print_scores(scores)
+    lost = []
+    if engines:
+        ways |= theirs
+        those = score_scenes(ways["BtoA"], ways["AtoB"], tests, reader, batch_size=batch_size)
+        print_scores(those, "Engines: ")
+        for way, name in (("AtoB", "labels_to_photo"), ("BtoA", "photo_to_labels")):
+            loss = scores[name]["pixel_accuracy"] - those[name]["pixel_accuracy"]
+            if not loss <= most_lost:
+                lost.append(f"the engine of {way} loses {loss:.3f} of the pixel accuracy, --most-lost is {most_lost:g}")
+        scores = those | {"checkpoint": scores}
+    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
     print(f"written to {out}")
+    for line in lost:
+        print(line, file=sys.stderr)
+    return EXIT_USER_ERROR if lost else 0
+
+
+def _load_ways(paths: tuple[Path, ...], device: str) -> dict[str, Translate]:
+    """Engines by what they translate."""
+    from cyclegan_fast.engine import load_engine
+
+    ways: dict[str, Translate] = {}
+    for path in paths:
+        engine = load_engine(path, device=device)
+        if engine.direction is None or engine.direction in ways:
+            fault = (
+                "does not say its direction" if engine.direction is None else f"is a second one of {engine.direction}"
+            )
+            raise UserError(f"{path} {fault}: --engines takes exported files, one of each direction at most")
+        if (engine.in_channels, engine.out_channels) != (3, 3):
+            raise UserError(f"{path}: translates grey or other images; the scenes are in colour on both sides")
+        ways[engine.direction] = engine.run
+    return ways
 
 
 def prepare_output(out: Path) -> None:
@@ -79,12 +124,12 @@ def prepare_output(out: Path) -> None:
         tempfile.TemporaryFile(dir=out.parent).close()
 
 
-def print_scores(scores: dict[str, Any]) -> None:
+def print_scores(scores: dict[str, Any], whose: str = "") -> None:
     """Prints the result of `score_scenes` as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{scores['images']} test scenes of {scores['size']}x{scores['size']} pixels")
+    table = Table(title=f"{whose}{scores['images']} test scenes of {scores['size']}x{scores['size']} pixels")
     table.add_column("")
     for heading in _COLUMNS:
         table.add_column(heading, justify="right")

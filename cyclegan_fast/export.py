@@ -18,33 +18,35 @@ def export(
     out: Path,
     *,
     direction: Literal["AtoB", "BtoA"] | None = None,
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32",
+    precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp32",
     shapes: tuple[str, str, str] | None = None,
     images: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Exports one trained generator as .onnx, .pt2, .safetensors or .pth; the name of --out tells which.
+    """Exports one trained generator as .onnx, .engine, .pt2, .safetensors or .pth; the name of --out tells which.
 
     For example:
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --direction AtoB --out horse2zebra.onnx
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out h2z.pt2 --shapes 1x64x64 1x256x256 8x512x512
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out int8.onnx --precision int8 --images testA
+        python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out h2z.engine --precision fp16
 
-    An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and picture size. A .pt2 file is compiled code
-    for torch (AOTInductor). Both are compared with torch before they are written, and <out>.json beside them tells
-    what they are. A .safetensors file holds the weights and their settings. A .pth file is what the authors' PyTorch
-    implementation reads.
+    An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and picture size. An .engine file is what
+    TensorRT makes of it for this GPU, which takes minutes. A .pt2 file is compiled code for torch (AOTInductor). All
+    are compared with torch before they are written, and <out>.json beside them tells what they are. A .safetensors
+    file holds the weights and their settings. A .pth file is what the authors' PyTorch implementation reads.
 
     Args:
         checkpoint: A run's folder (its newest checkpoint), a checkpoint, a .safetensors file or a .pth file.
         out: File to write; an older one is replaced.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the checkpoint holds; AtoB if both.
-        precision: What an engine computes in: fp32, fp16 (.pt2: on a GPU), bf16, or int8 (.onnx), which needs --images.
-        shapes: The batches that a .pt2 file serves, as images x height x width: the least, the usual, the most. By
-            default one to 64 pictures of up to 4096x4096, fastest at one of 256x256.
+        precision: What an engine computes in: fp32, fp16 (.pt2: on a GPU), bf16, or int8 or fp8 (.onnx and .engine),
+            which need --images.
+        shapes: The batches that a .pt2 or .engine file serves, as images x height x width: the least, the usual, the
+            most. By default fastest at one picture of 256x256, and up to 64 of 4096x4096 (.pt2) or 32 of 1024x1024.
         images: Folder of pictures of the domain that it translates, testA, say: what the engine is compared with torch
-            on (by default rendered scenes), and what int8 is calibrated on.
-        device: What a .pt2 file is compiled for: auto (CUDA where there is one), cpu or cuda.
+            on (by default rendered scenes), and what int8 and fp8 are calibrated on.
+        device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
     """
     from cyclegan_fast.engine import build_engine
     from cyclegan_fast.engine.sidecar import sidecar_of
@@ -52,7 +54,7 @@ def export(
     ends = None if shapes is None else read_shapes(shapes)
     build_engine(checkpoint, out, direction=direction, precision=precision, shapes=ends, images=images, device=device)
     size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
-    if out.suffix in (".onnx", ".pt2"):
+    if out.suffix in (".onnx", ".pt2", ".engine"):
         parity = json.loads(sidecar_of(out).read_text())["parity"]
         size += f", {precision}; from torch it differs by at most {parity['max']:.2g}, {parity['mean']:.2g} on average"
     print(size)

@@ -1,17 +1,17 @@
-"""python -m cyclegan_fast.translate: translates a picture, or a folder of them."""
+"""python -m cyclegan_fast.translate: translates pictures and videos with a trained generator."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
+from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
 
 if TYPE_CHECKING:
+    from cyclegan_fast.engine import Engine
     from cyclegan_fast.engine.files import Done
 
 
@@ -23,30 +23,41 @@ def translate(
     direction: Literal["AtoB", "BtoA"] | None = None,
     device: str = "auto",
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
-    backend: Literal["auto", "torch", "onnxruntime", "openvino", "aoti"] = "auto",
+    backend: Literal["auto", "torch", "onnxruntime", "openvino", "aoti", "tensorrt"] = "auto",
     batch_size: int = 8,
+    resume: bool = False,
     overwrite: bool = False,
+    both_ways: bool = False,
     statistics: Literal["tile", "reduced", "exact"] | None = None,
     tile: int = 1024,
     overlap: int | None = None,
 ) -> int:
-    """Translates a picture, or every picture in a folder, with a trained generator.
+    """Translates a picture, a video, or all of them in a folder, with a trained generator.
 
-    Example: python -m cyclegan_fast.translate --engine horse2zebra.onnx --input horses --output zebras
+    For example:
+        python -m cyclegan_fast.translate --engine horse2zebra.onnx --input horses --output zebras
+        python -m cyclegan_fast.translate --model latest_net_G_A.pth --input 'photos/**/*.jpg' --output out --resume
+        python -m cyclegan_fast.translate --engine runs/horse2zebra --input ride.mp4 --output zebras
 
     Names, sub-folders, formats, sizes and bits are kept: 8-bit pictures give 8 bits, 16-bit ones 16, and floating-point
-    TIFF the same. Files that cannot be read are named at the end, and the status is then 2; all others are done.
+    TIFF the same. Videos (through the program ffmpeg) keep size, frame rate and sound. Files that cannot be read are
+    named at the end, and the status is then 2; all others are done.
 
     Args:
-        engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .pt2, .safetensors or .pth file.
-        input: A picture, or a folder of them.
+        engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .engine, .pt2 or .safetensors file,
+            or a .pth of the reference; --model says the same.
+        input: A picture, a video, a folder of them, or a pattern in quotes: 'photos/**/*.jpg'.
         output: Folder for the results; it may not lie in the input folder.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the engine holds; AtoB if both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
         precision: fp32, bf16, or on CUDA fp16: by default fp32, or an engine file's own.
-        backend: What runs the engine: by default torch for weights, onnxruntime for .onnx, aoti for .pt2.
+        backend: What runs the engine: by default torch for weights, onnxruntime for .onnx, aoti for .pt2, tensorrt for
+            .engine.
         batch_size: Pictures of one size that pass the network at a time; fewer need less memory.
+        resume: Leave out what has a result already, and do the rest: each is written whole or not at all.
         overwrite: Replace results that exist already.
+        both_ways: Translate each result back, too, and write grids of picture, result and return into the folder
+            both_ways of the output, except of large TIFFs. Needs a run's folder or a checkpoint.
         statistics: Cut pictures that are larger than a tile, and take the mean and variance of instance norm from each
             tile, from a reduced copy of the picture, or, which equals the result in one piece, from the picture itself
             (exact, reduced: torch alone). By default pictures of more than 16 megapixels are cut, exactly if possible.
@@ -54,25 +65,59 @@ def translate(
         overlap: Pixels that neighbouring tiles share; by default what the statistics ask for.
 
     Returns:
-        Exit status: 0, or 2 if a file could not be translated.
+        Exit status: 0, 2 if a file could not be translated, or 130 if it was interrupted.
     """
     from cyclegan_fast.engine import Tiling, load_engine
-    from cyclegan_fast.engine.files import plan_jobs, translate_files
+    from cyclegan_fast.engine.files import Return, translate_files
     from cyclegan_fast.engine.inference import check_batch_size
+    from cyclegan_fast.engine.jobs import grid_of, plan_jobs
 
     check_batch_size(batch_size)
     if statistics is None and (tile != 1024 or overlap is not None):
         raise UserError("--tile and --overlap say how pictures are cut: say with --statistics which way")
+    if resume and overwrite:
+        raise UserError("--resume keeps the results that exist, --overwrite replaces them: say one of them")
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
-    jobs = plan_jobs(input, output, overwrite=overwrite)
-    loaded = load_engine(engine, direction=direction, device=device, precision=precision, backend=backend)
-    start = time.perf_counter()
-    results = _follow(translate_files(loaded, jobs, batch_size=batch_size, tiling=tiling), len(jobs))
-    seconds = time.perf_counter() - start
+    every = plan_jobs(input, output, overwrite=overwrite or resume)
+    jobs = [job for job in every if not (resume and job.target.exists())]
+    if both_ways and not engine.is_dir():
+        raise UserError("--both-ways needs both generators: give a run's folder or a checkpoint as --engine")
+    if both_ways and any(job.is_video for job in jobs):
+        raise UserError("--both-ways makes grids of pictures, and the input holds videos: leave it out, or them")
+
+    def load(way: Literal["AtoB", "BtoA"] | None) -> Engine:
+        return load_engine(engine, direction=way, device=device, precision=precision, backend=backend)
+
+    loaded, back = load(direction), None
+    if both_ways:
+        other = load("AtoB" if loaded.direction == "BtoA" else "BtoA")
+        back = Return(other, {job: grid_of(job, output) for job in jobs})
+    results: list[Done] = []
+    start, interrupted = time.perf_counter(), False
+    try:
+        with _Progress(len(jobs)) as progress:
+            options = {"batch_size": batch_size, "tiling": tiling, "back": back, "follow": progress.within}
+            for done in translate_files(loaded, jobs, **options):  # type: ignore[arg-type]
+                results.append(done)
+                progress.advance()
+    except KeyboardInterrupt:
+        interrupted = True
+    status = _tell(results, len(every), len(jobs), output, time.perf_counter() - start, loaded)
+    if interrupted:
+        print(f"interrupted: the same command with --resume does the other {len(jobs) - len(results)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return status
+
+
+def _tell(results: list[Done], every: int, asked: int, output: Path, seconds: float, engine: Engine) -> int:
+    """Says what became of all; returns the exit status."""
     bad, clipped = [done for done in results if done.fault], [done for done in results if done.clipped]
-    print(f"{len(jobs) - len(bad)} of {len(jobs)} pictures are in {output} ({len(jobs) / seconds:.1f} a second)")
+    kept = every - asked
+    there = f", {kept} of them from before" if kept else ""
+    speed = f" ({len(results) / seconds:.1f} a second)" if results else ""
+    print(f"{len(results) - len(bad) + kept} of {every} files are in {output}{there}{speed}")
     if clipped:
-        low, high = loaded.in_form.scale
+        low, high = engine.in_form.scale
         count = sum(done.clipped for done in clipped)
         print(
             f"{count} values in {len(clipped)} pictures lay outside {low:g} to {high:g}, the range of training: clipped"
@@ -82,20 +127,44 @@ def translate(
     return EXIT_USER_ERROR if bad else 0
 
 
-def _follow(results: Iterable[Done], total: int) -> list[Done]:
-    """Shows the progress with its speed and the time left; returns the results."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class _Progress:
+    """Shows how many files are done, with the speed and the time left."""
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
-    finished = []
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=total, speed="")
-        for done in results:
-            finished.append(done)
-            speed = len(finished) / (progress.tasks[task].elapsed or 1)
-            progress.update(task, completed=len(finished), speed=f"{speed:.1f} pictures/s")
-    return finished
+    def __init__(self, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+        self._bar, self._done = Progress(*columns), 0
+        self._task = self._bar.add_task("", total=total, speed="")
+
+    def advance(self) -> None:
+        """One more file is done."""
+        self._done += 1
+        self._show(0.0)
+
+    def within(self, share: float) -> None:
+        """Of the file at work, a large one, this share is done."""
+        self._show(min(share, 0.99))
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def _show(self, share: float) -> None:
+        elapsed = self._bar.tasks[self._task].elapsed or 1
+        speed = f"{self._done / elapsed:.1f} files/s" if not share else f"{share:.0%} of a large one"
+        self._bar.update(self._task, completed=self._done + share, speed=speed)
+
+
+def main(words: list[str]) -> None:
+    """Runs the command with these words; --model stands for --engine."""
+    flag, sign = "--model", "="
+    said = [f"--engine{word[len(flag) :]}" if word.split(sign)[0] == flag else word for word in words]
+    run_command(translate, said)
 
 
 if __name__ == "__main__":
-    run_command(translate)
+    main(sys.argv[1:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +31,8 @@ def index_domain(root: Path, name: str) -> list[Path]:
     return index_folder(root / name)
 
 
-def index_folder(folder: Path) -> list[Path]:
-    """Lists the image files of a folder and of those below it, sorted by path.
+def index_folder(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
+    """Lists the image files of a folder and of those below it, or files of other suffixes, sorted by path.
 
     The folder itself may be a link. A link inside it is followed only if it stays inside: a linked file counts as a
     file, a linked folder is not walked again.
@@ -41,7 +41,7 @@ def index_folder(folder: Path) -> list[Path]:
         UserError: the folder holds no image, or a link leads out of it.
     """
     # As Paths compare, a/x before a-b/x, ten times as fast.
-    paths = sorted(_walk(folder, folder.resolve()), key=lambda path: str(path).replace(os.sep, "\0"))
+    paths = sorted(_walk(folder, folder.resolve(), suffixes), key=lambda path: str(path).replace(os.sep, "\0"))
     if not paths:
         if shard := next(folder.rglob("*.tar"), None):
             raise UserError(f"{folder}: holds no image but shards; name them: --data-A (or -B) '{shard.parent}/*.tar'")
@@ -65,8 +65,8 @@ def index_pair(
     return pair
 
 
-def _walk(folder: Path, top: Path) -> Iterator[Path]:
-    """Yields the images at and below `folder`; `top` is the resolved folder that nothing may leave."""
+def _walk(folder: Path, top: Path, suffixes: Collection[str]) -> Iterator[Path]:
+    """Yields the files at and below `folder`; `top` is the resolved folder that nothing may leave."""
     with os.scandir(folder) as entries:
         for entry in entries:
             path = Path(entry.path)
@@ -79,6 +79,6 @@ def _walk(folder: Path, top: Path) -> Iterator[Path]:
                 if target.is_dir():
                     continue
             if entry.is_dir():
-                yield from _walk(path, top)
-            elif path.suffix.lower() in SUFFIXES:
+                yield from _walk(path, top, suffixes)
+            elif path.suffix.lower() in suffixes:
                 yield path

@@ -15,8 +15,8 @@ from torch import Tensor
 from cyclegan_fast.config import Form
 from cyclegan_fast.errors import UserError
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 Shape = tuple[int, int, int]  # of a batch: images, height, width
 _USUAL: Shape = (1, 256, 256)
 
@@ -47,7 +47,8 @@ class Engine(ABC):
     smallest: int  # the least side, in pixels
     shapes: Shapes | None = None  # that it serves; None: all that `multiple` and `smallest` allow
     closed: bool = field(default=False, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _running: int = field(default=0, init=False, repr=False)  # batches at work
+    _state: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
     _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
 
     @property
@@ -71,7 +72,15 @@ class Engine(ABC):
         self.check_batch(batch)
         if not len(batch):
             return batch.new_empty((0, self.out_channels, *batch.shape[2:]), dtype=torch.float32)
-        return self._compute(batch)
+        with self._state:
+            self._check_open()
+            self._running += 1
+        try:
+            return self._compute(batch)
+        finally:
+            with self._state:
+                self._running -= 1
+                self._state.notify_all()
 
     @abstractmethod
     def _compute(self, batch: Tensor) -> Tensor:
@@ -104,8 +113,7 @@ class Engine(ABC):
         Raises:
             UserError: The engine is closed, or the shape does not fit.
         """
-        if self.closed:
-            raise UserError(f"{self.name} is closed: load it again")
+        self._check_open()
         rule = f"[N, {self.in_channels}, H, W] with sides from {self.smallest} in steps of {self.multiple} pixels"
         fits = batch.dim() == 4 and batch.shape[1] == self.in_channels
         if not fits or any(side < self.smallest or side % self.multiple for side in batch.shape[2:]):
@@ -130,25 +138,31 @@ class Engine(ABC):
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         """Runs a call on one of this engine's own threads: while one prepares its images, another computes."""
-        with self._lock:
-            if self.closed:
-                raise UserError(f"{self.name} is closed: load it again")
+        with self._state:
+            self._check_open()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(2, thread_name_prefix="cyclegan_fast.infer")
             return self._pool.submit(call)
 
     def close(self) -> None:
-        """Waits for what was submitted, and gives the memory back; the engine runs nothing afterwards."""
-        with self._lock:
+        """Waits for what was submitted and what runs, and gives the memory back; nothing runs afterwards."""
+        with self._state:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown()
-        if not self.closed:
+        with self._state:
+            if self.closed:
+                return
             self.closed = True
-            self._release()
+            self._state.wait_for(lambda: not self._running)
+        self._release()
 
     def _release(self) -> None:  # noqa: B027 - most engines have nothing but what the collector frees
-        """Gives back what an engine holds; called once."""
+        """Gives back what an engine holds; called once, when nothing runs."""
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise UserError(f"{self.name} is closed: load it again")
 
     def __enter__(self) -> Self:
         return self

@@ -18,13 +18,16 @@ from cyclegan_fast.engine.onnx_backend import OnnxBackend
 from cyclegan_fast.engine.openvino_backend import OpenVinoBackend
 from cyclegan_fast.engine.parity import check_parity, picture_batches
 from cyclegan_fast.engine.sidecar import make_sidecar, sidecar_of, weights_digest
+from cyclegan_fast.engine.tensorrt_backend import TensorRtBackend, tensorrt_facts
+from cyclegan_fast.engine.tensorrt_build import build_plan, import_tensorrt
 from cyclegan_fast.engine.to_onnx import to_onnx
 from cyclegan_fast.engine.typed_onnx import typed_onnx
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import Direction
 
-_MOST: Shape = (64, 4096, 4096)  # of a .pt2 file that is built without a word about its shapes
+# Of a file that is built without a word about its shapes. TensorRT tries its kernels on the largest.
+_MOST: dict[str, Shape] = {".pt2": (64, 4096, 4096), ".engine": (32, 1024, 1024)}
 _USUAL: Shape = (1, 256, 256)
 _CALIBRATION = 32  # pictures, from all over the folder
 
@@ -58,18 +61,19 @@ def build_engine(
     Args:
         checkpoint: Whatever `load_generator` takes: a run folder, a checkpoint, a .safetensors or .pth file.
         out: File to write: .onnx (ONNX Runtime and OpenVINO; all shapes), .pt2 (AOTInductor: compiled code for torch,
-            on the kind of device that it was built for), .safetensors (weights with their settings), or .pth (as the
-            reference reads it). Beside an engine lies its sidecar ``<out>.json``: versions, sha256 of the file and of
-            the weights, shapes, precision, images, and how far it is from torch.
+            on the kind of device that it was built for), .engine (TensorRT: for the GPU and the TensorRT that built
+            it), .safetensors (weights with their settings), or .pth (as the reference reads it). Beside an engine lies
+            its sidecar ``<out>.json``: versions, sha256 of the file and of the weights, shapes, precision, images, and
+            how far it is from torch.
         direction: AtoB or BtoA, after the folders trainA and trainB; by default what `checkpoint` holds, or AtoB.
-        precision: What its convolutions compute in: of .onnx fp32, fp16, bf16 or int8, the instance norms and both ends
-            in float32; of .pt2 fp32, bf16, or fp16 on a GPU.
-        shapes: The batches that a .pt2 file serves; by default one to 64 images of up to 4096x4096, best at one of
-            256x256. An .onnx file takes all.
+        precision: What its convolutions compute in: of .onnx and .engine fp32, fp16, bf16, int8 or fp8, the instance
+            norms and both ends in float32; of .pt2 fp32, bf16, or fp16 on a GPU.
+        shapes: The batches that a .pt2 or .engine file serves, best at one image of 256x256 by default, and up to 64
+            images and 4096x4096 (.pt2), or 32 images and 1024x1024 (.engine). An .onnx file takes all.
         images: A folder with pictures of the domain that it translates, testA, say; the engine is compared with torch
-            on some of them, besides random values, and int8 is calibrated on 32 of them. By default rendered scenes
-            stand in for the comparison.
-        device: What a .pt2 file is compiled for: auto (CUDA where there is one), cpu or cuda.
+            on some of them, besides random values, and int8 and fp8 are calibrated on 32 of them. By default rendered
+            scenes stand in for the comparison.
+        device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
 
     Returns:
         `out`.
@@ -127,18 +131,35 @@ def _check_shapes(shapes: Shapes, generator: Generator) -> Shapes:
 def _build_onnx(job: _Job) -> _Built:
     if job.shapes is not None:
         raise UserError("an .onnx file takes batches of every shape: leave the shapes out")
-    content, facts = to_onnx(job.generator), _own_facts(job)
-    if job.precision != "fp32":
-        plain = OnnxBackend(content, facts | {"precision": "fp32"}, name="the graph", device="cpu")
-        some = job.pictures[:: max(1, len(job.pictures) // _CALIBRATION)][:_CALIBRATION]
-        content = typed_onnx(content, job.precision, picture_batches(plain, some))
+    content, facts = _typed_graph(job), _own_facts(job)
     if job.precision == "bf16":  # of which ONNX Runtime has no convolutions for the CPU
         return _Built(content, {}, OpenVinoBackend(content, facts, name="the graph"))
     return _Built(content, {}, OnnxBackend(content, facts, name="the graph", device="cpu"))
 
 
+def _build_tensorrt(job: _Job) -> _Built:
+    if job.device.type != "cuda":
+        raise UserError("an .engine file is built on the GPU that it shall run on, and torch sees none: export .onnx")
+    import_tensorrt()  # before minutes of work
+    shapes = job.shapes or _usual_shapes(job.generator, _MOST[".engine"])
+    plan = build_plan(_typed_graph(job, for_tensorrt=True), shapes, job.generator.in_channels, job.device)
+    facts = {"shapes": shapes._asdict(), "compiled": tensorrt_facts(job.device)}
+    opened = TensorRtBackend(plan, _own_facts(job) | facts, name="the engine", device=str(job.device))
+    return _Built(plan, facts, opened)
+
+
+def _typed_graph(job: _Job, *, for_tensorrt: bool = False) -> bytes:
+    """The generator as ONNX, in the precision that is asked for."""
+    content = to_onnx(job.generator)
+    if job.precision == "fp32":
+        return content
+    plain = OnnxBackend(content, _own_facts(job) | {"precision": "fp32"}, name="the graph", device="cpu")
+    some = job.pictures[:: max(1, len(job.pictures) // _CALIBRATION)][:_CALIBRATION]
+    return typed_onnx(content, job.precision, picture_batches(plain, some), for_tensorrt=for_tensorrt)
+
+
 def _build_pt2(job: _Job) -> _Built:
-    shapes = job.shapes or _usual_shapes(job.generator)
+    shapes = job.shapes or _usual_shapes(job.generator, _MOST[".pt2"])
     content = compile_package(job.generator, job.precision, shapes, job.device)
     facts = {"shapes": shapes._asdict(), "compiled": aoti_facts(job.device)}
     opened = AotiBackend(content, _own_facts(job) | facts, name="the compiled code", device=str(job.device))
@@ -152,13 +173,13 @@ def _own_facts(job: _Job) -> dict[str, Any]:
     return generator.facts() | sides | {"precision": job.precision}
 
 
-def _usual_shapes(generator: Generator) -> Shapes:
+def _usual_shapes(generator: Generator, most: Shape) -> Shapes:
     unit = generator.multiple
 
     def fitting(side: int) -> int:
         return -(-max(side, generator.smallest) // unit) * unit
 
-    ends = ((1, 1, 1), _USUAL, _MOST)
+    ends = ((1, 1, 1), _USUAL, most)
     return Shapes(*((images, fitting(height), fitting(width)) for images, height, width in ends))
 
 
@@ -172,7 +193,11 @@ def _write_reference(generator: Generator, out: Path) -> None:
     save_reference_network(out, generator.network)
 
 
-_ENGINES: dict[str, Callable[[_Job], _Built]] = {".onnx": _build_onnx, ".pt2": _build_pt2}
+_ENGINES: dict[str, Callable[[_Job], _Built]] = {
+    ".onnx": _build_onnx,
+    ".pt2": _build_pt2,
+    ".engine": _build_tensorrt,
+}
 _WEIGHTS: dict[str, Callable[[Generator, Path], None]] = {
     ".safetensors": _write_safetensors,
     ".pth": _write_reference,

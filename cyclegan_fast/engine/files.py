@@ -1,68 +1,34 @@
-"""A folder of pictures translated into another: names, sub-folders, formats and sizes are kept."""
+"""Files translated into files: pictures are read and written by threads, while the engine computes."""
 
 from __future__ import annotations
 
-import io
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
-from cyclegan_fast.data import BadImageError, deep, index_domain
-from cyclegan_fast.data.decode import FORMATS
+from cyclegan_fast.data import BadImageError
+from cyclegan_fast.device import usable_cores
 from cyclegan_fast.engine.backends import Engine
-from cyclegan_fast.engine.images import from_values, read_picture
+from cyclegan_fast.engine.encode import encode_like
+from cyclegan_fast.engine.images import Picture, from_values, read_picture
 from cyclegan_fast.engine.inference import check_batch_size, infer, tiling_for
+from cyclegan_fast.engine.jobs import Job
 from cyclegan_fast.engine.large import goes_by_rows, tiff_pixels, translate_tiff
+from cyclegan_fast.engine.strips import Follow
 from cyclegan_fast.engine.tiles import Tiling, check_tiling
+from cyclegan_fast.engine.video import translate_video
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
-
-_SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to translate."""
-
-    source: Path
-    target: Path
-
-
-def plan_jobs(source: Path, output: Path, *, overwrite: bool = False) -> list[Job]:
-    """Lists what to translate, sorted by path.
-
-    Args:
-        source: A picture, or a folder with pictures at any depth.
-        output: Folder for the results, under the same names.
-        overwrite: Whether results that exist may be replaced. The input never is.
-
-    Raises:
-        UserError: The input is missing or holds no picture, or a result would replace an input, or a file that exists.
-    """
-    if not source.exists():
-        raise UserError(f"{source} does not exist")
-    if source.is_dir():
-        if output.resolve().is_relative_to(source.resolve()):
-            raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
-        jobs = [Job(path, output / path.relative_to(source)) for path in index_domain(source.parent, source.name)]
-    else:
-        jobs = [Job(source, output / source.name)]
-    inputs = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        if job.target.resolve() in inputs:
-            raise UserError(f"{job.target} is one of the inputs and would be overwritten: choose another output folder")
-    taken = [job.target for job in jobs if job.target.exists()]
-    if taken and not overwrite:
-        raise UserError(f"{taken[0]} exists already ({len(taken)} files do): choose another folder, or say --overwrite")
-    return jobs
+from cyclegan_fast.monitoring.grids import encode, sample_grid
 
 
 class Done(NamedTuple):
-    """What became of a picture."""
+    """What became of a picture or video."""
 
     job: Job
     fault: str = ""
@@ -71,105 +37,149 @@ class Done(NamedTuple):
     """Values that lay outside the range of the generator's images."""
 
 
+class Return(NamedTuple):
+    """The way back, to see how much of a picture comes home."""
+
+    engine: Engine
+    """Of the other direction."""
+    grids: dict[Job, Path]
+    """Files to write, each with a picture, its translation, and that translated back."""
+
+
 def translate_files(
-    engine: Engine, jobs: list[Job], *, batch_size: int = 8, tiling: Tiling | None = None
+    engine: Engine,
+    jobs: list[Job],
+    *,
+    batch_size: int = 8,
+    tiling: Tiling | None = None,
+    back: Return | None = None,
+    follow: Follow = lambda _: None,
 ) -> Iterator[Done]:
-    """Translates pictures, each written in one move, and yields what became of each.
+    """Translates pictures and videos, each written in one move, and yields in their order what became of each.
 
     Args:
         engine: The generator.
         jobs: What to translate.
         batch_size: Pictures of one size, or tiles of one, that pass the network at a time.
         tiling: How large pictures are cut, as for `infer`. TIFFs that are cut are read and written in strips.
+        back: Translates the results back, too, and writes grids of both; of pictures that are read as a whole.
+        follow: Is told the share that is done of a large picture or a video.
 
     Raises:
-        UserError: A result cannot be written (the disk is full, say), or `batch_size` is below 1.
+        UserError: A result cannot be written (the disk is full, say), or a setting cannot be had.
     """
     check_batch_size(batch_size)
     if tiling is not None:
         check_tiling(engine, tiling)
-    waiting: list[Job] = []
-    for job in jobs:
+
+    def way_of(job: Job) -> Literal["picture", "rows", "video"]:
+        if job.is_video:
+            return "video"
         cut = tiling_for(engine, tiff_pixels(job.source), tiling)
-        if cut is not None and goes_by_rows(job.source, engine.in_channels):
-            yield from _translate_together(engine, waiting, batch_size, tiling)
-            waiting = []
-            yield _translate_in_strips(engine, job, cut, batch_size)
-            continue
-        waiting.append(job)
-        if len(waiting) == batch_size:
-            yield from _translate_together(engine, waiting, batch_size, tiling)
-            waiting = []
-    yield from _translate_together(engine, waiting, batch_size, tiling)
+        return "rows" if cut is not None and goes_by_rows(job.source, engine.in_channels) else "picture"
+
+    with ThreadPoolExecutor(min(4, usable_cores()), thread_name_prefix="cyclegan_fast.files") as pool:
+        try:
+            for way, some in groupby(jobs, way_of):
+                if way == "picture":
+                    yield from _Pictures(engine, batch_size, tiling, back, pool).translate(some)
+                elif way == "video":
+                    yield from (_translate_video(engine, job, batch_size, follow) for job in some)
+                else:
+                    yield from (_translate_rows(engine, job, batch_size, tiling, follow) for job in some)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _translate_together(engine: Engine, jobs: list[Job], batch_size: int, tiling: Tiling | None) -> Iterator[Done]:
-    for done, content in _translate_chunk(engine, jobs, batch_size, tiling):
-        if not done.fault:
-            write_atomically(done.job.target, content)
-        yield done
+class _Pictures:
+    """Pictures that are read as a whole: while a batch is computed the next is read, and the last written."""
+
+    def __init__(
+        self, engine: Engine, batch_size: int, tiling: Tiling | None, back: Return | None, pool: ThreadPoolExecutor
+    ) -> None:
+        self._engine, self._batch_size, self._tiling = engine, batch_size, tiling
+        self._back, self._pool = back, pool
+
+    def translate(self, jobs: Iterator[Job]) -> Iterator[Done]:
+        written: deque[Future[Done]] = deque()
+        read = self._read_ahead(jobs)
+        while batch := list(islice(read, self._batch_size)):
+            written.extend(self._translate_batch(batch))
+            while len(written) > self._batch_size:
+                yield written.popleft().result()
+        while written:
+            yield written.popleft().result()
+
+    def _read_ahead(self, jobs: Iterator[Job]) -> Iterator[tuple[Job, Future[Picture]]]:
+        waiting: deque[tuple[Job, Future[Picture]]] = deque()
+        for job in jobs:
+            future = self._pool.submit(read_picture, job.source, self._engine.in_form, self._engine.out_form)
+            waiting.append((job, future))
+            if len(waiting) > self._batch_size:
+                yield waiting.popleft()
+        yield from waiting
+
+    def _translate_batch(self, batch: list[tuple[Job, Future[Picture]]]) -> list[Future[Done]]:
+        """All in one call; if that fails, each in a call of its own, so that the fault is its own."""
+        results: dict[Job, Future[Done]] = {}
+        good: dict[Job, Picture] = {}
+        for job, future in batch:
+            try:
+                good[job] = future.result()
+            except BadImageError as error:
+                results[job] = _finished(Done(job, error.reason))
+        try:
+            results |= self._compute(good)
+        except UserError:
+            for job, picture in good.items():
+                try:
+                    results |= self._compute({job: picture})
+                except UserError as error:
+                    results[job] = _finished(Done(job, str(error)))
+        return [results[job] for job, _ in batch]
+
+    def _compute(self, pictures: dict[Job, Picture]) -> dict[Job, Future[Done]]:
+        values = [picture.values for picture in pictures.values()]
+        made = infer(self._engine, values, batch_size=self._batch_size, tiling=self._tiling)
+        home: list[Tensor | None] = [None] * len(made)
+        if self._back is not None:
+            home = infer(self._back.engine, made, batch_size=self._batch_size, tiling=self._tiling)
+        return {
+            job: self._pool.submit(self._write, job, pictures[job], there, back)
+            for job, there, back in zip(pictures, made, home, strict=True)
+        }
+
+    def _write(self, job: Job, picture: Picture, made: Tensor, home: Tensor | None) -> Done:
+        try:
+            content = encode_like(job.source, from_values(made, picture.depth, self._engine.out_form))
+        except UserError as error:
+            return Done(job, str(error))
+        if self._back is not None and home is not None:
+            grid = sample_grid([[picture.values, made, home]], ["input", "translated", "and back"])
+            write_atomically(self._back.grids[job], encode(grid, "PNG"))
+        write_atomically(job.target, content)  # the last, which --resume looks for
+        return Done(job, clipped=picture.clipped)
 
 
-def _translate_in_strips(engine: Engine, job: Job, tiling: Tiling, batch_size: int) -> Done:
+def _finished(done: Done) -> Future[Done]:
+    future: Future[Done] = Future()
+    future.set_result(done)
+    return future
+
+
+def _translate_rows(engine: Engine, job: Job, batch_size: int, tiling: Tiling | None, follow: Follow) -> Done:
+    cut = tiling_for(engine, tiff_pixels(job.source), tiling)
+    assert cut is not None
     try:
-        return Done(
-            job,
-            clipped=translate_tiff(
-                engine, job.source, job.target, tiling, batch_size=batch_size, follow=lambda _: None
-            ),
-        )
+        clipped = translate_tiff(engine, job.source, job.target, cut, batch_size=batch_size, follow=follow)
+        return Done(job, clipped=clipped)
     except BadImageError as error:
         return Done(job, error.reason)
 
 
-def _translate_chunk(
-    engine: Engine, jobs: list[Job], batch_size: int, tiling: Tiling | None
-) -> list[tuple[Done, bytes]]:
-    """All in one call; if one of them is bad, each in a call of its own."""
+def _translate_video(engine: Engine, job: Job, batch_size: int, follow: Follow) -> Done:
     try:
-        pictures = [read_picture(job.source, engine.in_form, engine.out_form) for job in jobs]
-        made = infer(engine, [picture.values for picture in pictures], batch_size=batch_size, tiling=tiling)
-        return [
-            (
-                Done(job, clipped=picture.clipped),
-                _encode(from_values(values, picture.depth, engine.out_form), job.source),
-            )
-            for job, picture, values in zip(jobs, pictures, made, strict=True)
-        ]
-    except UserError as error:
-        if len(jobs) > 1:
-            return [result for job in jobs for result in _translate_chunk(engine, [job], 1, tiling)]
-        return [(Done(jobs[0], error.reason if isinstance(error, BadImageError) else str(error)), b"")]
-
-
-def _encode(pixels: np.ndarray, source: Path) -> bytes:
-    """The bytes of [H, W, C] in the format that the source file really has, whatever its name says.
-
-    Raises:
-        UserError: That format cannot hold such pixels, or a package is missing that writes them.
-    """
-    kind, channels = _format_of(source), pixels.shape[2]
-    colour, deep_pixels = channels == 3, pixels.dtype != np.uint8
-    if kind != "TIFF" and (channels not in (1, 3) or pixels.dtype == np.float32):
-        what = "floating-point values" if pixels.dtype == np.float32 else f"{channels} channels"
-        raise UserError(f"the result has {what}, which {kind} cannot hold: give the picture as TIFF")
-    try:
-        if deep_pixels and colour and kind == "PNG":
-            return deep.encode_png(pixels)
-        if deep_pixels and colour and kind == "PPM":
-            return deep.encode_ppm(pixels)
-        if kind == "TIFF" and (channels not in (1, 3) or (deep_pixels and colour)):
-            return deep.encode_tiff(pixels)
-    except deep.MissingPackageError as error:
-        raise UserError(str(error)) from error
-    buffer = io.BytesIO()
-    Image.fromarray(pixels if colour else pixels[..., 0]).save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
-    return buffer.getvalue()
-
-
-def _format_of(source: Path) -> str:
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            return "JPEG" if image.format == "MPO" else str(image.format)  # a stereo JPEG: its first picture
-    except UnidentifiedImageError:
-        return "TIFF"  # the one format that is read without Pillow
+        translate_video(engine, job.source, job.target, batch_size=batch_size, follow=follow)
+        return Done(job)
+    except BadImageError as error:
+        return Done(job, error.reason)

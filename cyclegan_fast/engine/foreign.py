@@ -11,17 +11,18 @@ from cyclegan_fast.errors import UserError
 
 
 @contextlib.contextmanager
-def hushed(logger: str = "") -> Iterator[None]:
-    """Keeps warnings, and what goes to a logger (by default the root), from the user."""
-    log = logging.getLogger(logger)
-    before = log.level
-    log.setLevel(logging.CRITICAL)
+def hushed(*loggers: str) -> Iterator[None]:
+    """Keeps warnings, and what goes to loggers ("" is the root), from the user."""
+    before = {log: log.level for log in map(logging.getLogger, loggers)}
+    for log in before:
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        for log, level in before.items():
+            log.setLevel(level)
 
 
 def first_line(error: Exception) -> str:

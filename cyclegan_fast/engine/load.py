@@ -12,11 +12,12 @@ from cyclegan_fast.engine.backends import PRECISIONS, Engine, Precision
 from cyclegan_fast.engine.generator import load_generator
 from cyclegan_fast.engine.onnx_backend import load_onnx
 from cyclegan_fast.engine.openvino_backend import load_openvino
+from cyclegan_fast.engine.tensorrt_backend import load_tensorrt
 from cyclegan_fast.engine.torch_backend import TorchBackend
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
-Backend = Literal["auto", "torch", "onnxruntime", "openvino", "aoti"]
+Backend = Literal["auto", "torch", "onnxruntime", "openvino", "aoti", "tensorrt"]
 
 
 def load_engine(
@@ -30,18 +31,18 @@ def load_engine(
     """Loads a trained generator.
 
     Args:
-        path: A run folder (its newest checkpoint), a checkpoint, a .safetensors, .onnx or .pt2 file that we exported,
-            any .onnx with one image in and one out, or a .pth of the reference.
+        path: A run folder (its newest checkpoint), a checkpoint, a .safetensors, .onnx, .pt2 or .engine file that
+            we exported, any .onnx with one image in and one out, or a .pth of the reference.
         direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
             holds both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
         precision: What the convolutions compute in. Weights: fp32 (the default), bf16, or on CUDA fp16. An engine file
             has its own, which OpenVINO may turn from fp32 into bf16.
-        backend: What runs it. auto: torch for weights, onnxruntime for .onnx, aoti for .pt2. An .onnx file runs in
-            openvino, too.
+        backend: What runs it. auto: torch for weights, onnxruntime for .onnx, aoti for .pt2, tensorrt for .engine. An
+            .onnx file runs in openvino, too.
 
     Returns:
-        An engine for `infer`. A .pt2 file holds machine code: load only files that you trust.
+        An engine for `infer`. A .pt2 or .engine file holds machine code: load only those that you trust.
 
     Raises:
         UserError: The path holds no generator, it is damaged, it holds the other direction only, or the device, the
@@ -58,7 +59,9 @@ def load_engine(
         raise UserError(f"{path} does not exist")
     kind = "" if path.is_dir() else path.suffix
     if kind not in _BACKENDS:
-        raise UserError(f"{path}: give a run folder, a checkpoint, or a .safetensors, .pth, .onnx or .pt2 file")
+        raise UserError(
+            f"{path}: give a run folder, a checkpoint, or a .safetensors, .pth, .onnx, .pt2 or .engine file"
+        )
     known = _BACKENDS[kind]
     if backend not in ("auto", *known):
         raise UserError(f"{path}: backend must be auto or {' or '.join(known)} for this, got {backend!r}")
@@ -78,4 +81,5 @@ _BACKENDS: dict[str, dict[str, _Load]] = {
     ".pth": _TORCH,
     ".onnx": {"onnxruntime": load_onnx, "openvino": load_openvino},
     ".pt2": {"aoti": load_aoti},
+    ".engine": {"tensorrt": load_tensorrt},
 }

@@ -32,7 +32,7 @@ class OnnxBackend(Engine):
         where = _resolve_device(device)
         if facts.get("precision") == "bf16" and where.type == "cpu":
             raise UserError(f"{name} computes in bf16, which ONNX Runtime cannot on the CPU: take the backend openvino")
-        self._session = _open_session(content, where, name)
+        self._session = _open_session(content, where, name, plainly=facts.get("precision") == "fp8")
         fields = engine_fields(facts, _channels(self._session, name), name)
         super().__init__(name=name, device=str(where), precision=facts.get("precision", "fp32"), **fields)
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
@@ -80,14 +80,19 @@ def load_onnx(path: Path, direction: Direction | None, device: str, precision: P
     return OnnxBackend(content, facts, name=path.name, device=device)
 
 
-def _open_session(content: bytes, device: torch.device, name: str) -> Any:
-    """A session on exactly the provider of `device`: ONNX Runtime itself would fall back to the CPU in silence."""
+def _open_session(content: bytes, device: torch.device, name: str, *, plainly: bool) -> Any:
+    """A session on exactly the provider of `device`: ONNX Runtime itself would fall back to the CPU in silence.
+
+    `plainly` leaves out its further optimisations, which drop a ReLU before a QuantizeLinear of 8-bit floats.
+    """
     ort = _onnxruntime()
     provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
     if provider not in ort.get_available_providers():
         raise UserError(f"ONNX Runtime has no {provider} here: install onnxruntime-gpu, or say --device cpu")
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors
+    if plainly:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     chosen = (provider, {"device_id": device.index or 0}) if device.type == "cuda" else provider
     try:
         session = ort.InferenceSession(content, options, providers=[chosen])

@@ -63,8 +63,7 @@ class OpenVinoBackend(Engine):
             self._requests.put(request)
 
     def _release(self) -> None:
-        for _ in range(_REQUESTS):  # waits for those at work
-            self._requests.get()
+        del self._requests
 
 
 def load_openvino(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> OpenVinoBackend:

@@ -47,6 +47,7 @@ BOUNDS = {  # what a build may lose at most, by its precision; on a GPU fp32 may
     "fp16": Parity(max=0.25, mean=5e-3, psnr=46.0),
     "bf16": Parity(max=1.0, mean=2e-2, psnr=34.0),
     "int8": Parity(max=2.0, mean=0.1, psnr=22.0),
+    "fp8": Parity(max=2.0, mean=0.1, psnr=22.0),
 }
 
 

@@ -1,19 +1,22 @@
-"""ONNX graphs whose convolutions compute in fp16, bf16 or int8; what a precision means stands in the graph's own types.
+"""ONNX graphs whose convolutions compute in fp16, bf16, int8 or fp8, as the graph's own types say.
 
 Images go in and come out as float32, and every instance norm computes in float32. fp16 and bf16 are casts between them.
 int8 is pairs of QuantizeLinear and DequantizeLinear around the convolutions, which ONNX Runtime, OpenVINO and TensorRT
 fuse: symmetric, weights by channel, activations on ranges that a set of real pictures shows. The first and the last
 convolution stay in float32: they are a hundredth of the arithmetic, and their error would be seen in every pixel.
+fp8 is the same pairs with floats of 8 bits (E4M3), for GPUs that have them.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,24 +25,32 @@ from cyclegan_fast.engine.foreign import hushed
 from cyclegan_fast.errors import UserError
 
 _BF16_OPSET = 22  # the first whose convolutions take bfloat16
+_FP8_OPSET = 19  # the first whose QuantizeLinear makes 8-bit floats
+_INT8_MOST, _FP8_MOST = 127.0, 448.0
 _NORM = "InstanceNormalization"
 
 
-def typed_onnx(content: bytes, precision: Precision, calibration: Iterable[Tensor] = ()) -> bytes:
+def typed_onnx(
+    content: bytes, precision: Precision, calibration: Iterable[Tensor] = (), *, for_tensorrt: bool = False
+) -> bytes:
     """A float32 graph made by `to_onnx`, to one of another precision.
 
     Args:
         content: The ONNX file's bytes.
         precision: What its convolutions shall compute in.
-        calibration: For int8: batches as the network takes them, float32 [N, C, H, W] in [-1, 1], of real pictures.
+        calibration: For int8 and fp8: batches as the network takes them, float32 [N, C, H, W] in [-1, 1], of real
+            pictures.
+        for_tensorrt: Leaves the biases of int8 in float32, as TensorRT wants them; ONNX Runtime is slower with those.
 
     Raises:
-        UserError: int8 without pictures, or a package is missing.
+        UserError: int8 or fp8 without pictures, or a package is missing.
     """
     if precision == "fp32":
         return content
     if precision == "int8":
-        return _quantise(content, iter(calibration))
+        return _quantise(content, iter(calibration), float_bias=for_tensorrt)
+    if precision == "fp8":
+        return _to_fp8(_quantise(content, iter(calibration), float_bias=True), content)
     return _cast(content, torch.float16 if precision == "fp16" else torch.bfloat16)
 
 
@@ -82,16 +93,17 @@ def _cast(content: bytes, dtype: torch.dtype) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     if half == TensorProto.BFLOAT16:
-        for opset in model.opset_import:
-            opset.version = max(opset.version, _BF16_OPSET) if opset.domain in ("", "ai.onnx") else opset.version
+        _raise_opset(model, _BF16_OPSET)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
 
-def _quantise(content: bytes, calibration: Iterator[Tensor]) -> bytes:
+def _quantise(content: bytes, calibration: Iterator[Tensor], *, float_bias: bool) -> bytes:
     first = next(calibration, None)
     if first is None:
-        raise UserError("int8 is calibrated on pictures: name a folder with some of the domain, testA, say (--images)")
+        raise UserError(
+            "int8 and fp8 are calibrated on pictures: name a folder with some of the domain, testA, say (--images)"
+        )
     import onnx
 
     try:
@@ -109,7 +121,7 @@ def _quantise(content: bytes, calibration: Iterator[Tensor]) -> bytes:
     graph = onnx.load_from_string(content).graph
     name = graph.input[0].name
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
-    with tempfile.TemporaryDirectory() as folder, hushed():  # the quantiser advises through the root logger
+    with tempfile.TemporaryDirectory() as folder, hushed(""):  # the quantiser advises through the root logger
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(content)
         quantization.quantize_static(
@@ -122,6 +134,42 @@ def _quantise(content: bytes, calibration: Iterator[Tensor]) -> bytes:
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": not float_bias},
         )
         return target.read_bytes()
+
+
+def _to_fp8(content: bytes, plain: bytes) -> bytes:
+    """The pairs of an int8 graph with the ranges they have, in 8-bit floats (E4M3); `plain` has the exact weights."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {tensor.name: tensor for tensor in onnx.load_from_string(plain).graph.initializer}
+    pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+
+    for name in {node.input[1] for node in pairs}:
+        smaller = numpy_helper.to_array(tensors[name]) * np.float32(_INT8_MOST / _FP8_MOST)
+        tensors[name].CopyFrom(numpy_helper.from_array(smaller, name))
+    for name in {node.input[2] for node in pairs}:
+        dims = tensors[name].dims
+        zeros = bytes(math.prod(dims))
+        tensors[name].CopyFrom(helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, dims, zeros, raw=True))
+    for node in pairs:
+        if (stored := tensors.get(node.input[0])) is not None:  # weights, [O, I, h, w], with a scale for each of O
+            scale = torch.from_numpy(numpy_helper.to_array(tensors[node.input[1]]).copy())
+            exact = torch.from_numpy(numpy_helper.to_array(weights[stored.name.removesuffix("_quantized")]).copy())
+            levels = (exact / scale.view(-1, *[1] * (exact.dim() - 1))).clamp(-_FP8_MOST, _FP8_MOST)
+            raw = levels.to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes()
+            stored.CopyFrom(helper.make_tensor(stored.name, TensorProto.FLOAT8E4M3FN, stored.dims, raw, raw=True))
+    del graph.value_info[:]
+    _raise_opset(model, _FP8_OPSET)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _raise_opset(model: Any, least: int) -> None:
+    for opset in model.opset_import:
+        opset.version = max(opset.version, least) if opset.domain in ("", "ai.onnx") else opset.version

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
@@ -36,3 +38,12 @@ def onnx_files(runs, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("onnx")
     files = {name: build_engine(runs[name], folder / f"{name}.onnx", direction="AtoB") for name in ("colour", "unet")}
     return files | {"colour_BtoA": build_engine(runs["colour"], folder / "colour_BtoA.onnx", direction="BtoA")}
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A few pictures of noise, for calibration and comparison."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(1)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder

@@ -196,7 +196,8 @@ def test_parity_is_what_its_words_say():
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [("grey_to_colour", "fp16"), ("unet", "bf16"), ("grey_to_colour", "int8"), ("unet", "int8")]
+    ("name", "precision"),
+    [("grey_to_colour", "fp16"), ("unet", "bf16"), ("grey_to_colour", "int8"), ("unet", "int8"), ("unet", "fp8")],
 )
 def test_graphs_of_every_precision_compute_in_it_and_stay_within_its_bound(tmp_path, runs, name, precision):
     pytest.importorskip("openvino")
@@ -209,9 +210,10 @@ def test_graphs_of_every_precision_compute_in_it_and_stay_within_its_bound(tmp_p
     assert {end.type.tensor_type.elem_type for end in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
     weights = {tensor.name: tensor.data_type for tensor in graph.initializer}
     types = [weights.get(node.input[1]) for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
-    if precision == "int8":  # behind a DequantizeLinear, except the ends and what is transposed
-        assert None in types and all(weights[n.input[2]] == onnx.TensorProto.INT8 for n in graph.node
-                                     if n.op_type == "QuantizeLinear")  # fmt: skip
+    if precision in ("int8", "fp8"):  # behind a DequantizeLinear, except the ends and what is transposed
+        kind = {"int8": onnx.TensorProto.INT8, "fp8": onnx.TensorProto.FLOAT8E4M3FN}[precision]
+        zeros = [weights[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+        assert None in types and set(zeros) == {kind}
     else:
         half = {"fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]
         assert set(types) == {half}
@@ -230,7 +232,10 @@ def test_graphs_of_every_precision_compute_in_it_and_stay_within_its_bound(tmp_p
     ("settings", "reason"),
     [
         ({"out": "g.onnx", "shapes": Shapes((1, 8, 8), (1, 8, 8), (1, 8, 8))}, "takes batches of every shape"),
-        ({"out": "g.onnx", "precision": "int8"}, r"int8 is calibrated on pictures: name a folder .*\(--images\)"),
+        (
+            {"out": "g.onnx", "precision": "int8"},
+            r"int8 and fp8 are calibrated on pictures: name a folder .*\(--images\)",
+        ),
         ({"out": "g.pth", "precision": "bf16"}, "holds the weights as they are"),
         ({"out": "g.pt2", "precision": "int8"}, "computes in fp32, bf16, not in int8"),
         ({"out": "g.pt2", "precision": "fp16", "device": "cpu"}, "computes in fp32, bf16, not in fp16"),

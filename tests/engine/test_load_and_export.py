@@ -255,13 +255,14 @@ def test_types(runs, onnx_files):
 
 
 def test_what_cannot_be_an_engine_is_refused(tmp_path, runs):
-    (tmp_path / "g.engine").write_bytes(b"x")
+    (tmp_path / "g.plan").write_bytes(b"x")
     (tmp_path / "empty").mkdir()
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04")
     weights = runs["colour"] / "checkpoints" / "step_00000007" / "weights.safetensors"
     for path, reason in {
-        tmp_path / "g.engine": r"give a run folder, a checkpoint, or a \.safetensors, \.pth, \.onnx or \.pt2 file",
+        tmp_path
+        / "g.plan": r"give a run folder, a checkpoint, or a \.safetensors, \.pth, \.onnx, \.pt2 or \.engine file",
         tmp_path / "empty": "there is no checkpoint here",
         tmp_path / "nowhere": "does not exist",
         tmp_path / "cut.safetensors": "damaged",
@@ -277,8 +278,8 @@ def test_what_cannot_be_an_engine_is_refused(tmp_path, runs):
     for device in ("tpu0", "meta"):
         with pytest.raises(UserError, match="device must be auto, cpu, cuda"):
             load_engine(runs["colour"], device=device)
-    with pytest.raises(UserError, match=r"must end in \.onnx, \.pt2, \.safetensors, \.pth"):
-        build_engine(runs["colour"], tmp_path / "g.engine")
+    with pytest.raises(UserError, match=r"must end in \.onnx, \.pt2, \.engine, \.safetensors, \.pth"):
+        build_engine(runs["colour"], tmp_path / "g.plan")
 
 
 class Malice:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.data.decode import native
 from cyclegan_fast.engine import infer, load_engine
-from cyclegan_fast.engine.files import plan_jobs, translate_files
+from cyclegan_fast.engine.files import translate_files
+from cyclegan_fast.engine.jobs import plan_jobs
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
@@ -62,7 +64,7 @@ def test_names_folders_formats_and_sizes_are_kept(pictures, tmp_path, runs, onnx
     before = {name: (pictures / name).read_bytes() for name in FORMATS}
     status = translate(engine=source, input=pictures, output=tmp_path / "out", device="cpu", batch_size=3)
     assert status == 0
-    assert "7 of 7 pictures" in capsys.readouterr().out
+    assert "7 of 7 files" in capsys.readouterr().out
     assert files_under(tmp_path / "out") == set(FORMATS)
     engine = load_engine(source, device="cpu")
     for name, (kind_of_file, size) in FORMATS.items():
@@ -116,7 +118,7 @@ def test_bad_files_are_named_at_the_end_and_the_good_ones_done(pictures, tmp_pat
     assert status == 2
     assert files_under(tmp_path / "out") == set(FORMATS)
     said = capsys.readouterr()
-    assert "7 of 10 pictures" in said.out
+    assert "7 of 10 files" in said.out
     lines = {line.split(":")[1].strip().rsplit("/")[-1]: line for line in said.err.strip().splitlines()}
     assert lines.keys() == {"text.jpg", "empty.png", "cut.jpg"}
     assert "not an image" in lines["text.jpg"] and "is empty" in lines["empty.png"] and "damaged" in lines["cut.jpg"]
@@ -175,6 +177,84 @@ def test_inputs_and_results_are_not_overwritten(pictures, tmp_path, runs):
     assert old.read_bytes() != b"precious"
 
 
+def test_a_pattern_keeps_what_lies_below_its_fixed_part(pictures, tmp_path, runs):
+    options = {"engine": runs["colour"], "device": "cpu"}
+    assert translate(input=pictures / "**" / "*.[pW]*", output=tmp_path / "out", **options) == 0
+    assert files_under(tmp_path / "out") == {"deep/b.png", "deep/er/c.WebP", "grey.png"}
+    assert translate(input=pictures / "d*" / "b.png", output=tmp_path / "few", **options) == 0
+    assert files_under(tmp_path / "few") == {"deep/b.png"}
+    with pytest.raises(UserError, match="matches no file: mend the pattern"):
+        translate(input=pictures / "*.tif", output=tmp_path / "none", **options)
+    with pytest.raises(UserError, match="is one of the inputs"):
+        translate(input=pictures / "*.bmp", output=pictures, overwrite=True, **options)
+
+
+def test_resume_does_the_rest(pictures, tmp_path, runs, capsys):
+    options = {"engine": runs["colour"], "input": pictures, "output": tmp_path / "out", "device": "cpu"}
+    assert translate(**options) == 0
+    left = {"odd.jpg", "deep/b.png"}
+    kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in FORMATS.keys() - left}
+    for name in left:
+        (tmp_path / "out" / name).unlink()
+    with pytest.raises(UserError, match=r"say --resume .*or --overwrite"):
+        translate(**options)
+    with pytest.raises(UserError, match="say one of them"):
+        translate(**options, resume=True, overwrite=True)
+    capsys.readouterr()
+    for _ in range(2):
+        assert translate(**options, resume=True) == 0
+        assert files_under(tmp_path / "out") == set(FORMATS)
+        assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in kept} == kept
+    said = capsys.readouterr().out
+    assert "7 of 7 files are in" in said and "5 of them from before" in said and "7 of them from before" in said
+
+
+def test_both_ways_writes_grids_of_the_way_home(pictures, tmp_path, runs, onnx_files):
+    options = {"input": pictures, "device": "cpu", "both_ways": True, "direction": "BtoA"}
+    assert translate(engine=runs["colour"], output=tmp_path / "out", **options) == 0
+    grids = {f"both_ways/{name}.png" for name in FORMATS}
+    assert files_under(tmp_path / "out") == FORMATS.keys() | grids
+    there, back = (load_engine(runs["colour"], direction=way, device="cpu") for way in ("BtoA", "AtoB"))
+    values = torch.from_numpy(picture(24, 40, seed=1)).permute(2, 0, 1) / 127.5 - 1
+    made = infer(there, values)
+    columns = [values, made, infer(back, made)]
+    grid = np.asarray(Image.open(tmp_path / "out" / "both_ways" / "deep" / "b.png.png"))
+    rows = grid[-24 - 2 : -2].astype(int)
+    starts = [np.flatnonzero((rows != 255).any((0, 2)))[0]]
+    assert starts == [2]
+    expected = (columns[0].permute(1, 2, 0) + 1) * 127.5
+    assert np.abs(rows[:, 2:42] - expected.numpy()).max() <= 1
+    right = (columns[2].permute(1, 2, 0) + 1) * 127.5
+    best = min(np.abs(rows[:, x : x + 40] - right.numpy()).mean() for x in range(60, grid.shape[1] - 39))
+    assert best < 1
+    for engine in (onnx_files["colour"], tmp_path / "bare.pth"):
+        with pytest.raises(UserError, match="needs both generators: give a run's folder"):
+            translate(engine=engine, output=tmp_path / "new", **options)
+
+
+def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(pictures, tmp_path, runs, capsys, monkeypatch):
+    from cyclegan_fast.engine import files
+
+    calls = []
+
+    def interrupted(*args, **options):
+        calls.append(len(args[1]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return infer(*args, **options)
+
+    options = {"engine": runs["colour"], "input": pictures, "output": tmp_path / "out", "device": "cpu"}
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "infer", interrupted)
+        assert translate(**options, batch_size=2) == 130
+    said = capsys.readouterr()
+    done = files_under(tmp_path / "out")
+    assert 0 < len(done) <= 4 and said.err.startswith("interrupted: the same command with --resume does the other")
+    assert translate(**options, resume=True) == 0
+    assert files_under(tmp_path / "out") == set(FORMATS)
+    assert f"{len(done)} of them from before" in capsys.readouterr().out
+
+
 def test_an_input_without_pictures_is_said(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         plan_jobs(tmp_path / "nowhere", tmp_path / "out")
@@ -199,8 +279,8 @@ def test_the_commands_from_checkpoint_to_pictures(pictures, tmp_path, runs):
         "(JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)\n"
     )
     assert files_under(tmp_path / "out") == set(FORMATS)
-    assert "8/8" in done.stdout and "pictures/s" in done.stdout
-    refused = run("translate", "--engine", engine, "--input", pictures, "--output", pictures)
+    assert "8/8" in done.stdout and "files/s" in done.stdout
+    refused = run("translate", "--model", engine, "--input", pictures, "--output", pictures)
     assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
 
 

@@ -1,5 +1,6 @@
 """python -m cyclegan_fast.evaluate as users run it, on a checkpoint of untrained networks."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from cyclegan_fast import evaluation
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
+from cyclegan_fast.engine import build_engine
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluate import evaluate
 from cyclegan_fast.nn import build_networks
@@ -42,6 +45,27 @@ def test_scores_are_printed_and_written(tmp_path: Path) -> None:
     for row in ("photo -> labels", "labels -> photo", "untranslated", "real photos"):
         assert row in done.stdout
     assert f"{scores['photo_to_labels']['class_iou']:.3f}" in done.stdout
+
+
+def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "train_reader", functools.cache(evaluation.train_reader))
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    render_dataset(tmp_path / "data", 32, train=1, test=4, seed=0)
+    run_folder, out = checkpoint(tmp_path / "run"), tmp_path / "scores.json"
+    engine = build_engine(run_folder, tmp_path / "g.onnx", direction="BtoA")
+    options: dict[str, Any] = {"out": out, "device": "cpu"}
+    assert evaluate(run_folder, tmp_path / "data", engines=(engine,), **options) == 0
+    scores = json.loads(out.read_text())
+    for way in ("photo_to_labels", "labels_to_photo"):
+        assert abs(scores[way]["pixel_accuracy"] - scores["checkpoint"][way]["pixel_accuracy"]) < 1e-3
+    assert "Engines: 4 test scenes" in capsys.readouterr().out
+    assert evaluate(run_folder, tmp_path / "data", engines=(engine,), most_lost=-0.5, **options) == 2
+    assert "the engine of BtoA loses" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is a second one of BtoA"):
+        evaluate(run_folder, tmp_path / "data", engines=(engine, engine), **options)
 
 
 @pytest.mark.parametrize(("size", "model", "word"), [(32, {"channels_B": 1}, "grey"), (50, {}, "multiple of 4")])

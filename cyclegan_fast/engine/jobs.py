@@ -1,0 +1,93 @@
+"""What there is to translate: which file becomes which."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cyclegan_fast.data.folder import SUFFIXES, index_folder
+from cyclegan_fast.errors import UserError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
+_KEPT_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v"})  # of videos; others become .mkv, which takes any sound
+BOTH_WAYS = "both_ways"  # folder in the output, for grids
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture or video to translate."""
+
+    source: Path
+    target: Path
+
+    @property
+    def is_video(self) -> bool:
+        """By its name: what is in a picture is found out when it is read."""
+        return self.source.suffix.lower() in VIDEO_SUFFIXES
+
+
+def plan_jobs(source: Path, output: Path, *, overwrite: bool = False) -> list[Job]:
+    """Lists what to translate, sorted by path.
+
+    Args:
+        source: A picture, a video, a folder with them at any depth, or a glob pattern (``**`` for any folders).
+        output: Folder for the results, under the same names: below the folder, or below the part of the pattern that
+            is fixed.
+        overwrite: Whether results may be there already. The input never is overwritten.
+
+    Raises:
+        UserError: There is no such input, or a result would replace an input, another result, or a file that exists.
+    """
+    root, paths = _inputs(source)
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
+    jobs = [Job(path, _target(output / path.relative_to(root))) for path in paths]
+    inputs, results = {job.source.resolve() for job in jobs}, set[Path]()
+    for job in jobs:
+        if job.target.resolve() in inputs:
+            raise UserError(f"{job.target} is one of the inputs and would be overwritten: choose another output folder")
+        if job.target in results:
+            raise UserError(f"{job.target} would be the result of two inputs: translate them into two folders")
+        results.add(job.target)
+    taken = [job.target for job in jobs if job.target.exists()]
+    if taken and not overwrite:
+        raise UserError(
+            f"{taken[0]} exists already ({len(taken)} files do): choose another folder, or say --resume (do the rest) "
+            "or --overwrite"
+        )
+    return jobs
+
+
+def grid_of(job: Job, output: Path) -> Path:
+    """Where the grid of a picture's way there and back lies."""
+    place = output / BOTH_WAYS / job.target.relative_to(output)
+    return place.with_name(f"{place.name}.png")
+
+
+def _inputs(source: Path) -> tuple[Path, list[Path]]:
+    """The folder to which results are relative, and the files."""
+    if source.is_dir():
+        return source, index_folder(source, SUFFIXES | VIDEO_SUFFIXES)
+    if source.exists():
+        return source.parent, [source]
+    if not glob.has_magic(str(source)):
+        raise UserError(f"{source} does not exist")
+    matches = sorted(path for match in glob.glob(str(source), recursive=True) if (path := Path(match)).is_file())  # noqa: PTH207
+    if not matches:
+        raise UserError(f"{source} matches no file: mend the pattern, or give a folder")
+    fixed = Path(*_fixed_parts(source))
+    return fixed, matches
+
+
+def _fixed_parts(pattern: Path) -> Iterator[str]:
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _target(path: Path) -> Path:
+    suffix = path.suffix.lower()
+    return path.with_suffix(".mkv") if suffix in VIDEO_SUFFIXES - _KEPT_SUFFIXES else path

@@ -1,0 +1,179 @@
+"""Videos, frame by frame, through the program ffmpeg: it decodes and encodes while the engine computes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from cyclegan_fast.data import BadImageError
+from cyclegan_fast.engine.backends import Engine
+from cyclegan_fast.engine.inference import infer
+from cyclegan_fast.engine.strips import Follow
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import partial_beside, storage_errors
+
+_MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_PIXELS = {1: "gray", 3: "rgb24"}  # by channels
+# How red, green and blue become what a video stores; players assume it of larger videos, and are told of all.
+_COLOURS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+
+
+class _Video(NamedTuple):
+    width: int
+    height: int
+    rate: Fraction  # frames a second
+    frames: int  # about; 0 if the file does not say
+
+
+def translate_video(engine: Engine, source: Path, target: Path, *, batch_size: int, follow: Follow) -> None:
+    """Translates a video into one of the same size, frame rate and sound: H.264, with 8 bits.
+
+    Args:
+        engine: A generator of 8- or 16-bit grey or colour images.
+        source: The file to read; of several video streams the first.
+        target: The file to write, in one move: .mp4, .m4v, .mov or .mkv.
+        batch_size: Frames that pass the network at a time.
+        follow: Is told the share that is done, as it grows.
+
+    Raises:
+        BadImageError: It holds no video, or is damaged.
+        UserError: ffmpeg is missing or cannot write the result, or the generator makes no 8-bit pictures.
+    """
+    forms = (engine.in_form, engine.out_form)
+    if any(form.channels not in _PIXELS or form.depth == "float" for form in forms):
+        raise BadImageError(source, "videos have grey or colour frames of 8 bits, which this generator does not take")
+    video = _probe(source)
+    done = 0
+    with contextlib.ExitStack() as stack:
+        frames = stack.enter_context(_decoder(source, video, engine.in_channels))
+        write = stack.enter_context(_encoder(source, target, video, engine.out_channels))
+        for frame in infer(engine, frames, batch_size=batch_size):
+            write.write(frame.tobytes())
+            done += 1
+            if video.frames:
+                follow(min(done / video.frames, 1.0))
+        if not done:
+            raise BadImageError(source, "no frame of it can be decoded")
+
+
+def _probe(source: Path) -> _Video:
+    """Decodes one frame, as ffmpeg turns it upright: the stream that comes tells its size and rate."""
+    words = ["-i", _url(source), "-map", "0:v:0", "-frames:v", "1", "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "-"]
+    done = subprocess.run(
+        [_ffmpeg(), "-hide_banner", *words], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    said = done.stderr.decode(errors="replace")
+    head = re.match(rb"YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+)", done.stdout)
+    if head is None:
+        raise BadImageError(source, f"ffmpeg cannot read it ({_last_line(said)})")
+    width, height, over, under = map(int, head.groups())
+    rate = Fraction(over, under)
+    long = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", said)
+    seconds = int(long[1]) * 3600 + int(long[2]) * 60 + float(long[3]) if long else 0.0
+    return _Video(width, height, rate, round(seconds * rate))
+
+
+@contextlib.contextmanager
+def _decoder(source: Path, video: _Video, channels: int) -> Iterator[Iterator[np.ndarray]]:
+    """Frames, uint8 [H, W, C], at a constant rate."""
+    words = ["-i", _url(source), "-map", "0:v:0", "-r", str(video.rate), "-f", "rawvideo"]
+    words += ["-pix_fmt", _PIXELS[channels], "-"]
+    with _running(words, stdout=subprocess.PIPE) as (process, errors):
+        assert process.stdout is not None
+        pipe, shape = process.stdout, (video.height, video.width, channels)
+        size = video.height * video.width * channels
+
+        def frames() -> Iterator[np.ndarray]:
+            while len(content := pipe.read(size)) == size:
+                yield np.frombuffer(bytearray(content), np.uint8).reshape(shape)
+            if process.wait():
+                raise BadImageError(source, f"damaged ({_last_line(_said(errors))})")
+
+        yield frames()
+
+
+@contextlib.contextmanager
+def _encoder(source: Path, target: Path, video: _Video, channels: int) -> Iterator[IO[bytes]]:
+    """Takes the bytes of frames; the sound, if there is any, is copied from the source."""
+    partial = partial_beside(target)
+    even = video.width % 2 == video.height % 2 == 0  # the usual format halves the colours' size
+    frames = ["-f", "rawvideo", "-pix_fmt", _PIXELS[channels], "-s", f"{video.width}x{video.height}"]
+    frames += ["-r", str(video.rate), "-i", "-"]
+    words = [*frames, "-i", _url(source), "-map", "0:v", "-map", "1:a?", "-c:a", "copy"]
+    words += [
+        "-c:v",
+        "libx264",
+        "-crf",
+        "18",
+        "-vf",
+        "scale=out_color_matrix=bt709",
+        *_COLOURS,
+    ]
+    words += ["-pix_fmt", "yuv420p" if even else "yuv444p", "-f", _MUXERS[target.suffix.lower()], "-y", _url(partial)]
+    with storage_errors(f"cannot write {target}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _running(words, stdin=subprocess.PIPE) as (process, errors):
+            assert process.stdin is not None
+            try:
+                yield process.stdin
+                process.stdin.close()
+                broken = process.wait() != 0
+            except BrokenPipeError:
+                broken = True
+            if broken:
+                raise UserError(f"cannot write {target}: ffmpeg says: {_last_line(_said(errors))}")
+        partial.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _running(
+    words: list[str], *, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """ffmpeg at work, and the file that holds what it says; it ends with the block at the latest."""
+    with tempfile.TemporaryFile() as errors:  # no pipe, which would fill up and stop it
+        command = [_ffmpeg(), "-hide_banner", "-nostats", "-loglevel", "error", *words]
+        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=errors)
+        try:
+            yield process, errors
+        finally:
+            process.kill()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+            process.wait()
+
+
+def _ffmpeg() -> str:
+    found = shutil.which("ffmpeg")
+    if found is None:
+        raise UserError("videos need the program ffmpeg: install it (apt install ffmpeg, or brew install ffmpeg)")
+    return found
+
+
+def _url(path: Path) -> str:
+    """A name that ffmpeg takes for a file, whatever characters it starts with."""
+    return f"file:{path}"
+
+
+def _said(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    return errors.read().decode(errors="replace")
+
+
+def _last_line(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else "it does not say why"
