@@ -164,8 +164,11 @@ def measure_infer(seconds: float, keep: Callable[[list[dict[str, Any]]], None]) 
 
 def _measure(subject: Subject, deadline: float, keep: Callable[[list[dict[str, Any]]], None]) -> None:
     runs, left_out = {}, {}
+    setting_up_ends = time.monotonic() + (deadline - time.monotonic()) / 2  # TensorRT builds for minutes
     for name, setup in build_cases(subject).items():
         try:
+            if runs and time.monotonic() > setting_up_ends:
+                raise UserError("setting it up would leave no time for measuring")
             runs[name] = setup()
         except (UserError, RuntimeError) as error:
             left_out[name] = " ".join(str(error).split())[:200]

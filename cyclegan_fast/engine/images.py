@@ -214,7 +214,7 @@ def result_depth(dtype: np.dtype, out_form: Form) -> Depth:
 
 def _unpack_array(array: np.ndarray, in_channels: int, out_channels: int) -> Unpacked:
     _check_layout(array.shape, -1, -3, in_channels, "an array is [H, W, C] or [N, H, W, C]", "transpose(1, 2, 0)")
-    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    native = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])  # torch warns of what cannot be written
     try:
         tensor = torch.from_numpy(native)
     except TypeError:

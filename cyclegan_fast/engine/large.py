@@ -44,7 +44,7 @@ class _PictureRows:
             values = to_form(pixels, self._form)
         except ValueError as error:  # pixels that are no numbers
             raise BadImageError(self._path, str(error)) from error
-        return to_model_range(torch.from_numpy(np.ascontiguousarray(values))[None])[0]
+        return to_model_range(torch.from_numpy(np.array(values))[None])[0]
 
 
 def tiff_pixels(path: Path) -> int:

@@ -305,4 +305,5 @@ def _array(address: int, shape: tuple[int, ...]) -> np.ndarray:
 if __name__ == "__main__":
     import tensorrt
 
-    Path(sys.argv[1]).write_text(json.dumps(surface(tensorrt), indent=0) + "\n")
+    rows = (f"{json.dumps(name)}: {json.dumps(members)}" for name, members in surface(tensorrt).items())
+    Path(sys.argv[1]).write_text("{\n" + ",\n".join(rows) + "\n}\n")

@@ -1,6 +1,7 @@
 """infer: every kind of image comes back as itself, and every wrong one is refused in a sentence."""
 
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def pixels(*shape, dtype=np.uint8, seed=0):
     if np.dtype(dtype).kind == "f":
         return rng.uniform(-1, 1, shape).astype(dtype)
     return rng.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+
+
+def test_an_array_that_may_not_be_written_is_taken_without_a_warning():
+    image = pixels(16, 20, 3)
+    image.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(infer(Identity(), image), image)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.float16])

@@ -219,10 +219,15 @@ def test_a_large_tiff_passes_in_strips_by_the_command(tmp_path, runs, dtype, sta
     tifffile = pytest.importorskip("tifffile")
     pixels = (np.random.default_rng(4).random((90, 70, 3)) * np.iinfo(dtype).max).astype(dtype)
     (tmp_path / "slides").mkdir()
-    tifffile.imwrite(tmp_path / "slides" / "a.tif", pixels, photometric="rgb", compression="zlib", rowsperstrip=9)
+    kind = {"photometric": "rgb", "rowsperstrip": 9, "compression": "zlib" if statistics == "exact" else None}
+    tifffile.imwrite(tmp_path / "slides" / "a.tif", pixels, **kind)
     (tmp_path / "slides" / "b.tif").write_bytes((tmp_path / "slides" / "a.tif").read_bytes()[:-3000])
     cut = {"statistics": statistics, "tile": 32}
-    status = translate(engine=runs["colour"], input=tmp_path / "slides", output=tmp_path / "out", device="cpu", **cut)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        status = translate(
+            engine=runs["colour"], input=tmp_path / "slides", output=tmp_path / "out", device="cpu", **cut
+        )
     assert status == 2 and [path.name for path in (tmp_path / "out").iterdir()] == ["a.tif"]
     made = tifffile.imread(tmp_path / "out" / "a.tif")
     expected = infer(load_engine(runs["colour"], device="cpu"), pixels, tiling=Tiling(statistics, 32))
