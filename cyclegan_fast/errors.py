@@ -10,6 +10,10 @@ class UserError(Exception):
     """Something the user can mend. Commands print the sentence and exit with status 2, without a traceback."""
 
 
+class StorageError(UserError):
+    """Nothing can be written there: the disk is full, say, or the folder is read-only."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns ``", did you mean 'x'?"`` for the known name nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)

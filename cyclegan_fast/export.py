@@ -43,7 +43,7 @@ def export(
         precision: What an engine computes in: fp32, fp16 (.pt2: on a GPU), bf16, or int8 or fp8 (.onnx and .engine),
             which need --images.
         shapes: The batches that a .pt2 or .engine file serves, as images x height x width: the least, the usual, the
-            most. By default fastest at one picture of 256x256, and up to 64 of 4096x4096 (.pt2) or 32 of 1024x1024.
+            most. By default fastest at one picture of 256x256, and up to 64 of 4096x4096 (.pt2) or 16 of 1024x1024.
         images: Folder of pictures of the domain that it translates, testA, say: what the engine is compared with torch
             on (by default rendered scenes), and what int8 and fp8 are calibrated on.
         device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.

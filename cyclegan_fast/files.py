@@ -11,18 +11,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import StorageError
 
 _PARTIAL = ".partial-"  # folders and files that are not finished, or that are on their way out
 
 
 @contextlib.contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Turns a full disk, a missing permission and the like into a `UserError` that begins with `what`."""
+    """Turns a full disk, a missing permission and the like into a `StorageError` that begins with `what`."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"{what}: {error.strerror or error}") from error
+        raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
 def write_durably(path: Path, content: bytes) -> dict[str, str | int]:

@@ -104,7 +104,9 @@ def translate(
         interrupted = True
     status = _tell(results, len(every), len(jobs), output, time.perf_counter() - start, loaded)
     if interrupted:
-        print(f"interrupted: the same command with --resume does the other {len(jobs) - len(results)}", file=sys.stderr)
+        left = f"{len(jobs) - len(results)} were left"
+        how = "" if overwrite else ": the same command with --resume goes on"
+        print(f"interrupted, {left}{how}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return status
 
@@ -122,6 +124,9 @@ def _tell(results: list[Done], every: int, asked: int, output: Path, seconds: fl
         print(
             f"{count} values in {len(clipped)} pictures lay outside {low:g} to {high:g}, the range of training: clipped"
         )
+    for done in results:
+        if done.note:
+            print(f"note: {done.job.source}: {done.note}", file=sys.stderr)
     for done in bad:
         print(f"not translated: {done.job.source}: {done.fault}", file=sys.stderr)
     return EXIT_USER_ERROR if bad else 0

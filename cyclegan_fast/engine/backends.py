@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Self
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.config import Form
+from cyclegan_fast.device import free_memory
 from cyclegan_fast.errors import UserError
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -76,7 +78,8 @@ class Engine(ABC):
             self._check_open()
             self._running += 1
         try:
-            return self._compute(batch)
+            with self.memory_told(f"a batch of shape {list(batch.shape)}"):
+                return self._compute(batch)
         finally:
             with self._state:
                 self._running -= 1
@@ -97,7 +100,9 @@ class Engine(ABC):
             This engine.
         """
         for images, height, width in shapes or (self.shapes.opt if self.shapes else _USUAL,):
-            self.run(torch.zeros(images, self.in_channels, *self.fitting_size(height, width)))
+            batch = torch.zeros(images, self.in_channels, *self.fitting_size(height, width))
+            self.run(batch)
+            self._warm(batch)
         return self
 
     def fitting_size(self, height: int, width: int) -> tuple[int, int]:
@@ -136,6 +141,26 @@ class Engine(ABC):
             raise UserError(f"{self.name} returned pixels that are not finite: use fp32, or look at its weights")
         return result
 
+    def at_a_time(self, batch_size: int) -> int:
+        """How many of so many images of one size it serves in one batch."""
+        return batch_size if self.shapes is None else min(batch_size, self.shapes.max[0])
+
+    @contextlib.contextmanager
+    def memory_told(self, what: str) -> Iterator[None]:
+        """Makes a sentence of it when a GPU's memory does not suffice for `what`.
+
+        Raises:
+            UserError: It does not.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            free = free_memory(torch.device(self.device)) / 2**30
+            raise UserError(
+                f"{self.name}: {what} needs more memory than {self.device} has ({free:.1f} GiB are free): take fewer "
+                "images at a time (--batch-size), or cut them smaller (--statistics, --tile)"
+            ) from error
+
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         """Runs a call on one of this engine's own threads: while one prepares its images, another computes."""
         with self._state:
@@ -156,6 +181,9 @@ class Engine(ABC):
             self.closed = True
             self._state.wait_for(lambda: not self._running)
         self._release()
+
+    def _warm(self, batch: Tensor) -> None:  # noqa: B027 - most engines are warm once they ran
+        """Sets up what later batches of this shape would have to wait for."""
 
     def _release(self) -> None:  # noqa: B027 - most engines have nothing but what the collector frees
         """Gives back what an engine holds; called once, when nothing runs."""

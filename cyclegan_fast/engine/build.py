@@ -19,7 +19,7 @@ from cyclegan_fast.engine.openvino_backend import OpenVinoBackend
 from cyclegan_fast.engine.parity import check_parity, picture_batches
 from cyclegan_fast.engine.sidecar import make_sidecar, sidecar_of, weights_digest
 from cyclegan_fast.engine.tensorrt_backend import TensorRtBackend, tensorrt_facts
-from cyclegan_fast.engine.tensorrt_build import build_plan, import_tensorrt
+from cyclegan_fast.engine.tensorrt_build import build_plan, check_size, import_tensorrt
 from cyclegan_fast.engine.to_onnx import to_onnx
 from cyclegan_fast.engine.typed_onnx import typed_onnx
 from cyclegan_fast.errors import UserError
@@ -27,7 +27,7 @@ from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import Direction
 
 # Of a file that is built without a word about its shapes. TensorRT tries its kernels on the largest.
-_MOST: dict[str, Shape] = {".pt2": (64, 4096, 4096), ".engine": (32, 1024, 1024)}
+_MOST: dict[str, Shape] = {".pt2": (64, 4096, 4096), ".engine": (16, 1024, 1024)}
 _USUAL: Shape = (1, 256, 256)
 _CALIBRATION = 32  # pictures, from all over the folder
 
@@ -69,7 +69,7 @@ def build_engine(
         precision: What its convolutions compute in: of .onnx and .engine fp32, fp16, bf16, int8 or fp8, the instance
             norms and both ends in float32; of .pt2 fp32, bf16, or fp16 on a GPU.
         shapes: The batches that a .pt2 or .engine file serves, best at one image of 256x256 by default, and up to 64
-            images and 4096x4096 (.pt2), or 32 images and 1024x1024 (.engine). An .onnx file takes all.
+            images and 4096x4096 (.pt2), or 16 images and 1024x1024 (.engine). An .onnx file takes all.
         images: A folder with pictures of the domain that it translates, testA, say; the engine is compared with torch
             on some of them, besides random values, and int8 and fp8 are calibrated on 32 of them. By default rendered
             scenes stand in for the comparison.
@@ -142,6 +142,7 @@ def _build_tensorrt(job: _Job) -> _Built:
         raise UserError("an .engine file is built on the GPU that it shall run on, and torch sees none: export .onnx")
     import_tensorrt()  # before minutes of work
     shapes = job.shapes or _usual_shapes(job.generator, _MOST[".engine"])
+    check_size(shapes, job.generator.model.ngf)
     plan = build_plan(_typed_graph(job, for_tensorrt=True), shapes, job.generator.in_channels, job.device)
     facts = {"shapes": shapes._asdict(), "compiled": tensorrt_facts(job.device)}
     opened = TensorRtBackend(plan, _own_facts(job) | facts, name="the engine", device=str(job.device))

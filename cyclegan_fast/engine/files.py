@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
@@ -21,8 +22,8 @@ from cyclegan_fast.engine.jobs import Job
 from cyclegan_fast.engine.large import goes_by_rows, tiff_pixels, translate_tiff
 from cyclegan_fast.engine.strips import Follow
 from cyclegan_fast.engine.tiles import Tiling, check_tiling
-from cyclegan_fast.engine.video import translate_video
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.engine.video import find_ffmpeg, translate_video
+from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.grids import encode, sample_grid
 
@@ -33,6 +34,8 @@ class Done(NamedTuple):
     job: Job
     fault: str = ""
     """What was wrong with it; empty if the result is written."""
+    note: str = ""
+    """What should be known of a result that is written."""
     clipped: int = 0
     """Values that lay outside the range of the generator's images."""
 
@@ -61,7 +64,7 @@ def translate_files(
         engine: The generator.
         jobs: What to translate.
         batch_size: Pictures of one size, or tiles of one, that pass the network at a time.
-        tiling: How large pictures are cut, as for `infer`. TIFFs that are cut are read and written in strips.
+        tiling: How large pictures and frames are cut, as for `infer`. TIFFs that are cut go in strips.
         back: Translates the results back, too, and writes grids of both; of pictures that are read as a whole.
         follow: Is told the share that is done of a large picture or a video.
 
@@ -71,6 +74,8 @@ def translate_files(
     check_batch_size(batch_size)
     if tiling is not None:
         check_tiling(engine, tiling)
+    if any(job.is_video for job in jobs):
+        find_ffmpeg()
 
     def way_of(job: Job) -> Literal["picture", "rows", "video"]:
         if job.is_video:
@@ -83,10 +88,10 @@ def translate_files(
             for way, some in groupby(jobs, way_of):
                 if way == "picture":
                     yield from _Pictures(engine, batch_size, tiling, back, pool).translate(some)
-                elif way == "video":
-                    yield from (_translate_video(engine, job, batch_size, follow) for job in some)
-                else:
-                    yield from (_translate_rows(engine, job, batch_size, tiling, follow) for job in some)
+                    continue
+                translate = _translate_video if way == "video" else _translate_rows
+                for job in some:
+                    yield _or_fault(job, functools.partial(translate, engine, job, batch_size, tiling, follow))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -170,16 +175,20 @@ def _finished(done: Done) -> Future[Done]:
 def _translate_rows(engine: Engine, job: Job, batch_size: int, tiling: Tiling | None, follow: Follow) -> Done:
     cut = tiling_for(engine, tiff_pixels(job.source), tiling)
     assert cut is not None
-    try:
-        clipped = translate_tiff(engine, job.source, job.target, cut, batch_size=batch_size, follow=follow)
-        return Done(job, clipped=clipped)
-    except BadImageError as error:
-        return Done(job, error.reason)
+    clipped = translate_tiff(engine, job.source, job.target, cut, batch_size=batch_size, follow=follow)
+    return Done(job, clipped=clipped)
 
 
-def _translate_video(engine: Engine, job: Job, batch_size: int, follow: Follow) -> Done:
+def _translate_video(engine: Engine, job: Job, batch_size: int, tiling: Tiling | None, follow: Follow) -> Done:
+    note = translate_video(engine, job.source, job.target, batch_size=batch_size, tiling=tiling, follow=follow)
+    return Done(job, note=note)
+
+
+def _or_fault(job: Job, translate: Callable[[], Done]) -> Done:
+    """What is wrong with one file is no reason to leave out the others, as a full disk is."""
     try:
-        translate_video(engine, job.source, job.target, batch_size=batch_size, follow=follow)
-        return Done(job)
-    except BadImageError as error:
-        return Done(job, error.reason)
+        return translate()
+    except StorageError:
+        raise
+    except UserError as error:
+        return Done(job, error.reason if isinstance(error, BadImageError) else str(error))

@@ -1,10 +1,9 @@
-"""A CUDA graph for each shape of batch that an engine is given."""
+"""A CUDA graph for each shape of batch that an engine is given more than once."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor
 
 Call = Callable[[], Tensor]
-_MOST_GRAPHS = 16  # of a lane; each holds the memory of its shape
+_MOST_SHAPES = 16  # that a lane knows; each holds its input and its result
 _CAPTURING = threading.Lock()  # one capture at a time: its begin synchronises the device
 
 
 class GraphPerShape:
-    """Runs batches as CUDA graphs, one for each shape that came; the least used ones are given up.
+    """Runs batches, those of a shape that comes again as a CUDA graph.
 
     Args:
         prepare: Takes the input of one shape, [N, C, H, W], whose memory stays where it is, and returns a call that
@@ -37,9 +36,11 @@ class GraphPerShape:
         memory_format: torch.memory_format = torch.contiguous_format,
         lanes: int = 1,
     ) -> None:
+        self._lanes = [_Lane(prepare, device, dtype, memory_format) for _ in range(lanes)]
         self._free: queue.LifoQueue[_Lane] = queue.LifoQueue()  # the one used last has graphs already
-        for _ in range(lanes):
-            self._free.put(_Lane(prepare, device, dtype, memory_format))
+        for lane in self._lanes:
+            self._free.put(lane)
+        self._warming = threading.Lock()
 
     def run(self, batch: Tensor) -> Tensor:
         """[N, C, H, W] on any device -> float32 [N, C', H, W] of the caller's own, on the GPU."""
@@ -49,18 +50,30 @@ class GraphPerShape:
         finally:
             self._free.put(lane)
 
+    def warm(self, batch: Tensor) -> None:
+        """Captures the graph of this shape on every lane."""
+        with self._warming:  # two that took a lane each would wait for each other
+            lanes = [self._free.get() for _ in self._lanes]
+            try:
+                for lane in lanes:
+                    lane.run(batch)
+                    lane.run(batch)
+            finally:
+                for lane in lanes:
+                    self._free.put(lane)
+
     def close(self) -> None:
         """Gives all memory back; nothing may run."""
-        while not self._free.empty():
-            self._free.get().close()
+        for lane in self._lanes:
+            lane.clear()
 
 
 @dataclass
-class _Graph:
-    call: Call  # holds what the graph works on
+class _Shape:
     taken: Tensor  # static, [N, C, H, W]
-    made: Tensor  # static, float32 [N, C', H, W]
-    graph: torch.cuda.CUDAGraph
+    call: Call
+    graph: torch.cuda.CUDAGraph | None = None  # from the second batch on: many shapes come only once
+    made: Tensor | None = None  # the graph's, static, float32 [N, C', H, W]
     pinned: Tensor | None = None  # of host memory, for batches that come from there
 
 
@@ -77,55 +90,69 @@ class _Lane:
         self._prepare, self._device, self._dtype, self._memory_format = prepare, device, dtype, memory_format
         self._stream, self._uploaded = torch.cuda.Stream(device), torch.cuda.Event()
         self._memory = torch.cuda.graph_pool_handle()
-        self._graphs: OrderedDict[torch.Size, _Graph] = OrderedDict()
+        self._shapes: dict[torch.Size, _Shape] = {}
 
     def run(self, batch: Tensor) -> Tensor:
         with torch.cuda.device(self._device):
             caller = torch.cuda.current_stream(self._device)
             self._stream.wait_stream(caller)
             with torch.cuda.stream(self._stream):
-                graph = self._graph_for(batch.shape)
-                self._load(batch, graph)
-                graph.graph.replay()
-                result = graph.made.clone()
+                try:
+                    result = self._compute(batch)
+                except torch.OutOfMemoryError:
+                    if not self._shapes:
+                        raise
+                    self.clear()  # what the graphs hold may be enough
+                    result = self._compute(batch)
             caller.wait_stream(self._stream)
             result.record_stream(caller)
             return result
 
-    def close(self) -> None:
+    def clear(self) -> None:
+        """Forgets all shapes: a pool of graphs gives nothing back as long as one of them lives."""
         self._stream.synchronize()
-        self._graphs.clear()
+        self._shapes.clear()
+        self._memory = torch.cuda.graph_pool_handle()
+        torch.cuda.empty_cache()
 
-    def _load(self, batch: Tensor, graph: _Graph) -> None:
+    def _compute(self, batch: Tensor) -> Tensor:
+        shape = self._shapes.get(batch.shape)
+        if shape is None:
+            if len(self._shapes) >= _MOST_SHAPES:
+                self.clear()
+            shape = self._shapes[batch.shape] = self._set_up(batch.shape)
+            self._load(batch, shape)
+            return shape.call()
+        if shape.graph is None:
+            self._capture(shape)
+        assert shape.graph is not None and shape.made is not None
+        self._load(batch, shape)
+        shape.graph.replay()
+        return shape.made.clone()
+
+    def _load(self, batch: Tensor, shape: _Shape) -> None:
         if batch.is_cuda:
-            graph.taken.copy_(batch)
+            shape.taken.copy_(batch)
             batch.record_stream(self._stream)
             return
-        if graph.pinned is None:
-            graph.pinned = torch.empty(batch.shape, dtype=torch.float32, pin_memory=True)
+        if shape.pinned is None:
+            shape.pinned = torch.empty(batch.shape, dtype=torch.float32, pin_memory=True)
         self._uploaded.synchronize()  # the last batch has left the pinned memory
-        graph.pinned.copy_(batch)
-        graph.taken.copy_(graph.pinned.to(self._device, non_blocking=True))
+        shape.pinned.copy_(batch)
+        shape.taken.copy_(shape.pinned.to(self._device, non_blocking=True))
         self._uploaded.record(self._stream)
 
-    def _graph_for(self, shape: torch.Size) -> _Graph:
-        if shape not in self._graphs:
-            while len(self._graphs) >= _MOST_GRAPHS:
-                self._stream.synchronize()
-                self._graphs.popitem(last=False)
-            self._graphs[shape] = self._capture(shape)
-        self._graphs.move_to_end(shape)
-        return self._graphs[shape]
+    def _set_up(self, size: torch.Size) -> _Shape:
+        taken = torch.zeros(size, dtype=self._dtype, device=self._device).contiguous(memory_format=self._memory_format)
+        with _CAPTURING:  # which what a library does to set itself up might break
+            return _Shape(taken, self._prepare(taken))
 
-    def _capture(self, shape: torch.Size) -> _Graph:
-        taken = torch.zeros(shape, dtype=self._dtype, device=self._device).contiguous(memory_format=self._memory_format)
-        call = self._prepare(taken)
-        for _ in range(2):  # lets libraries choose their algorithms, outside of the graph
-            call()
-        self._stream.synchronize()
+    def _capture(self, shape: _Shape) -> None:
         graph = torch.cuda.CUDAGraph()
         # Other threads may allocate meanwhile: it is this thread's calls alone that the capture watches.
         watched = torch.cuda.graph(graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local")
-        with _CAPTURING, watched:
-            made = call()
-        return _Graph(call, taken, made, graph)
+        with _CAPTURING:
+            self._stream.synchronize()
+            with watched:
+                shape.made = shape.call()
+        shape.graph = graph

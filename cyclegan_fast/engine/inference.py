@@ -116,6 +116,7 @@ def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Ti
             results[i] = torch.cat(bands, 1).to(plane.device)
         else:
             groups[size].append(i)
+    batch_size = engine.at_a_time(batch_size)
     for size, members in groups.items():
         for start in range(0, len(members), batch_size):
             chunk = members[start : start + batch_size]

@@ -40,7 +40,7 @@ def plan_jobs(source: Path, output: Path, *, overwrite: bool = False) -> list[Jo
     Raises:
         UserError: There is no such input, or a result would replace an input, another result, or a file that exists.
     """
-    root, paths = _inputs(source)
+    root, paths = _inputs(source, output)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
     jobs = [Job(path, _target(output / path.relative_to(root))) for path in paths]
@@ -66,19 +66,19 @@ def grid_of(job: Job, output: Path) -> Path:
     return place.with_name(f"{place.name}.png")
 
 
-def _inputs(source: Path) -> tuple[Path, list[Path]]:
-    """The folder to which results are relative, and the files."""
+def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
+    """The folder to which results are relative, and the files; results of an earlier run do not match a pattern."""
     if source.is_dir():
         return source, index_folder(source, SUFFIXES | VIDEO_SUFFIXES)
     if source.exists():
         return source.parent, [source]
     if not glob.has_magic(str(source)):
         raise UserError(f"{source} does not exist")
-    matches = sorted(path for match in glob.glob(str(source), recursive=True) if (path := Path(match)).is_file())  # noqa: PTH207
+    found, below = map(Path, glob.glob(str(source), recursive=True)), output.resolve()  # noqa: PTH207
+    matches = sorted(path for path in found if path.is_file() and not path.resolve().is_relative_to(below))
     if not matches:
         raise UserError(f"{source} matches no file: mend the pattern, or give a folder")
-    fixed = Path(*_fixed_parts(source))
-    return fixed, matches
+    return Path(*_fixed_parts(source)), matches
 
 
 def _fixed_parts(pattern: Path) -> Iterator[str]:

@@ -23,8 +23,8 @@ _LANES = 2  # batches at work at a time, with contexts of their own: further thr
 class TensorRtBackend(Engine):
     """Runs a plan with one input and one output, both float32 [N, C, H, W].
 
-    For each shape there is an execution context, captured into a CUDA graph on a stream of its own. Its scratch memory
-    is what this shape needs, not what the largest would.
+    For each shape there is an execution context, captured into a CUDA graph once it comes again. Its scratch memory is
+    what this shape needs, not what the largest would.
 
     Args:
         content: The file's bytes.
@@ -53,6 +53,10 @@ class TensorRtBackend(Engine):
     @torch.inference_mode()
     def _compute(self, batch: Tensor) -> Tensor:
         return self._graphs.run(batch)
+
+    @torch.inference_mode()
+    def _warm(self, batch: Tensor) -> None:
+        self._graphs.warm(batch)
 
     def _prepare(self, taken: Tensor) -> Call:
         """A context for one shape; see `GraphPerShape`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 
 from cyclegan_fast.engine.backends import Shape, Shapes
 from cyclegan_fast.engine.foreign import first_line
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import write_atomically
 
 _RANGES = (1, 8, 32)  # images: the last of each profile, and the ones that it is made fastest for
+_MOST_VALUES, _BORDER = 2**31 - 1, 6  # of one map; the pixels that the last convolution is mirrored by
 _WORKSPACE_SHARE = 0.5  # of the free memory, while building
 
 
@@ -55,6 +57,25 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
             raise UserError(f"TensorRT {trt.__version__} could not build the engine: {log.last}")
         _keep(cache, place)
         return bytes(plan)
+
+
+def check_size(shapes: Shapes, channels: int) -> None:
+    """Refuses shapes that TensorRT's convolutions do not take.
+
+    Args:
+        shapes: The batches that an engine shall serve.
+        channels: Of the generator's maps of full size, ngf.
+
+    Raises:
+        UserError: A map would have more values than 32 bits can count.
+    """
+    images, height, width = shapes.max
+    values = images * channels * (height + _BORDER) * (width + _BORDER)
+    if values > _MOST_VALUES:
+        raise UserError(
+            f"a batch of {'x'.join(map(str, shapes.max))} would have {values:,} values in one map, and TensorRT takes "
+            f"{_MOST_VALUES:,}: ask for fewer images or smaller ones with --shapes"
+        )
 
 
 def split_profiles(shapes: Shapes) -> list[Shapes]:
@@ -125,7 +146,9 @@ def _timing_cache(trt: Any, device: torch.device) -> Path:
 
 def _recall(config: Any, place: Path) -> Any:
     """The kept times, attached to a build; an empty cache where there are none, or TensorRT does not take them."""
-    content = place.read_bytes() if place.exists() else b""
+    content = b""
+    with contextlib.suppress(OSError):
+        content = place.read_bytes()
     for some in (content, b""):
         cache = config.create_timing_cache(some)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
@@ -135,5 +158,5 @@ def _recall(config: Any, place: Path) -> Any:
 
 def _keep(cache: Any, place: Path) -> None:
     if cache is not None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, bytes(cache.serialize()))
+        with contextlib.suppress(StorageError):  # the next build takes longer then: no reason to lose this one
+            write_atomically(place, bytes(cache.serialize()))

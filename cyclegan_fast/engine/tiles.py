@@ -108,10 +108,11 @@ def translate_rows(
     check_tiling(engine, tiling)
     fitting = MirroredRows(picture, engine.fitting_size(picture.height, picture.width))
     left = picture.height
-    for band in _bands(engine, fitting, tiling, batch_size, follow):
-        if left > 0:
-            yield engine.check_finite(band[:, :left, : picture.width])
-            left -= band.shape[1]
+    with engine.memory_told(f"a picture of {picture.width}x{picture.height} pixels in tiles of {tiling.tile}"):
+        for band in _bands(engine, fitting, tiling, batch_size, follow):
+            if left > 0:
+                yield engine.check_finite(band[:, :left, : picture.width])
+                left -= band.shape[1]
 
 
 def _bands(engine: Engine, picture: MirroredRows, tiling: Tiling, batch_size: int, follow: Follow) -> Iterator[Tensor]:
@@ -150,6 +151,7 @@ def _tile_bands(
     """
     unit = engine.multiple
     usual = min(_BLENDED, tiling.tile // 2) if exact_at is None else 2 * exact_at
+    batch_size = engine.at_a_time(batch_size)
     overlap = tiling.overlap if tiling.overlap is not None else usual
     side = -(-max(tiling.tile, 2 * overlap, engine.smallest) // unit) * unit
     most = engine.shapes.max[1:] if engine.shapes else (side, side)

@@ -56,6 +56,11 @@ class TorchBackend(Engine):
     def _prepare(self, taken: Tensor) -> Call:
         return lambda: self.network(taken).float()
 
+    @torch.inference_mode()
+    def _warm(self, batch: Tensor) -> None:
+        if self._graphs is not None:
+            self._graphs.warm(batch)
+
     def _release(self) -> None:
         if self._graphs is not None:
             self._graphs.close()

@@ -16,7 +16,7 @@ from cyclegan_fast import translate
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.engine import Shapes, build, build_engine, graphs, infer, load_engine, tensorrt_backend
 from cyclegan_fast.engine.sidecar import sidecar_of
-from cyclegan_fast.engine.tensorrt_build import import_tensorrt, profile_of, split_profiles
+from cyclegan_fast.engine.tensorrt_build import check_size, import_tensorrt, profile_of, split_profiles
 from cyclegan_fast.engine.to_onnx import to_onnx
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.export import export
@@ -44,6 +44,9 @@ class Graphless:
             taken, call = self.calls[batch.shape]
             taken.copy_(batch)
             return call()
+
+    def warm(self, batch):
+        self.run(batch)
 
     def close(self):
         self.calls.clear()
@@ -153,15 +156,20 @@ def test_kept_timings_make_the_next_build_short_and_damaged_ones_do_no_harm(tens
     kept.write_bytes(b"damaged")
     build_engine(runs["colour"], engine_file, shapes=SHAPES)
     assert calls("timings")[2:] == [(b"damaged",), (b"",)]
+    kept.unlink()
+    kept.parent.rmdir()
+    kept.parent.touch()  # nothing can be kept there
+    engine_file.unlink()
+    assert build_engine(runs["colour"], engine_file, shapes=SHAPES) == engine_file
 
 
-def test_without_a_word_about_shapes_it_serves_up_to_32_images_of_a_megapixel(tensorrt, runs, tmp_path):
+def test_without_a_word_about_shapes_it_serves_up_to_16_images_of_a_megapixel(tensorrt, runs, tmp_path):
     build_engine(runs["colour"], tmp_path / "g.engine")
     (profiles,) = calls("built")[0]
     assert [(least[0], most) for p in profiles for least, _, most in p.values()] == [
         (1, [1, 3, 1024, 1024]),
         (2, [8, 3, 1024, 1024]),
-        (9, [32, 3, 1024, 1024]),
+        (9, [16, 3, 1024, 1024]),
     ]
 
 
@@ -276,6 +284,15 @@ def test_the_pages_examples(tensorrt, runs, photos, tmp_path, monkeypatch):
     desk = {"horses": torch.rand(2, 3, 40, 44) * 2 - 1}
     exec(block, desk)
     assert desk["zebras"].shape == desk["horses"].shape
+
+
+def test_maps_with_more_values_than_tensorrt_can_count_are_refused_before_anything_is_built(tensorrt, runs, tmp_path):
+    shapes = Shapes((1, 16, 16), (1, 32, 32), (400, 1024, 1024))
+    with pytest.raises(UserError, match=r"400x1024x1024 would have 2,546,160,000 values in one map.*--shapes"):
+        build_engine(runs["colour"], tmp_path / "g.engine", shapes=shapes)
+    check_size(Shapes((1, 8, 8), (1, 8, 8), (16, 1024, 1024)), 64)
+    with pytest.raises(UserError, match="in one map"):
+        check_size(Shapes((1, 8, 8), (1, 8, 8), (32, 1024, 1024)), 64)
 
 
 def test_profiles_hold_every_batch_once():

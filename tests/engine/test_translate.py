@@ -1,6 +1,7 @@
 """The translate and export commands, run as a user runs them or called as the module calls them."""
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
 from tests.data.pictures import needs_deep
+from tests.engine.test_images import Identity
 
 
 def picture(height, width, channels=3, seed=0):
@@ -185,8 +187,11 @@ def test_a_pattern_keeps_what_lies_below_its_fixed_part(pictures, tmp_path, runs
     assert files_under(tmp_path / "few") == {"deep/b.png"}
     with pytest.raises(UserError, match="matches no file: mend the pattern"):
         translate(input=pictures / "*.tif", output=tmp_path / "none", **options)
-    with pytest.raises(UserError, match="is one of the inputs"):
+    with pytest.raises(UserError, match="matches no file"):  # all of it lies in the output
         translate(input=pictures / "*.bmp", output=pictures, overwrite=True, **options)
+    below = {"input": pictures / "**" / "*.bmp", "output": pictures / "out", **options}
+    assert translate(**below) == 0 and translate(**below, resume=True) == 0
+    assert files_under(pictures / "out") == {"d.bmp"}
 
 
 def test_resume_does_the_rest(pictures, tmp_path, runs, capsys):
@@ -232,6 +237,27 @@ def test_both_ways_writes_grids_of_the_way_home(pictures, tmp_path, runs, onnx_f
             translate(engine=engine, output=tmp_path / "new", **options)
 
 
+def test_where_a_batch_needs_too_much_memory_its_pictures_go_one_by_one(pictures, tmp_path):
+    class Small(Identity):
+        most = 1
+
+        def _compute(self, batch):
+            if len(batch) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super()._compute(batch)
+
+    engine = Small()
+    for i in range(3):
+        Image.fromarray(picture(16, 16, seed=i)).save(pictures / f"same{i}.png")
+    done = list(translate_files(engine, plan_jobs(pictures, tmp_path / "out")))
+    assert [one.fault for one in done] == [""] * 10
+    engine.most = 0
+    with pytest.raises(
+        UserError, match=r"a batch of shape \[1, 3, 16, 16\] needs more memory than cpu has.*--batch-size"
+    ):
+        infer(engine, picture(16, 16))
+
+
 def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(pictures, tmp_path, runs, capsys, monkeypatch):
     from cyclegan_fast.engine import files
 
@@ -249,7 +275,9 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(pictures, t
         assert translate(**options, batch_size=2) == 130
     said = capsys.readouterr()
     done = files_under(tmp_path / "out")
-    assert 0 < len(done) <= 4 and said.err.startswith("interrupted: the same command with --resume does the other")
+    assert 0 < len(done) <= 4 and re.match(
+        r"interrupted, \d were left: the same command with --resume goes on\n", said.err
+    )
     assert translate(**options, resume=True) == 0
     assert files_under(tmp_path / "out") == set(FORMATS)
     assert f"{len(done)} of them from before" in capsys.readouterr().out
