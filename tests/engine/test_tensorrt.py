@@ -14,7 +14,7 @@ import torch
 
 from cyclegan_fast import translate
 from cyclegan_fast.cli import run_command
-from cyclegan_fast.engine import Shapes, build, build_engine, graphs, infer, load_engine, tensorrt_backend
+from cyclegan_fast.engine import Shapes, build, build_engine, infer, load_engine, tensorrt_backend
 from cyclegan_fast.engine.sidecar import sidecar_of
 from cyclegan_fast.engine.tensorrt_build import check_size, import_tensorrt, profile_of, split_profiles
 from cyclegan_fast.engine.to_onnx import to_onnx
@@ -323,27 +323,3 @@ def test_a_real_engine_on_a_real_gpu(runs, photos, tmp_path, precision):
         alone = [engine.run(batch).cpu() for batch in batches]
         results = [engine.submit(lambda batch=batch: engine.run(batch).cpu()) for batch in batches]
         assert all(torch.equal(future.result(), one) for future, one in zip(results, alone, strict=True))
-
-
-@pytest.mark.gpu
-def test_graphs_per_shape_on_two_lanes():
-    device = torch.device("cuda", torch.cuda.current_device())
-    weight = torch.rand(3, 3, 3, 3, device=device)
-    runner = graphs.GraphPerShape(lambda x: lambda: torch.conv2d(x, weight, padding=1), device, lanes=2)
-    faults = []
-
-    def work(seed):
-        for i in range(20):
-            batch = torch.rand(1 + (seed + i) % 3, 3, 16, 16 + 4 * (i % 2))
-            with torch.inference_mode():
-                made = runner.run(batch if i % 3 else batch.to(device)).cpu()
-            apart = (made - torch.conv2d(batch, weight.cpu(), padding=1)).abs().max()
-            faults.extend([] if apart < 1e-2 else [(seed, i, apart)])  # TF32
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert faults == []
-    runner.close()
