@@ -275,9 +275,11 @@ def write_doc(out: Path, name: str, what: str, lines_of: Callable[[dict[str, Any
 
 def infer_page(measured: dict[str, Any]) -> list[str]:
     """The engines' tables, one for each size."""
-    versions = {name: measured["machine"]["packages"].get(name) for name in ("onnxruntime", "openvino")}
-    told = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    lines = [f"torch {measured['machine']['torch']}{', ' if told else ''}{told}.", ""]
+    machine = measured["machine"]
+    versions = {"torch": machine["torch"]} | machine["packages"]
+    told = [f"{name} {versions[name]}" for name in ("torch", "onnxruntime", "openvino", "tensorrt") if name in versions]
+    kernels = f"; our kernels for {measured['extension']['isa']}" if measured["extension"] else ""
+    lines = [f"{', '.join(told)}{kernels}.", ""]
     return lines + [line for row in measured["results"] for line in size_page(row)]
 
 

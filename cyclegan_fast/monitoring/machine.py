@@ -17,7 +17,7 @@ import torch
 from cyclegan_fast import ops
 from cyclegan_fast.device import usable_cores
 
-PACKAGES = ("numpy", "pillow", "safetensors", "onnx", "onnxruntime", "openvino", "tensorboard", "triton")
+PACKAGES = ("numpy", "pillow", "safetensors", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorboard", "triton")
 
 
 def machine_facts() -> dict[str, Any]:
