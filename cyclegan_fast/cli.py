@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -37,7 +40,13 @@ def run_command(command: Callable[..., Any] | dict[str, Callable[..., Any]], arg
 
 
 def with_errors(action: Callable[[], Any]) -> NoReturn:
-    """Runs `action` and exits with its status; a `UserError` becomes one sentence on stderr and status 2."""
+    """Runs `action` and exits with its status; a `UserError` becomes one sentence on stderr and status 2.
+
+    Warnings become one line each, and SIGTERM ends the command as Ctrl-C does.
+    """
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = action()
     except UserError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
@@ -95,7 +96,7 @@ def evaluate(
 
 def _load_ways(paths: tuple[Path, ...], device: str) -> dict[str, Translate]:
     """Engines by what they translate."""
-    from cyclegan_fast.engine import load_engine
+    from cyclegan_fast.engine import infer, load_engine
 
     ways: dict[str, Translate] = {}
     for path in paths:
@@ -107,7 +108,7 @@ def _load_ways(paths: tuple[Path, ...], device: str) -> dict[str, Translate]:
             raise UserError(f"{path} {fault}: --engines takes exported files, one of each direction at most")
         if (engine.in_channels, engine.out_channels) != (3, 3):
             raise UserError(f"{path}: translates grey or other images; the scenes are in colour on both sides")
-        ways[engine.direction] = engine.run
+        ways[engine.direction] = functools.partial(infer, engine)
     return ways
 
 

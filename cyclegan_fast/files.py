@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -11,18 +12,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cyclegan_fast.errors import StorageError
+from cyclegan_fast.errors import StorageError, UserError
 
+_FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 _PARTIAL = ".partial-"  # folders and files that are not finished, or that are on their way out
 
 
 @contextlib.contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Turns a full disk, a missing permission and the like into a `StorageError` that begins with `what`."""
+    """Turns what the system says of a file into a `UserError` that begins with `what`.
+
+    Of a full disk, a missing permission and the like, which other files would meet, too, into a `StorageError`.
+    """
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}") from error
+        kind = StorageError if error.errno in _FOR_ALL else UserError
+        raise kind(f"{what}: {error.strerror or error}") from error
 
 
 def write_durably(path: Path, content: bytes) -> dict[str, str | int]:

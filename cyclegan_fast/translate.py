@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import StorageError, UserError
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine import Engine
@@ -78,8 +78,8 @@ def translate(
     if resume and overwrite:
         raise UserError("--resume keeps the results that exist, --overwrite replaces them: say one of them")
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
-    every = plan_jobs(input, output, overwrite=overwrite or resume)
-    jobs = [job for job in every if not (resume and job.target.exists())]
+    every = plan_jobs(input, output, overwrite=overwrite or resume, both_ways=both_ways)
+    jobs = [job for job in every if not (resume and job.target.is_file())]
     if both_ways and not engine.is_dir():
         raise UserError("--both-ways needs both generators: give a run's folder or a checkpoint as --engine")
     if both_ways and any(job.is_video for job in jobs):
@@ -102,6 +102,9 @@ def translate(
                 progress.advance()
     except KeyboardInterrupt:
         interrupted = True
+    except StorageError:  # ends it for all, but what is done is done
+        _tell(results, len(every), len(jobs), output, time.perf_counter() - start, loaded)
+        raise
     status = _tell(results, len(every), len(jobs), output, time.perf_counter() - start, loaded)
     if interrupted:
         left = f"{len(jobs) - len(results)} were left"

@@ -40,6 +40,8 @@ def index_folder(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Pat
     Raises:
         UserError: the folder holds no image, or a link leads out of it.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; name one with pictures")
     # As Paths compare, a/x before a-b/x, ten times as fast.
     paths = sorted(_walk(folder, folder.resolve(), suffixes), key=lambda path: str(path).replace(os.sep, "\0"))
     if not paths:

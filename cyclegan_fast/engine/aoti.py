@@ -39,19 +39,21 @@ def compile_package(generator: Generator, precision: Precision, shapes: Shapes, 
         raise UserError(f"a .pt2 file on {device.type} computes in {known}, not in {precision}: export .onnx for that")
     network = _InPrecision(copy.deepcopy(generator.network), _TYPES[precision]).to(device)
     unit, least, most = generator.multiple, shapes.min, shapes.max
-    # Sizes that torch.export sees as 1, or as equal, it takes for constants.
-    n = max(2, shapes.opt[0])
-    height, width = (max(side, 2 * unit) for side in shapes.opt[1:])
-    example = torch.zeros(n, generator.in_channels, height, width + (unit if width == height else 0), device=device)
-    sizes: dict[int, Any] = {} if least[0] == most[0] == n else {0: torch.export.Dim("n", min=least[0], max=most[0])}
-    for axis, name in ((2, "h"), (3, "w")):
-        low, high = least[axis - 1] // unit, most[axis - 1] // unit
-        sizes[axis] = unit * torch.export.Dim(name, min=low, max=high)
+    # Sizes that torch.export sees as 1, or as equal, it takes for constants: only those that are may be.
+    sizes: dict[int, Any] = {}
+    example = [*shapes.opt]
+    for i, (axis, name, step) in enumerate(((0, "n", 1), (2, "h", unit), (3, "w", unit))):
+        if least[i] < most[i]:
+            sizes[axis] = step * torch.export.Dim(name, min=least[i] // step, max=most[i] // step)
+            example[i] = max(example[i], 2 * step)
+    if {2, 3} <= sizes.keys() and example[1] == example[2]:
+        example[2] += unit if example[2] < most[2] else -unit
+    batch = torch.zeros(example[0], generator.in_channels, *example[1:], device=device)
     with ops.use_reference(), torch.no_grad(), hushed("torch._inductor"), tempfile.TemporaryDirectory() as folder:
-        program = torch.export.export(network, (example,), dynamic_shapes=(sizes,))
         path = str(Path(folder) / "generator.pt2")
         settings = {"cpp.march": _MARCH, "cpp.simdlen": _SIMD_BITS} if _on_x86(device) else {}
         try:
+            program = torch.export.export(network, (batch,), dynamic_shapes=(sizes,))
             torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=settings)
         except Exception as error:  # of inductor, and of the compiler that it calls
             raise UserError(f"AOTInductor could not compile the generator: {first_line(error)}") from error
@@ -112,7 +114,8 @@ def load_aoti(path: Path, direction: Direction | None, device: str, precision: P
     content = path.read_bytes()
     facts = read_required_sidecar(path, content, direction)
     check_precision(precision, facts, path)
-    if facts.get("shapes") is None or not isinstance(facts.get("compiled"), dict) or "images" not in facts:
+    known = "precision" in facts and "images" in facts and facts.get("shapes") is not None
+    if not known or not isinstance(facts.get("compiled"), dict):
         raise UserError(f"{path.name}.json is not the sidecar of a .pt2 file; {how_to_rebuild(path)}")
     _check_machine(facts, path)
     return AotiBackend(content, facts, name=path.name, device=device)
@@ -138,7 +141,7 @@ def _check_machine(facts: dict[str, Any], path: Path) -> None:
     """
     made = facts["compiled"]
     fault = ""
-    if _minor(made.get("torch", "")) != _minor(str(torch.__version__)):
+    if _minor(str(made.get("torch"))) != _minor(str(torch.__version__)):
         fault = f"torch {made.get('torch')}, and this is {torch.__version__}"
     elif made.get("machine") != platform.machine():
         fault = f"{made.get('machine')} processors, and this is {platform.machine()}"

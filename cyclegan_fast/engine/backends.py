@@ -49,7 +49,9 @@ class Engine(ABC):
     smallest: int  # the least side, in pixels
     shapes: Shapes | None = None  # that it serves; None: all that `multiple` and `smallest` allow
     closed: bool = field(default=False, init=False)
-    _running: int = field(default=0, init=False, repr=False)  # batches at work
+    _inside: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # calls at work, by their threads
+    _waiting: int = field(default=0, init=False, repr=False)  # calls that were submitted and are not done
+    _released: bool = field(default=False, init=False, repr=False)
     _state: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
     _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
 
@@ -74,16 +76,15 @@ class Engine(ABC):
         self.check_batch(batch)
         if not len(batch):
             return batch.new_empty((0, self.out_channels, *batch.shape[2:]), dtype=torch.float32)
-        with self._state:
-            self._check_open()
-            self._running += 1
-        try:
-            with self.memory_told(f"a batch of shape {list(batch.shape)}"):
-                return self._compute(batch)
-        finally:
-            with self._state:
-                self._running -= 1
-                self._state.notify_all()
+        with self.at_work(), self.memory_told(f"a batch of shape {list(batch.shape)}"):
+            return self._compute(batch)
+
+    def run_any(self, batch: Tensor) -> Tensor:
+        """The same, of a batch that may have fewer images than the engine serves: the last is repeated meanwhile."""
+        count, least = len(batch), self.shapes.min[0] if self.shapes else 0
+        if 0 < count < least:
+            batch = torch.cat([batch, batch[-1:].expand(least - count, -1, -1, -1)])
+        return self.run(batch)[:count]
 
     @abstractmethod
     def _compute(self, batch: Tensor) -> Tensor:
@@ -99,10 +100,13 @@ class Engine(ABC):
         Returns:
             This engine.
         """
-        for images, height, width in shapes or (self.shapes.opt if self.shapes else _USUAL,):
-            batch = torch.zeros(images, self.in_channels, *self.fitting_size(height, width))
-            self.run(batch)
-            self._warm(batch)
+        for shape in shapes or (self.shapes.opt if self.shapes else _USUAL,):
+            if not isinstance(shape, tuple) or len(shape) != 3:
+                raise UserError(f"warmup takes (images, height, width), warmup((8, 256, 256)), say; got {shape!r}")
+            batch = torch.zeros(shape[0], self.in_channels, *self.fitting_size(*shape[1:]))
+            with self.at_work():
+                self.run(batch)
+                self._warm(batch)
         return self
 
     def fitting_size(self, height: int, width: int) -> tuple[int, int]:
@@ -118,7 +122,7 @@ class Engine(ABC):
         Raises:
             UserError: The engine is closed, or the shape does not fit.
         """
-        self._check_open()
+        self.check_open()
         rule = f"[N, {self.in_channels}, H, W] with sides from {self.smallest} in steps of {self.multiple} pixels"
         fits = batch.dim() == 4 and batch.shape[1] == self.in_channels
         if not fits or any(side < self.smallest or side % self.multiple for side in batch.shape[2:]):
@@ -161,36 +165,87 @@ class Engine(ABC):
                 "images at a time (--batch-size), or cut them smaller (--statistics, --tile)"
             ) from error
 
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Keeps the engine open for a call of several batches: closing it waits for the call.
+
+        Raises:
+            UserError: It is closed.
+        """
+        with self._state:
+            self.check_open()
+            self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         """Runs a call on one of this engine's own threads: while one prepares its images, another computes."""
+
+        def accepted() -> Any:  # though the engine may be closing by now
+            with self._state:
+                self._enter()
+            try:
+                return call()
+            finally:
+                self._leave()
+
+        def done(_: Future[Any]) -> None:
+            with self._state:
+                self._waiting -= 1
+                self._state.notify_all()
+
         with self._state:
-            self._check_open()
+            self.check_open()
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(2, thread_name_prefix="cyclegan_fast.infer")
-            return self._pool.submit(call)
+            self._waiting += 1
+            future = self._pool.submit(accepted)
+        future.add_done_callback(done)
+        return future
 
     def close(self) -> None:
         """Waits for what was submitted and what runs, and gives the memory back; nothing runs afterwards."""
-        with self._state:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown()
+        own = threading.get_ident()
         with self._state:
             if self.closed:
+                self._state.wait_for(lambda: self._released or own in self._inside)
                 return
             self.closed = True
-            self._state.wait_for(lambda: not self._running)
-        self._release()
+            self._state.wait_for(lambda: not self._waiting and not self._inside.keys() - {own})
+            if self._pool is not None:
+                self._pool.shutdown(wait=False)  # its threads have nothing left to do; this may be one of them
+            self._release()
+            self._released = True
+            self._state.notify_all()
+
+    def check_open(self) -> None:
+        """Refuses a new call of a closed engine; one that was begun before goes on.
+
+        Raises:
+            UserError: It is closed.
+        """
+        if self.closed and threading.get_ident() not in self._inside:
+            raise UserError(f"{self.name} is closed: load it again")
+
+    def _enter(self) -> None:
+        own = threading.get_ident()
+        self._inside[own] = self._inside.get(own, 0) + 1
+
+    def _leave(self) -> None:
+        own = threading.get_ident()
+        with self._state:
+            self._inside[own] -= 1
+            if not self._inside[own]:
+                del self._inside[own]
+            self._state.notify_all()
 
     def _warm(self, batch: Tensor) -> None:  # noqa: B027 - most engines are warm once they ran
         """Sets up what later batches of this shape would have to wait for."""
 
     def _release(self) -> None:  # noqa: B027 - most engines have nothing but what the collector frees
         """Gives back what an engine holds; called once, when nothing runs."""
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise UserError(f"{self.name} is closed: load it again")
 
     def __enter__(self) -> Self:
         return self

@@ -87,6 +87,10 @@ def build_engine(
         raise UserError(f"{out}: the name must end in {', '.join((*_ENGINES, *_WEIGHTS))}, which tells the kind")
     if precision not in PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if direction not in (None, "AtoB", "BtoA"):
+        raise UserError(f"direction must be AtoB or BtoA, got {direction!r}")
+    if out.is_dir():
+        raise UserError(f"cannot write {out}: it is a folder; name a file")
     generator = load_generator(Path(checkpoint), direction)
     if out.suffix in _WEIGHTS:
         if precision != "fp32" or shapes is not None or images is not None:
@@ -123,9 +127,9 @@ def _check_shapes(shapes: Shapes, generator: Generator) -> Shapes:
                 f"shapes are images x height x width with sides from {least} in steps of {unit} pixels, "
                 f"got {'x'.join(map(str, shape))}"
             )
-    if any(not a <= b <= c for a, b, c in zip(*shapes, strict=True)):
+    if len(shapes) != 3 or any(not a <= b <= c for a, b, c in zip(*shapes, strict=True)):
         raise UserError(f"of the shapes the least must come first and the most last, got {tuple(shapes)}")
-    return shapes
+    return Shapes(*shapes)
 
 
 def _build_onnx(job: _Job) -> _Built:

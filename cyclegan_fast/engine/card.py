@@ -113,7 +113,8 @@ def _scores(checkpoint: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): score the run again, or remove it") from error
-    return found if isinstance(found, dict) else {}
+    # Scores of engines have those of the checkpoint, whose weights these are, beside them.
+    return found.get("checkpoint", found) if isinstance(found, dict) else {}
 
 
 def _public(config: TrainConfig) -> dict[str, Any]:

@@ -150,15 +150,12 @@ class _Pictures:
         if self._back is not None:
             home = infer(self._back.engine, made, batch_size=self._batch_size, tiling=self._tiling)
         return {
-            job: self._pool.submit(self._write, job, pictures[job], there, back)
+            job: self._pool.submit(_or_fault, job, functools.partial(self._write, job, pictures[job], there, back))
             for job, there, back in zip(pictures, made, home, strict=True)
         }
 
     def _write(self, job: Job, picture: Picture, made: Tensor, home: Tensor | None) -> Done:
-        try:
-            content = encode_like(job.source, from_values(made, picture.depth, self._engine.out_form))
-        except UserError as error:
-            return Done(job, str(error))
+        content = encode_like(job.source, from_values(made, picture.depth, self._engine.out_form))
         if self._back is not None and home is not None:
             grid = sample_grid([[picture.values, made, home]], ["input", "translated", "and back"])
             write_atomically(self._back.grids[job], encode(grid, "PNG"))

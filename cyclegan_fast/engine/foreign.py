@@ -27,7 +27,9 @@ def hushed(*loggers: str) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """What another library says, as far as it fits into our sentence."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = (line.strip() for line in str(error).splitlines())
+    telling = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return telling[0] if telling else type(error).__name__
 
 
 def image_channels(ends: Sequence[tuple[bool, int, int | None]], name: str) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from cyclegan_fast.engine.tiles import Tiling, check_tiling, default_tiling, tra
 from cyclegan_fast.errors import UserError
 
 _WHOLE = 2**24  # pixels of the largest picture that passes a network in one piece, unless it is told otherwise
+_MOST_IMAGES = 2**20  # of a batch
 _WINDOW = 4  # batches of a stream that are read before the first of them runs, to group images of one size
 
 
@@ -49,8 +50,9 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | 
     _check(engine, batch_size, tiling)
     if isinstance(images, Iterator):
         return _stream(engine, images, batch_size, tiling)
-    planes, rebuild = unpack(images, engine.in_form, engine.out_form)
-    return rebuild(_translate(engine, planes, batch_size, tiling))
+    with engine.at_work():
+        planes, rebuild = unpack(images, engine.in_form, engine.out_form)
+        return rebuild(_translate(engine, planes, batch_size, tiling))
 
 
 def infer_async(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | None = None) -> Future[Any]:
@@ -81,8 +83,7 @@ def _check(engine: Engine, batch_size: int, tiling: Tiling | None) -> None:
         raise UserError(
             f"infer takes an engine first, got {type(engine).__name__}: give what load_engine(path) returns"
         )
-    if engine.closed:
-        raise UserError(f"{engine.name} is closed: load it again")
+    engine.check_open()
     check_batch_size(batch_size)
     if tiling is not None:
         check_tiling(engine, tiling)
@@ -94,15 +95,17 @@ def check_batch_size(batch_size: int) -> None:
     Raises:
         UserError: It is no whole number from 1.
     """
-    if not isinstance(batch_size, Integral) or batch_size < 1:
+    if not isinstance(batch_size, Integral) or not 1 <= batch_size <= _MOST_IMAGES:
         raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
 
 
 def _stream(engine: Engine, images: Iterator[Any], batch_size: int, tiling: Tiling | None) -> Iterator[Any]:
     """Window by window, each as one list."""
     while window := list(islice(images, 1 if batch_size == 1 else _WINDOW * batch_size)):
-        planes, rebuild = unpack(window, engine.in_form, engine.out_form)
-        yield from rebuild(_translate(engine, planes, batch_size, tiling))
+        with engine.at_work():
+            planes, rebuild = unpack(window, engine.in_form, engine.out_form)
+            results = rebuild(_translate(engine, planes, batch_size, tiling))
+        yield from results
 
 
 def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Tiling | None) -> list[Tensor]:
@@ -120,7 +123,7 @@ def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Ti
     for size, members in groups.items():
         for start in range(0, len(members), batch_size):
             chunk = members[start : start + batch_size]
-            batch = engine.check_finite(engine.run(torch.stack([mirror_to(planes[i], size) for i in chunk])))
+            batch = engine.check_finite(engine.run_any(torch.stack([mirror_to(planes[i], size) for i in chunk])))
             for i, made in zip(chunk, batch, strict=True):
                 results[i] = made[:, : planes[i].shape[1], : planes[i].shape[2]]
     return [results[i] for i in range(len(planes))]

@@ -28,7 +28,7 @@ class Job:
         return self.source.suffix.lower() in VIDEO_SUFFIXES
 
 
-def plan_jobs(source: Path, output: Path, *, overwrite: bool = False) -> list[Job]:
+def plan_jobs(source: Path, output: Path, *, overwrite: bool = False, both_ways: bool = False) -> list[Job]:
     """Lists what to translate, sorted by path.
 
     Args:
@@ -36,6 +36,7 @@ def plan_jobs(source: Path, output: Path, *, overwrite: bool = False) -> list[Jo
         output: Folder for the results, under the same names: below the folder, or below the part of the pattern that
             is fixed.
         overwrite: Whether results may be there already. The input never is overwritten.
+        both_ways: Whether each result has a grid, `grid_of`, too.
 
     Raises:
         UserError: There is no such input, or a result would replace an input, another result, or a file that exists.
@@ -44,14 +45,16 @@ def plan_jobs(source: Path, output: Path, *, overwrite: bool = False) -> list[Jo
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
     jobs = [Job(path, _target(output / path.relative_to(root))) for path in paths]
-    inputs, results = {job.source.resolve() for job in jobs}, set[Path]()
+    inputs, results = {job.source.resolve() for job in jobs}, dict[Path, Path]()
     for job in jobs:
-        if job.target.resolve() in inputs:
-            raise UserError(f"{job.target} is one of the inputs and would be overwritten: choose another output folder")
-        if job.target in results:
-            raise UserError(f"{job.target} would be the result of two inputs: translate them into two folders")
-        results.add(job.target)
-    taken = [job.target for job in jobs if job.target.exists()]
+        for target in (job.target, grid_of(job, output)) if both_ways else (job.target,):
+            if target.resolve() in inputs:
+                raise UserError(f"{target} is one of the inputs and would be overwritten: choose another output folder")
+            if target in results:
+                two = f"{results[target]} and {job.source}"
+                raise UserError(f"{target} would be the result of {two}: translate them into two folders")
+            results[target] = job.source
+    taken = [target for target in results if target.exists()]
     if taken and not overwrite:
         raise UserError(
             f"{taken[0]} exists already ({len(taken)} files do): choose another folder, or say --resume (do the rest) "
@@ -77,7 +80,7 @@ def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
     found, below = map(Path, glob.glob(str(source), recursive=True)), output.resolve()  # noqa: PTH207
     matches = sorted(path for path in found if path.is_file() and not path.resolve().is_relative_to(below))
     if not matches:
-        raise UserError(f"{source} matches no file: mend the pattern, or give a folder")
+        raise UserError(f"{source} matches no file outside the output folder: mend the pattern, or give a folder")
     return Path(*_fixed_parts(source)), matches
 
 

@@ -97,5 +97,6 @@ def translate_tiff(
                 yield from_values(band, depth, engine.out_form)
 
         shape = (picture.height, picture.width, engine.out_channels)
-        write_tiff(target, bands(), shape, dtype, compress=file.compressed)
+        with engine.at_work():
+            write_tiff(target, bands(), shape, dtype, compress=file.compressed)
         return picture.clipped

@@ -10,8 +10,9 @@ from typing import Literal
 from cyclegan_fast.engine.aoti import load_aoti
 from cyclegan_fast.engine.backends import PRECISIONS, Engine, Precision
 from cyclegan_fast.engine.generator import load_generator
-from cyclegan_fast.engine.onnx_backend import load_onnx
+from cyclegan_fast.engine.onnx_backend import load_onnx, resolve_onnx_device
 from cyclegan_fast.engine.openvino_backend import load_openvino
+from cyclegan_fast.engine.sidecar import read_sidecar
 from cyclegan_fast.engine.tensorrt_backend import load_tensorrt
 from cyclegan_fast.engine.torch_backend import TorchBackend
 from cyclegan_fast.errors import UserError
@@ -38,8 +39,8 @@ def load_engine(
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
         precision: What the convolutions compute in. Weights: fp32 (the default), bf16, or on CUDA fp16. An engine file
             has its own, which OpenVINO may turn from fp32 into bf16.
-        backend: What runs it. auto: torch for weights, onnxruntime for .onnx, aoti for .pt2, tensorrt for .engine. An
-            .onnx file runs in openvino, too.
+        backend: What runs it. auto: torch for weights, onnxruntime for .onnx (openvino for those of bf16 on a CPU),
+            aoti for .pt2, tensorrt for .engine. An .onnx file runs in openvino, too.
 
     Returns:
         An engine for `infer`. A .pt2 or .engine file holds machine code: load only those that you trust.
@@ -51,6 +52,8 @@ def load_engine(
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"load_engine takes a path, got {type(path).__name__}: give a run folder or an exported file")
     path = Path(path)
+    if not isinstance(device, str):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
     if direction not in (None, "AtoB", "BtoA"):
         raise UserError(f"direction must be AtoB or BtoA, got {direction!r}")
     if precision not in (None, *PRECISIONS):
@@ -65,16 +68,25 @@ def load_engine(
     known = _BACKENDS[kind]
     if backend not in ("auto", *known):
         raise UserError(f"{path}: backend must be auto or {' or '.join(known)} for this, got {backend!r}")
-    return known[next(iter(known)) if backend == "auto" else backend](path, direction, device, precision)
+    load = known[backend] if backend != "auto" else _load_onnx if kind == ".onnx" else next(iter(known.values()))
+    return load(path, direction, device, precision)
 
 
 def _load_torch(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> Engine:
     return TorchBackend(load_generator(path, direction), name=path.name, device=device, precision=precision)
 
 
+def _load_onnx(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> Engine:
+    """ONNX Runtime, but for bf16 on the CPU, of which it has no convolutions there, OpenVINO."""
+    facts = read_sidecar(path, path.read_bytes(), direction)
+    on_cpu = resolve_onnx_device(device).type == "cpu"
+    load = load_openvino if facts.get("precision") == "bf16" and on_cpu else load_onnx
+    return load(path, direction, device, precision)
+
+
 _Load = Callable[[Path, Direction | None, str, Precision | None], Engine]
 _TORCH: dict[str, _Load] = {"torch": _load_torch}
-# By the suffix of a file; folders have none. The first is what auto takes.
+# By the suffix of a file; folders have none.
 _BACKENDS: dict[str, dict[str, _Load]] = {
     "": _TORCH,
     ".safetensors": _TORCH,

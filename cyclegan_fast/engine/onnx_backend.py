@@ -29,7 +29,7 @@ class OnnxBackend(Engine):
     """
 
     def __init__(self, content: bytes, facts: dict[str, Any], *, name: str, device: str = "auto") -> None:
-        where = _resolve_device(device)
+        where = resolve_onnx_device(device)
         if facts.get("precision") == "bf16" and where.type == "cpu":
             raise UserError(f"{name} computes in bf16, which ONNX Runtime cannot on the CPU: take the backend openvino")
         self._session = _open_session(content, where, name, plainly=facts.get("precision") == "fp8")
@@ -105,15 +105,18 @@ def _open_session(content: bytes, device: torch.device, name: str, *, plainly: b
     return session
 
 
-def _resolve_device(device: str) -> torch.device:
+def resolve_onnx_device(device: str) -> torch.device:
     """As for torch, but ONNX Runtime may reach a CUDA device that a CPU build of torch does not see."""
     if device == "auto":
         both = torch.cuda.is_available() and "CUDAExecutionProvider" in _onnxruntime().get_available_providers()
         return torch.device("cuda" if both else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}") from error
+        where = torch.device(device)
+    except RuntimeError:
+        where = torch.device("meta")
+    if where.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
+    return where
 
 
 def _onnxruntime() -> Any:

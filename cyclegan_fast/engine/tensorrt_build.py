@@ -12,7 +12,7 @@ import torch
 
 from cyclegan_fast.engine.backends import Shape, Shapes
 from cyclegan_fast.engine.foreign import first_line
-from cyclegan_fast.errors import StorageError, UserError
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 
 _RANGES = (1, 8, 32)  # images: the last of each profile, and the ones that it is made fastest for
@@ -158,5 +158,5 @@ def _recall(config: Any, place: Path) -> Any:
 
 def _keep(cache: Any, place: Path) -> None:
     if cache is not None:
-        with contextlib.suppress(StorageError):  # the next build takes longer then: no reason to lose this one
+        with contextlib.suppress(UserError):  # the next build takes longer then: no reason to lose this one
             write_atomically(place, bytes(cache.serialize()))

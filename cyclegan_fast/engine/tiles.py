@@ -54,7 +54,11 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.statistics not in STATISTICS:
             raise UserError(f"statistics must be {', '.join(STATISTICS)}, got {self.statistics!r}")
-        if self.tile < 1 or (self.overlap is not None and not 0 <= self.overlap <= self.tile // 2):
+        if (
+            type(self.tile) is not int
+            or self.tile < 1
+            or (self.overlap is not None and not 0 <= self.overlap <= self.tile // 2)
+        ):
             raise UserError(
                 f"a tile must have at least 1 pixel, and an overlap from 0 to half a tile; "
                 f"got {self.tile} and {self.overlap}"
@@ -73,6 +77,8 @@ def check_tiling(engine: Engine, tiling: Tiling) -> None:
     Raises:
         UserError: It says which it can.
     """
+    if not isinstance(tiling, Tiling):
+        raise UserError(f"tiling is a Tiling, Tiling('exact'), say; got {tiling!r}")
     if tiling.statistics == "tile":
         return
     if not isinstance(engine, TorchBackend):
@@ -116,7 +122,7 @@ def translate_rows(
 
 
 def _bands(engine: Engine, picture: MirroredRows, tiling: Tiling, batch_size: int, follow: Follow) -> Iterator[Tensor]:
-    run: _Run = engine.run
+    run: _Run = engine.run_any
     exact_at = None
     if isinstance(engine, TorchBackend) and tiling.statistics != "tile":
         network = engine.network

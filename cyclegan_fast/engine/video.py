@@ -29,6 +29,7 @@ _PIXELS = {1: "gray", 3: "rgb24"}  # by channels
 _COPIED = {"aac", "mp3", "ac3"}  # kinds of sound that every such file may hold; others become AAC
 # How red, green and blue become what a video stores, and that players are told so.
 _COLOURS = "scale=out_color_matrix=bt709,setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+_FAST = 120  # frames a second, more than which are counted before they are believed
 _WHOLE = 0.95  # of the frames that its duration promises, from which a video counts as whole
 
 
@@ -86,9 +87,12 @@ def translate_video(
         if written is not None:
             written.result()
         said = complaints()
+        short = f"only {done} of about {video.frames} frames can be decoded"
         if not done or (said and done < _WHOLE * video.frames):
-            raise BadImageError(source, f"only {done} of about {video.frames} frames can be decoded ({said})")
-    return f"ffmpeg says: {said}" if said else ""
+            raise BadImageError(source, f"{short} ({said})")
+    if said:
+        return f"ffmpeg says: {said}"
+    return f"{short}: it may be cut off" if done < _WHOLE * video.frames else ""
 
 
 def _take(frames: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
@@ -110,7 +114,18 @@ def _probe(source: Path) -> _Video:
     sound = re.search(r"Stream .*: Audio: (\w+)", said)
     long = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", said)
     seconds = int(long[1]) * 3600 + int(long[2]) * 60 + float(long[3]) if long else 0.0
+    if rate > _FAST and seconds:  # a guess, of a video whose frames come at any time, in milliseconds say
+        rate = Fraction(_count(source) / seconds).limit_denominator(1001)
     return _Video(width, height, rate, aspect, sound[1] if sound else "", round(seconds * rate))
+
+
+def _count(source: Path) -> int:
+    """The frames that are stored, without decoding them."""
+    words = ["-i", _url(source), "-map", "0:v:0", "-c", "copy", "-f", "null", "-"]
+    command = [find_ffmpeg(), "-hide_banner", *words]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    counts = re.findall(rb"frame=\s*(\d+)", done.stderr)
+    return max(1, int(counts[-1])) if counts else 1
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import gc
 import json
 import shutil
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 import cyclegan_fast
 from cyclegan_fast.engine import Shapes, build_engine, infer, infer_async, load_engine, load_generator
+from cyclegan_fast.engine.openvino_backend import OpenVinoBackend
 from cyclegan_fast.engine.parity import BOUNDS, measure_parity, parity_images
 from cyclegan_fast.errors import UserError
 from tests.engine.test_images import Identity
@@ -224,8 +226,9 @@ def test_graphs_of_every_precision_compute_in_it_and_stay_within_its_bound(tmp_p
             apart = (engine.run(batch) - generator.network(batch)).abs()
             assert 0 < apart.mean() <= bound.mean and apart.max() <= bound.max
     if precision == "bf16":
+        assert isinstance(load_engine(out, device="cpu"), OpenVinoBackend)
         with pytest.raises(UserError, match="which ONNX Runtime cannot on the CPU: take the backend openvino"):
-            load_engine(out, device="cpu")
+            load_engine(out, device="cpu", backend="onnxruntime")
 
 
 @pytest.mark.parametrize(
@@ -327,3 +330,90 @@ def test_compiled_code(tmp_path, runs):
     sidecar.unlink()
     with pytest.raises(UserError, match="holds machine code, which is not run unless"):
         load_engine(out)
+
+
+class Slow(Identity):
+    """Tells when it begins, and waits for a word before it ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.go, self.gone = threading.Event(), threading.Event(), False
+
+    def _compute(self, batch):
+        assert not self.gone
+        self.begun.set()
+        assert self.go.wait(20)
+        return super()._compute(batch)
+
+    def _release(self):
+        self.gone = True
+
+
+def test_closing_waits_for_whole_calls_and_for_all_that_was_submitted():
+    engine, images = Slow(), np.zeros((6, 16, 16, 3), np.uint8)
+    results, closers = [], [threading.Thread(target=lambda: engine.close()) for _ in range(2)]
+    call = threading.Thread(target=lambda: results.append(infer(engine, images, batch_size=1)))
+    call.start()
+    futures = [infer_async(engine, images) for _ in range(8)]
+    assert engine.begun.wait(20)
+    for thread in closers:
+        thread.start()
+    while not engine.closed:
+        time.sleep(0.001)
+    with pytest.raises(UserError, match="is closed: load it again"):
+        infer(engine, images)
+    engine.go.set()
+    for thread in (call, *closers):
+        thread.join(20)
+        assert not thread.is_alive()
+    assert engine.gone and np.array_equal(results[0], images)
+    assert all(np.array_equal(future.result(0), images) for future in futures)
+
+
+def test_an_engine_may_be_closed_from_a_futures_callback_and_between_the_windows_of_a_stream():
+    engine, image = Slow(), np.zeros((16, 16, 3), np.uint8)
+    engine.go.set()
+    closed = threading.Event()
+    future = infer_async(engine, image)
+    future.add_done_callback(lambda _: (engine.close(), closed.set()))
+    assert closed.wait(20) and engine.gone
+    engine = Slow()
+    engine.go.set()
+    stream = infer(engine, (image for _ in range(3)), batch_size=1)
+    next(stream)
+    engine.close()
+    with pytest.raises(UserError, match="is closed"):
+        next(stream)
+
+
+def test_fewer_images_than_the_least_batch_are_served(tmp_path):
+    engine = Identity()
+    engine.shapes = Shapes((4, 8, 8), (4, 16, 16), (5, 64, 64))
+    images = np.random.default_rng(0).integers(0, 256, (11, 16, 20, 3), dtype=np.uint8)
+    for count in (1, 3, 4, 11):
+        assert np.array_equal(infer(engine, images[:count]), images[:count])
+    assert {shape[0] for shape in engine.seen} == {4, 5}
+
+
+@pytest.mark.parametrize("shapes", [((1, 32, 32),) * 3, ((1, 32, 32), (1, 32, 32), (4, 32, 48)), ((2, 32, 48),) * 3])
+def test_compiled_code_of_fixed_shapes(runs, tmp_path, shapes):
+    out = build_engine(runs["colour"], tmp_path / "g.pt2", shapes=shapes, device="cpu")
+    expected = load_engine(runs["colour"], device="cpu")
+    with load_engine(out, device="cpu") as engine:
+        for n, height, width in shapes:
+            batch = torch.rand(n, 3, height, width) * 2 - 1
+            torch.testing.assert_close(engine.run(batch), expected.run(batch), rtol=0, atol=1e-4)
+
+
+def test_slips_are_told(runs, onnx_files, tmp_path):
+    for call, reason in {
+        lambda: build_engine(runs["colour"], tmp_path / "g.onnx", direction="x"): "direction must be AtoB or BtoA",
+        lambda: build_engine(runs["colour"], tmp_path / "g.onnx", images=tmp_path / "no"): "there is no such folder",
+        lambda: load_engine(onnx_files["colour"], device="meta"): "device must be auto, cpu, cuda",
+        lambda: load_engine(onnx_files["colour"], device=None): "device must be auto, cpu, cuda",
+        lambda: infer(Identity(), np.zeros((9, 9, 3)), tiling="exact"): "tiling is a Tiling",
+        lambda: infer(Identity(), iter([]), batch_size=2**63): "batch_size must be",
+        lambda: Identity().warmup(8, 64, 64): r"warmup takes \(images, height, width\)",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            call()

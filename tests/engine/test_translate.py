@@ -185,9 +185,9 @@ def test_a_pattern_keeps_what_lies_below_its_fixed_part(pictures, tmp_path, runs
     assert files_under(tmp_path / "out") == {"deep/b.png", "deep/er/c.WebP", "grey.png"}
     assert translate(input=pictures / "d*" / "b.png", output=tmp_path / "few", **options) == 0
     assert files_under(tmp_path / "few") == {"deep/b.png"}
-    with pytest.raises(UserError, match="matches no file: mend the pattern"):
+    with pytest.raises(UserError, match="matches no file outside the output folder: mend the pattern"):
         translate(input=pictures / "*.tif", output=tmp_path / "none", **options)
-    with pytest.raises(UserError, match="matches no file"):  # all of it lies in the output
+    with pytest.raises(UserError, match="matches no file outside"):  # all of it lies in the output
         translate(input=pictures / "*.bmp", output=pictures, overwrite=True, **options)
     below = {"input": pictures / "**" / "*.bmp", "output": pictures / "out", **options}
     assert translate(**below) == 0 and translate(**below, resume=True) == 0
@@ -235,6 +235,27 @@ def test_both_ways_writes_grids_of_the_way_home(pictures, tmp_path, runs, onnx_f
     for engine in (onnx_files["colour"], tmp_path / "bare.pth"):
         with pytest.raises(UserError, match="needs both generators: give a run's folder"):
             translate(engine=engine, output=tmp_path / "new", **options)
+
+
+def test_one_result_that_cannot_be_written_does_not_stop_the_others(pictures, tmp_path, runs, capsys):
+    long = "x" * 250 + ".png"  # a name that is possible, and whose grid's is not
+    Image.fromarray(picture(16, 16)).save(pictures / long)
+    (tmp_path / "out" / "d.bmp").mkdir(parents=True)
+    options = {"engine": runs["colour"], "input": pictures, "output": tmp_path / "out", "device": "cpu"}
+    assert translate(**options, both_ways=True, overwrite=True, batch_size=2) == 2
+    said = capsys.readouterr()
+    assert "6 of 8 files" in said.out and "File name too long" in said.err and "Is a directory" in said.err
+    assert translate(**options, resume=True) == 2  # a folder is no result
+    said = capsys.readouterr()
+    assert "7 of 8 files" in said.out and "6 of them from before" in said.out
+
+
+def test_a_grid_does_not_take_the_place_of_a_result(tmp_path, runs):
+    for name in ("a.png", "both_ways/a.png.png"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True, parents=True)
+        Image.fromarray(picture(16, 16)).save(tmp_path / "in" / name)
+    with pytest.raises(UserError, match=r"both_ways/a\.png\.png would be the result of .*a\.png and .*a\.png\.png"):
+        translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", both_ways=True)
 
 
 def test_where_a_batch_needs_too_much_memory_its_pictures_go_one_by_one(pictures, tmp_path):
