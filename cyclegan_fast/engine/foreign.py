@@ -6,8 +6,12 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from cyclegan_fast.engine.backends import Shapes
 from cyclegan_fast.errors import UserError
+
+_MANY = 2**20  # images of a batch, where a graph leaves their number free
 
 
 @contextlib.contextmanager
@@ -49,3 +53,17 @@ def image_channels(ends: Sequence[tuple[bool, int, int | None]], name: str) -> t
     if taken is None or made is None:
         raise UserError(f"{name} does not fix its channels")
     return taken, made
+
+
+def fixed_sizes(images: int | None, height: int | None, width: int | None) -> dict[str, Any]:
+    """What an `Engine` is told of a graph that takes pictures of one size only; nothing of others.
+
+    Args:
+        images: Of a batch; None if the graph leaves it free.
+        height: Likewise.
+        width: Likewise.
+    """
+    if height is None or width is None:
+        return {}
+    least, most = (images or 1, height, width), (images or _MANY, height, width)
+    return {"shapes": Shapes(least, least, most), "multiple": 1, "smallest": 1}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.engine.backends import Engine, Precision
-from cyclegan_fast.engine.foreign import first_line, image_channels
+from cyclegan_fast.engine.foreign import first_line, fixed_sizes, image_channels
 from cyclegan_fast.engine.sidecar import check_precision, engine_fields, read_sidecar
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
@@ -34,6 +34,9 @@ class OnnxBackend(Engine):
             raise UserError(f"{name} computes in bf16, which ONNX Runtime cannot on the CPU: take the backend openvino")
         self._session = _open_session(content, where, name, plainly=facts.get("precision") == "fp8")
         fields = engine_fields(facts, _channels(self._session, name), name)
+        if not facts:
+            sides = self._session.get_inputs()[0].shape
+            fields |= fixed_sizes(*(sides[i] if isinstance(sides[i], int) else None for i in (0, 2, 3)))
         super().__init__(name=name, device=str(where), precision=facts.get("precision", "fp32"), **fields)
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 

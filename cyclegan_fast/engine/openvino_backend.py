@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.engine.backends import Engine, Precision
-from cyclegan_fast.engine.foreign import first_line, image_channels
+from cyclegan_fast.engine.foreign import first_line, fixed_sizes, image_channels
 from cyclegan_fast.engine.sidecar import engine_fields, read_sidecar
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
@@ -45,7 +45,11 @@ class OpenVinoBackend(Engine):
             compiled = core.compile_model(model, "CPU", hint)
         except RuntimeError as error:
             raise UserError(f"{name} cannot be loaded by OpenVINO: {first_line(error)}") from error
-        super().__init__(name=name, device="cpu", precision=precision, **engine_fields(facts, channels, name))
+        fields = engine_fields(facts, channels, name)
+        if not facts:
+            sides = model.inputs[0].partial_shape
+            fields |= fixed_sizes(*(sides[i].get_length() if sides[i].is_static else None for i in (0, 2, 3)))
+        super().__init__(name=name, device="cpu", precision=precision, **fields)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(_REQUESTS):
             self._requests.put(compiled.create_infer_request())

@@ -228,6 +228,18 @@ def test_a_graph_of_another_kind_is_refused(shapes_in, shapes_out, reason):
         OnnxBackend(tiny_graph(shapes_in, shapes_out), {}, name="g.onnx", device="cpu")
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("shape", [[1, 3, 30, 26], ["n", 3, 30, 26]], ids=str)
+def test_a_foreign_graph_of_fixed_size_takes_all_that_fits_into_it(tmp_path, backend, shape):
+    pytest.importorskip(backend)
+    (tmp_path / "g.onnx").write_bytes(tiny_graph([shape], [shape]))
+    with load_engine(tmp_path / "g.onnx", device="cpu", backend=backend) as engine:
+        images = np.random.default_rng(0).integers(0, 256, (3, 21, 26, 3), dtype=np.uint8)
+        assert np.array_equal(infer(engine, images), images)
+        with pytest.raises(UserError, match="was built for batches"):
+            infer(engine, np.zeros((31, 26, 3), np.uint8))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_device_is_an_error_never_a_quiet_fall(runs, onnx_files):
     with pytest.raises(UserError, match="CUDAExecutionProvider"):
