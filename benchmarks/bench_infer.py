@@ -46,8 +46,11 @@ SIZES = (
 )
 ROUNDS = 100 if DEVICE.type == "cuda" else 20
 CALIBRATION = 8  # pictures for int8
-_PACKAGES = {"ONNX Runtime": ("onnxscript", "onnxruntime"), "OpenVINO": ("onnxscript", "onnxruntime", "openvino")}
-_PACKAGES["TensorRT"] = ("onnxscript", "onnxruntime", "tensorrt")
+_PACKAGES = {
+    "ONNX Runtime": ("onnxscript", "onnxruntime"),
+    "OpenVINO": ("onnxscript", "onnxruntime", "openvino"),
+    "TensorRT": ("onnxscript", "onnxruntime", "tensorrt"),
+}
 _LEAST_FOR_P99 = 20  # calls; of fewer it would be the largest
 
 Run = Callable[[Tensor], Tensor]

@@ -57,6 +57,11 @@ def write_atomically(path: Path, content: bytes) -> None:
                 partial.unlink(missing_ok=True)
 
 
+def user_cache() -> Path:
+    """The user's folder for what may be lost at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "cyclegan_fast"
+
+
 def partial_beside(path: Path) -> Path:
     """A fresh name in the folder of `path` for something that becomes `path` when it is finished."""
     return path.parent / f"{_PARTIAL}{secrets.token_hex(6)}"

@@ -51,8 +51,8 @@ def translate(
         direction: AtoB or BtoA, as in trainA and trainB. By default what the engine holds; AtoB if both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
         precision: fp32, bf16, or on CUDA fp16: by default fp32, or an engine file's own.
-        backend: What runs the engine: by default torch for weights, onnxruntime for .onnx, aoti for .pt2, tensorrt for
-            .engine.
+        backend: What runs the engine: by default torch for weights, onnxruntime for .onnx (openvino for those of bf16
+            on a CPU), aoti for .pt2, tensorrt for .engine.
         batch_size: Pictures of one size that pass the network at a time; fewer need less memory.
         resume: Leave out what has a result already, and do the rest: each is written whole or not at all.
         overwrite: Replace results that exist already.

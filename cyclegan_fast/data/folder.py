@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -49,6 +50,17 @@ def index_folder(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Pat
             raise UserError(f"{folder}: holds no image but shards; name them: --data-A (or -B) '{shard.parent}/*.tar'")
         raise UserError(f"{folder}: holds no image; put files ending in {', '.join(sorted(SUFFIXES))} there")
     return paths
+
+
+def is_pattern(name: Path | str) -> bool:
+    """Whether a name, or a part of one, is a glob pattern."""
+    return any(mark in str(name) for mark in "*?[")
+
+
+def match_files(pattern: Path | str) -> list[Path]:
+    """The files that a glob pattern matches (``**`` for any folders), sorted."""
+    matches = map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207 - a Path takes no absolute patterns
+    return sorted(path for path in matches if path.is_file())
 
 
 def index_pair(

@@ -21,7 +21,7 @@ from cyclegan_fast.data.folder import SUFFIXES
 from cyclegan_fast.data.index import FOLDER
 from cyclegan_fast.data.sources import Source
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.files import write_atomically
+from cyclegan_fast.files import user_cache, write_atomically
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -130,8 +130,7 @@ def _keeping_places(shard: str) -> Iterator[Path]:
     """Where the members of an archive may be kept: beside it, or in the user's cache folder."""
     path = Path(shard).absolute()
     yield path.parent / FOLDER / "shards" / f"{path.name}.json"
-    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    yield Path(cache) / "cyclegan_fast" / "shards" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    yield user_cache() / "shards" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
 
 
 def _recall(shard: str, stamp: list[int]) -> Members | None:

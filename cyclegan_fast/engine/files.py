@@ -77,11 +77,12 @@ def translate_files(
     if any(job.is_video for job in jobs):
         find_ffmpeg()
 
-    def way_of(job: Job) -> Literal["picture", "rows", "video"]:
+    def way_of(job: Job) -> Literal["picture", "video"] | Tiling:
+        """A Tiling of what is read and written by rows."""
         if job.is_video:
             return "video"
         cut = tiling_for(engine, tiff_pixels(job.source), tiling)
-        return "rows" if cut is not None and goes_by_rows(job.source, engine.in_channels) else "picture"
+        return cut if cut is not None and goes_by_rows(job.source, engine.in_channels) else "picture"
 
     with ThreadPoolExecutor(min(4, usable_cores()), thread_name_prefix="cyclegan_fast.files") as pool:
         try:
@@ -89,9 +90,12 @@ def translate_files(
                 if way == "picture":
                     yield from _Pictures(engine, batch_size, tiling, back, pool).translate(some)
                     continue
-                translate = _translate_video if way == "video" else _translate_rows
                 for job in some:
-                    yield _or_fault(job, functools.partial(translate, engine, job, batch_size, tiling, follow))
+                    if isinstance(way, Tiling):
+                        one = functools.partial(_translate_rows, engine, job, batch_size, way, follow)
+                    else:
+                        one = functools.partial(_translate_video, engine, job, batch_size, tiling, follow)
+                    yield _or_fault(job, one)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -169,10 +173,8 @@ def _finished(done: Done) -> Future[Done]:
     return future
 
 
-def _translate_rows(engine: Engine, job: Job, batch_size: int, tiling: Tiling | None, follow: Follow) -> Done:
-    cut = tiling_for(engine, tiff_pixels(job.source), tiling)
-    assert cut is not None
-    clipped = translate_tiff(engine, job.source, job.target, cut, batch_size=batch_size, follow=follow)
+def _translate_rows(engine: Engine, job: Job, batch_size: int, tiling: Tiling, follow: Follow) -> Done:
+    clipped = translate_tiff(engine, job.source, job.target, tiling, batch_size=batch_size, follow=follow)
     return Done(job, clipped=clipped)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 Call = Callable[[], Tensor]
 _MOST_SHAPES = 16  # that a lane knows; each holds its input and its result
-_CAPTURING = threading.Lock()  # one capture at a time: its begin synchronises the device
+# Held by a capture, and by what may synchronise the device, which would break one: another's begin, a library's set-up.
+_CAPTURING = threading.Lock()
 
 
 class GraphPerShape:
@@ -144,7 +145,7 @@ class _Lane:
 
     def _set_up(self, size: torch.Size) -> _Shape:
         taken = torch.zeros(size, dtype=self._dtype, device=self._device).contiguous(memory_format=self._memory_format)
-        with _CAPTURING:  # which what a library does to set itself up might break
+        with _CAPTURING:
             return _Shape(taken, self._prepare(taken))
 
     def _capture(self, shape: _Shape) -> None:

@@ -19,7 +19,6 @@ warning says so; `python -m cyclegan_fast.translate` writes files with all of th
 
 from __future__ import annotations
 
-import glob
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from cyclegan_fast import ops
 from cyclegan_fast.config import Depth, Form
 from cyclegan_fast.data import BadImageError, to_model_range
 from cyclegan_fast.data.decode import count_clipped, native, native_of, to_form
-from cyclegan_fast.data.folder import index_folder
+from cyclegan_fast.data.folder import index_folder, is_pattern, match_files
 from cyclegan_fast.errors import UserError
 
 Rebuild = Callable[[list[Tensor]], Any]
@@ -129,10 +128,9 @@ def find_paths(name: str | Path) -> list[Path] | None:
     path = Path(name)
     if path.is_dir():
         return index_folder(path)
-    if path.exists() or not any(mark in str(name) for mark in "*?["):
+    if path.exists() or not is_pattern(name):
         return None
-    matches = glob.glob(str(name), recursive=True)  # noqa: PTH207 - a Path takes no absolute patterns
-    found = sorted(path for match in matches if (path := Path(match)).is_file())
+    found = match_files(name)
     if not found:
         raise UserError(f"{name} matches no file: mend the pattern, or give a folder")
     return found

@@ -93,10 +93,12 @@ def check_batch_size(batch_size: int) -> None:
     """Refuses what is no number of images.
 
     Raises:
-        UserError: It is no whole number from 1.
+        UserError: It is no whole number from 1, or far too large.
     """
-    if not isinstance(batch_size, Integral) or not 1 <= batch_size <= _MOST_IMAGES:
+    if not isinstance(batch_size, Integral) or batch_size < 1:
         raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    if batch_size > _MOST_IMAGES:
+        raise UserError(f"batch_size must be at most {_MOST_IMAGES}, got {batch_size}")
 
 
 def _stream(engine: Engine, images: Iterator[Any], batch_size: int, tiling: Tiling | None) -> Iterator[Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
-from cyclegan_fast.data.folder import SUFFIXES, index_folder
+from cyclegan_fast.data.folder import SUFFIXES, index_folder, is_pattern, match_files
 from cyclegan_fast.errors import UserError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -75,20 +74,13 @@ def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
         return source, index_folder(source, SUFFIXES | VIDEO_SUFFIXES)
     if source.exists():
         return source.parent, [source]
-    if not glob.has_magic(str(source)):
+    if not is_pattern(source):
         raise UserError(f"{source} does not exist")
-    found, below = map(Path, glob.glob(str(source), recursive=True)), output.resolve()  # noqa: PTH207
-    matches = sorted(path for path in found if path.is_file() and not path.resolve().is_relative_to(below))
+    below = output.resolve()
+    matches = [path for path in match_files(source) if not path.resolve().is_relative_to(below)]
     if not matches:
         raise UserError(f"{source} matches no file outside the output folder: mend the pattern, or give a folder")
-    return Path(*_fixed_parts(source)), matches
-
-
-def _fixed_parts(pattern: Path) -> Iterator[str]:
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            return
-        yield part
+    return Path(*takewhile(lambda part: not is_pattern(part), source.parts[:-1])), matches
 
 
 def _target(path: Path) -> Path:

@@ -10,9 +10,9 @@ from typing import Literal
 from cyclegan_fast.engine.aoti import load_aoti
 from cyclegan_fast.engine.backends import PRECISIONS, Engine, Precision
 from cyclegan_fast.engine.generator import load_generator
-from cyclegan_fast.engine.onnx_backend import load_onnx, resolve_onnx_device
-from cyclegan_fast.engine.openvino_backend import load_openvino
-from cyclegan_fast.engine.sidecar import read_sidecar
+from cyclegan_fast.engine.onnx_backend import OnnxBackend, resolve_onnx_device
+from cyclegan_fast.engine.openvino_backend import OpenVinoBackend
+from cyclegan_fast.engine.sidecar import check_precision, read_sidecar
 from cyclegan_fast.engine.tensorrt_backend import load_tensorrt
 from cyclegan_fast.engine.torch_backend import TorchBackend
 from cyclegan_fast.errors import UserError
@@ -68,7 +68,9 @@ def load_engine(
     known = _BACKENDS[kind]
     if backend not in ("auto", *known):
         raise UserError(f"{path}: backend must be auto or {' or '.join(known)} for this, got {backend!r}")
-    load = known[backend] if backend != "auto" else _load_onnx if kind == ".onnx" else next(iter(known.values()))
+    if kind == ".onnx":
+        return _load_onnx(path, direction, device, precision, backend)  # type: ignore[arg-type]
+    (load,) = known.values()
     return load(path, direction, device, precision)
 
 
@@ -76,12 +78,28 @@ def _load_torch(path: Path, direction: Direction | None, device: str, precision:
     return TorchBackend(load_generator(path, direction), name=path.name, device=device, precision=precision)
 
 
-def _load_onnx(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> Engine:
-    """ONNX Runtime, but for bf16 on the CPU, of which it has no convolutions there, OpenVINO."""
-    facts = read_sidecar(path, path.read_bytes(), direction)
-    on_cpu = resolve_onnx_device(device).type == "cpu"
-    load = load_openvino if facts.get("precision") == "bf16" and on_cpu else load_onnx
-    return load(path, direction, device, precision)
+def _load_onnx(
+    path: Path,
+    direction: Direction | None,
+    device: str,
+    precision: Precision | None,
+    backend: Literal["auto", "onnxruntime", "openvino"] = "auto",
+) -> Engine:
+    """Loads an ONNX file; its sidecar is read and its sha256 compared before anything else is done with it.
+
+    auto is ONNX Runtime, but for bf16 on the CPU, of which it has no convolutions there, OpenVINO.
+    """
+    content = path.read_bytes()
+    facts = read_sidecar(path, content, direction)
+    if backend == "auto":
+        bf16_on_cpu = facts.get("precision") == "bf16" and resolve_onnx_device(device).type == "cpu"
+        backend = "openvino" if bf16_on_cpu else "onnxruntime"
+    if backend == "openvino":
+        if device not in ("auto", "cpu"):
+            raise UserError(f"backend openvino runs on the CPU, not on {device}: leave the device out, or the backend")
+        return OpenVinoBackend(content, facts, name=path.name, precision=precision)
+    check_precision(precision, facts, path)
+    return OnnxBackend(content, facts, name=path.name, device=device)
 
 
 _Load = Callable[[Path, Direction | None, str, Precision | None], Engine]
@@ -91,7 +109,7 @@ _BACKENDS: dict[str, dict[str, _Load]] = {
     "": _TORCH,
     ".safetensors": _TORCH,
     ".pth": _TORCH,
-    ".onnx": {"onnxruntime": load_onnx, "openvino": load_openvino},
+    ".onnx": {"onnxruntime": _load_onnx, "openvino": _load_onnx},
     ".pt2": {"aoti": load_aoti},
     ".engine": {"tensorrt": load_tensorrt},
 }

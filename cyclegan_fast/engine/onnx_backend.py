@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cyclegan_fast.engine.backends import Engine, Precision
+from cyclegan_fast.engine.backends import Engine
 from cyclegan_fast.engine.foreign import first_line, fixed_sizes, image_channels
-from cyclegan_fast.engine.sidecar import check_precision, engine_fields, read_sidecar
+from cyclegan_fast.engine.sidecar import engine_fields
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.nn import Direction
 
 
 class OnnxBackend(Engine):
@@ -68,19 +66,6 @@ class OnnxBackend(Engine):
 
     def _release(self) -> None:
         del self._session
-
-
-def load_onnx(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> OnnxBackend:
-    """Loads an ONNX file; its sidecar is read and its sha256 compared before anything else is done with it.
-
-    Raises:
-        UserError: The file differs from its sidecar, holds the other direction or another precision, or cannot run
-            here.
-    """
-    content = path.read_bytes()
-    facts = read_sidecar(path, content, direction)
-    check_precision(precision, facts, path)
-    return OnnxBackend(content, facts, name=path.name, device=device)
 
 
 def _open_session(content: bytes, device: torch.device, name: str, *, plainly: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +10,8 @@ from torch import Tensor
 
 from cyclegan_fast.engine.backends import Engine, Precision
 from cyclegan_fast.engine.foreign import first_line, fixed_sizes, image_channels
-from cyclegan_fast.engine.sidecar import engine_fields, read_sidecar
+from cyclegan_fast.engine.sidecar import engine_fields
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.nn import Direction
 
 _REQUESTS = 2  # batches at work at a time: further threads wait
 
@@ -68,18 +66,6 @@ class OpenVinoBackend(Engine):
 
     def _release(self) -> None:
         del self._requests
-
-
-def load_openvino(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> OpenVinoBackend:
-    """Loads an ONNX file; its sidecar is read and its sha256 compared before anything else is done with it.
-
-    Raises:
-        UserError: The file differs from its sidecar, holds the other direction, or cannot run here.
-    """
-    if device not in ("auto", "cpu"):
-        raise UserError(f"backend openvino runs on the CPU, not on {device}: leave the device out, or the backend")
-    content = path.read_bytes()
-    return OpenVinoBackend(content, read_sidecar(path, content, direction), name=path.name, precision=precision)
 
 
 def _check_precision(precision: str, stored: str, has_bf16: bool, name: str) -> None:

@@ -73,7 +73,7 @@ def read_required_sidecar(path: Path, content: bytes, direction: Direction | Non
     """The same for a file that holds machine code, and is run only if it is the one that its sidecar tells of.
 
     Raises:
-        UserError: There is none, too.
+        UserError: There is none, too, or it is that of another kind of file.
     """
     facts = read_sidecar(path, content, direction)
     if not facts:
@@ -81,6 +81,9 @@ def read_required_sidecar(path: Path, content: bytes, direction: Direction | Non
             f"{sidecar_of(path)} is missing, and {path.name} holds machine code, which is not run unless that file "
             f"tells what it is: put it there, or {how_to_rebuild(path)}"
         )
+    told = all(facts.get(key) is not None for key in ("precision", "images", "shapes"))
+    if not told or not isinstance(facts.get("compiled"), dict):
+        raise UserError(f"{sidecar_of(path).name} is not the sidecar of a {path.suffix} file; {how_to_rebuild(path)}")
     return facts
 
 

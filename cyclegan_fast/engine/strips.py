@@ -56,10 +56,10 @@ def translate_exactly(network: ResnetGenerator, picture: Rows, *, pixels: int, f
     parameter = next(network.parameters())
     h: _Map = _Picture(picture, parameter.device, parameter.dtype)
     step = max(_LEAST_ROWS, pixels // h.width // network.multiple * network.multiple)  # rows of a strip
-    walk = _Walk(step, -(-h.height // step) * (7 + 3 * len(network.blocks)), follow)
-    spill = _Spill(
-        (h.height // 4, h.width // 4, 4 * network.stem.out_channels), parameter
-    )  # before anything is computed
+    times = 7 + 3 * len(network.blocks)  # that all strips are gone through
+    walk = _Walk(step, times * -(-h.height // step), follow)
+    kept = h.height // 4, h.width // 4, 4 * network.stem.out_channels
+    spill = _Spill(kept, parameter)  # a full disk is told before anything is computed
 
     h = _norm(_Conv(h, network.stem, "reflect", 3), network.stem_norm, walk)
     last = len(network.down) - 1

@@ -106,10 +106,6 @@ def load_tensorrt(path: Path, direction: Direction | None, device: str, precisio
     content = path.read_bytes()
     facts = read_required_sidecar(path, content, direction)
     check_precision(precision, facts, path)
-    compiled = facts.get("compiled")
-    known = "precision" in facts and "images" in facts and facts.get("shapes") is not None
-    if not known or not isinstance(compiled, dict):
-        raise UserError(f"{path.name}.json is not the sidecar of an .engine file; {how_to_rebuild(path)}")
     _check_machine(facts, _resolve(device, path.name), path)
     return TensorRtBackend(content, facts, name=path.name, device=device)
 

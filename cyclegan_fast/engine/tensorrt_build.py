@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import torch
 from cyclegan_fast.engine.backends import Shape, Shapes
 from cyclegan_fast.engine.foreign import first_line
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.files import write_atomically
+from cyclegan_fast.files import user_cache, write_atomically
 
 _RANGES = (1, 8, 32)  # images: the last of each profile, and the ones that it is made fastest for
-_MOST_VALUES, _BORDER = 2**31 - 1, 6  # of one map; the pixels that the last convolution is mirrored by
+_MOST_VALUES = 2**31 - 1  # of one map
+_BORDER = 6  # pixels that the last convolution's input is wider and higher than the picture
 _WORKSPACE_SHARE = 0.5  # of the free memory, while building
 
 
@@ -32,9 +32,9 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
     Raises:
         UserError: TensorRT is missing, or it refuses the graph.
     """
-    trt, log = import_tensorrt(), None
+    trt = import_tensorrt()
+    log = make_log(trt)
     with torch.cuda.device(device):
-        log = make_log(trt)
         builder = trt.Builder(log)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
@@ -42,9 +42,8 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
             said = [parser.get_error(i).desc() for i in range(parser.num_errors)]
             raise UserError(f"TensorRT {trt.__version__} does not take the graph: {'; '.join(said) or log.last}")
         config = builder.create_builder_config()
-        config.set_memory_pool_limit(
-            trt.MemoryPoolType.WORKSPACE, int(torch.cuda.mem_get_info(device)[0] * _WORKSPACE_SHARE)
-        )
+        workspace = int(torch.cuda.mem_get_info(device)[0] * _WORKSPACE_SHARE)  # bytes
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
         for least, best, most in split_profiles(shapes):
             profile = builder.create_optimization_profile()
             ends = ((n, channels, height, width) for n, height, width in (least, best, most))
@@ -139,9 +138,8 @@ def make_log(trt: Any) -> Any:
 
 def _timing_cache(trt: Any, device: torch.device) -> Path:
     """Where the times are kept that TensorRT measured, so that the next build on this GPU is a short one."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "cyclegan_fast" / "tensorrt"
     gpu = re.sub(r"\W+", "_", torch.cuda.get_device_name(device))
-    return folder / f"{trt.__version__}_{gpu}.timings"
+    return user_cache() / "tensorrt" / f"{trt.__version__}_{gpu}.timings"
 
 
 def _recall(config: Any, place: Path) -> Any:

@@ -54,11 +54,8 @@ class Tiling:
     def __post_init__(self) -> None:
         if self.statistics not in STATISTICS:
             raise UserError(f"statistics must be {', '.join(STATISTICS)}, got {self.statistics!r}")
-        if (
-            type(self.tile) is not int
-            or self.tile < 1
-            or (self.overlap is not None and not 0 <= self.overlap <= self.tile // 2)
-        ):
+        numbers = [self.tile, 0 if self.overlap is None else self.overlap]
+        if any(type(number) is not int for number in numbers) or numbers[0] < 1 or not 0 <= 2 * numbers[1] <= self.tile:
             raise UserError(
                 f"a tile must have at least 1 pixel, and an overlap from 0 to half a tile; "
                 f"got {self.tile} and {self.overlap}"

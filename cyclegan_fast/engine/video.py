@@ -125,7 +125,10 @@ def _count(source: Path) -> int:
     command = [find_ffmpeg(), "-hide_banner", *words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     counts = re.findall(rb"frame=\s*(\d+)", done.stderr)
-    return max(1, int(counts[-1])) if counts else 1
+    if not counts or not int(counts[-1]):
+        said = done.stderr.decode(errors="replace")
+        raise BadImageError(source, f"its frames cannot be counted ({_last_line(said)})")
+    return int(counts[-1])
 
 
 @contextlib.contextmanager

@@ -21,22 +21,29 @@ from typing import Any
 import numpy as np
 import onnx
 
+from tests.engine.cuda_double import STREAM
+
 CLASSES = [
-    *("Builder", "IBuilderConfig", "INetworkDefinition", "NetworkDefinitionCreationFlag", "IOptimizationProfile"),
-    *(
-        "OnnxParser",
-        "ParserError",
-        "MemoryPoolType",
-        "ITimingCache",
-        "IHostMemory",
-        "ILogger",
-        "Runtime",
-        "ICudaEngine",
-    ),
-    *("IExecutionContext", "ExecutionContextAllocationStrategy", "ITensor", "TensorIOMode", "DataType"),
+    "Builder",
+    "IBuilderConfig",
+    "INetworkDefinition",
+    "NetworkDefinitionCreationFlag",
+    "IOptimizationProfile",
+    "OnnxParser",
+    "ParserError",
+    "MemoryPoolType",
+    "ITimingCache",
+    "IHostMemory",
+    "ILogger",
+    "Runtime",
+    "ICudaEngine",
+    "IExecutionContext",
+    "ITensor",
+    "TensorIOMode",
+    "DataType",
+    "ExecutionContextAllocationStrategy",
 ]
 CALLS: list[tuple[Any, ...]] = []  # what was asked for, in order
-STREAM = 7  # the stream of these tests: none of the default ones, 0 to 2
 
 
 class ILogger:

@@ -37,6 +37,14 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+def test_scores_of_engines_are_not_told_as_those_of_the_weights(run, tmp_path):
+    own = {"photo_to_labels": {"class_iou": 0.25}}
+    (run / "scores.json").write_text(json.dumps({"photo_to_labels": {"class_iou": 0.125}, "checkpoint": own}))
+    text = (write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu") / "README.md").read_text()
+    assert "| photo to labels | 0.250 |" in text and "0.125" not in text
+    assert json.loads((tmp_path / "h2z" / "scores.json").read_text()) == own
+
+
 def test_the_folder_holds_what_the_card_says(run, tmp_path):
     out = write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu")
     text = (out / "README.md").read_text()

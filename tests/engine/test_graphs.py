@@ -1,6 +1,5 @@
 """Which batches run as graphs, on which lane, and what is kept: here with doubles of CUDA's streams and graphs."""
 
-import contextlib
 import threading
 import time
 
@@ -8,55 +7,13 @@ import pytest
 import torch
 
 from cyclegan_fast.engine import graphs
-
-
-class Graph:
-    """Computes what was captured anew when it is replayed."""
-
-    recording = None
-
-    def replay(self):
-        self.made.copy_(self.compute())
-
-
-class Stream:
-    def __init__(self, device=None):
-        pass
-
-    def wait_stream(self, other):
-        pass
-
-    def synchronize(self):
-        pass
-
-
-class Event:
-    def record(self, stream):
-        pass
-
-    def synchronize(self):
-        pass
+from tests.engine import cuda_double
+from tests.engine.cuda_double import Graph, recorded
 
 
 @pytest.fixture
 def cuda(monkeypatch):
-    @contextlib.contextmanager
-    def capture(graph, **_):
-        assert Graph.recording is None, "two captures at a time"
-        Graph.recording = graph
-        yield
-        Graph.recording = None
-
-    empty = torch.empty
-    for name, double in {
-        "Stream": Stream, "Event": Event, "CUDAGraph": Graph, "graph": capture, "graph_pool_handle": object,
-        "device": lambda _: contextlib.nullcontext(), "stream": lambda _: contextlib.nullcontext(),
-        "current_stream": Stream, "empty_cache": lambda: None,
-    }.items():  # fmt: skip
-        monkeypatch.setattr(torch.cuda, name, double)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None, raising=False)
-    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **options: empty(*size, **options))
-    monkeypatch.setattr(Graph, "recording", None)
+    cuda_double.install(monkeypatch)
 
 
 class Doubled:
@@ -68,17 +25,15 @@ class Doubled:
 
     def prepare(self, taken):
         self.set_up.append(tuple(taken.shape))
+        double = recorded(lambda x: lambda: x * 2)(taken)
 
-        def call():
+        def call():  # replays pass it by
             if self.full:
                 self.full -= 1
                 raise torch.OutOfMemoryError("full")
-            made, graph = taken * 2, Graph.recording
-            self.computed += graph is None
-            if graph is not None:
-                self.captured += 1
-                graph.made, graph.compute = made, lambda: taken * 2
-            return made
+            self.computed += Graph.recording is None
+            self.captured += Graph.recording is not None
+            return double()
 
         return call
 
@@ -149,16 +104,13 @@ def test_lanes_run_at_a_time_and_further_threads_wait(cuda):
                 at_work += 1
                 most = max(most, at_work)
             time.sleep(0.002)
-            made, graph = taken * 2, Graph.recording
-            if graph is not None:
-                graph.made, graph.compute = made, lambda: taken * 2
             with lock:
                 at_work -= 1
-            return made
+            return taken * 2
 
         return call
 
-    runner = graphs.GraphPerShape(prepare, torch.device("cpu"), lanes=2)
+    runner = graphs.GraphPerShape(recorded(prepare), torch.device("cpu"), lanes=2)
 
     def work(seed):
         for i in range(10):

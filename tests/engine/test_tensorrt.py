@@ -1,6 +1,5 @@
 """TensorRT: built, loaded and run through a double of its API, whose every name the real bindings have."""
 
-import contextlib
 import enum
 import json
 import re
@@ -24,32 +23,12 @@ from cyclegan_fast.export import export
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+from tests.engine import cuda_double
 from tests.engine import tensorrt_double as double
+from tests.engine.cuda_double import recorded
 
 NAMES = sorted((Path(__file__).parent / "tensorrt_names").glob("*.json"))
 SHAPES = Shapes((1, 16, 16), (8, 32, 32), (12, 64, 48))
-
-
-class Graphless:
-    """Stands for `GraphPerShape` where there is no GPU: what would be captured is called each time."""
-
-    def __init__(self, prepare, device, lanes=1):
-        self.prepare, self.calls, self.lock = prepare, {}, threading.Lock()
-
-    def run(self, batch):
-        with self.lock:
-            if batch.shape not in self.calls:
-                taken = torch.zeros(batch.shape)
-                self.calls[batch.shape] = taken, self.prepare(taken)
-            taken, call = self.calls[batch.shape]
-            taken.copy_(batch)
-            return call()
-
-    def warm(self, batch):
-        self.run(batch)
-
-    def close(self):
-        self.calls.clear()
 
 
 _GRAPHS = {}  # of the one generator here, by direction: each takes seconds
@@ -63,19 +42,21 @@ def graph_of(generator):
 
 @pytest.fixture(params=["10.16.1.11", "11.4.0.106"])
 def tensorrt(request, monkeypatch, tmp_path):
-    """The double in the place of TensorRT, and the host's memory in the place of a GPU's."""
+    """The double in the place of TensorRT, CUDA's doubles, and the host's memory in the place of a GPU's."""
     package = double.module(request.param)
     monkeypatch.setitem(sys.modules, "tensorrt", package)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    cuda_double.install(monkeypatch)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 2000))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA Double 1")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(build, "to_onnx", graph_of)
     monkeypatch.setattr(build, "resolve_device", lambda _: torch.device("cuda", 0))
     monkeypatch.setattr(tensorrt_backend, "_resolve", lambda *_: torch.device("cpu"))
-    monkeypatch.setattr(tensorrt_backend, "_stream", lambda _: double.STREAM)
-    monkeypatch.setattr(tensorrt_backend, "GraphPerShape", Graphless)
+    graphs = tensorrt_backend.GraphPerShape
+    monkeypatch.setattr(
+        tensorrt_backend, "GraphPerShape", lambda prepare, *rest, **more: graphs(recorded(prepare), *rest, **more)
+    )
     return package
 
 
@@ -211,7 +192,7 @@ def test_faults_of_tensorrt_are_told_in_a_sentence(tensorrt, runs, engine_file, 
     with pytest.raises(UserError, match=r"cannot be loaded by TensorRT 1.*: Magic tag does not match"):
         tensorrt_backend.TensorRtBackend(content, facts, name="g.engine")
     engine = load_engine(engine_file)
-    monkeypatch.setattr(tensorrt_backend, "_stream", lambda _: 0)
+    monkeypatch.setattr(cuda_double.Stream, "cuda_stream", 0)
     with pytest.raises(UserError, match=r"failed on a batch of shape \[1, 3, 16, 16\]"):
         engine.run(torch.zeros(1, 3, 16, 16))
     with pytest.raises(UserError, match="was built for batches"):
@@ -255,9 +236,8 @@ def test_engines_wait_for_what_runs_when_they_are_closed(engine_file, monkeypatc
     assert not any(thread.is_alive() for thread in threads) and faults == [] and engine.closed
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_where_it_cannot_run_that_is_said(runs, tmp_path, monkeypatch):
-    if torch.cuda.is_available():
-        pytest.skip("for machines without a GPU")
     with pytest.raises(UserError, match=r"built on the GPU that it shall run on, .*: export \.onnx"):
         export(runs["colour"], tmp_path / "g.engine")
     monkeypatch.setitem(sys.modules, "tensorrt", None)

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import struct
 import subprocess
 
 import numpy as np
@@ -74,9 +75,10 @@ def test_size_rate_sound_and_colours_are_kept(tmp_path, size):
 def test_a_phones_video_stands_upright(tmp_path):
     flat = write_video(tmp_path / "flat.mp4", size=(32, 64))
     turned = tmp_path / "turned.mp4"
-    words = ["-display_rotation", "90", "-i", str(flat), "-c", "copy", str(turned)]
-    if subprocess.run(["ffmpeg", "-loglevel", "error", *words], check=False).returncode:
-        pytest.skip("this ffmpeg cannot write the rotation")
+    content = bytearray(flat.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40  # 3x3, behind the track's dates, number, duration, layer and volume
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 32 << 16, 0, 1 << 30)  # 90 deg
+    turned.write_bytes(content)
     translate_video(Identity(), turned, tmp_path / "made.mp4", batch_size=4, tiling=None, follow=lambda _: None)
     assert read_video(tmp_path / "made.mp4")[0].shape[1:] == (64, 32, 3)
 

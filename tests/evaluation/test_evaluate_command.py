@@ -66,6 +66,8 @@ def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_al
     assert "the engine of BtoA loses" in capsys.readouterr().err
     with pytest.raises(UserError, match="is a second one of BtoA"):
         evaluate(run_folder, tmp_path / "data", engines=(engine, engine), **options)
+    with pytest.raises(UserError, match="--most-lost is about engines"):
+        evaluate(run_folder, tmp_path / "data", most_lost=0.1, **options)
 
 
 @pytest.mark.parametrize(("size", "model", "word"), [(32, {"channels_B": 1}, "grey"), (50, {}, "multiple of 4")])

@@ -1,0 +1,75 @@
+"""Stands for CUDA's streams, events and graphs where there is no GPU; the host's memory is that of the device."""
+
+import contextlib
+
+import torch
+
+STREAM = 7  # the handle of every stream: none of the default ones, 0 to 2
+
+
+class Graph:
+    """Computes what was captured anew when it is replayed."""
+
+    recording = None
+
+    def replay(self):
+        self.made.copy_(self.compute())
+
+
+class Stream:
+    cuda_stream = STREAM
+
+    def __init__(self, device=None):
+        pass
+
+    def wait_stream(self, other):
+        pass
+
+    def synchronize(self):
+        pass
+
+
+class Event:
+    def record(self, stream):
+        pass
+
+    def synchronize(self):
+        pass
+
+
+@contextlib.contextmanager
+def capture(graph, **_):
+    assert Graph.recording is None, "two captures at a time"
+    Graph.recording = graph
+    yield
+    Graph.recording = None
+
+
+def recorded(prepare):
+    """`prepare` as for `GraphPerShape`, of calls that a graph's double can replay: what CUDA sees by itself."""
+
+    def of(taken):
+        call = prepare(taken)
+
+        def watched():
+            made, graph = call(), Graph.recording
+            if graph is not None:
+                graph.made, graph.compute = made, call
+            return made
+
+        return watched
+
+    return of
+
+
+def install(monkeypatch):
+    empty = torch.empty
+    for name, double in {
+        "Stream": Stream, "Event": Event, "CUDAGraph": Graph, "graph": capture, "graph_pool_handle": object,
+        "device": lambda _: contextlib.nullcontext(), "stream": lambda _: contextlib.nullcontext(),
+        "current_stream": Stream, "empty_cache": lambda: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, double)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None, raising=False)
+    monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **options: empty(*size, **options))
+    monkeypatch.setattr(Graph, "recording", None)
