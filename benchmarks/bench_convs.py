@@ -48,17 +48,17 @@ class Layer:
 
 
 def layers(size: int, width: int) -> Iterator[Layer]:
-    """The distinct layers of a generator and a critic with ngf = ndf = width on images of `size` pixels."""
+    """The distinct layers of a generator and a discriminator with ngf = ndf = width on images of `size` pixels."""
     yield Layer("stem 7x7", (3, width), size + 6, 7, 1, 0)
     yield Layer("down 1 (up 2, turned round)", (width, 2 * width), size, 3, 2, 1)
     yield Layer("down 2 (up 1, turned round)", (2 * width, 4 * width), size // 2, 3, 2, 1)
     yield Layer("residual block 3x3", (4 * width, 4 * width), size // 4 + 2, 3, 1, 0)
     yield Layer("head 7x7", (width, 3), size + 6, 7, 1, 0)
-    yield Layer("critic 1", (3, width), size, 4, 2, 1)
-    yield Layer("critic 2", (width, 2 * width), size // 2, 4, 2, 1)
-    yield Layer("critic 3", (2 * width, 4 * width), size // 4, 4, 2, 1)
-    yield Layer("critic 4", (4 * width, 8 * width), size // 8, 4, 1, 1)
-    yield Layer("critic 5", (8 * width, 1), size // 8 - 1, 4, 1, 1)
+    yield Layer("discriminator 1", (3, width), size, 4, 2, 1)
+    yield Layer("discriminator 2", (width, 2 * width), size // 2, 4, 2, 1)
+    yield Layer("discriminator 3", (2 * width, 4 * width), size // 4, 4, 2, 1)
+    yield Layer("discriminator 4", (4 * width, 8 * width), size // 8, 4, 1, 1)
+    yield Layer("discriminator 5", (8 * width, 1), size // 8 - 1, 4, 1, 1)
 
 
 def ways(layer: Layer, batch: int, kind: str, dtype: torch.dtype) -> dict[str, Case]:

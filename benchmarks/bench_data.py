@@ -3,7 +3,7 @@
 pytest benchmarks/bench_data.py --benchmark-only      each case alone
 python -m benchmarks.measure --out docs/results --only data      all taking turns, and the tables
 
-The pictures are made here: noise with the spectrum of photographs, in several sizes. What a loader needs but once (the
+The images are made here: noise with the spectrum of photographs, in several sizes. What a loader needs but once (the
 processes of torch, the decoded set of cache) is there before the clock starts.
 """
 
@@ -27,7 +27,7 @@ from PIL import Image
 from cyclegan_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import Loader
 from cyclegan_fast.data.loaders import LOADERS, build_samples
-from cyclegan_fast.data.samples import Samples
+from cyclegan_fast.data.loaders.samples import Samples
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training.trainer import Trainer
 
@@ -42,10 +42,10 @@ ROUNDS = 5
 TURN_SECONDS = 0.5  # that a loader's turn is timed for
 WARM_UP = 8  # batches
 STEPS = 60  # of a training; the first 20, in which kernels are chosen, are not counted
-SOURCE_FACTS = f"batch 1, the paper's geometry, {PICTURES} pictures of each domain, 480x640 to 800x533 pixels"
+SOURCE_FACTS = f"batch 1, the paper's geometry, {PICTURES} images of each domain, 480x640 to 800x533 pixels"
 
 
-def write_pictures(root: Path, suffix: str) -> Path:
+def write_images(root: Path, suffix: str) -> Path:
     """Writes trainA and trainB; returns their folder."""
     rng = np.random.default_rng(0)
     for domain in ("trainA", "trainB"):
@@ -72,7 +72,7 @@ def settings(folder: Path, **data: Any) -> TrainConfig:
 
 
 def samples_of(folder: Path, mode: str) -> Samples:
-    return build_samples(settings(folder, preprocess=mode), multiple=4, smallest=24)
+    return build_samples(settings(folder, preprocess=mode), size_divisor=4, min_size=24)
 
 
 def usable_loaders(samples: Samples) -> tuple[list[str], dict[str, str]]:
@@ -149,7 +149,7 @@ def measure_data(seconds: float) -> dict[str, Any]:
     deadline, load = time.monotonic() + seconds, os.getloadavg()[1]
     rates: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as root:
-        folders = {kind: write_pictures(Path(root) / kind, suffix) for kind, suffix in SETS.items()}
+        folders = {kind: write_images(Path(root) / kind, suffix) for kind, suffix in SETS.items()}
         names, left_out = usable_loaders(samples_of(folders["JPEG"], MODES[0]))
         waits = measure_waits(names, folders["JPEG"])
         for mode, kind in CASES:
@@ -224,7 +224,7 @@ def _silent(_: str) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {kind: write_pictures(tmp_path_factory.mktemp(kind), suffix) for kind, suffix in SETS.items()}
+    return {kind: write_images(tmp_path_factory.mktemp(kind), suffix) for kind, suffix in SETS.items()}
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -30,7 +30,7 @@ from cyclegan_fast.checkpoint.reference_format import to_reference
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.data.scenes import draw_scene, render_photo
 from cyclegan_fast.engine import Engine, Shapes, build_engine, load_engine, load_generator
-from cyclegan_fast.engine.parity import measure_parity
+from cyclegan_fast.engine.export.parity import measure_parity
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from tests.plain.networks import PlainResnetGenerator
@@ -45,7 +45,7 @@ SIZES = (
     else [(1, 256), (8, 256), (1, 512), (1, 1024)]
 )
 ROUNDS = 100 if DEVICE.type == "cuda" else 20
-CALIBRATION = 8  # pictures for int8
+CALIBRATION = 8  # images for int8
 _PACKAGES = {
     "ONNX Runtime": ("onnxscript", "onnxruntime"),
     "OpenVINO": ("onnxscript", "onnxruntime", "openvino"),
@@ -74,9 +74,9 @@ class Subject:
         return self.folder
 
     @functools.cached_property
-    def pictures(self) -> Path:
+    def images(self) -> Path:
         """Scenes, for the calibration of int8 and the comparison with torch."""
-        folder = self.folder / "pictures"
+        folder = self.folder / "images"
         folder.mkdir()
         for i in range(CALIBRATION):
             Image.fromarray(np.asarray(render_photo(draw_scene(i, i), 256))).save(folder / f"{i}.png")
@@ -85,7 +85,7 @@ class Subject:
     def file(self, name: str, precision: str, **options: Any) -> Path:
         path = self.folder / name
         if not path.exists():
-            build_engine(self.run, path, precision=precision, images=self.pictures, **options)  # type: ignore[arg-type]
+            build_engine(self.run, path, precision=precision, images=self.images, **options)  # type: ignore[arg-type]
         return path
 
     def eager(self) -> nn.Module:

@@ -1,8 +1,8 @@
-"""The three ways to cut a large picture: how long each takes, and how far it is from the picture in one piece.
+"""The three ways to cut a large image: how long each takes, and how far it is from the image in one piece.
 
 python -m benchmarks.bench_tiles --checkpoint runs/demo --side 1536
 
-The picture is a mosaic of scenes, so that its parts differ; the table goes into docs/large_images.md.
+The image is a mosaic of scenes, so that its parts differ; the table goes into docs/large_images.md.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from benchmarks.measure import BEGIN, END
 from cyclegan_fast.data.scenes import draw_scene, render_photo
 from cyclegan_fast.engine import Tiling, load_engine
-from cyclegan_fast.engine.rows import TensorRows
-from cyclegan_fast.engine.tiles import translate_rows
+from cyclegan_fast.engine.tiling.rows import TensorRows
+from cyclegan_fast.engine.tiling.tiles import translate_rows
 from cyclegan_fast.monitoring.machine import machine_facts
 
 ROUNDS = 3
@@ -37,10 +37,10 @@ def mosaic(side: int, across: int = 4) -> torch.Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a trained run that translates scenes")
-    parser.add_argument("--side", type=int, default=1536, help="pixels of the picture's sides")
+    parser.add_argument("--side", type=int, default=1536, help="pixels of the image's sides")
     arguments = parser.parse_args()
     engine = load_engine(arguments.checkpoint, direction="BtoA")
-    picture = mosaic(arguments.side)
+    image = mosaic(arguments.side)
     tilings = {
         "exact, strips of 256x256 pixels": Tiling("exact", 256),
         "reduced, tiles of 256": Tiling("reduced", 256),
@@ -54,9 +54,9 @@ def main() -> None:
         for name in seconds:
             began = time.perf_counter()
             if name == "one piece":
-                made[name] = engine.run(picture[None])[0].cpu()
+                made[name] = engine.run(image[None])[0].cpu()
             else:
-                made[name] = torch.cat(list(translate_rows(engine, TensorRows(picture), tilings[name])), 1).cpu()
+                made[name] = torch.cat(list(translate_rows(engine, TensorRows(image), tilings[name])), 1).cpu()
             seconds[name].append(time.perf_counter() - began)
     machine = machine_facts()
     lines = [

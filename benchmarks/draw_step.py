@@ -26,7 +26,7 @@ from cyclegan_fast.training.step import CycleGANStep
 
 STEPS = 9
 WIDTH, LEFT, LANE_HEIGHT, BOX = 1180, 70, 96, 46
-COLOURS = {"forward": "#cfe2ff", "backward": "#ffd8b5", "critic": "#cdeccd", "join": "#e2e2e2"}
+COLOURS = {"forward": "#cfe2ff", "backward": "#ffd8b5", "discriminator": "#cdeccd", "join": "#e2e2e2"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Recorder(TorchDispatchMode):
         def wrapped(optimizer: Any, *args: Any) -> Any:
             start = time.perf_counter()
             update(optimizer, *args)
-            name = "Adam, generators" if optimizer is self.step.optimizer_G else "Adam, critics"
+            name = "Adam, generators" if optimizer is self.step.optimizer_G else "Adam, discriminators"
             self.boxes.append(Box("", name, False, start, time.perf_counter()))
 
         return wrapped
@@ -113,7 +113,7 @@ def record(work: Workload) -> list[Box]:
 
 
 def labels(lane: str) -> list[str]:
-    """What each box of a lane computes, in order; a direction that runs differently no longer fits its picture."""
+    """What each box of a lane computes, in order; a direction that runs differently no longer fits its image."""
     other = "B" if lane == "A" else "A"
     return [
         f"fake_{other}, idt_{lane} = G_{lane}([{lane}, {other}])",
@@ -140,7 +140,7 @@ def draw(boxes: list[Box], caption: str) -> str:
         parts.append(text(10, top + 27, f"{lane} → {other} → {lane}", weight="bold"))
         parts.append(line(LEFT - 6, middle, LEFT + 6, top + BOX / 2))
         for i, (box, label) in enumerate(zip(of, labels(lane), strict=True)):
-            colour = "critic" if i > 5 else "backward" if box.backward else "forward"
+            colour = "discriminator" if i > 5 else "backward" if box.backward else "forward"
             parts += drawn(box, label, x, top, scale, COLOURS[colour], below=bool(i % 2))
             x += box.seconds * scale
         parts.append(line(x, top + BOX / 2, join_x, middle))
@@ -152,7 +152,11 @@ def draw(boxes: list[Box], caption: str) -> str:
         parts += drawn(box, box.net, x, middle - BOX / 2, scale, COLOURS["join"], below=bool(i))
         x += box.seconds * scale
     height = 70 + int(LANE_HEIGHT * 2.9)
-    key = [("forward", "there and back"), ("backward", "its gradients"), ("critic", "the critic's own pass")]
+    key = [
+        ("forward", "there and back"),
+        ("backward", "its gradients"),
+        ("discriminator", "the discriminator's own pass"),
+    ]
     for i, (name, meaning) in enumerate(key):
         parts.append(rect(LEFT + 190 * i, height - 42, 18, 14, COLOURS[name], meaning))
         parts.append(text(LEFT + 24 + 190 * i, height - 31, meaning))
@@ -194,7 +198,7 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", weight: str =
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="the picture")
+    parser.add_argument("--out", type=Path, required=True, help="the image")
     arguments = parser.parse_args()
     work = Workload(size=128, blocks=6, channels=32)
     caption = f"One step. {work}; times of a CPU with {torch.get_num_threads()} threads, a direction at a time."

@@ -23,7 +23,11 @@ LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 DTYPES = [torch.float32, torch.bfloat16] + ([torch.float16] if DEVICE.type == "cuda" else [])
 SHAPES = [(1, 256, 64, 64), (1, 64, 256, 256)]  # a residual block's plane, and the stem's, at 256 px
 if DEVICE.type == "cuda":
-    SHAPES += [(8, 256, 64, 64), (8, 64, 256, 256), (8, 512, 31, 31)]  # far over the L2 cache; the critic's last norm
+    SHAPES += [
+        (8, 256, 64, 64),
+        (8, 64, 256, 256),
+        (8, 512, 31, 31),
+    ]  # far over the L2 cache; the discriminator's last norm
 COLD_BYTES = 2**29 if DEVICE.type == "cuda" else 2**27  # all sets together: several times the caches
 # |got - exact| / |exact| over all elements: a mask that rounding flips at a value near the mean counts for little.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -70,7 +74,7 @@ def cases() -> Iterator[Callable[[], OpCase]]:
                     yield functools.partial(maker, shape, layout, dtype)
     for side in (256, 1024):
         yield functools.partial(four_cycle_losses, side)
-    yield critic_losses
+    yield discriminator_losses
     for batch in (1, 8):
         for layout in LAYOUTS:
             for maker in (tanh_to_uint8, from_uint8, image_pool):
@@ -215,8 +219,8 @@ def four_cycle_losses(side: int) -> OpCase:
     )
 
 
-def critic_losses() -> OpCase:
-    """LSGAN of a critic's scores of real and of fake images."""
+def discriminator_losses() -> OpCase:
+    """LSGAN of a discriminator's scores of real and of fake images."""
     shape = (1, 1, 30, 30)
     moved = 2 * math.prod(shape) * (4 + 4 + 4)
     scores = [[_image(shape, "nchw", torch.float32).requires_grad_() for _ in "ab"] for _ in range(sets_of(moved))]
@@ -237,7 +241,7 @@ def critic_losses() -> OpCase:
 
     ways = {"ours": ours, "aten": aten, "compiled": _compiled(aten)}
     return OpCase(
-        "a critic's LSGAN loss, forward and backward",
+        "a discriminator's LSGAN loss, forward and backward",
         "2 x 1x30x30 float32",
         moved,
         {name: _each(functools.partial(with_gradient, way), scores) for name, way in ways.items()},

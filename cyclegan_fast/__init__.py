@@ -3,23 +3,19 @@
 Translate with a trained generator::
 
     engine = cyclegan_fast.load_engine("runs/horse2zebra")
-    picture = cyclegan_fast.infer(engine, "horse.jpg")
+    image = cyclegan_fast.infer(engine, "horse.jpg")
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
+
+from cyclegan_fast.version import __version__
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine import build_engine, infer, infer_async, load_engine
 
 __all__ = ["__version__", "build_engine", "infer", "infer_async", "load_engine"]
-
-try:
-    __version__ = importlib.metadata.version("cyclegan-fast")
-except importlib.metadata.PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
 
 
 def __getattr__(name: str) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 COMMANDS = {
     "train": "train a CycleGAN on two folders of images",
-    "translate": "translate a picture, or a folder of them",
+    "translate": "translate an image, or a folder of them",
     "export": "turn a checkpoint into an engine or a file of weights",
-    "card": "publish a trained model: a folder with weights, samples, scores and a model card",
+    "model_card": "publish a trained model: a folder with weights, samples, scores and a model card",
     "evaluate": "score a checkpoint on synthetic scenes with known truth",
     "dataset": "render synthetic scenes, or check a folder of images",
     "demo": "the whole way in one command, with a report",

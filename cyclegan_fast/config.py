@@ -25,7 +25,7 @@ Loader = Literal["auto", "cache", "dali", "torch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class PixelFormat:
     """What the images of one domain are to the networks; it travels with every generator."""
 
     channels: int = 3
@@ -45,18 +45,18 @@ class Form:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What shapes the two generators and the two critics."""
+    """What shapes the two generators and the two discriminators."""
 
     generator: str = "resnet_9blocks"
     """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
     discriminator: Literal["basic", "n_layers", "pixel"] = "basic"
-    """Critic: basic is the paper's 70x70 PatchGAN (n_layers with 3), pixel judges every pixel alone."""
+    """Discriminator: basic is the paper's 70x70 PatchGAN (n_layers with 3), pixel judges every pixel alone."""
     n_layers: int = 3
-    """Strided layers of the n_layers critic (each about doubles the patch it judges)."""
+    """Strided layers of the n_layers discriminator (each about doubles the patch it judges)."""
     ngf: int = 64
     """Generator channels after the first convolution."""
     ndf: int = 64
-    """Critic channels after the first convolution."""
+    """Discriminator channels after the first convolution."""
     norm: Literal["instance", "batch", "none"] = "instance"
     """Normalisation layer. The paper: instance."""
     dropout: bool = False
@@ -88,7 +88,7 @@ class ObjectiveConfig:
     lambda_gp: float = 10.0
     """Weight of wgangp's gradient penalty."""
     pool_size: int = 50
-    """Images kept per direction for the critics; 0 shows them only the newest fakes."""
+    """Images kept per direction for the discriminators; 0 shows them only the newest fakes."""
 
 
 @dataclass(frozen=True, kw_only=True)

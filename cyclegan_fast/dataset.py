@@ -14,7 +14,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from cyclegan_fast.data.survey import Survey
+    from cyclegan_fast.data.audit.survey import Survey
 
 
 def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, seed: int = 0) -> None:
@@ -24,8 +24,8 @@ def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, see
 
     Args:
         out: Folder to write: trainA, trainB, testA, testB, truth and scenes.json.
-        size: Side of the pictures in pixels, 32 to 1024.
-        train: Training pictures per domain; A and B show different scenes.
+        size: Side of the images in pixels, 32 to 1024.
+        train: Training images per domain; A and B show different scenes.
         test: Test scenes; each exists in both domains, under one name.
         seed: The same seed gives the same data set.
     """
@@ -33,7 +33,7 @@ def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, see
 
     with storage_errors(f"cannot write the data set {out}"):
         render_dataset(out, size, train, test, seed)
-    print(f"{out}: {train} + {train} training and {test} + {test} test pictures of {size}x{size} pixels")
+    print(f"{out}: {train} + {train} training and {test} + {test} test images of {size}x{size} pixels")
 
 
 def check(
@@ -54,15 +54,15 @@ def check(
     strict: bool = False,
     json: bool = False,
 ) -> int:
-    """Reads every picture to its end and tells what is there and what is odd.
+    """Reads every image to its end and tells what is there and what is odd.
 
     For example:
         python -m cyclegan_fast.dataset check datasets/horse2zebra --quarantine
         python -m cyclegan_fast.dataset check facades --paired
         python -m cyclegan_fast.dataset check --data-A "shards/summer-{000..031}.tar" --data-B winter list.txt
 
-    Errors would stop training: files that are no pictures, damaged, cut off, too small for the settings, of other
-    channels, or without a partner. Warnings want a look: the same picture twice, in A and in B or in train and test;
+    Errors would stop training: files that are no images, damaged, cut off, too small for the settings, of other
+    channels, or without a partner. Warnings want a look: the same image twice, in A and in B or in train and test;
     A and B, or train and test, that look alike (at most 4 of 63 bits of a perceptual hash differ); pairs of unlike
     sizes; mixed depths; a single colour; animation. What is found is kept in the folder, in .cyclegan_fast/index.json,
     and used again, by training too: the next check reads only what has changed.
@@ -72,14 +72,14 @@ def check(
 
     Args:
         data: Folder with trainA and trainB; testA and testB may be absent. With --paired, train (and val, test) may
-            hold A and B side by side. Pictures that its quarantine.txt names are left out.
-        data_A: Instead of a folder, the places of the pictures of A, as for training: folders, lists (.txt), shards
+            hold A and B side by side. Images that its quarantine.txt names are left out.
+        data_A: Instead of a folder, the places of the images of A, as for training: folders, lists (.txt), shards
             (.tar).
         data_B: Those of B.
-        paired: The pictures are pairs, as for training.
+        paired: The images are pairs, as for training.
         channels_A: As for training.
         channels_B: As for training.
-        preprocess: Geometry of a training sample, as for training: whether a picture is too small depends on it.
+        preprocess: Geometry of a training sample, as for training: whether an image is too small depends on it.
         load_size: As for training.
         crop_size: As for training.
         workers: Processes that read; by default as many as there are usable cores.
@@ -93,8 +93,8 @@ def check(
     Returns:
         Exit status.
     """
-    from cyclegan_fast.data.quarantine import add_to_quarantine
-    from cyclegan_fast.data.survey import as_json, survey
+    from cyclegan_fast.data.audit.survey import as_json, survey
+    from cyclegan_fast.data.catalog.quarantine import add_to_quarantine
     from cyclegan_fast.monitoring.progress import Progress
 
     settings = DataConfig(
@@ -133,8 +133,8 @@ def check(
 
 def _write_contact_sheet(result: Survey, path: Path | None, say: Callable[[str], None]) -> Path | None:
     """Writes the sheet; where its usual place cannot be written, it says so."""
-    from cyclegan_fast.data.contact_sheet import contact_sheet
-    from cyclegan_fast.data.index import FOLDER
+    from cyclegan_fast.data.audit.contact_sheet import contact_sheet
+    from cyclegan_fast.data.catalog.manifest import FOLDER
 
     if not result.domains:
         return None
@@ -155,7 +155,7 @@ def _print_report(result: Survey) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from cyclegan_fast.data.survey import as_text
+    from cyclegan_fast.data.audit.survey import as_text
 
     styles = {"title": "bold", "error": "bold red", "warning": "bold yellow", "info": "bold blue", "": ""}
     console = Console(soft_wrap=True)

@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.demo: the whole way, from rendered scenes to a report with pictures and scores."""
+"""python -m cyclegan_fast.demo: the whole way, from rendered scenes to a report with images and scores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def demo(
         out: Folder of everything that the demo makes; an earlier demo in it is replaced.
         steps: Training steps; fewer are quicker and worse.
         device: auto, cpu, cuda or cuda:<index>.
-        loader: What brings the pictures, as for training.
+        loader: What brings the images, as for training.
     """
     from cyclegan_fast.data.scenes import render_dataset
     from cyclegan_fast.device import resolve_device
@@ -58,7 +58,7 @@ def demo(
     resolve_device(device)  # before an earlier demo is replaced
     began = time.perf_counter()
     _make_room(out)
-    _say(began, f"rendering {2 * (TRAIN_IMAGES + TEST_IMAGES)} pictures of {SIZE}x{SIZE} pixels")
+    _say(began, f"rendering {2 * (TRAIN_IMAGES + TEST_IMAGES)} images of {SIZE}x{SIZE} pixels")
     render_dataset(out / "data", SIZE, TRAIN_IMAGES, TEST_IMAGES, seed=0)
     config = settings(out, steps, device, loader)
     _say(began, f"training {steps} steps")
@@ -117,8 +117,8 @@ def score_checkpoints(out: Path) -> list[dict[str, Any]]:
 def translate_tests(onnx: Path, out: Path) -> None:
     """Translates testA into `out`/translated with the exported engine."""
     from cyclegan_fast.engine import load_engine
-    from cyclegan_fast.engine.files import translate_files
-    from cyclegan_fast.engine.jobs import plan_jobs
+    from cyclegan_fast.engine.translation.files import translate_files
+    from cyclegan_fast.engine.translation.jobs import plan_jobs
 
     jobs = plan_jobs(out / "data" / "testA", out / "translated")
     faults = [done.fault for done in translate_files(load_engine(onnx), jobs) if done.fault]
@@ -127,7 +127,7 @@ def translate_tests(onnx: Path, out: Path) -> None:
 
 
 def write_demo_report(out: Path, config: TrainConfig, history: list[dict[str, Any]], onnx: Path) -> Path:
-    """Writes `out`/report.html: pictures there and back, scores, curves, settings, machine."""
+    """Writes `out`/report.html: images there and back, scores, curves, settings, machine."""
     from cyclegan_fast.engine import infer, load_engine
     from cyclegan_fast.monitoring.events import read_events
     from cyclegan_fast.monitoring.machine import machine_facts
@@ -161,7 +161,7 @@ def write_demo_report(out: Path, config: TrainConfig, history: list[dict[str, An
 
 
 def _open(paths: list[Path]) -> list[Any]:
-    from cyclegan_fast.data import decode
+    from cyclegan_fast.images import decode
 
     return [decode(path, 3) for path in paths]
 

@@ -33,13 +33,13 @@ def evaluate(
     batch_size: int = 16,
     limit: int | None = None,
     engines: tuple[Path, ...] = (),
-    most_lost: float | None = None,
+    max_drop: float | None = None,
 ) -> int:
     """Scores both generators of a checkpoint as the paper scores Cityscapes, prints a table and writes it as JSON.
 
     For example:
         python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --out runs/demo/scores.json
-        python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --engines int8.onnx --most-lost 0.02
+        python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --engines int8.onnx --max-drop 0.02
 
     Args:
         checkpoint: A run's folder or one of its checkpoints.
@@ -50,7 +50,7 @@ def evaluate(
         limit: Score only this many of the test scenes.
         engines: Engine files of one or both directions, which are scored, too; the file for the scores then holds
             theirs, and those of the checkpoint under "checkpoint".
-        most_lost: How much of the pixel accuracy an engine may lose, by default 0.01; the status is 2 if it loses more.
+        max_drop: How much of the pixel accuracy an engine may lose, by default 0.01; the status is 2 if it loses more.
 
     Returns:
         Exit status.
@@ -62,9 +62,9 @@ def evaluate(
     for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
         if value is not None and value < 1:
             raise UserError(f"{flag} must be at least 1, got {value}")
-    if most_lost is not None and not engines:
-        raise UserError("--most-lost is about engines: name them with --engines")
-    allowed = 0.01 if most_lost is None else most_lost
+    if max_drop is not None and not engines:
+        raise UserError("--max-drop is about engines: name them with --engines")
+    allowed = 0.01 if max_drop is None else max_drop
     where = resolve_device(device)
     prepare_output(out)
     tests = load_scene_tests(data, limit)
@@ -88,7 +88,7 @@ def evaluate(
         for way, name in (("AtoB", "labels_to_photo"), ("BtoA", "photo_to_labels")):
             loss = scores[name]["pixel_accuracy"] - those[name]["pixel_accuracy"]
             if not loss <= allowed:
-                lost.append(f"the engine of {way} loses {loss:.3f} of the pixel accuracy, --most-lost is {allowed:g}")
+                lost.append(f"the engine of {way} loses {loss:.3f} of the pixel accuracy, --max-drop is {allowed:g}")
         scores = those | {"checkpoint": scores}
     write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
     print(f"written to {out}")

@@ -31,7 +31,7 @@ def export(
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out int8.onnx --precision int8 --images testA
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out h2z.engine --precision fp16
 
-    An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and picture size. An .engine file is what
+    An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and image size. An .engine file is what
     TensorRT makes of it for this GPU, which takes minutes. A .pt2 file is compiled code for torch (AOTInductor). All
     are compared with torch before they are written, and <out>.json beside them tells what they are. A .safetensors
     file holds the weights and their settings. A .pth file is what the authors' PyTorch implementation reads.
@@ -43,13 +43,13 @@ def export(
         precision: What an engine computes in: fp32, fp16 (.pt2: on a GPU), bf16, or int8 or fp8 (.onnx and .engine),
             which need --images.
         shapes: The batches that a .pt2 or .engine file serves, as images x height x width: the least, the usual, the
-            most. By default fastest at one picture of 256x256, and up to 64 of 4096x4096 (.pt2) or 16 of 1024x1024.
-        images: Folder of pictures of the domain that it translates, testA, say: what the engine is compared with torch
+            most. By default fastest at one image of 256x256, and up to 64 of 4096x4096 (.pt2) or 16 of 1024x1024.
+        images: Folder of images of the domain that it translates, testA, say: what the engine is compared with torch
             on (by default rendered scenes), and what int8 and fp8 are calibrated on.
         device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
     """
     from cyclegan_fast.engine import build_engine
-    from cyclegan_fast.engine.sidecar import sidecar_of
+    from cyclegan_fast.engine.backends.sidecar import sidecar_of
 
     ends = None if shapes is None else read_shapes(shapes)
     build_engine(checkpoint, out, direction=direction, precision=precision, shapes=ends, images=images, device=device)

@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.translate: translates pictures and videos with a trained generator."""
+"""python -m cyclegan_fast.translate: translates images and videos with a trained generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cyclegan_fast.errors import StorageError, UserError
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine import Engine
-    from cyclegan_fast.engine.files import Done
+    from cyclegan_fast.engine.translation.files import Done
 
 
 def translate(
@@ -27,40 +27,40 @@ def translate(
     batch_size: int = 8,
     resume: bool = False,
     overwrite: bool = False,
-    both_ways: bool = False,
+    reconstruct: bool = False,
     statistics: Literal["tile", "reduced", "exact"] | None = None,
     tile: int = 1024,
     overlap: int | None = None,
 ) -> int:
-    """Translates a picture, a video, or all of them in a folder, with a trained generator.
+    """Translates an image, a video, or all of them in a folder, with a trained generator.
 
     For example:
         python -m cyclegan_fast.translate --engine horse2zebra.onnx --input horses --output zebras
         python -m cyclegan_fast.translate --model latest_net_G_A.pth --input 'photos/**/*.jpg' --output out --resume
         python -m cyclegan_fast.translate --engine runs/horse2zebra --input ride.mp4 --output zebras
 
-    Names, sub-folders, formats, sizes and bits are kept: 8-bit pictures give 8 bits, 16-bit ones 16, and floating-point
+    Names, sub-folders, formats, sizes and bits are kept: 8-bit images give 8 bits, 16-bit ones 16, and floating-point
     TIFF the same. Videos (through the program ffmpeg) keep size, frame rate and sound. Files that cannot be read are
     named at the end, and the status is then 2; all others are done.
 
     Args:
         engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .engine, .pt2 or .safetensors file,
             or a .pth of the reference; --model says the same.
-        input: A picture, a video, a folder of them, or a pattern in quotes: 'photos/**/*.jpg'.
+        input: An image, a video, a folder of them, or a pattern in quotes: 'photos/**/*.jpg'.
         output: Folder for the results; it may not lie in the input folder.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the engine holds; AtoB if both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
         precision: fp32, bf16, or on CUDA fp16: by default fp32, or an engine file's own.
         backend: What runs the engine: by default torch for weights, onnxruntime for .onnx (openvino for those of bf16
             on a CPU), aoti for .pt2, tensorrt for .engine.
-        batch_size: Pictures of one size that pass the network at a time; fewer need less memory.
+        batch_size: Images of one size that pass the network at a time; fewer need less memory.
         resume: Leave out what has a result already, and do the rest: each is written whole or not at all.
         overwrite: Replace results that exist already.
-        both_ways: Translate each result back, too, and write grids of picture, result and return into the folder
-            both_ways of the output, except of large TIFFs. Needs a run's folder or a checkpoint.
-        statistics: Cut pictures that are larger than a tile, and take the mean and variance of instance norm from each
-            tile, from a reduced copy of the picture, or, which equals the result in one piece, from the picture itself
-            (exact, reduced: torch alone). By default pictures of more than 16 megapixels are cut, exactly if possible.
+        reconstruct: Translate each result back, too, and write grids of image, result and return into the folder
+            reconstruct of the output, except of large TIFFs. Needs a run's folder or a checkpoint.
+        statistics: Cut images that are larger than a tile, and take the mean and variance of instance norm from each
+            tile, from a reduced copy of the image, or, which equals the result in one piece, from the image itself
+            (exact, reduced: torch alone). By default images of more than 16 megapixels are cut, exactly if possible.
         tile: Pixels of a tile's side; with exact a strip has as many pixels as such a tile.
         overlap: Pixels that neighbouring tiles share; by default what the statistics ask for.
 
@@ -68,28 +68,28 @@ def translate(
         Exit status: 0, 2 if a file could not be translated, or 130 if it was interrupted.
     """
     from cyclegan_fast.engine import Tiling, load_engine
-    from cyclegan_fast.engine.files import Return, translate_files
     from cyclegan_fast.engine.inference import check_batch_size
-    from cyclegan_fast.engine.jobs import grid_of, plan_jobs
+    from cyclegan_fast.engine.translation.files import Return, translate_files
+    from cyclegan_fast.engine.translation.jobs import grid_of, plan_jobs
 
     check_batch_size(batch_size)
     if statistics is None and (tile != 1024 or overlap is not None):
-        raise UserError("--tile and --overlap say how pictures are cut: say with --statistics which way")
+        raise UserError("--tile and --overlap say how images are cut: say with --statistics which way")
     if resume and overwrite:
         raise UserError("--resume keeps the results that exist, --overwrite replaces them: say one of them")
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
-    every = plan_jobs(input, output, overwrite=overwrite or resume, both_ways=both_ways)
+    every = plan_jobs(input, output, overwrite=overwrite or resume, reconstruct=reconstruct)
     jobs = [job for job in every if not (resume and job.target.is_file())]
-    if both_ways and not engine.is_dir():
-        raise UserError("--both-ways needs both generators: give a run's folder or a checkpoint as --engine")
-    if both_ways and any(job.is_video for job in jobs):
-        raise UserError("--both-ways makes grids of pictures, and the input holds videos: leave it out, or them")
+    if reconstruct and not engine.is_dir():
+        raise UserError("--reconstruct needs both generators: give a run's folder or a checkpoint as --engine")
+    if reconstruct and any(job.is_video for job in jobs):
+        raise UserError("--reconstruct makes grids of images, and the input holds videos: leave it out, or them")
 
     def load(way: Literal["AtoB", "BtoA"] | None) -> Engine:
         return load_engine(engine, direction=way, device=device, precision=precision, backend=backend)
 
     loaded, back = load(direction), None
-    if both_ways:
+    if reconstruct:
         other = load("AtoB" if loaded.direction == "BtoA" else "BtoA")
         back = Return(other, {job: grid_of(job, output) for job in jobs})
     results: list[Done] = []
@@ -122,10 +122,10 @@ def _tell(results: list[Done], every: int, asked: int, output: Path, seconds: fl
     speed = f" ({len(results) / seconds:.1f} a second)" if results else ""
     print(f"{len(results) - len(bad) + kept} of {every} files are in {output}{there}{speed}")
     if clipped:
-        low, high = engine.in_form.scale
+        low, high = engine.in_format.scale
         count = sum(done.clipped for done in clipped)
         print(
-            f"{count} values in {len(clipped)} pictures lay outside {low:g} to {high:g}, the range of training: clipped"
+            f"{count} values in {len(clipped)} images lay outside {low:g} to {high:g}, the range of training: clipped"
         )
     for done in results:
         if done.note:

@@ -20,7 +20,7 @@ PAGES = [ROOT / "docs" / name for name in ("engines.md", "large_images.md", "tra
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a reader of the README would have it: data, a short run under runs/demo, a picture."""
+    """A folder as a reader of the README would have it: data, a short run under runs/demo, an image."""
     desk, rng = tmp_path_factory.mktemp("desk"), np.random.default_rng(0)
     for folder in ("horse2zebra/trainA", "horse2zebra/trainB", "photos"):
         (desk / folder).mkdir(parents=True)

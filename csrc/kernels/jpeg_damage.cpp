@@ -271,7 +271,7 @@ size_t follow_ac(const Bits& bits, int64_t blocks, const Codes& codes, int first
     }
     if (!ended && k > last + 1) long_block();
   }
-  if (block > blocks) damaged("a run of empty blocks leaves the picture");
+  if (block > blocks) damaged("a run of empty blocks leaves the image");
   return position;
 }
 

@@ -25,10 +25,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import cyclegan_fast
 from cyclegan_fast.checkpoint.tree import pack, unpack
 from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
-from cyclegan_fast.config import Form, ModelConfig, TrainConfig, from_dict, to_dict
+from cyclegan_fast.config import ModelConfig, PixelFormat, TrainConfig, from_dict, to_dict
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import (
     building_folder,
@@ -38,6 +37,7 @@ from cyclegan_fast.files import (
     write_durably,
 )
 from cyclegan_fast.nn import build_generator
+from cyclegan_fast.version import __version__
 
 FORMAT_VERSION = 1
 
@@ -53,7 +53,7 @@ class Settings:
     config: TrainConfig
     progress: dict[str, Any]  # where in the run it was taken: step, epoch
     versions: dict[str, str]  # of cyclegan_fast and torch that wrote it
-    forms: dict[str, Form]  # of the images of A and B, as the networks name the domains
+    pixel_formats: dict[str, PixelFormat]  # of the images of A and B, as the networks name the domains
 
 
 def save_checkpoint(
@@ -63,7 +63,7 @@ def save_checkpoint(
     networks: Networks,
     config: TrainConfig,
     progress: dict[str, Any],
-    forms: Mapping[str, Form] | None = None,
+    pixel_formats: Mapping[str, PixelFormat] | None = None,
     state: dict[str, Any] | None = None,
     keep: int = 0,
 ) -> Path:
@@ -75,7 +75,7 @@ def save_checkpoint(
         networks: Stored under their names.
         config: The run's settings, stored in full.
         progress: Where in the run this is; numbers and strings.
-        forms: Of the images of A and B, as the networks name the domains; by default 8 bit.
+        pixel_formats: Of the images of A and B, as the networks name the domains; by default 8 bit.
         state: What else an exact resume needs: a nest of dictionaries, lists, tuples, tensors, numbers, strings, None.
         keep: Newest checkpoints to keep; 0 keeps all.
 
@@ -86,7 +86,9 @@ def save_checkpoint(
         UserError: The disk is full, the folder is read-only, or the like. The earlier checkpoints are intact.
     """
     folder = Path(folder)
-    contents = _weights_and_settings(networks, config, {"step": step, **progress}, forms or default_forms(config.model))
+    contents = _weights_and_settings(
+        networks, config, {"step": step, **progress}, pixel_formats or default_pixel_formats(config.model)
+    )
     if state is not None:
         contents |= _state_files(state)
     with storage_errors(f"cannot write the checkpoint of step {step} in {folder} (earlier ones are intact)"):
@@ -124,14 +126,17 @@ def read_settings(path: Path) -> Settings:
     checkpoint = _checkpoint(path)
     stored = json.loads(_read(checkpoint, "settings.json"))
     config = from_dict(TrainConfig, stored["config"], where=f"{checkpoint / 'settings.json'}: config")
-    where = f"{checkpoint / 'settings.json'}: forms"
-    forms = {name: from_dict(Form, form, where=where) for name, form in stored.get("forms", {}).items()}
-    return Settings(config, stored["progress"], stored["versions"], default_forms(config.model) | forms)
+    where = f"{checkpoint / 'settings.json'}: pixel_formats"
+    pixel_formats = {
+        name: from_dict(PixelFormat, pixel_format, where=where)
+        for name, pixel_format in stored.get("pixel_formats", stored.get("forms", {})).items()  # forms: as 0.1 wrote it
+    }
+    return Settings(config, stored["progress"], stored["versions"], default_pixel_formats(config.model) | pixel_formats)
 
 
-def default_forms(model: ModelConfig) -> dict[str, Form]:
+def default_pixel_formats(model: ModelConfig) -> dict[str, PixelFormat]:
     """8-bit images of A and B."""
-    return {"A": Form(channels=model.channels_A), "B": Form(channels=model.channels_B)}
+    return {"A": PixelFormat(channels=model.channels_A), "B": PixelFormat(channels=model.channels_B)}
 
 
 def load_weights(path: Path, networks: Networks) -> None:
@@ -195,18 +200,18 @@ def verify(path: Path) -> None:
 
 
 def _weights_and_settings(
-    networks: Networks, config: TrainConfig, progress: dict[str, Any], forms: Mapping[str, Form]
+    networks: Networks, config: TrainConfig, progress: dict[str, Any], pixel_formats: Mapping[str, PixelFormat]
 ) -> dict[str, bytes]:
     """The files that every checkpoint has."""
     tensors = {
         f"{net}.{key}": value for net, network in networks.items() for key, value in read_weights(network).items()
     }
-    versions = {"cyclegan_fast": cyclegan_fast.__version__, "torch": str(torch.__version__)}
+    versions = {"cyclegan_fast": __version__, "torch": str(torch.__version__)}
     settings = {
         "format": FORMAT_VERSION,
         "progress": progress,
         "versions": versions,
-        "forms": {name: to_dict(form) for name, form in forms.items()},
+        "pixel_formats": {name: to_dict(pixel_format) for name, pixel_format in pixel_formats.items()},
         "config": to_dict(config),
     }
     return {"weights.safetensors": safetensors.torch.save(tensors), "settings.json": _json(settings)}

@@ -13,7 +13,7 @@ from cyclegan_fast.errors import UserError
 Size = tuple[int, int]  # width, height, in pixels
 
 _MULTIPLE = 4  # the generators halve the sides twice
-SMALLEST_SIDE = 24  # the 70x70 critic's five convolutions leave nothing of a smaller image
+SMALLEST_SIDE = 24  # the 70x70 discriminator's five convolutions leave nothing of a smaller image
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ def sample_size(size: Size, config: DataConfig) -> Size:
     return cropped_size(resized_size(size, config), config)
 
 
-def check_geometry(config: DataConfig, multiple: int = _MULTIPLE, smallest: int = SMALLEST_SIDE) -> int:
+def check_geometry(config: DataConfig, size_divisor: int = _MULTIPLE, min_size: int = SMALLEST_SIDE) -> int:
     """Checks the sizes against one another and returns the shortest side that an image may have, in pixels.
 
     Args:
         config: The geometry.
-        multiple: What the networks need the sides to be a multiple of.
-        smallest: The least side that the networks can take.
+        size_divisor: What the networks need the sides to be a multiple of.
+        min_size: The least side that the networks can take.
 
     Raises:
         UserError: a crop that does not fit, or sides too small for the networks.
@@ -125,20 +125,20 @@ def check_geometry(config: DataConfig, multiple: int = _MULTIPLE, smallest: int 
         raise UserError(
             f"--crop-size {config.crop_size} is larger than --load-size {config.load_size}: no such crop can be cut"
         )
-    if crops and (config.crop_size < smallest or config.crop_size % multiple):
+    if crops and (config.crop_size < min_size or config.crop_size % size_divisor):
         raise UserError(
-            f"--crop-size must be a multiple of {multiple} and at least {smallest} for these networks, "
+            f"--crop-size must be a multiple of {size_divisor} and at least {min_size} for these networks, "
             f"got {config.crop_size}"
         )
-    if not crops and multiple > _MULTIPLE:
+    if not crops and size_divisor > _MULTIPLE:
         raise UserError(
-            f"this generator needs sides that are multiples of {multiple}: use a --preprocess mode that crops"
+            f"this generator needs sides that are multiples of {size_divisor}: use a --preprocess mode that crops"
         )
-    if not crops and resizes and config.load_size < smallest:
-        raise UserError(f"--load-size must be at least {smallest} for these networks, got {config.load_size}")
+    if not crops and resizes and config.load_size < min_size:
+        raise UserError(f"--load-size must be at least {min_size} for these networks, got {config.load_size}")
     if config.preprocess == "crop":
         return config.crop_size
-    return smallest if config.preprocess == "none" else 1
+    return min_size if config.preprocess == "none" else 1
 
 
 def _rounded(side: float) -> int:

@@ -1,13 +1,13 @@
 """Trained generators at work: load or build an engine, and translate images of any kind and size with it."""
 
-from cyclegan_fast.engine.backends import Engine, Precision, Shapes
-from cyclegan_fast.engine.build import build_engine
+from cyclegan_fast.engine.backends.onnxruntime import OnnxBackend
+from cyclegan_fast.engine.backends.torch import TorchBackend
+from cyclegan_fast.engine.engine import Engine, Precision, Shapes
+from cyclegan_fast.engine.export.build import build_engine
 from cyclegan_fast.engine.generator import Generator, load_generator
 from cyclegan_fast.engine.inference import infer, infer_async
 from cyclegan_fast.engine.load import Backend, load_engine
-from cyclegan_fast.engine.onnx_backend import OnnxBackend
-from cyclegan_fast.engine.tiles import Tiling
-from cyclegan_fast.engine.torch_backend import TorchBackend
+from cyclegan_fast.engine.tiling.tiles import Tiling
 
 __all__ = [
     "Backend",

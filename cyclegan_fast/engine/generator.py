@@ -13,13 +13,13 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import cyclegan_fast
 from cyclegan_fast.checkpoint import load_generators, load_reference_generator
-from cyclegan_fast.checkpoint.native import default_forms
+from cyclegan_fast.checkpoint.native import default_pixel_formats
 from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
-from cyclegan_fast.config import Form, ModelConfig, from_dict, to_dict
+from cyclegan_fast.config import ModelConfig, PixelFormat, from_dict, to_dict
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction, build_generator
+from cyclegan_fast.version import __version__
 
 METADATA_KEY = "cyclegan_fast"  # of the header of a .safetensors file
 FORMAT_VERSION = 1
@@ -32,37 +32,37 @@ class Generator:
     network: nn.Module
     model: ModelConfig  # its A and B are those of `direction`
     direction: Direction  # between the folders' names: AtoB makes images like trainB's of images like trainA's
-    in_form: Form  # of the images that it takes
-    out_form: Form  # of the images that it makes
+    in_format: PixelFormat  # of the images that it takes
+    out_format: PixelFormat  # of the images that it makes
 
     @property
     def in_channels(self) -> int:
         """Channels of the images that it takes."""
-        return self.in_form.channels
+        return self.in_format.channels
 
     @property
     def out_channels(self) -> int:
         """Channels of the images that it makes."""
-        return self.out_form.channels
+        return self.out_format.channels
 
     @property
-    def multiple(self) -> int:
+    def size_divisor(self) -> int:
         """Sides must be multiples of this."""
-        return int(self.network.multiple)  # type: ignore[arg-type]
+        return int(self.network.size_divisor)  # type: ignore[arg-type]
 
     @property
-    def smallest(self) -> int:
+    def min_size(self) -> int:
         """The least side in pixels."""
-        return int(self.network.smallest)  # type: ignore[arg-type]
+        return int(self.network.min_size)  # type: ignore[arg-type]
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What travels with an exported generator: settings, direction and versions, fit for JSON."""
-        versions = {"cyclegan_fast": cyclegan_fast.__version__, "torch": str(torch.__version__)}
+        versions = {"cyclegan_fast": __version__, "torch": str(torch.__version__)}
         return {
             "format": FORMAT_VERSION,
             "direction": self.direction,
             "model": to_dict(self.model),
-            "images": {"in": to_dict(self.in_form), "out": to_dict(self.out_form)},
+            "images": {"in": to_dict(self.in_format), "out": to_dict(self.out_format)},
             "versions": versions,
         }
 
@@ -102,7 +102,7 @@ def load_both(path: Path, device: torch.device | str = "cpu") -> dict[Direction,
         UserError: There is no checkpoint, or it is damaged.
     """
     generators, settings = load_generators(path, device)
-    model, A, B = settings.config.model, settings.forms["A"], settings.forms["B"]
+    model, A, B = settings.config.model, settings.pixel_formats["A"], settings.pixel_formats["B"]
     if settings.config.data.direction == "BtoA":
         model, generators = _swap_channels(model), {"G_A": generators["G_B"], "G_B": generators["G_A"]}
         A, B = B, A
@@ -119,33 +119,33 @@ def _swap_channels(model: ModelConfig) -> ModelConfig:
 
 def dump_safetensors(generator: Generator) -> bytes:
     """The content of a .safetensors file that `load_generator` reads."""
-    return safetensors.torch.save(read_weights(generator.network), {METADATA_KEY: json.dumps(generator.facts())})
+    return safetensors.torch.save(read_weights(generator.network), {METADATA_KEY: json.dumps(generator.metadata())})
 
 
 def read_facts(content: str | bytes, path: Path) -> dict[str, Any]:
-    """Reads what `Generator.facts` wrote as JSON about the generator of the file `path`.
+    """Reads what `Generator.metadata` wrote as JSON about the generator of the file `path`.
 
     Raises:
         UserError: A newer version wrote it.
         ValueError, KeyError, TypeError: It is damaged.
     """
-    facts = json.loads(content)
-    if facts["format"] > FORMAT_VERSION:
+    metadata = json.loads(content)
+    if metadata["format"] > FORMAT_VERSION:
         raise UserError(f"{path} was exported by a newer cyclegan_fast: upgrade the package")
-    if facts["direction"] not in ("AtoB", "BtoA"):
-        raise ValueError(f"the direction is {facts['direction']!r}")
-    return facts
+    if metadata["direction"] not in ("AtoB", "BtoA"):
+        raise ValueError(f"the direction is {metadata['direction']!r}")
+    return metadata
 
 
-def read_forms(facts: dict[str, Any], where: str) -> tuple[Form, Form] | None:
-    """The forms of the images that a generator takes and makes, from its facts; None of a file that does not say.
+def read_pixel_formats(metadata: dict[str, Any], where: str) -> tuple[PixelFormat, PixelFormat] | None:
+    """The pixel formats of a generator's input and output, from its metadata; None of a file that does not say.
 
     Raises:
         UserError, KeyError, TypeError: It is damaged.
     """
-    if "images" not in facts:
+    if "images" not in metadata:
         return None
-    taken, made = (from_dict(Form, facts["images"][end], where=where) for end in ("in", "out"))
+    taken, made = (from_dict(PixelFormat, metadata["images"][end], where=where) for end in ("in", "out"))
     return taken, made
 
 
@@ -170,25 +170,25 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
     if METADATA_KEY not in metadata:
         raise UserError(f"{path} does not hold one exported generator; of a checkpoint, give the folder")
     try:
-        facts = read_facts(metadata[METADATA_KEY], path)
-        settings, forms = dict(facts["model"]), read_forms(facts, str(path))
+        metadata = read_facts(metadata[METADATA_KEY], path)
+        settings, pixel_formats = dict(metadata["model"]), read_pixel_formats(metadata, str(path))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged: what it says about its generator cannot be read; export it again"
         ) from error
-    direction = check_direction(direction, facts["direction"], path)
+    direction = check_direction(direction, metadata["direction"], path)
     model = from_dict(ModelConfig, settings, where=str(path))
     with torch.device("meta"):
         network = build_generator(model, direction)
     network.to_empty(device="cpu")
     assign_weights(network, tensors, str(path))
-    return Generator(freeze(network), model, direction, *(forms or _default_forms(model, direction)))
+    return Generator(freeze(network), model, direction, *(pixel_formats or _default_pixel_formats(model, direction)))
 
 
-def _default_forms(model: ModelConfig, direction: Direction) -> tuple[Form, Form]:
+def _default_pixel_formats(model: ModelConfig, direction: Direction) -> tuple[PixelFormat, PixelFormat]:
     """8-bit images, taken and made: of files that do not say."""
-    forms = default_forms(model)
-    return (forms["A"], forms["B"]) if direction == "AtoB" else (forms["B"], forms["A"])
+    pixel_formats = default_pixel_formats(model)
+    return (pixel_formats["A"], pixel_formats["B"]) if direction == "AtoB" else (pixel_formats["B"], pixel_formats["A"])
 
 
 def _load_reference(path: Path, direction: Direction | None) -> Generator:
@@ -199,4 +199,4 @@ def _load_reference(path: Path, direction: Direction | None) -> Generator:
     direction = check_direction(direction, stored, path)
     if direction == "BtoA":  # the model was read as if it were G_A
         model = _swap_channels(model)
-    return Generator(network, model, direction, *_default_forms(model, direction))
+    return Generator(network, model, direction, *_default_pixel_formats(model, direction))

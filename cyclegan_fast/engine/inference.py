@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclegan_fast.engine.backends import Engine
-from cyclegan_fast.engine.images import unpack
-from cyclegan_fast.engine.rows import TensorRows, mirror_to
-from cyclegan_fast.engine.tiles import Tiling, check_tiling, default_tiling, translate_rows
+from cyclegan_fast.engine.engine import Engine
+from cyclegan_fast.engine.tiling.rows import TensorRows, mirror_to
+from cyclegan_fast.engine.tiling.tiles import Tiling, check_tiling, default_tiling, translate_rows
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.convert import unpack
 
-_WHOLE = 2**24  # pixels of the largest picture that passes a network in one piece, unless it is told otherwise
+_WHOLE = 2**24  # pixels of the largest image that passes a network in one piece, unless it is told otherwise
 _MOST_IMAGES = 2**20  # of a batch
 _WINDOW = 4  # batches of a stream that are read before the first of them runs, to group images of one size
 
@@ -30,7 +30,7 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | 
     Args:
         engine: What `load_engine` returned. Several threads may share it.
         images: A path, a folder, a glob pattern, a PIL image, a numpy array [H, W, C] or [N, H, W, C], a tensor
-            [C, H, W] or [N, C, H, W], or a list of any of them, in mixed sizes; see `cyclegan_fast.engine.images` for
+            [C, H, W] or [N, C, H, W], or a list of any of them, in mixed sizes; see `cyclegan_fast.images.convert` for
             types and ranges. Or an iterator (a generator, say) of any of them: the result is then one, too, that reads
             as it goes, at most 4 batches ahead (none with ``batch_size=1``), and the memory does not grow.
             Sides need not suit the network, one pixel is enough: images are mirrored over their right and lower edges,
@@ -38,7 +38,7 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | 
         batch_size: Images of one size that pass the network at a time, or tiles of a large one.
         tiling: Cuts images that have more pixels than a tile. By default those of more than 16 megapixels are cut, by
             ``Tiling("exact")`` where the engine is of torch and its generator of residual blocks, and by
-            ``Tiling("tile")`` with a warning elsewhere; see `cyclegan_fast.engine.tiles`.
+            ``Tiling("tile")`` with a warning elsewhere; see `cyclegan_fast.engine.tiling.tiles`.
 
     Returns:
         The same kind as `images` (a PIL image for a path, a list of them for a folder or a pattern), in the same order
@@ -51,7 +51,7 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | 
     if isinstance(images, Iterator):
         return _stream(engine, images, batch_size, tiling)
     with engine.at_work():
-        planes, rebuild = unpack(images, engine.in_form, engine.out_form)
+        planes, rebuild = unpack(images, engine.in_format, engine.out_format)
         return rebuild(_translate(engine, planes, batch_size, tiling))
 
 
@@ -61,7 +61,7 @@ def infer_async(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Til
     Example::
 
         future = cyclegan_fast.infer_async(engine, "horse.jpg")
-        picture = future.result()      # or, in a coroutine: await asyncio.wrap_future(future)
+        image = future.result()      # or, in a coroutine: await asyncio.wrap_future(future)
 
     Args:
         engine: As for `infer`. Closing it waits for what was begun.
@@ -105,7 +105,7 @@ def _stream(engine: Engine, images: Iterator[Any], batch_size: int, tiling: Tili
     """Window by window, each as one list."""
     while window := list(islice(images, 1 if batch_size == 1 else _WINDOW * batch_size)):
         with engine.at_work():
-            planes, rebuild = unpack(window, engine.in_form, engine.out_form)
+            planes, rebuild = unpack(window, engine.in_format, engine.out_format)
             results = rebuild(_translate(engine, planes, batch_size, tiling))
         yield from results
 
@@ -132,7 +132,7 @@ def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Ti
 
 
 def tiling_for(engine: Engine, pixels: int, asked: Tiling | None) -> Tiling | None:
-    """How a picture of so many pixels is cut; None: not at all."""
+    """How an image of so many pixels is cut; None: not at all."""
     if asked is not None:
         return asked if pixels > asked.tile**2 else None
     if pixels <= _WHOLE:
@@ -140,7 +140,7 @@ def tiling_for(engine: Engine, pixels: int, asked: Tiling | None) -> Tiling | No
     tiling = default_tiling(engine)
     if tiling.statistics == "tile":
         warnings.warn(
-            f"a picture of {pixels / 1e6:.0f} megapixels passes {engine.name} in tiles, each with statistics of its "
+            f"an image of {pixels / 1e6:.0f} megapixels passes {engine.name} in tiles, each with statistics of its "
             "own: a checkpoint of a residual generator gives the exact result",
             stacklevel=4,
         )

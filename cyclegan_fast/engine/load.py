@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from cyclegan_fast.engine.aoti import load_aoti
-from cyclegan_fast.engine.backends import PRECISIONS, Engine, Precision
+from cyclegan_fast.engine.backends.aoti import load_aoti
+from cyclegan_fast.engine.backends.onnxruntime import OnnxBackend, resolve_onnx_device
+from cyclegan_fast.engine.backends.openvino import OpenVinoBackend
+from cyclegan_fast.engine.backends.sidecar import check_precision, read_sidecar
+from cyclegan_fast.engine.backends.tensorrt import load_tensorrt
+from cyclegan_fast.engine.backends.torch import TorchBackend
+from cyclegan_fast.engine.engine import PRECISIONS, Engine, Precision
 from cyclegan_fast.engine.generator import load_generator
-from cyclegan_fast.engine.onnx_backend import OnnxBackend, resolve_onnx_device
-from cyclegan_fast.engine.openvino_backend import OpenVinoBackend
-from cyclegan_fast.engine.sidecar import check_precision, read_sidecar
-from cyclegan_fast.engine.tensorrt_backend import load_tensorrt
-from cyclegan_fast.engine.torch_backend import TorchBackend
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
@@ -90,16 +90,16 @@ def _load_onnx(
     auto is ONNX Runtime, but for bf16 on the CPU, of which it has no convolutions there, OpenVINO.
     """
     content = path.read_bytes()
-    facts = read_sidecar(path, content, direction)
+    metadata = read_sidecar(path, content, direction)
     if backend == "auto":
-        bf16_on_cpu = facts.get("precision") == "bf16" and resolve_onnx_device(device).type == "cpu"
+        bf16_on_cpu = metadata.get("precision") == "bf16" and resolve_onnx_device(device).type == "cpu"
         backend = "openvino" if bf16_on_cpu else "onnxruntime"
     if backend == "openvino":
         if device not in ("auto", "cpu"):
             raise UserError(f"backend openvino runs on the CPU, not on {device}: leave the device out, or the backend")
-        return OpenVinoBackend(content, facts, name=path.name, precision=precision)
-    check_precision(precision, facts, path)
-    return OnnxBackend(content, facts, name=path.name, device=device)
+        return OpenVinoBackend(content, metadata, name=path.name, precision=precision)
+    check_precision(precision, metadata, path)
+    return OnnxBackend(content, metadata, name=path.name, device=device)
 
 
 _Load = Callable[[Path, Direction | None, str, Precision | None], Engine]

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cyclegan_fast.data import index_pair, load_images
+from cyclegan_fast.data.locations.folders import list_domains
 from cyclegan_fast.data.scenes import CLASSES, FACTS_NAME, PALETTE, TRUTH_FOLDER
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.reader import Reader
+from cyclegan_fast.images import load_images
 
 Translate = Callable[[Tensor], Tensor]  # [N, 3, H, W] in [-1, 1] -> the same
 
@@ -32,7 +33,7 @@ class SceneTests:
 
     @property
     def size(self) -> int:
-        """Side of the pictures in pixels."""
+        """Side of the images in pixels."""
         return self.photos.shape[-1]
 
 
@@ -48,7 +49,7 @@ def score_scenes(
 
     photo -> labels: the class of a pixel is that of the nearest label colour. labels -> photo: a reader trained on
     real photos of other scenes reads the classes back; what it scores on the real test photos is the ceiling.
-    L1 is the mean absolute difference to the true picture, in [0, 1] units.
+    L1 is the mean absolute difference to the true image, in [0, 1] units.
 
     Args:
         translate_B_to_A: Makes label maps of photos, [N, 3, H, W] in [-1, 1] both; it is given
@@ -90,13 +91,13 @@ def load_scene_tests(root: Path, limit: int | None = None) -> SceneTests:
     facts = json.loads((root / FACTS_NAME).read_text())
     if facts["palette"] != PALETTE.tolist():
         raise UserError(f"{root}: rendered with other label colours, by another version; render the data set again")
-    labels, photos = (paths[:limit] for paths in index_pair(root, "test"))
+    labels, photos = (paths[:limit] for paths in list_domains(root, "test"))
     if [path.stem for path in labels] != [path.stem for path in photos]:
         raise UserError(f"{root}: testA and testB do not hold the same scenes; render the data set again")
     truth = [np.asarray(Image.open(_truth_of(root, path))) for path in labels]
     tests = SceneTests(load_images(labels), load_images(photos), np.stack(truth), facts["seed"])
     if tests.size % 4:
-        raise UserError(f"{root}: pictures of {tests.size} pixels; the networks need a multiple of 4")
+        raise UserError(f"{root}: images of {tests.size} pixels; the networks need a multiple of 4")
     return tests
 
 

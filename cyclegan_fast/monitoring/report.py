@@ -20,8 +20,8 @@ from cyclegan_fast.monitoring.style import CSS
 
 SMALL_SIDE = 128  # pixels; up to this size images are stored exactly and shown with sharp pixels
 LOSS_TITLES = {
-    "G": "Generators against the critics",
-    "D": "Critics",
+    "G": "Generators against the discriminators",
+    "D": "Discriminators",
     "cycle": "There and back again (cycle)",
     "idt": "Identity",
 }
@@ -67,7 +67,7 @@ def write_report(
         events: As `read_events` gives them.
         images: What was translated.
         scores: ``{"photo_to_labels": {"pixel_accuracy": 0.94, ...}, ...}``. The entry ``"untranslated"``, of the same
-            form, is shown beside each score; the entry ``"ceiling"`` (metrics) is told below; ``"images"`` and
+            pixel_format, is shown beside each score; the entry ``"ceiling"`` (metrics) is told below; ``"images"`` and
             ``"size"`` (pixels) say what was scored.
         score_history: Records ``{"step": int, "photo_to_labels": {...}, ...}``, drawn as curves.
         usage: Code that uses the trained networks.
@@ -186,7 +186,7 @@ def _score_hints(scores: Mapping[str, Any]) -> list[Element]:
         told = ", ".join(f"{humanise(name)} {score(value)}" for name, value in scores["ceiling"].items())
         hints.append(f"The most that can be reached for made photos is what real ones score: {told}.")
     if any("l1" in metrics for metrics in scores.values() if isinstance(metrics, Mapping)):
-        hints.append("L1 is the mean difference to the true picture: less is better.")
+        hints.append("L1 is the mean difference to the true image: less is better.")
     return [el("p", " ".join(hints), class_="hint")] if hints else []
 
 

@@ -51,7 +51,7 @@ def build_generator(config: ModelConfig, direction: Direction = "AtoB") -> Resne
 
 
 def build_discriminator(config: ModelConfig, channels: int) -> NLayerDiscriminator | PixelDiscriminator:
-    """Builds a critic for images of `channels` channels, with torch's default weights."""
+    """Builds a discriminator for images of `channels` channels, with torch's default weights."""
     if config.discriminator == "pixel":
         return PixelDiscriminator(channels, config.ndf, config.norm)
     n_layers = 3 if config.discriminator == "basic" else config.n_layers
@@ -59,20 +59,20 @@ def build_discriminator(config: ModelConfig, channels: int) -> NLayerDiscriminat
 
 
 def image_requirements(config: ModelConfig) -> tuple[int, int]:
-    """(multiple, smallest): the sides of a training image must be multiples of the first and at least the second."""
+    """(size_divisor, min_size): sides of a training image are multiples of the first and at least the second."""
     with torch.device("meta"):
         generator = build_generator(config)
     if config.discriminator == "pixel":
-        return generator.multiple, generator.smallest
+        return generator.size_divisor, generator.min_size
     n_layers = 3 if config.discriminator == "basic" else config.n_layers
     # The strided convolutions halve a side n_layers times; the last two take one pixel each and must leave one.
-    return generator.multiple, max(generator.smallest, generator.multiple, 3 * 2**n_layers)
+    return generator.size_divisor, max(generator.min_size, generator.size_divisor, 3 * 2**n_layers)
 
 
 def build_networks(config: ModelConfig) -> nn.ModuleDict:
     """Builds and initialises G_A, G_B, D_A and D_B, in this order, from torch's global generator.
 
-    D_A is G_A's critic and so judges images of B; D_B judges images of A.
+    D_A is G_A's discriminator and so judges images of B; D_B judges images of A.
     """
     networks = nn.ModuleDict(
         {

@@ -1,4 +1,4 @@
-"""The critics: PatchGANs judge overlapping patches (Isola et al. 2017), the 1x1 critic judges pixels."""
+"""The discriminators: PatchGANs judge overlapping patches (Isola et al. 2017), the 1x1 discriminator judges pixels."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ class ResnetBlock(nn.Module):
 class ResnetGenerator(nn.Module):
     """7x7 stem, two strided convolutions, residual blocks, two transposed convolutions, 7x7 head, tanh."""
 
-    multiple = 4  # sides that are a multiple of this come back unchanged
-    smallest = 8  # the least side in pixels: the blocks mirror one pixel at a quarter of it
+    size_divisor = 4  # sides that are a multiple of this come back unchanged
+    min_size = 8  # the least side in pixels: the blocks mirror one pixel at a quarter of it
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class UnetGenerator(nn.Module):
     relu(dropout(x)) = dropout(relu(x)), so they can be fused into the norms before it with the same result.
     """
 
-    smallest = 2
+    min_size = 2
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class UnetGenerator(nn.Module):
         dropout: bool = False,
     ) -> None:
         super().__init__()
-        self.multiple = 2**depth
+        self.size_divisor = 2**depth
         width = [min(ngf * 2**level, ngf * 8) for level in range(depth)]
         last = depth - 1
         # No norm follows the first and the innermost convolution, so their biases count.

@@ -45,7 +45,7 @@ def instance_norm_act(
         statistics_count: pixels behind each sum, by default H * W; another number only with `constant_statistics`.
         constant_statistics: False: the statistics were taken from this very x (by a convolution's epilogue, say), and
             the gradient is that of instance norm, which passes through them. True: they are constants (those of a
-            whole picture of which x is a tile, say), and grad_x is weight / sqrt(var + eps) times the gradient before
+            whole image of which x is a tile, say), and grad_x is weight / sqrt(var + eps) times the gradient before
             the norm.
         activation: "none", "relu" or "leaky_relu".
         negative_slope: slope of leaky_relu below zero.

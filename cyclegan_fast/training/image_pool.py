@@ -1,4 +1,4 @@
-"""The image pool (Shrivastava et al. 2017): critics also see fakes of earlier steps, so they do not chase the newest.
+"""The image pool (Shrivastava et al. 2017): discriminators also see earlier fakes, so they do not chase the newest.
 
 One decision per image. Until the pool is full an image is stored and returned. Then, with probability 0.5, a random
 slot's image is returned and the new one takes its place; otherwise the image itself is returned and not stored. The

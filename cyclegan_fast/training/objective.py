@@ -22,13 +22,13 @@ def l1_losses(terms: dict[str, tuple[float, Tensor, Tensor]]) -> dict[str, Tenso
     return dict(zip(terms, ops.cycle_loss(pairs, weights), strict=True))
 
 
-def critic_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """What a critic minimises: real images should score high, fakes low, halved so that it learns at half the pace.
+def discriminator_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """What a discriminator minimises: real images score high, fakes low; halved so that it learns at half the pace.
 
     Args:
         mode: lsgan (squared distance to 1 and 0), vanilla (the paper's equation 1), hinge, or wgangp.
-        real_logits: The critic's scores of real images, any shape.
-        fake_logits: The critic's scores of translated images.
+        real_logits: The discriminator's scores of real images, any shape.
+        fake_logits: The discriminator's scores of translated images.
     """
     if mode == "lsgan":
         return ops.lsgan_loss([real_logits, fake_logits], targets=[1, 0], weights=[0.5, 0.5]).sum()
@@ -41,9 +41,9 @@ def generator_loss(mode: GanMode, weight: float, fake_logits: Tensor) -> Tensor:
     """What a generator minimises: its images should score as high as real ones.
 
     Args:
-        mode: As in `critic_loss`.
+        mode: As in `discriminator_loss`.
         weight: What the loss is multiplied by.
-        fake_logits: The critic's scores of its images, any shape.
+        fake_logits: The discriminator's scores of its images, any shape.
     """
     if mode == "lsgan":
         return ops.lsgan_loss([fake_logits], targets=[1], weights=[weight]).squeeze(0)
@@ -57,18 +57,18 @@ def _towards(mode: GanMode, logits: Tensor, *, real: bool) -> Tensor:
     return -logits.mean() if real else logits.mean()
 
 
-def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
-    """mean((|d critic(x) / dx|_2 - 1)^2) at x = alpha real + (1 - alpha) fake (Gulrajani et al. 2017).
+def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """mean((|d discriminator(x) / dx|_2 - 1)^2) at x = alpha real + (1 - alpha) fake (Gulrajani et al. 2017).
 
     Args:
-        critic: The critic whose slope is held near one.
+        discriminator: The discriminator whose slope is held near one.
         real: Real images, [N, C, H, W].
         fake: Translated images, detached, [N, C, H, W].
         alpha: Mixing weights in [0, 1], [N, 1, 1, 1].
     """
     mixed = torch.lerp(fake, real, alpha).requires_grad_()
     with ops.use_reference():  # the penalty differentiates a gradient; the fused operators have one derivative
-        logits = critic(mixed)
+        logits = discriminator(mixed)
     (slope,) = torch.autograd.grad(logits.sum(), mixed, create_graph=True)
     norm = (slope.flatten(1) + 1e-16).norm(dim=1)
     return (norm - 1).square().mean()

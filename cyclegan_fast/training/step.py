@@ -1,11 +1,11 @@
 """One training step of CycleGAN: images of A and of B in, updated networks, translated images and losses out.
 
-The two loops A -> B -> A and B -> A -> B share nothing but the weights, and a critic learns from fakes of before the
-generators' update. So each direction takes all its gradients by itself, after the other or beside it; then the
-generators' gradients are summed and both optimizers move. Three more exact rewritings save passes: a generator
-translates its own domain and the identity batch together; a critic judges real and pooled fake images together; and
-the generators' losses take no gradient of the critics' weights. docs/how_the_step_works.md tells why each is exact.
-All of it stays on the device, so that a CUDA graph can hold it.
+The two loops A -> B -> A and B -> A -> B share nothing but the weights, and a discriminator learns from fakes of
+before the generators' update. So each direction takes all its gradients by itself, after the other or beside it; then
+the generators' gradients are summed and both optimizers move. Three more exact rewritings save passes: a generator
+translates its own domain and the identity batch together; a discriminator judges real and pooled fake images together;
+and the generators' losses take no gradient of the discriminators' weights. docs/how_the_step_works.md tells why each is
+exact. All of it stays on the device, so that a CUDA graph can hold it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.training.concurrency import choose_concurrency
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
-from cyclegan_fast.training.lanes import choose_lanes
-from cyclegan_fast.training.objective import critic_loss, generator_loss, gradient_penalty, l1_losses
+from cyclegan_fast.training.objective import discriminator_loss, generator_loss, gradient_penalty, l1_losses
 
 Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
 Losses = dict[str, Tensor]  # scalars on the device
@@ -40,7 +40,7 @@ class Direction:
     target: str
     there: nn.Module  # the generator source -> target
     back: nn.Module  # the generator target -> source
-    critic: nn.Module  # judges images of the target
+    discriminator: nn.Module  # judges images of the target
     pool: ImagePool | MixedSizePool  # of earlier fakes of the target
     lambda_cycle: float
     lambda_identity: float
@@ -53,7 +53,7 @@ class Share:
     images: Images
     losses: Losses
     generators: Gradients  # of the weights of both generators
-    critic: Gradients  # of the weights of its own critic
+    discriminator: Gradients  # of the weights of its own discriminator
 
 
 class CycleGANStep:
@@ -79,17 +79,17 @@ class CycleGANStep:
         self.pool_A = pool(o.pool_size, 2 * config.run.seed, self.device)
         self.pool_B = pool(o.pool_size, 2 * config.run.seed + 1, self.device)
         self.A_to_B = Direction(
-            source="A", target="B", there=G_A, back=G_B, critic=D_A, pool=self.pool_B,
+            source="A", target="B", there=G_A, back=G_B, discriminator=D_A, pool=self.pool_B,
             lambda_cycle=o.lambda_A, lambda_identity=o.lambda_identity * o.lambda_B,
         )  # fmt: skip
         self.B_to_A = Direction(
-            source="B", target="A", there=G_B, back=G_A, critic=D_B, pool=self.pool_A,
+            source="B", target="A", there=G_B, back=G_A, discriminator=D_B, pool=self.pool_A,
             lambda_cycle=o.lambda_B, lambda_identity=o.lambda_identity * o.lambda_A,
         )  # fmt: skip
         self.micro_batches = config.optim.grad_accumulation
         # Batch norm couples the images of a batch, so only the others may share one.
         self.pairs = config.model.norm != "batch"
-        self.lanes = choose_lanes(config, self.device)
+        self.lanes = choose_concurrency(config, self.device)
 
     def __call__(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         """Trains on real_A [N, C_A, H, W] and real_B [N, C_B, H, W]; returns the images, detached, and the losses.
@@ -110,9 +110,11 @@ class CycleGANStep:
         )
         found = from_A.losses | from_B.losses
         losses = {name: found[name] for name in LOSSES if name in found}
-        self.update(self.optimizer_G, _sum(from_A.generators, from_B.generators), _total(losses, critics=False))
+        self.update(self.optimizer_G, _sum(from_A.generators, from_B.generators), _total(losses, discriminators=False))
         if self.objective.lambda_gan:
-            self.update(self.optimizer_D, from_A.critic + from_B.critic, _total(losses, critics=True))
+            self.update(
+                self.optimizer_D, from_A.discriminator + from_B.discriminator, _total(losses, discriminators=True)
+            )
         self.scaler.update()
         return {"real_A": real_A, "real_B": real_B} | from_A.images | from_B.images, losses
 
@@ -129,13 +131,13 @@ class CycleGANStep:
         return _mean(self.share_of_micro_batch(d, *part, scale) for part in parts)
 
     def share_of_micro_batch(self, d: Direction, real: Tensor, target: Tensor, scale: Tensor) -> Share:
-        """There and back against the critic as it is, and what the critic learns from what came there."""
+        """There and back against the discriminator as it is, and what the discriminator learns from what came there."""
         images, losses, generators = self.there_and_back(d, real, target, scale)
-        critic: Gradients = []
+        discriminator: Gradients = []
         if self.objective.lambda_gan:
             pooled = d.pool.exchange(images[f"fake_{d.target}"])
-            losses[f"D_{d.source}"], critic = self.judge(d.critic, target, pooled, scale)
-        return Share(images, losses, generators, critic)
+            losses[f"D_{d.source}"], discriminator = self.judge(d.discriminator, target, pooled, scale)
+        return Share(images, losses, generators, discriminator)
 
     def there_and_back(
         self, d: Direction, real: Tensor, target: Tensor, scale: Tensor
@@ -148,7 +150,7 @@ class CycleGANStep:
             fake, identity = self.translate(d.there, real, target)
             images = {f"fake_{d.target}": fake}
             if o.lambda_gan:
-                scores = full_precision(d.critic(fake))
+                scores = full_precision(d.discriminator(fake))
                 losses[f"G_{d.source}"] = generator_loss(o.gan_mode, o.lambda_gan, scores)
             if d.lambda_cycle:
                 images[f"rec_{d.source}"] = back = full_precision(d.back(fake))
@@ -169,18 +171,18 @@ class CycleGANStep:
             return fake, identity
         return full_precision(generator(source)), full_precision(generator(target))
 
-    def judge(self, critic: nn.Module, real: Tensor, fake: Tensor, scale: Tensor) -> tuple[Tensor, Gradients]:
-        """The critic's loss on real and pooled fake images, in one pass when they can share it, and its gradients."""
+    def judge(self, discriminator: nn.Module, real: Tensor, fake: Tensor, scale: Tensor) -> tuple[Tensor, Gradients]:
+        """The discriminator's loss on real and pooled fake images, in one pass where possible, and its gradients."""
         with self.autocast():
             if self.pairs and real.shape == fake.shape:
-                real_logits, fake_logits = critic(torch.cat([real, fake])).chunk(2)
+                real_logits, fake_logits = discriminator(torch.cat([real, fake])).chunk(2)
             else:
-                real_logits, fake_logits = critic(real), critic(fake)
-            loss = critic_loss(self.objective.gan_mode, full_precision(real_logits), full_precision(fake_logits))
+                real_logits, fake_logits = discriminator(real), discriminator(fake)
+            loss = discriminator_loss(self.objective.gan_mode, full_precision(real_logits), full_precision(fake_logits))
             if self.objective.gan_mode == "wgangp":
                 alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
-                loss = loss + self.objective.lambda_gp * gradient_penalty(critic, real, fake, alpha)
-        return loss.detach(), _gradients([loss], [w for w in critic.parameters() if w.requires_grad], scale)
+                loss = loss + self.objective.lambda_gp * gradient_penalty(discriminator, real, fake, alpha)
+        return loss.detach(), _gradients([loss], [w for w in discriminator.parameters() if w.requires_grad], scale)
 
     def update(self, optimizer: torch.optim.Optimizer, gradients: Gradients, loss: Tensor) -> None:
         """One move of Adam, left out on the device itself when the loss is not finite."""
@@ -282,24 +284,24 @@ def _mean(shares: Iterator[Share]) -> Share:
     """Micro-batches as one: images side by side, losses averaged, gradients (scaled already) summed as they come."""
     first = next(shares)
     images, losses = [first.images], [first.losses]
-    generators, critic = first.generators, first.critic
+    generators, discriminator = first.generators, first.discriminator
     for share in shares:
         images.append(share.images)
         losses.append(share.losses)
-        generators, critic = _sum(generators, share.generators), _sum(critic, share.critic)
+        generators, discriminator = _sum(generators, share.generators), _sum(discriminator, share.discriminator)
     if len(losses) == 1:
         return first
     return Share(
         {name: torch.cat([of[name] for of in images]) for name in first.images},
         {name: torch.stack([of[name] for of in losses]).mean() for name in first.losses},
         generators,
-        critic,
+        discriminator,
     )
 
 
-def _total(losses: Losses, *, critics: bool) -> Tensor:
-    """The sum of what the critics, or the generators, minimise."""
-    return torch.stack([loss for name, loss in losses.items() if name.startswith("D_") == critics]).sum()
+def _total(losses: Losses, *, discriminators: bool) -> Tensor:
+    """The sum of what the discriminators, or the generators, minimise."""
+    return torch.stack([loss for name, loss in losses.items() if name.startswith("D_") == discriminators]).sum()
 
 
 def _detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

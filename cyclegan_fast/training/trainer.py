@@ -26,12 +26,12 @@ from cyclegan_fast.monitoring.grids import sample_grid, save_grid, shown_channel
 from cyclegan_fast.monitoring.machine import machine_facts
 from cyclegan_fast.monitoring.report import ImageBlock, write_report
 from cyclegan_fast.nn import build_networks, image_requirements
+from cyclegan_fast.training.concurrency import why_not_side_by_side
+from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import GraphedStep
-from cyclegan_fast.training.lanes import why_not_side_by_side
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses, has_one_size
-from cyclegan_fast.training.uploads import Uploads
 
 EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
 ROWS_PER_GRID = 4
@@ -45,7 +45,7 @@ STAGES = (  # caption, image of the row that starts in A, of the row that starts
 USAGE = """import cyclegan_fast
 
 engine = cyclegan_fast.load_engine("{out}", direction="{direction}")
-picture = cyclegan_fast.infer(engine, "a.jpg")"""
+image = cyclegan_fast.infer(engine, "a.jpg")"""
 
 # What a resumed run may change; every other setting shapes what is continued.
 FREE_ON_RESUME = {
@@ -72,13 +72,15 @@ class Trainer:
         self.config, self.say = config, say
         self.device = resolve_device(config.run.device)
         self.uses_graph = _check_settings(config, self.device, say)
-        multiple, smallest = image_requirements(config.model)
-        self.loader = build_train_loader(config, self.device, multiple=multiple, smallest=smallest, say=say)
-        self.forms = {name: domain.form for name, domain in zip("AB", self.loader.samples.domains, strict=True)}
+        size_divisor, min_size = image_requirements(config.model)
+        self.loader = build_train_loader(config, self.device, size_divisor=size_divisor, min_size=min_size, say=say)
+        self.pixel_formats = {
+            name: domain.pixel_format for name, domain in zip("AB", self.loader.samples.domains, strict=True)
+        }
         self.shown = "; ".join(
-            f"of the {form.channels} channels of {name} {rule}"
-            for name, form in self.forms.items()
-            if (rule := shown_channels(form.channels))
+            f"of the {pixel_format.channels} channels of {name} {rule}"
+            for name, pixel_format in self.pixel_formats.items()
+            if (rule := shown_channels(pixel_format.channels))
         )
         if self.shown:
             say(f"sample grids and the report show {self.shown}")
@@ -126,7 +128,7 @@ class Trainer:
         images: Images = {}
         run_step = self._prepare_step()
         self.loader.prepare(lambda: stop.requested)
-        batches = Uploads(self.loader, self.device)
+        batches = DeviceBatches(self.loader, self.device)
         meter = Meter(batches.waited)
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
@@ -241,7 +243,7 @@ class Trainer:
             networks=self.networks,
             config=self.config,
             progress=progress,
-            forms=self.forms,
+            pixel_formats=self.pixel_formats,
             state=state,
             keep=keep,
         )
@@ -263,8 +265,8 @@ class Trainer:
     def _resume(self, checkpoint: Any) -> None:
         stored = native.read_settings(checkpoint)
         differences = _differences(stored.config, self.config)
-        for name, form in self.forms.items():
-            before, now = to_dict(stored.forms[name]), to_dict(form)
+        for name, pixel_format in self.pixel_formats.items():
+            before, now = to_dict(stored.pixel_formats[name]), to_dict(pixel_format)
             differences += [
                 f"{key} of {name} was {before[key]}, now {now[key]}" for key in now if before[key] != now[key]
             ]

@@ -46,7 +46,7 @@ def test_generators_both_ways(tmp_path, generator, norm, dropout):
 
     traced = config if generator.startswith("resnet") else ModelConfig(**{**vars(config), "dropout": False})
     assert inferred == traced
-    side = max(16, ours.multiple)
+    side = max(16, ours.size_divisor)
     x = torch.randn(2, 1, side, side)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), plain.eval()(x), rtol=0, atol=2e-5)
@@ -56,7 +56,7 @@ def test_generators_both_ways(tmp_path, generator, norm, dropout):
     assert_equal_tables(again, plain.state_dict())
 
 
-def critics():
+def discriminators():
     for norm in NORMS:
         for name, n_layers in (("basic", 3), ("n_layers", 1), ("n_layers", 4), ("pixel", 3)):
             config = ModelConfig(discriminator=name, n_layers=n_layers, norm=norm, ndf=4)
@@ -68,8 +68,8 @@ def critics():
             yield pytest.param(config, plain, id=f"{name}-{n_layers}-{norm}")
 
 
-@pytest.mark.parametrize(("config", "plain"), list(critics()))
-def test_critics_both_ways(config, plain):
+@pytest.mark.parametrize(("config", "plain"), list(discriminators()))
+def test_discriminators_both_ways(config, plain):
     ours = build_discriminator(config, 3)
     ours.load_state_dict(reference_format.from_reference(ours, plain.state_dict()))
     assert_equal_tables(reference_format.to_reference(ours), plain.state_dict())
@@ -172,9 +172,9 @@ def test_latest_is_taken_or_else_the_newest_number(tmp_path):
 
 def test_a_source_without_a_generator_is_refused(tmp_path):
     networks = build_networks(SMALL)
-    critic = tmp_path / "latest_net_D_A.pth"
-    reference_format.save_reference_network(critic, networks["D_A"])
-    for source in (tmp_path, critic, tmp_path / "nowhere"):
+    discriminator = tmp_path / "latest_net_D_A.pth"
+    reference_format.save_reference_network(discriminator, networks["D_A"])
+    for source in (tmp_path, discriminator, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=r"neither a checkpoint of ours nor a file such as latest_net_G_A\.pth"):
             reference_format.load_reference_folder(source, networks)
 
@@ -224,7 +224,7 @@ def test_a_truncated_file_is_refused(tmp_path, share, new_format):
         (PlainPixelDiscriminator(3, 4).state_dict(), "not a generator of the reference"),
         ({}, "not a generator of the reference"),
     ],
-    ids=["list", "numbers", "other", "critic", "pixel", "empty"],
+    ids=["list", "numbers", "other", "discriminator", "pixel", "empty"],
 )
 def test_what_is_no_generator_is_refused(tmp_path, content, reason):
     torch.save(content, tmp_path / "g.pth")

@@ -98,7 +98,7 @@ void test_type() {
     test_passes<T>({2, 9, 11, 3, 16, 7, 7, 1, 0, 0}, shift);   // a stem
     test_passes<T>({2, 9, 11, 16, 3, 7, 7, 1, 0, 0}, shift);   // a head
     test_passes<T>({2, 8, 10, 17, 33, 3, 3, 2, 1, 0}, shift);  // down, and up as its gradient
-    test_passes<T>({1, 9, 7, 5, 2, 4, 4, 2, 1, 0}, shift);     // a critic
+    test_passes<T>({1, 9, 7, 5, 2, 4, 4, 2, 1, 0}, shift);     // a discriminator
     test_passes<T>({1, 6, 7, 40, 1, 4, 4, 1, 1, 0}, shift);
     test_passes<T>({1, 9, 9, 4, 70, 1, 2, 3, 0, 2}, shift);   // a window smaller than its stride
     test_passes<T>({1, 3, 2, 32, 64, 5, 3, 1, 4, 0}, shift);  // more zeros than pixels

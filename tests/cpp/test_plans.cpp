@@ -52,7 +52,7 @@ void test_norm_regimes() {
   const auto planes = [](int64_t n, int64_t c, int64_t side, const Card& card) {
     return plan_of(params(n, c, side, side, DType::kFloat32, Layout::kNCHW, kAligned), card);
   };
-  const NormPlan small = planes(8, 512, 31, kAmpere);  // of a critic
+  const NormPlan small = planes(8, 512, 31, kAmpere);  // of a discriminator
   expect(small.regime == NormRegime::kResident && small.vec == 1, "31x31 floats: one by one");
   expect(small.group == 64 && small.threads == 256, "four planes of 31x31 share a block");
   expect(planes(1, 8, 31, kAmpere).threads == 64, "few planes: a block each");

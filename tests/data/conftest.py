@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cyclegan_fast.data.loaders import LOADERS
-from tests.data.pictures import BAD_FILES, noise
+from tests.data.sample_images import BAD_FILES, noise
 
 
 @pytest.fixture(params=sorted(LOADERS))

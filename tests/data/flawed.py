@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.data.pictures import png_header
+from tests.data.sample_images import png_header
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:
@@ -23,7 +23,7 @@ def scratch(path: Path, start: float = 0.6, length: int = 400) -> None:
 
 
 def make_flawed(folder: Path) -> Path:
-    """Writes the folder; file names tell the flaw. Sound pictures are 0.jpg to 9.jpg of each domain."""
+    """Writes the folder; file names tell the flaw. Sound images are 0.jpg to 9.jpg of each domain."""
     for seed, name in enumerate(("trainA", "trainB", "testA", "testB")):
         (folder / name).mkdir(parents=True)
         for i in range(10 if name.startswith("train") else 4):
@@ -31,7 +31,7 @@ def make_flawed(folder: Path) -> Path:
     a, b, test = folder / "trainA", folder / "trainB", folder / "testA"
 
     (a / "empty.jpg").touch()
-    (a / "text.jpg").write_text("this is no picture\n")
+    (a / "text.jpg").write_text("this is no image\n")
     (a / "bomb.png").write_bytes(png_header(30_000, 30_000))
     photo(300, 280, 1).save(a / "cut.jpg")
     (a / "cut.jpg").write_bytes((a / "cut.jpg").read_bytes()[:9000])

@@ -13,9 +13,9 @@ import torch
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, check_ranges
 from cyclegan_fast.data import Loader, build_train_loader
 from cyclegan_fast.data.loaders import LOADERS, cache
-from cyclegan_fast.data.samples import Samples, Skipped
+from cyclegan_fast.data.loaders.samples import Samples, Skipped
 from cyclegan_fast.errors import UserError
-from tests.data.pictures import noise
+from tests.data.sample_images import noise
 
 MODES = ["resize_and_crop", "scale_width_and_crop", "crop", "none", "scale_width"]
 

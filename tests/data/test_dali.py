@@ -20,9 +20,9 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import Loader, build_train_loader
-from cyclegan_fast.data.loaders.plain import plain_size
+from cyclegan_fast.data.loaders.dali_files import plain_size
 from cyclegan_fast.errors import UserError
-from tests.data.pictures import ODD_FILES, PLAIN_FILES, noise, oriented, photo_folder, png_header
+from tests.data.sample_images import ODD_FILES, PLAIN_FILES, noise, oriented, photo_folder, png_header
 
 MODES = ["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"]
 
@@ -64,7 +64,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("load_size", [96, 300])  # most become smaller, most become larger
-def test_same_pictures_as_the_loader_torch(photos: Path, mode: str, load_size: int) -> None:
+def test_same_images_as_the_loader_torch(photos: Path, mode: str, load_size: int) -> None:
     apart = levels_apart(settings(photos, "dali", preprocess=mode, load_size=load_size), 12)
     print(f"{mode} at {load_size}: {apart.mean():.3f} levels, at most {apart.max():.3f}")
     assert apart.max() < 0.5  # 0.2 is seen; without antialiasing it is 0.8 and more
@@ -98,7 +98,7 @@ def odd_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:animated files")
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_other_picture_is_decoded_by_the_one_rule(
+def test_every_other_image_is_decoded_by_the_one_rule(
     odd_folder: Path, channels: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = replace(settings(odd_folder, "dali", crop_size=96), model=ModelConfig(channels_A=channels))

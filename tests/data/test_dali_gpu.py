@@ -1,4 +1,4 @@
-"""The loader dali on a GPU: nvJPEG's pictures, and whether nobody reads them too early or too late."""
+"""The loader dali on a GPU: nvJPEG's images, and whether nobody reads them too early or too late."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +12,7 @@ import torch
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import Loader, build_train_loader
 from cyclegan_fast.errors import UserError
-from tests.data.pictures import ODD_FILES, photo_folder
+from tests.data.sample_images import ODD_FILES, photo_folder
 
 pytestmark = pytest.mark.gpu
 
@@ -57,7 +57,7 @@ def assert_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], most:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("load_size", [96, 300])
-def test_same_pictures_as_the_loader_torch(photos: Path, mode: str, load_size: int) -> None:
+def test_same_images_as_the_loader_torch(photos: Path, mode: str, load_size: int) -> None:
     config = settings(photos, preprocess=mode, load_size=load_size)
     with build_train_loader(config, "cuda") as loader:
         assert_alike(list(islice(loader, 12)), expected(config, 12))
@@ -91,7 +91,7 @@ def late(loader: Loader, n: int) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("side_stream", [False, True])
 @pytest.mark.parametrize("mode", ["resize_and_crop", "scale_width_and_crop"])  # one tensor, or several
-def test_a_stream_that_lags_behind_reads_the_right_pictures(photos: Path, side_stream: bool, mode: str) -> None:
+def test_a_stream_that_lags_behind_reads_the_right_images(photos: Path, side_stream: bool, mode: str) -> None:
     config = settings(photos, batch=2, preprocess=mode)
     stream = torch.cuda.Stream() if side_stream else torch.cuda.default_stream()
     with torch.cuda.stream(stream), build_train_loader(config, "cuda") as loader:

@@ -15,7 +15,7 @@ from PIL import Image
 from cyclegan_fast import dataset
 from cyclegan_fast.cli import run_command
 from tests.data.flawed import make_flawed
-from tests.data.pictures import noise
+from tests.data.sample_images import noise
 
 Check = Callable[..., tuple[int, list[str], str]]
 
@@ -44,7 +44,7 @@ def test_scenes_then_check(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = run("check", out)
     assert done.returncode == 0, done.stderr
-    assert "trainA: 4 pictures\n  pixels   all 32x32\n  formats  JPEG 4\n" in done.stdout
+    assert "trainA: 4 images\n  pixels   all 32x32\n  formats  JPEG 4\n" in done.stdout
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ def test_check_tells_everything_and_quarantines_the_errors(check: Check, flawed:
     status, lines, said = check(flawed, *CROP, "--contact-sheet", sheet)
     assert status == 2 and said == ""
     for line in (
-        "trainA: 21 pictures, 4 of them cannot be used",
+        "trainA: 21 images, 4 of them cannot be used",
         "error: cannot be read (4)",
         "  trainA/empty.jpg: the file is empty",
         "error: ends too early (1)",
         "  trainB/tiny.png: 30x20 pixels, but the shorter side must be at least 64",
         "  testA/leak.jpg: the same file as trainA/6.jpg",
-        "46 pictures, 6 errors and 8 warnings",
+        "46 images, 6 errors and 8 warnings",
         "--quarantine makes training leave out the files with errors",
     ):
         assert line in lines, line
@@ -75,7 +75,7 @@ def test_check_tells_everything_and_quarantines_the_errors(check: Check, flawed:
 
     assert check(flawed, *CROP, "--quarantine")[0] == 0
     status, lines, _ = check(flawed, *CROP)
-    assert status == 0 and {"6 files left out: quarantine.txt", "40 pictures, 8 warnings"} <= set(lines)
+    assert status == 0 and {"6 files left out: quarantine.txt", "40 images, 8 warnings"} <= set(lines)
     assert check(flawed, *CROP, "--strict")[0] == 2
 
 
@@ -121,8 +121,8 @@ def test_a_read_only_folder_is_checked_all_the_same(check: Check, good_folder: P
             if is_root:
                 os.seteuid(0)
             folder.chmod(0o755)
-    assert status == 0 and said == "" and "2 pictures, nothing wrong" in lines
-    assert any("what was found is not kept, and the next check reads every picture again" in line for line in lines)
+    assert status == 0 and said == "" and "2 images, nothing wrong" in lines
+    assert any("what was found is not kept, and the next check reads every image again" in line for line in lines)
     assert any("name another place with --contact-sheet FILE.png" in line for line in lines)
     assert named[0] == 2 and named[2].startswith(f"error: cannot write {folder / 'sheet.png'}")
 

@@ -1,4 +1,4 @@
-"""Pictures and folders that are odd or wrong, with every loader: the same pixels, or the same sentence before training.
+"""Images and folders that are odd or wrong, with every loader: the same pixels, or the same sentence before training.
 
 Damaged files, bombs and files that vanish are in test_loader.py, archives in test_places.py.
 """
@@ -20,11 +20,12 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclegan_fast.config import DataConfig, Form, ModelConfig, TrainConfig
-from cyclegan_fast.data import build_train_loader, to_model_range
-from cyclegan_fast.data.decode import read
+from cyclegan_fast.config import DataConfig, ModelConfig, PixelFormat, TrainConfig
+from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.errors import UserError
-from tests.data.pictures import ODD_FILES, noise, oriented
+from cyclegan_fast.images import to_model_range
+from cyclegan_fast.images.decode import read
+from tests.data.sample_images import ODD_FILES, noise, oriented
 
 SIDES = (75, 62)  # of what ODD_FILES writes
 
@@ -44,7 +45,7 @@ def both_folders(root: Path) -> list[Path]:
 
 def assert_cut_from(image: torch.Tensor, path: str, channels: int) -> None:
     """Whether an image [C, h, w] is a part of what the one rule makes of a file."""
-    whole = to_model_range(torch.from_numpy(read(path, Form(channels=channels)))[None])[0]  # [C, H, W]
+    whole = to_model_range(torch.from_numpy(read(path, PixelFormat(channels=channels)))[None])[0]  # [C, H, W]
     height, width = image.shape[1:]
     windows = whole.unfold(1, height, 1).unfold(2, width, 1)  # [C, rows, columns, h, w]
     apart = (windows - image[:, None, None]).abs().amax(dim=(0, 3, 4))
@@ -65,7 +66,7 @@ def test_exif_turns_the_same_pixels(loader_name: str, tmp_path: Path, suffix: st
 
 @pytest.mark.filterwarnings("ignore:animated files")
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_kind_of_picture_obeys_the_one_rule(loader_name: str, tmp_path: Path, channels: int) -> None:
+def test_every_kind_of_image_obeys_the_one_rule(loader_name: str, tmp_path: Path, channels: int) -> None:
     """16 bits, palette, CMYK, transparency, animations, wrong names."""
     for folder in both_folders(tmp_path):
         for name, write in ODD_FILES.items():
@@ -171,7 +172,7 @@ def test_a_worker_that_is_killed_is_one_sentence(good_folder: Path) -> None:
         (worker,) = multiprocessing.active_children()
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(UserError, match=r"a process that reads pictures .*killed.* --workers") as error:
+        with pytest.raises(UserError, match=r"a process that reads images .*killed.* --workers") as error:
             for _ in range(100):  # what was made before is delivered first
                 next(loader)
     assert "\n" not in str(error.value)

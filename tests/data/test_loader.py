@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
-from cyclegan_fast.data import Loader, build_train_loader, load_images
+from cyclegan_fast.data import Loader, build_train_loader
 from cyclegan_fast.errors import UserError
-from tests.data.pictures import noise
+from cyclegan_fast.images import load_images
+from tests.data.sample_images import noise
 
 ConfigFor = Callable[..., TrainConfig]
 

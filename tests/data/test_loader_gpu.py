@@ -12,7 +12,7 @@ import torch
 from cyclegan_fast.config import DataConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.loaders import cache
-from cyclegan_fast.training.uploads import Uploads
+from cyclegan_fast.training.device_batches import DeviceBatches
 
 pytestmark = pytest.mark.gpu
 
@@ -37,7 +37,7 @@ def test_the_cache_gives_the_workers_batches(
         assert loader._kept is not None
         image = loader._kept[0].images[0]
         assert image.is_cuda if kept == "on the card" else image.is_pinned()
-        for ours, plain in zip(islice(Uploads(loader, CUDA), 20), on_cpu, strict=False):
+        for ours, plain in zip(islice(DeviceBatches(loader, CUDA), 20), on_cpu, strict=False):
             assert ours["paths_A"] == plain["paths_A"] and ours["A"].is_cuda
             for side in ("A", "B"):
                 torch.testing.assert_close(ours[side].cpu(), plain[side], rtol=0, atol=1e-6)
@@ -47,5 +47,5 @@ def test_workers_feed_the_card(good_folder: Path) -> None:
     data = DataConfig(data=good_folder, load_size=36, crop_size=32, loader="torch", workers=2)
     config = TrainConfig(data=data, run=RunConfig(seed=3))
     with build_train_loader(config, CUDA) as loader, build_train_loader(config, "cpu") as on_cpu:
-        for ours, plain in zip(islice(Uploads(loader, CUDA), 20), on_cpu, strict=False):
+        for ours, plain in zip(islice(DeviceBatches(loader, CUDA), 20), on_cpu, strict=False):
             torch.testing.assert_close(ours["A"].cpu(), plain["A"], rtol=0, atol=1e-6)

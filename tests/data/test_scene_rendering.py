@@ -36,9 +36,9 @@ def test_folders_facts_and_truth(tmp_path: Path) -> None:
     render_dataset(tmp_path, 48, train=3, test=2, seed=1)
     counts = {name: len(list((tmp_path / name).iterdir())) for name in ("trainA", "trainB", "testA", "testB", "truth")}
     assert counts == {"trainA": 3, "trainB": 3, "testA": 2, "testB": 2, "truth": 2}
-    facts = json.loads((tmp_path / "scenes.json").read_text())
-    assert facts["classes"] == list(CLASSES) and facts["palette"] == PALETTE.tolist()
-    assert (facts["size"], facts["seed"]) == (48, 1)
+    metadata = json.loads((tmp_path / "scenes.json").read_text())
+    assert metadata["classes"] == list(CLASSES) and metadata["palette"] == PALETTE.tolist()
+    assert (metadata["size"], metadata["seed"]) == (48, 1)
     for i in range(2):
         truth = np.asarray(Image.open(tmp_path / "truth" / f"{i:05d}.png"))
         labels = np.asarray(Image.open(tmp_path / "testA" / f"{i:05d}.jpg"))

@@ -10,13 +10,13 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data import build_train_loader
-from cyclegan_fast.data.index import Index, name_in
-from cyclegan_fast.data.inspection import inspect, look_of
-from cyclegan_fast.data.lookalikes import nearest
-from cyclegan_fast.data.quarantine import add_to_quarantine, leave_out, read_quarantine
-from cyclegan_fast.data.sources import Source, as_source
-from cyclegan_fast.data.survey import Survey, survey
+from cyclegan_fast.data.audit.near_duplicates import nearest
+from cyclegan_fast.data.audit.survey import Survey, survey
+from cyclegan_fast.data.catalog.manifest import Index, name_in
+from cyclegan_fast.data.catalog.probe import inspect, perceptual_hash
+from cyclegan_fast.data.catalog.quarantine import add_to_quarantine, leave_out, read_quarantine
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.image_file import ImageFile, as_image_file
 from tests.data.flawed import make_flawed, photo
 
 
@@ -71,18 +71,18 @@ def test_what_is_too_small_depends_on_the_settings(flawed: Path) -> None:
 
 def test_depth_mode_and_upright_size(flawed: Path) -> None:
     deep, printed, turned = (
-        inspect(Source(str(flawed / "trainA" / name))) for name in ("deep.png", "print.jpg", "turned.jpg")
+        inspect(ImageFile(str(flawed / "trainA" / name))) for name in ("deep.png", "print.jpg", "turned.jpg")
     )
     assert (deep.mode, deep.depth) == ("I;16", 16) and (printed.mode, printed.depth) == ("CMYK", 8)
     assert turned.size == (280, 300) and turned.rotated
 
 
-def test_looks_survive_what_keeps_a_picture() -> None:
+def test_looks_survive_what_keeps_an_image() -> None:
     image = photo(300, 260, 1)
-    look = look_of(image)
+    look = perceptual_hash(image)
 
     def differing(other: Image.Image) -> int:
-        return (look ^ look_of(other)).bit_count()
+        return (look ^ perceptual_hash(other)).bit_count()
 
     assert differing(image.resize((111, 97))) <= 2
     assert differing(image.convert("L")) <= 2
@@ -144,7 +144,7 @@ def test_a_damaged_index_is_made_anew_with_a_word(
     whole = index.read_bytes()
     index.write_text(content)
     assert check(good_folder).files_read == 12
-    assert "every picture is read again" in capsys.readouterr().out
+    assert "every image is read again" in capsys.readouterr().out
     assert index.read_bytes() == whole
 
 
@@ -161,7 +161,7 @@ def test_members_of_archives_have_names_of_their_own(good_folder: Path) -> None:
     content = (good_folder / "trainA" / "0.jpg").read_bytes()
     (good_folder / "shard.tar").write_bytes(bytes(512) + content + bytes(512) + content)
     step = 512 + len(content)
-    members = [Source(str(good_folder / "shard.tar"), f"{i}.jpg", 512 + i * step, len(content)) for i in range(2)]
+    members = [ImageFile(str(good_folder / "shard.tar"), f"{i}.jpg", 512 + i * step, len(content)) for i in range(2)]
     assert [name_in(good_folder, member) for member in members] == ["shard.tar:0.jpg", "shard.tar:1.jpg"]
     index = Index(good_folder)
     first, second = index.survey(members)
@@ -172,7 +172,7 @@ def test_members_of_archives_have_names_of_their_own(good_folder: Path) -> None:
 
 
 def test_processes_and_one_process_find_the_same(flawed: Path) -> None:
-    sources = [as_source(path) for path in sorted(flawed.glob("*/*.*"))]
+    sources = [as_image_file(path) for path in sorted(flawed.glob("*/*.*"))]
     told: list[tuple[int, int]] = []
     results = [
         Index(None).survey(sources, workers=workers, progress=lambda done, total: told.append((done, total)))
@@ -204,13 +204,13 @@ def test_lines_that_match_nothing_are_warnings(good_folder: Path) -> None:
     assert (stale.name, stale.severity, stale.reason) == (
         "trainA/gone.jpg",
         "warning",
-        "line 4 of quarantine.txt matches no picture",
+        "line 4 of quarantine.txt matches no image",
     )
 
 
 def test_a_list_that_leaves_nothing(good_folder: Path) -> None:
     add_to_quarantine(good_folder, {f"trainB/{i}.jpg": "ugly" for i in range(5)})
-    with pytest.raises(UserError, match=r"quarantine\.txt names all 5 pictures of .*trainB"):
+    with pytest.raises(UserError, match=r"quarantine\.txt names all 5 images of .*trainB"):
         build_train_loader(TrainConfig(data=DataConfig(data=good_folder)), "cpu")
     assert [finding.name for finding in check(good_folder, crop_size=24, load_size=24).findings] == ["trainB"]
 
@@ -245,7 +245,7 @@ def test_what_people_wrote_stays(tmp_path: Path) -> None:
     [
         ("../secret.jpg", "leads out of the folder"),
         ("trainA/../../secret.jpg", "leads out of the folder"),
-        ("C:\\pictures\\a.jpg", "leads out of the folder"),
+        ("C:\\images\\a.jpg", "leads out of the folder"),
         ('"..\\u002f../secret.jpg"', "leads out of the folder"),
         ('"trainA/a.jpg', "must end with one"),
         ('"trainA/a.jpg" b', "only a comment may follow"),

@@ -4,9 +4,9 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig
 from cyclegan_fast.data import transforms
-from cyclegan_fast.data.streams import Purpose, stream
+from cyclegan_fast.data.rng import Purpose, stream
 from cyclegan_fast.errors import UserError
-from tests.data.pictures import noise
+from tests.data.sample_images import noise
 
 STILL = transforms.Draw(x=0.5, y=0.5, mirror=False)
 
@@ -58,7 +58,7 @@ def test_draws_cover_every_crop_and_both_sides() -> None:
     ("config", "word"),
     [
         (DataConfig(load_size=64, crop_size=128), "larger than --load-size"),
-        (DataConfig(crop_size=126, load_size=128), "multiple of 4"),
+        (DataConfig(crop_size=126, load_size=128), "size_divisor of 4"),
         (DataConfig(crop_size=8, load_size=8), "at least 24"),
         (DataConfig(preprocess="scale_width", load_size=8), "at least 24"),
     ],

@@ -42,7 +42,7 @@ def onnx_files(runs, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    """A few pictures of noise, for calibration and comparison."""
+    """A few images of noise, for calibration and comparison."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(1)
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(folder / f"{i}.png")

@@ -197,11 +197,11 @@ class Runtime:
         CALLS.append(("deserialized",))
         head, _, model = serialized_engine.partition(b"\n")
         try:
-            facts = json.loads(head)
+            metadata = json.loads(head)
         except ValueError:
             self._logger.log(ILogger.ERROR, "Magic tag does not match")
             return None
-        return ICudaEngine(facts["profiles"], model)
+        return ICudaEngine(metadata["profiles"], model)
 
 
 class ICudaEngine:

@@ -16,10 +16,10 @@ from PIL import Image
 
 import cyclegan_fast
 from cyclegan_fast.engine import Shapes, build_engine, infer, infer_async, load_engine, load_generator
-from cyclegan_fast.engine.openvino_backend import OpenVinoBackend
-from cyclegan_fast.engine.parity import BOUNDS, measure_parity, parity_images
+from cyclegan_fast.engine.backends.openvino import OpenVinoBackend
+from cyclegan_fast.engine.export.parity import BOUNDS, measure_parity, parity_images
 from cyclegan_fast.errors import UserError
-from tests.engine.test_images import Identity
+from tests.images.test_convert import Identity
 
 SIZES = [(16, 16), (9, 23), (33, 50), (8, 8), (5, 40)]
 
@@ -168,21 +168,21 @@ def test_folders_and_patterns(tmp_path):
 
 
 def test_the_sidecar_tells_what_was_built_and_how_far_it_is_from_torch(tmp_path, runs):
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(2):
         noise = np.random.default_rng(i).integers(0, 256, (30, 300, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "pictures" / f"{i}.png")
-    out = build_engine(runs["colour"], tmp_path / "g.onnx", direction="BtoA", images=tmp_path / "pictures")
-    facts = json.loads((tmp_path / "g.onnx.json").read_text())
-    assert facts["precision"] == "fp32" and facts["direction"] == "BtoA" and len(facts["weights_sha256"]) == 64
+        Image.fromarray(noise).save(tmp_path / "images" / f"{i}.png")
+    out = build_engine(runs["colour"], tmp_path / "g.onnx", direction="BtoA", images=tmp_path / "images")
+    metadata = json.loads((tmp_path / "g.onnx.json").read_text())
+    assert metadata["precision"] == "fp32" and metadata["direction"] == "BtoA" and len(metadata["weights_sha256"]) == 64
     network, engine = load_generator(runs["colour"], "BtoA").network, load_engine(out, device="cpu")
-    compared = list(parity_images(engine, sorted((tmp_path / "pictures").iterdir())))
+    compared = list(parity_images(engine, sorted((tmp_path / "images").iterdir())))
     assert [tuple(x.shape) for x in compared] == [(2, 3, 128, 128), (1, 3, 128, 132), (1, 3, 32, 256), (1, 3, 32, 256)]
     apart = torch.cat([(engine.run(x).double() - network(x).double()).abs().flatten() for x in compared])
-    assert facts["parity"]["max"] == pytest.approx(apart.max().item(), rel=3)  # other random values each time
-    assert facts["parity"]["mean"] == pytest.approx(apart.mean().item(), rel=0.5)
+    assert metadata["parity"]["max"] == pytest.approx(apart.max().item(), rel=3)  # other random values each time
+    assert metadata["parity"]["mean"] == pytest.approx(apart.mean().item(), rel=0.5)
     other = build_engine(runs["colour"], tmp_path / "other.onnx", direction="AtoB")
-    assert json.loads(other.with_name("other.onnx.json").read_text())["weights_sha256"] != facts["weights_sha256"]
+    assert json.loads(other.with_name("other.onnx.json").read_text())["weights_sha256"] != metadata["weights_sha256"]
 
 
 def test_parity_is_what_its_words_say():
@@ -191,7 +191,7 @@ def test_parity_is_what_its_words_say():
     found = measure_parity(lambda x: x + 0.1 * (x > 0), lambda x: x, images)
     assert found.max == pytest.approx(0.1) and found.mean == pytest.approx(0.05)
     assert found.psnr == pytest.approx(10 * np.log10(4 / 0.01))  # of the worse image
-    assert measure_parity(lambda x: x, lambda x: x, images).facts() == {"max": 0.0, "mean": 0.0, "psnr": None}
+    assert measure_parity(lambda x: x, lambda x: x, images).metadata() == {"max": 0.0, "mean": 0.0, "psnr": None}
     assert np.isnan(measure_parity(lambda x: x * float("nan"), lambda x: x, images).mean)
     with pytest.raises(UserError, match="the engine makes images of"):
         measure_parity(lambda x: x[:, :1], lambda x: x, images)
@@ -237,7 +237,7 @@ def test_graphs_of_every_precision_compute_in_it_and_stay_within_its_bound(tmp_p
         ({"out": "g.onnx", "shapes": Shapes((1, 8, 8), (1, 8, 8), (1, 8, 8))}, "takes batches of every shape"),
         (
             {"out": "g.onnx", "precision": "int8"},
-            r"int8 and fp8 are calibrated on pictures: name a folder .*\(--images\)",
+            r"int8 and fp8 are calibrated on images: name a folder .*\(--images\)",
         ),
         ({"out": "g.pth", "precision": "bf16"}, "holds the weights as they are"),
         ({"out": "g.pt2", "precision": "int8"}, "computes in fp32, bf16, not in int8"),
@@ -285,9 +285,11 @@ def test_compiled_code(tmp_path, runs):
     """One build, since it takes half a minute: equality on all shapes, the limits, and every reason not to load it."""
     shapes = Shapes((1, 8, 16), (2, 32, 32), (4, 64, 72))
     out = build_engine(runs["grey_to_colour"], tmp_path / "g.pt2", direction="AtoB", shapes=shapes, device="cpu")
-    facts = json.loads((tmp_path / "g.pt2.json").read_text())
+    metadata = json.loads((tmp_path / "g.pt2.json").read_text())
     bound = BOUNDS["fp32"]
-    assert facts["parity"]["max"] <= bound.max and facts["shapes"] == {k: list(v) for k, v in shapes._asdict().items()}
+    assert metadata["parity"]["max"] <= bound.max and metadata["shapes"] == {
+        k: list(v) for k, v in shapes._asdict().items()
+    }
     network = load_generator(runs["grey_to_colour"]).network
     with load_engine(out, device="cpu") as engine:
         assert engine.in_channels == 1 and engine.out_channels == 3 and engine.shapes == shapes
@@ -311,13 +313,13 @@ def test_compiled_code(tmp_path, runs):
             r"compiled for X \(compute capability \[1, 2\]\)",
         ),
     ):
-        sidecar.write_text(json.dumps(facts | {"compiled": facts["compiled"] | wrong}))
+        sidecar.write_text(json.dumps(metadata | {"compiled": metadata["compiled"] | wrong}))
         with pytest.raises(UserError, match=reason):
             load_engine(out)
-    sidecar.write_text(json.dumps({key: value for key, value in facts.items() if key != "compiled"}))
+    sidecar.write_text(json.dumps({key: value for key, value in metadata.items() if key != "compiled"}))
     with pytest.raises(UserError, match=r"is not the sidecar of a \.pt2 file"):
         load_engine(out)
-    sidecar.write_text(json.dumps(facts))
+    sidecar.write_text(json.dumps(metadata))
     with pytest.raises(UserError, match="computes in fp32, but bf16"):
         load_engine(out, precision="bf16")
     with pytest.raises(UserError, match="translates AtoB, but BtoA was asked for"):

@@ -14,9 +14,9 @@ import cyclegan_fast
 from cyclegan_fast.checkpoint import load_generators, save_checkpoint, save_reference
 from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
 from cyclegan_fast.engine import OnnxBackend, build_engine, infer, load_engine, load_generator
-from cyclegan_fast.engine.backends import PRECISIONS
-from cyclegan_fast.engine.parity import check_parity
-from cyclegan_fast.engine.to_onnx import to_onnx
+from cyclegan_fast.engine.engine import PRECISIONS
+from cyclegan_fast.engine.export.onnx import to_onnx
+from cyclegan_fast.engine.export.parity import check_parity
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 
@@ -66,7 +66,11 @@ def test_onnx_equals_torch_on_odd_sizes(runs, onnx_files, name):
     model, _, direction = name.partition("_")
     there = load_engine(runs[model], direction=direction or "AtoB", device="cpu")
     here = load_engine(onnx_files[name], device="cpu")
-    assert here.direction == there.direction and here.multiple == there.multiple and here.smallest == there.smallest
+    assert (
+        here.direction == there.direction
+        and here.size_divisor == there.size_divisor
+        and here.min_size == there.min_size
+    )
     assert_same_results(here, there, 1e-4)
 
 
@@ -144,13 +148,20 @@ def test_a_foreign_onnx_file(tmp_path, runs, onnx_files):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"multiple": 0}, {"multiple": "4"}, {"smallest": -1}, {"smallest": True}, {"direction": "up"}, {"format": "1"}],
+    [
+        {"size_divisor": 0},
+        {"size_divisor": "4"},
+        {"min_size": -1},
+        {"min_size": True},
+        {"direction": "up"},
+        {"format": "1"},
+    ],
     ids=str,
 )
 def test_a_sidecar_with_impossible_facts_is_damaged(tmp_path, onnx_files, wrong):
     path = shutil.copy(onnx_files["colour"], tmp_path / "g.onnx")
-    facts = json.loads((onnx_files["colour"].parent / "colour.onnx.json").read_text())
-    (tmp_path / "g.onnx.json").write_text(json.dumps(facts | wrong))
+    metadata = json.loads((onnx_files["colour"].parent / "colour.onnx.json").read_text())
+    (tmp_path / "g.onnx.json").write_text(json.dumps(metadata | wrong))
     with pytest.raises(UserError, match=r"g\.onnx\.json is damaged"):
         load_engine(path, device="cpu")
 
@@ -175,7 +186,7 @@ def test_a_safetensors_file_with_damaged_metadata(tmp_path, said, reason):
 
 @pytest.fixture(scope="module")
 def swapped_run(tmp_path_factory):
-    """Trained with --direction BtoA: its G_A takes trainB's grey pictures and makes trainA's colour ones."""
+    """Trained with --direction BtoA: its G_A takes trainB's grey images and makes trainA's colour ones."""
     model = ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4, channels_A=1, channels_B=3)
     config = TrainConfig(model=model, data=DataConfig(direction="BtoA"))
     networks = build_networks(model)

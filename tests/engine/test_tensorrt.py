@@ -13,10 +13,12 @@ import torch
 
 from cyclegan_fast import translate
 from cyclegan_fast.cli import run_command
-from cyclegan_fast.engine import Shapes, build, build_engine, infer, load_engine, tensorrt_backend
-from cyclegan_fast.engine.sidecar import sidecar_of
-from cyclegan_fast.engine.tensorrt_build import check_size, import_tensorrt, profile_of, split_profiles
-from cyclegan_fast.engine.to_onnx import to_onnx
+from cyclegan_fast.engine import Shapes, build_engine, infer, load_engine
+from cyclegan_fast.engine.backends.sidecar import sidecar_of
+from cyclegan_fast.engine.engine import tensorrt as tensorrt_backend
+from cyclegan_fast.engine.export import build
+from cyclegan_fast.engine.export.onnx import to_onnx
+from cyclegan_fast.engine.export.tensorrt_build import check_size, import_tensorrt, profile_of, split_profiles
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.export import export
 
@@ -105,9 +107,11 @@ def test_an_engine_is_built_loaded_and_run(tensorrt, runs, photos, tmp_path, pre
         [[9, 3, 16, 16], [12, 3, 32, 32], [12, 3, 64, 48]],
     ]
     assert calls("workspace") == [(double.MemoryPoolType.WORKSPACE, 500)]
-    facts = json.loads(sidecar_of(out).read_text())
-    assert facts["precision"] == precision and facts["shapes"] == {k: list(v) for k, v in SHAPES._asdict().items()}
-    assert facts["compiled"] == {
+    metadata = json.loads(sidecar_of(out).read_text())
+    assert metadata["precision"] == precision and metadata["shapes"] == {
+        k: list(v) for k, v in SHAPES._asdict().items()
+    }
+    assert metadata["compiled"] == {
         "device": "cuda",
         "tensorrt": tensorrt.__version__,
         "gpu": "NVIDIA Double 1",
@@ -165,8 +169,8 @@ def test_without_a_word_about_shapes_it_serves_up_to_16_images_of_a_megapixel(te
 )
 def test_an_engine_of_another_machine_is_refused_before_tensorrt_reads_it(engine_file, change, reason):
     sidecar = sidecar_of(engine_file)
-    facts = json.loads(sidecar.read_text())
-    sidecar.write_text(json.dumps(facts | {"compiled": facts["compiled"] | change}))
+    metadata = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps(metadata | {"compiled": metadata["compiled"] | change}))
     double.CALLS.clear()
     with pytest.raises(UserError, match=rf"{reason}.*; export it again: .*--out {engine_file} --direction AtoB"):
         load_engine(engine_file)
@@ -188,9 +192,9 @@ def test_a_tampered_engine_is_refused_before_tensorrt_reads_it(engine_file):
 
 def test_faults_of_tensorrt_are_told_in_a_sentence(tensorrt, runs, engine_file, monkeypatch):
     content = b"no engine"
-    facts = json.loads(sidecar_of(engine_file).read_text())
+    metadata = json.loads(sidecar_of(engine_file).read_text())
     with pytest.raises(UserError, match=r"cannot be loaded by TensorRT 1.*: Magic tag does not match"):
-        tensorrt_backend.TensorRtBackend(content, facts, name="g.engine")
+        tensorrt_backend.TensorRtBackend(content, metadata, name="g.engine")
     engine = load_engine(engine_file)
     monkeypatch.setattr(cuda_double.Stream, "cuda_stream", 0)
     with pytest.raises(UserError, match=r"failed on a batch of shape \[1, 3, 16, 16\]"):

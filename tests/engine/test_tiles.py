@@ -1,4 +1,4 @@
-"""Large pictures: exactly as in one piece where that is promised, without seams, and in bounded memory."""
+"""Large images: exactly as in one piece where that is promised, without seams, and in bounded memory."""
 
 import warnings
 
@@ -9,18 +9,19 @@ from PIL import Image
 
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
-from cyclegan_fast.engine import Tiling, infer, inference, load_engine, strips, tiles
-from cyclegan_fast.engine.rows import MirroredRows, TensorRows, mirror_to, reduce
-from cyclegan_fast.engine.tiles import translate_rows
+from cyclegan_fast.engine import Tiling, infer, inference, load_engine
+from cyclegan_fast.engine.tiling import strips, tiles
+from cyclegan_fast.engine.tiling.rows import MirroredRows, TensorRows, mirror_to, reduce
+from cyclegan_fast.engine.tiling.tiles import translate_rows
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
-from tests.engine.test_images import Identity
+from tests.images.test_convert import Identity
 
 SIZES = [(64, 96), (8, 8), (61, 43), (9, 130), (100, 66)]
 
 
-def picture(height, width, channels=3):
+def image(height, width, channels=3):
     """Uneven all over, so that statistics differ from place to place."""
     slope = torch.linspace(-1, 1, width) * torch.linspace(0, 1, height)[:, None]
     return (torch.rand(channels, height, width) * 1.2 - 0.6 + slope).clamp(-1, 1)
@@ -62,7 +63,7 @@ def other_norm(request, tmp_path_factory):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("tile", [1, 24, 40, 4096])
 def test_exact_equals_one_piece(engine, size, tile):
-    values = picture(*size)
+    values = image(*size)
     made = tiled(engine, values, Tiling("exact", tile))
     torch.testing.assert_close(made, whole(engine, values), rtol=0, atol=1e-4)
 
@@ -70,7 +71,7 @@ def test_exact_equals_one_piece(engine, size, tile):
 def test_exact_for_every_norm_and_when_all_of_it_is_spilled_to_files(other_norm, monkeypatch, tmp_path):
     monkeypatch.setattr(strips, "_MEMORY_SHARE", 0.0)
     monkeypatch.setattr(strips.tempfile, "tempdir", str(tmp_path))
-    values, shares = picture(70, 58), []
+    values, shares = image(70, 58), []
     made = tiled(other_norm, values, Tiling("exact", 32), follow=shares.append)
     torch.testing.assert_close(made, whole(other_norm, values), rtol=0, atol=1e-4)
     assert list(tmp_path.iterdir()) == []
@@ -86,12 +87,12 @@ def test_exact_says_before_it_computes_when_there_is_no_room(engine, monkeypatch
     monkeypatch.setattr(strips, "_MEMORY_SHARE", 0.0)
     monkeypatch.setattr(strips.os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"needs files of \d+ GB in .*No space left.*set TMPDIR .*--statistics reduced"):
-        tiled(engine, picture(16, 16), Tiling("exact", 16))
+        tiled(engine, image(16, 16), Tiling("exact", 16))
 
 
 def test_with_given_statistics_tiles_are_exact_and_not_a_pixel_nearer_would_do(other_norm):
-    """A picture no larger than its reduced copy has the very statistics of the whole."""
-    values = picture(150, 200)
+    """An image no larger than its reduced copy has the very statistics of the whole."""
+    values = image(150, 200)
     expected, reach = whole(other_norm, values), tiles._reach(other_norm.network)
     made = tiled(other_norm, values, Tiling("reduced", 64), batch_size=3)
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-4)
@@ -99,7 +100,7 @@ def test_with_given_statistics_tiles_are_exact_and_not_a_pixel_nearer_would_do(o
     assert (short - expected).abs().max() > 10 * (made - expected).abs().max()
 
 
-def test_there_are_seams_in_tiles_and_none_where_statistics_are_the_pictures(engine):
+def test_there_are_seams_in_tiles_and_none_where_statistics_are_the_images(engine):
     values = landscape(96, 256)
     expected = whole(engine, values)
 
@@ -127,7 +128,7 @@ def test_a_reduced_copy_comes_near(engine, monkeypatch):
 @pytest.mark.parametrize("size", [(40, 64), (100, 37), (64, 64)], ids=str)
 @pytest.mark.parametrize(("tile", "overlap"), [(16, None), (17, 8), (32, 0), (64, 4), (8, 4)])
 def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(size, tile, overlap):
-    values, engine = picture(*size), Identity()
+    values, engine = image(*size), Identity()
     made = tiled(engine, values, Tiling("tile", tile, overlap), batch_size=2)
     torch.testing.assert_close(made, values, rtol=0, atol=1e-6)
     assert all(shape[2] % 4 == 0 and shape[3] % 4 == 0 and shape[0] <= 2 for shape in engine.seen)
@@ -136,7 +137,7 @@ def test_tiles_cover_every_pixel_with_weights_that_sum_to_one(size, tile, overla
 
 def test_u_nets_are_blended_or_refused(runs):
     engine = load_engine(runs["unet"], device="cpu")
-    values = picture(64, 96)
+    values = image(64, 96)
     for tiling in (Tiling("tile", 64), Tiling("reduced", 64)):
         made = tiled(engine, values, tiling)
         assert made.shape == values.shape and made.isfinite().all()
@@ -145,7 +146,7 @@ def test_u_nets_are_blended_or_refused(runs):
 
 
 def test_engines_that_hide_their_norms_take_tiles_only(onnx_files):
-    engine, values = load_engine(onnx_files["colour"], device="cpu"), picture(40, 72)
+    engine, values = load_engine(onnx_files["colour"], device="cpu"), image(40, 72)
     assert tiled(engine, values, Tiling("tile", 32)).shape == values.shape
     for statistics in ("reduced", "exact"):
         with pytest.raises(UserError, match=rf"--statistics {statistics} changes the norms inside.*give a checkpoint"):
@@ -169,7 +170,7 @@ def test_results_that_are_not_finite_are_refused(runs, tmp_path):
     engine.network.head.weight.data[0, 0, 0, 0] = float("inf")
     for statistics in ("exact", "reduced", "tile"):
         with pytest.raises(UserError, match="not finite"):
-            tiled(engine, picture(40, 72), Tiling(statistics, 32))
+            tiled(engine, image(40, 72), Tiling(statistics, 32))
 
 
 @pytest.mark.parametrize("settings", [("most",), ("tile", 0), ("tile", 64, 33), ("tile", 64, -1)], ids=str)
@@ -199,18 +200,18 @@ def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_fi
     assert len(seen) == 3, "an image smaller than a tile is not cut"
 
 
-def test_rows_of_mirrored_and_reduced_pictures():
-    values = picture(5, 7)
+def test_rows_of_mirrored_and_reduced_images():
+    values = image(5, 7)
     mirrored = MirroredRows(TensorRows(values), (16, 12))
     expected = mirror_to(values, (16, 12))
     for low in range(16):
         for high in range(low + 1, 17):
             torch.testing.assert_close(mirrored.rows(low, high), expected[:, low:high], rtol=0, atol=0)
-    even = picture(12, 8)
+    even = image(12, 8)
     small = torch.nn.functional.avg_pool2d(even[None], 4)[0]
     torch.testing.assert_close(reduce(TensorRows(even), 3), small)
     torch.testing.assert_close(reduce(TensorRows(even), 12), even)
-    assert reduce(TensorRows(picture(5, 7)), 4).shape == (3, 3, 4)
+    assert reduce(TensorRows(image(5, 7)), 4).shape == (3, 3, 4)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

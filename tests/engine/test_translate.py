@@ -13,18 +13,18 @@ from PIL import Image
 
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
-from cyclegan_fast.data.decode import native
 from cyclegan_fast.engine import infer, load_engine
-from cyclegan_fast.engine.files import translate_files
-from cyclegan_fast.engine.jobs import plan_jobs
+from cyclegan_fast.engine.translation.files import translate_files
+from cyclegan_fast.engine.translation.jobs import plan_jobs
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.decode import native
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
-from tests.data.pictures import needs_deep
-from tests.engine.test_images import Identity
+from tests.data.sample_images import needs_deep
+from tests.images.test_convert import Identity
 
 
-def picture(height, width, channels=3, seed=0):
+def image(height, width, channels=3, seed=0):
     """Smooth, so that JPEG changes it little."""
     y, x = np.mgrid[:height, :width]
     rng = np.random.default_rng(seed)
@@ -33,19 +33,19 @@ def picture(height, width, channels=3, seed=0):
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def images(tmp_path) -> Path:
     root = tmp_path / "in"
     (root / "deep" / "er").mkdir(parents=True)
-    Image.fromarray(picture(31, 45)).save(root / "odd.jpg", quality=98)
-    Image.fromarray(picture(24, 40, seed=1)).save(root / "deep" / "b.png")
-    Image.fromarray(picture(24, 40, seed=2)).save(root / "deep" / "er" / "c.WebP", "WEBP", quality=98)
-    Image.fromarray(picture(9, 8, 1)[..., 0]).save(root / "grey.png")
-    Image.fromarray(picture(16, 16, seed=3)).save(root / "d.bmp")
-    Image.fromarray(picture(16, 17, seed=4)).save(root / "really_png.jpg", "PNG")
+    Image.fromarray(image(31, 45)).save(root / "odd.jpg", quality=98)
+    Image.fromarray(image(24, 40, seed=1)).save(root / "deep" / "b.png")
+    Image.fromarray(image(24, 40, seed=2)).save(root / "deep" / "er" / "c.WebP", "WEBP", quality=98)
+    Image.fromarray(image(9, 8, 1)[..., 0]).save(root / "grey.png")
+    Image.fromarray(image(16, 16, seed=3)).save(root / "d.bmp")
+    Image.fromarray(image(16, 17, seed=4)).save(root / "really_png.jpg", "PNG")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(picture(20, 32, seed=5)).save(root / "turned.jpeg", exif=exif, quality=98)
-    (root / "notes.txt").write_text("no picture and no claim to be one")
+    Image.fromarray(image(20, 32, seed=5)).save(root / "turned.jpeg", exif=exif, quality=98)
+    (root / "notes.txt").write_text("no image and no claim to be one")
     return root
 
 
@@ -61,10 +61,10 @@ def files_under(root):
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
-def test_names_folders_formats_and_sizes_are_kept(pictures, tmp_path, runs, onnx_files, kind, capsys):
+def test_names_folders_formats_and_sizes_are_kept(images, tmp_path, runs, onnx_files, kind, capsys):
     source = runs["colour"] if kind == "torch" else onnx_files["colour"]
-    before = {name: (pictures / name).read_bytes() for name in FORMATS}
-    status = translate(engine=source, input=pictures, output=tmp_path / "out", device="cpu", batch_size=3)
+    before = {name: (images / name).read_bytes() for name in FORMATS}
+    status = translate(engine=source, input=images, output=tmp_path / "out", device="cpu", batch_size=3)
     assert status == 0
     assert "7 of 7 files" in capsys.readouterr().out
     assert files_under(tmp_path / "out") == set(FORMATS)
@@ -74,11 +74,11 @@ def test_names_folders_formats_and_sizes_are_kept(pictures, tmp_path, runs, onnx
             assert (made.format, made.size, made.mode) == (kind_of_file, size, "RGB")
             buffer = io.BytesIO()
             options = {"quality": 95} if kind_of_file in ("JPEG", "WEBP") else {}
-            infer(engine, pictures / name).save(buffer, kind_of_file, **options)
+            infer(engine, images / name).save(buffer, kind_of_file, **options)
             with Image.open(buffer) as expected:
                 error = np.abs(np.asarray(made).astype(int) - np.asarray(expected))
             assert error.mean() < 0.1, name  # another batch may round a level differently
-        assert (pictures / name).read_bytes() == before[name]
+        assert (images / name).read_bytes() == before[name]
 
 
 @needs_deep
@@ -110,13 +110,13 @@ def test_sixteen_bits_are_kept(tmp_path, runs):
         assert made.mode == "L"
 
 
-def test_bad_files_are_named_at_the_end_and_the_good_ones_done(pictures, tmp_path, runs, capsys):
-    (pictures / "text.jpg").write_text("no picture")
-    (pictures / "empty.png").touch()
-    cut = pictures / "cut.jpg"
-    Image.fromarray(picture(64, 64)).save(cut)
+def test_bad_files_are_named_at_the_end_and_the_good_ones_done(images, tmp_path, runs, capsys):
+    (images / "text.jpg").write_text("no image")
+    (images / "empty.png").touch()
+    cut = images / "cut.jpg"
+    Image.fromarray(image(64, 64)).save(cut)
     cut.write_bytes(cut.read_bytes()[:700])
-    status = translate(engine=runs["colour"], input=pictures, output=tmp_path / "out", device="cpu", batch_size=4)
+    status = translate(engine=runs["colour"], input=images, output=tmp_path / "out", device="cpu", batch_size=4)
     assert status == 2
     assert files_under(tmp_path / "out") == set(FORMATS)
     said = capsys.readouterr()
@@ -127,75 +127,75 @@ def test_bad_files_are_named_at_the_end_and_the_good_ones_done(pictures, tmp_pat
 
 
 @pytest.mark.parametrize("batch_size", [0, -2])
-def test_a_batch_size_below_one_is_refused_before_anything_is_loaded(pictures, tmp_path, batch_size):
+def test_a_batch_size_below_one_is_refused_before_anything_is_loaded(images, tmp_path, batch_size):
     with pytest.raises(UserError, match=f"batch_size must be a whole number of at least 1, got {batch_size}"):
-        translate(engine=tmp_path / "none", input=pictures, output=tmp_path / "out", batch_size=batch_size)
+        translate(engine=tmp_path / "none", input=images, output=tmp_path / "out", batch_size=batch_size)
     with pytest.raises(UserError, match="batch_size"):
-        list(translate_files(None, plan_jobs(pictures, tmp_path / "out"), batch_size=batch_size))
+        list(translate_files(None, plan_jobs(images, tmp_path / "out"), batch_size=batch_size))
 
 
 def test_gif_pgm_and_a_single_pixel(tmp_path, runs):
     (tmp_path / "in").mkdir()
-    Image.fromarray(picture(20, 24)).save(tmp_path / "in" / "a.gif")
-    Image.fromarray(picture(20, 24, 1)[..., 0].astype(np.uint16) * 257).save(tmp_path / "in" / "deep.pgm")
-    Image.fromarray(picture(1, 1)).save(tmp_path / "in" / "pixel.png")
+    Image.fromarray(image(20, 24)).save(tmp_path / "in" / "a.gif")
+    Image.fromarray(image(20, 24, 1)[..., 0].astype(np.uint16) * 257).save(tmp_path / "in" / "deep.pgm")
+    Image.fromarray(image(1, 1)).save(tmp_path / "in" / "pixel.png")
     assert not translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", device="cpu")
     assert native(tmp_path / "out" / "deep.pgm", 3).dtype == np.uint16
     made = {}
     for path in (tmp_path / "out").iterdir():
-        with Image.open(path) as image:
-            made[path.name] = (image.format, image.size)
+        with Image.open(path) as opened:
+            made[path.name] = (opened.format, opened.size)
     assert made == {"a.gif": ("GIF", (24, 20)), "deep.pgm": ("PPM", (24, 20)), "pixel.png": ("PNG", (1, 1))}
 
 
-def test_one_file(pictures, tmp_path, runs):
-    options = {"engine": runs["colour"], "device": "cpu", "input": pictures / "d.bmp"}
+def test_one_file(images, tmp_path, runs):
+    options = {"engine": runs["colour"], "device": "cpu", "input": images / "d.bmp"}
     assert translate(output=tmp_path / "out", **options) == 0
     assert files_under(tmp_path / "out") == {"d.bmp"}
     with pytest.raises(UserError, match="is one of the inputs"):
-        translate(output=pictures, overwrite=True, **options)
+        translate(output=images, overwrite=True, **options)
 
 
-def test_inputs_and_results_are_not_overwritten(pictures, tmp_path, runs):
-    for output in (pictures, pictures / "out", pictures / "deep" / ".." / "x", pictures.parent / "in"):
+def test_inputs_and_results_are_not_overwritten(images, tmp_path, runs):
+    for output in (images, images / "out", images / "deep" / ".." / "x", images.parent / "in"):
         with pytest.raises(UserError, match="lies in the input folder"):
-            plan_jobs(pictures, output, overwrite=True)
+            plan_jobs(images, output, overwrite=True)
     link = tmp_path / "link"
-    link.symlink_to(pictures)
+    link.symlink_to(images)
     with pytest.raises(UserError, match="lies in the input folder"):
-        plan_jobs(pictures, link, overwrite=True)
-    (pictures / "in").mkdir()
-    Image.fromarray(picture(16, 16)).save(pictures / "in" / "odd.jpg")
+        plan_jobs(images, link, overwrite=True)
+    (images / "in").mkdir()
+    Image.fromarray(image(16, 16)).save(images / "in" / "odd.jpg")
     with pytest.raises(UserError, match="is one of the inputs"):
-        plan_jobs(pictures, pictures.parent, overwrite=True)
+        plan_jobs(images, images.parent, overwrite=True)
 
     old = tmp_path / "out" / "d.bmp"
     old.parent.mkdir()
     old.write_bytes(b"precious")
     with pytest.raises(UserError, match=r"d\.bmp exists already \(1 files do\).*--overwrite"):
-        translate(engine=runs["colour"], input=pictures, output=tmp_path / "out", device="cpu")
+        translate(engine=runs["colour"], input=images, output=tmp_path / "out", device="cpu")
     assert old.read_bytes() == b"precious" and files_under(tmp_path / "out") == {"d.bmp"}
-    assert translate(engine=runs["colour"], input=pictures, output=tmp_path / "out", device="cpu", overwrite=True) == 0
+    assert translate(engine=runs["colour"], input=images, output=tmp_path / "out", device="cpu", overwrite=True) == 0
     assert old.read_bytes() != b"precious"
 
 
-def test_a_pattern_keeps_what_lies_below_its_fixed_part(pictures, tmp_path, runs):
+def test_a_pattern_keeps_what_lies_below_its_fixed_part(images, tmp_path, runs):
     options = {"engine": runs["colour"], "device": "cpu"}
-    assert translate(input=pictures / "**" / "*.[pW]*", output=tmp_path / "out", **options) == 0
+    assert translate(input=images / "**" / "*.[pW]*", output=tmp_path / "out", **options) == 0
     assert files_under(tmp_path / "out") == {"deep/b.png", "deep/er/c.WebP", "grey.png"}
-    assert translate(input=pictures / "d*" / "b.png", output=tmp_path / "few", **options) == 0
+    assert translate(input=images / "d*" / "b.png", output=tmp_path / "few", **options) == 0
     assert files_under(tmp_path / "few") == {"deep/b.png"}
     with pytest.raises(UserError, match="matches no file outside the output folder: mend the pattern"):
-        translate(input=pictures / "*.tif", output=tmp_path / "none", **options)
+        translate(input=images / "*.tif", output=tmp_path / "none", **options)
     with pytest.raises(UserError, match="matches no file outside"):  # all of it lies in the output
-        translate(input=pictures / "*.bmp", output=pictures, overwrite=True, **options)
-    below = {"input": pictures / "**" / "*.bmp", "output": pictures / "out", **options}
+        translate(input=images / "*.bmp", output=images, overwrite=True, **options)
+    below = {"input": images / "**" / "*.bmp", "output": images / "out", **options}
     assert translate(**below) == 0 and translate(**below, resume=True) == 0
-    assert files_under(pictures / "out") == {"d.bmp"}
+    assert files_under(images / "out") == {"d.bmp"}
 
 
-def test_resume_does_the_rest(pictures, tmp_path, runs, capsys):
-    options = {"engine": runs["colour"], "input": pictures, "output": tmp_path / "out", "device": "cpu"}
+def test_resume_does_the_rest(images, tmp_path, runs, capsys):
+    options = {"engine": runs["colour"], "input": images, "output": tmp_path / "out", "device": "cpu"}
     assert translate(**options) == 0
     left = {"odd.jpg", "deep/b.png"}
     kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in FORMATS.keys() - left}
@@ -214,16 +214,16 @@ def test_resume_does_the_rest(pictures, tmp_path, runs, capsys):
     assert "7 of 7 files are in" in said and "5 of them from before" in said and "7 of them from before" in said
 
 
-def test_both_ways_writes_grids_of_the_way_home(pictures, tmp_path, runs, onnx_files):
-    options = {"input": pictures, "device": "cpu", "both_ways": True, "direction": "BtoA"}
+def test_both_ways_writes_grids_of_the_way_home(images, tmp_path, runs, onnx_files):
+    options = {"input": images, "device": "cpu", "reconstruct": True, "direction": "BtoA"}
     assert translate(engine=runs["colour"], output=tmp_path / "out", **options) == 0
-    grids = {f"both_ways/{name}.png" for name in FORMATS}
+    grids = {f"reconstruct/{name}.png" for name in FORMATS}
     assert files_under(tmp_path / "out") == FORMATS.keys() | grids
     there, back = (load_engine(runs["colour"], direction=way, device="cpu") for way in ("BtoA", "AtoB"))
-    values = torch.from_numpy(picture(24, 40, seed=1)).permute(2, 0, 1) / 127.5 - 1
+    values = torch.from_numpy(image(24, 40, seed=1)).permute(2, 0, 1) / 127.5 - 1
     made = infer(there, values)
     columns = [values, made, infer(back, made)]
-    grid = np.asarray(Image.open(tmp_path / "out" / "both_ways" / "deep" / "b.png.png"))
+    grid = np.asarray(Image.open(tmp_path / "out" / "reconstruct" / "deep" / "b.png.png"))
     rows = grid[-24 - 2 : -2].astype(int)
     starts = [np.flatnonzero((rows != 255).any((0, 2)))[0]]
     assert starts == [2]
@@ -237,12 +237,12 @@ def test_both_ways_writes_grids_of_the_way_home(pictures, tmp_path, runs, onnx_f
             translate(engine=engine, output=tmp_path / "new", **options)
 
 
-def test_one_result_that_cannot_be_written_does_not_stop_the_others(pictures, tmp_path, runs, capsys):
+def test_one_result_that_cannot_be_written_does_not_stop_the_others(images, tmp_path, runs, capsys):
     long = "x" * 250 + ".png"  # a name that is possible, and whose grid's is not
-    Image.fromarray(picture(16, 16)).save(pictures / long)
+    Image.fromarray(image(16, 16)).save(images / long)
     (tmp_path / "out" / "d.bmp").mkdir(parents=True)
-    options = {"engine": runs["colour"], "input": pictures, "output": tmp_path / "out", "device": "cpu"}
-    assert translate(**options, both_ways=True, overwrite=True, batch_size=2) == 2
+    options = {"engine": runs["colour"], "input": images, "output": tmp_path / "out", "device": "cpu"}
+    assert translate(**options, reconstruct=True, overwrite=True, batch_size=2) == 2
     said = capsys.readouterr()
     assert "6 of 8 files" in said.out and "File name too long" in said.err and "Is a directory" in said.err
     assert translate(**options, resume=True) == 2  # a folder is no result
@@ -251,14 +251,14 @@ def test_one_result_that_cannot_be_written_does_not_stop_the_others(pictures, tm
 
 
 def test_a_grid_does_not_take_the_place_of_a_result(tmp_path, runs):
-    for name in ("a.png", "both_ways/a.png.png"):
+    for name in ("a.png", "reconstruct/a.png.png"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True, parents=True)
-        Image.fromarray(picture(16, 16)).save(tmp_path / "in" / name)
-    with pytest.raises(UserError, match=r"both_ways/a\.png\.png would be the result of .*a\.png and .*a\.png\.png"):
-        translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", both_ways=True)
+        Image.fromarray(image(16, 16)).save(tmp_path / "in" / name)
+    with pytest.raises(UserError, match=r"reconstruct/a\.png\.png would be the result of .*a\.png and .*a\.png\.png"):
+        translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", reconstruct=True)
 
 
-def test_where_a_batch_needs_too_much_memory_its_pictures_go_one_by_one(pictures, tmp_path):
+def test_where_a_batch_needs_too_much_memory_its_images_go_one_by_one(images, tmp_path):
     class Small(Identity):
         most = 1
 
@@ -269,18 +269,18 @@ def test_where_a_batch_needs_too_much_memory_its_pictures_go_one_by_one(pictures
 
     engine = Small()
     for i in range(3):
-        Image.fromarray(picture(16, 16, seed=i)).save(pictures / f"same{i}.png")
-    done = list(translate_files(engine, plan_jobs(pictures, tmp_path / "out")))
+        Image.fromarray(image(16, 16, seed=i)).save(images / f"same{i}.png")
+    done = list(translate_files(engine, plan_jobs(images, tmp_path / "out")))
     assert [one.fault for one in done] == [""] * 10
     engine.most = 0
     with pytest.raises(
         UserError, match=r"a batch of shape \[1, 3, 16, 16\] needs more memory than cpu has.*--batch-size"
     ):
-        infer(engine, picture(16, 16))
+        infer(engine, image(16, 16))
 
 
-def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(pictures, tmp_path, runs, capsys, monkeypatch):
-    from cyclegan_fast.engine import files
+def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(images, tmp_path, runs, capsys, monkeypatch):
+    from cyclegan_fast.engine.translation import files
 
     calls = []
 
@@ -290,7 +290,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(pictures, t
             raise KeyboardInterrupt
         return infer(*args, **options)
 
-    options = {"engine": runs["colour"], "input": pictures, "output": tmp_path / "out", "device": "cpu"}
+    options = {"engine": runs["colour"], "input": images, "output": tmp_path / "out", "device": "cpu"}
     with monkeypatch.context() as patched:
         patched.setattr(files, "infer", interrupted)
         assert translate(**options, batch_size=2) == 130
@@ -304,7 +304,7 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(pictures, t
     assert f"{len(done)} of them from before" in capsys.readouterr().out
 
 
-def test_an_input_without_pictures_is_said(tmp_path):
+def test_an_input_without_images_is_said(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         plan_jobs(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "in").mkdir()
@@ -317,19 +317,19 @@ def run(module, *words):
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_the_commands_from_checkpoint_to_pictures(pictures, tmp_path, runs):
+def test_the_commands_from_checkpoint_to_images(images, tmp_path, runs):
     engine = tmp_path / "g.onnx"
     made = run("export", "--checkpoint", runs["colour"], "--direction", "BtoA", "--out", engine)
     assert (made.returncode, made.stderr) == (0, "") and made.stdout.startswith(f"{engine}: ")
-    (pictures / "text.jpg").write_text("no picture")
-    done = run("translate", "--engine", engine, "--input", pictures, "--output", tmp_path / "out", "--device", "cpu")
+    (images / "text.jpg").write_text("no image")
+    done = run("translate", "--engine", engine, "--input", images, "--output", tmp_path / "out", "--device", "cpu")
     assert done.returncode == 2
-    assert done.stderr == f"not translated: {pictures / 'text.jpg'}: not an image in a known format " + (
+    assert done.stderr == f"not translated: {images / 'text.jpg'}: not an image in a known format " + (
         "(JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)\n"
     )
     assert files_under(tmp_path / "out") == set(FORMATS)
     assert "8/8" in done.stdout and "files/s" in done.stdout
-    refused = run("translate", "--model", engine, "--input", pictures, "--output", pictures)
+    refused = run("translate", "--model", engine, "--input", images, "--output", images)
     assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
 
 

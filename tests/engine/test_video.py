@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclegan_fast.engine import Shapes, Tiling, load_engine, video
-from cyclegan_fast.engine.files import translate_files
-from cyclegan_fast.engine.jobs import Job, plan_jobs
-from cyclegan_fast.engine.video import translate_video
+from cyclegan_fast.engine import Shapes, Tiling, load_engine
+from cyclegan_fast.engine.translation import video
+from cyclegan_fast.engine.translation.files import translate_files
+from cyclegan_fast.engine.translation.jobs import Job, plan_jobs
+from cyclegan_fast.engine.translation.video import translate_video
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.translate import translate
-from tests.engine.test_images import Identity
+from tests.images.test_convert import Identity
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +84,7 @@ def test_a_phones_video_stands_upright(tmp_path):
     assert read_video(tmp_path / "made.mp4")[0].shape[1:] == (64, 32, 3)
 
 
-def test_the_command_takes_videos_beside_pictures(tmp_path, runs, capsys):
+def test_the_command_takes_videos_beside_images(tmp_path, runs, capsys):
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "ride.mp4", count=5, size=(32, 32))
     write_video(tmp_path / "in" / "old.avi", count=3, size=(32, 32))
@@ -96,8 +97,8 @@ def test_the_command_takes_videos_beside_pictures(tmp_path, runs, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"ride.mp4", "old.mkv", "a.png"}
     assert re.search(r"cut\.mov: ffmpeg cannot read it \(", said.err) and "text.mkv: ffmpeg cannot" in said.err
     assert len(read_video(tmp_path / "out" / "ride.mp4")[0]) == 5
-    with pytest.raises(UserError, match="grids of pictures, and the input holds videos"):
-        translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "new", both_ways=True)
+    with pytest.raises(UserError, match="grids of images, and the input holds videos"):
+        translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "new", reconstruct=True)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "in the middle"])
@@ -182,7 +183,7 @@ def test_results_of_two_inputs_must_differ(tmp_path):
         plan_jobs(tmp_path / "in", tmp_path / "out")
 
 
-def test_the_networks_frames_are_those_of_pictures(tmp_path, runs):
+def test_the_networks_frames_are_those_of_images(tmp_path, runs):
     source = write_video(tmp_path / "a.mp4", count=3, size=(32, 48))
     engine = load_engine(runs["colour"], device="cpu")
     translate_video(engine, source, tmp_path / "made.mp4", batch_size=2, tiling=None, follow=lambda _: None)

@@ -62,15 +62,15 @@ def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_al
     for way in ("photo_to_labels", "labels_to_photo"):
         assert abs(scores[way]["pixel_accuracy"] - scores["checkpoint"][way]["pixel_accuracy"]) < 1e-3
     assert "Engines: 4 test scenes" in capsys.readouterr().out
-    assert evaluate(run_folder, tmp_path / "data", engines=(engine,), most_lost=-0.5, **options) == 2
+    assert evaluate(run_folder, tmp_path / "data", engines=(engine,), max_drop=-0.5, **options) == 2
     assert "the engine of BtoA loses" in capsys.readouterr().err
     with pytest.raises(UserError, match="is a second one of BtoA"):
         evaluate(run_folder, tmp_path / "data", engines=(engine, engine), **options)
-    with pytest.raises(UserError, match="--most-lost is about engines"):
-        evaluate(run_folder, tmp_path / "data", most_lost=0.1, **options)
+    with pytest.raises(UserError, match="--max-drop is about engines"):
+        evaluate(run_folder, tmp_path / "data", max_drop=0.1, **options)
 
 
-@pytest.mark.parametrize(("size", "model", "word"), [(32, {"channels_B": 1}, "grey"), (50, {}, "multiple of 4")])
+@pytest.mark.parametrize(("size", "model", "word"), [(32, {"channels_B": 1}, "grey"), (50, {}, "size_divisor of 4")])
 def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, size: int, model: dict[str, int], word: str) -> None:
     render_dataset(tmp_path / "data", size, train=1, test=2, seed=0)
     done = run("--checkpoint", checkpoint(tmp_path / "run", **model), "--data", tmp_path / "data")

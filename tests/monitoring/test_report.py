@@ -101,7 +101,7 @@ def test_the_file_needs_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_pictures_and_charts_are_told_to_those_who_cannot_see_them(tmp_path: Path) -> None:
+def test_images_and_charts_are_told_to_those_who_cannot_see_them(tmp_path: Path) -> None:
     page = write(tmp_path / "report.html")
     assert page.all("html")[0]["lang"] == "en"
     assert [image["alt"] for image in page.all("img")] == ["A and B: A, row 1", "A and B: B, row 1"]

@@ -176,19 +176,19 @@ def count(net):
 
 def test_counts_of_the_paper():
     with torch.device("meta"):
-        generator, critic = build_generator(ModelConfig()), build_discriminator(ModelConfig(), 3)
+        generator, discriminator = build_generator(ModelConfig()), build_discriminator(ModelConfig(), 3)
         assert count(generator) == 11_378_179
-        assert count(critic) == 2_764_737
-        assert critic(torch.empty(1, 3, 256, 256)).shape == (1, 1, 30, 30)
+        assert count(discriminator) == 2_764_737
+        assert discriminator(torch.empty(1, 3, 256, 256)).shape == (1, 1, 30, 30)
         assert count(build_generator(ModelConfig(generator="resnet_6blocks"))) == 7_837_699
         assert count(build_generator(ModelConfig(generator="unet_256"))) == count(PlainUnetGenerator(3, 3, 8))
         assert count(build_generator(ModelConfig(generator="unet_128"))) == count(PlainUnetGenerator(3, 3, 7))
 
 
 @pytest.mark.parametrize("generator", ["resnet_1blocks", "unet_32"])
-def test_pictures_keep_their_size(generator):
+def test_images_keep_their_size(generator):
     net = build_generator(ModelConfig(generator=generator, ngf=2, channels_A=1, channels_B=3))
-    for n, h, w in ((1, net.multiple * 2, net.multiple * 3), (3, net.multiple * 5, net.multiple * 2)):
+    for n, h, w in ((1, net.size_divisor * 2, net.size_divisor * 3), (3, net.size_divisor * 5, net.size_divisor * 2)):
         y = net(torch.zeros(n, 1, h, w))
         assert y.shape == (n, 3, h, w) and y.abs().max() <= 1
 

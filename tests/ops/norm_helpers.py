@@ -89,7 +89,7 @@ def random_inputs(case: Case, dtype: torch.dtype, device: str, layouts: tuple[st
 
 
 def constant_statistics(case: Case, x: Tensor) -> Tensor:
-    """[3, N, C] of some larger picture, about a shift that is not its mean."""
+    """[3, N, C] of some larger image, about a shift that is not its mean."""
     n, c, count = *x.shape[:2], case.options()["statistics_count"]
     shift, offset, var = (torch.rand(n, c, dtype=torch.float64, device=x.device) + 0.5 for _ in range(3))
     return torch.stack((shift, offset * count, (var + offset**2) * count)).to(stat_dtype(x.dtype))

@@ -19,8 +19,8 @@ CASES: dict[str, Case] = {
     "block": (2, 32, 32, 10, 9, 3, 1, 0),
     "block, more than a chunk of tiles": (1, 16, 16, 70, 71, 3, 1, 1),
     "down": (2, 16, 32, 12, 10, 3, 2, 1),
-    "critic's first": (1, 1, 16, 12, 12, 4, 2, 1),
-    "critic's last": (1, 40, 1, 6, 7, 4, 1, 1),
+    "discriminator's first": (1, 1, 16, 12, 12, 4, 2, 1),
+    "discriminator's last": (1, 40, 1, 6, 7, 4, 1, 1),
     "odd": (3, 5, 7, 9, 11, 3, 2, 0),
     "1x1": (2, 33, 18, 4, 5, 1, 1, 0),
     "no images": (0, 16, 16, 8, 8, 3, 1, 1),
@@ -115,7 +115,7 @@ def test_keeps_the_layout_and_the_type() -> None:
     assert torch.allclose(plain, y, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["stem", "block", "down", "critic's last"])
+@pytest.mark.parametrize("name", ["stem", "block", "down", "discriminator's last"])
 def test_autocast_rounds_the_images_alone(way: str, name: str) -> None:
     n, c, k, h, w, window, stride, pad = CASES[name]
     x, weight = leaf(n, c, h, w), leaf(k, c, window, window)

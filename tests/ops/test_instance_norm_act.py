@@ -111,14 +111,14 @@ def test_only_what_wants_a_gradient_gets_one(device: str) -> None:
     assert not ops.instance_norm_act(x, weight=weight, bias=bias).requires_grad
 
 
-def test_constant_statistics_norm_a_tile_as_its_picture(device: str) -> None:
-    """A tile normed with its picture's statistics is that piece of the picture normed."""
-    picture = torch.randn(2, 3, 12, 10, dtype=torch.float64, device=device)
-    statistics = ops.plane_statistics(picture)
+def test_constant_statistics_norm_a_tile_as_its_image(device: str) -> None:
+    """A tile normed with its image's statistics is that piece of the image normed."""
+    image = torch.randn(2, 3, 12, 10, dtype=torch.float64, device=device)
+    statistics = ops.plane_statistics(image)
     tile = ops.instance_norm_act(
-        picture[:, :, 2:7, 3:9].contiguous(), statistics=statistics, statistics_count=120, constant_statistics=True
+        image[:, :, 2:7, 3:9].contiguous(), statistics=statistics, statistics_count=120, constant_statistics=True
     )
-    assert_close(tile, ops.instance_norm_act(picture)[:, :, 2:7, 3:9], 1e-12)
+    assert_close(tile, ops.instance_norm_act(image)[:, :, 2:7, 3:9], 1e-12)
 
 
 SUMS = torch.ones(3, 1, 2)

@@ -81,7 +81,7 @@ def in_tiles(x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("mean", [0.0, 30.0])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.float64, 1e-12)], ids=str)
-def test_tiles_reproduce_the_picture(device: str, dtype: torch.dtype, limit: float, mean: float) -> None:
+def test_tiles_reproduce_the_image(device: str, dtype: torch.dtype, limit: float, mean: float) -> None:
     x = random_tensor((2, 5, 21, 17), dtype, device, "nchw", mean).detach()
     tiles = in_tiles(x)
     counts = [tile.shape[2] * tile.shape[3] for tile in tiles]

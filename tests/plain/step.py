@@ -44,13 +44,13 @@ class PlainPool:
         return torch.stack(out)
 
 
-def plain_gan_loss(mode: str, logits: Tensor, real: bool, for_critic: bool) -> Tensor:
+def plain_gan_loss(mode: str, logits: Tensor, real: bool, for_discriminator: bool) -> Tensor:
     if mode == "lsgan":
         return ((logits - (1.0 if real else 0.0)) ** 2).mean()
     if mode == "vanilla":
         probability = torch.sigmoid(logits)
         return -torch.log(probability if real else 1 - probability).mean()
-    if mode == "hinge" and for_critic:
+    if mode == "hinge" and for_discriminator:
         return torch.clamp(1 - logits if real else 1 + logits, min=0).mean()
     return -logits.mean() if real else logits.mean()
 
@@ -101,14 +101,14 @@ class PlainCycleGAN:
             p.requires_grad_(True)
         self.optimizer_D.zero_grad()
         pooled_B = self.pool_B.query(fake_B.detach())
-        losses["D_A"] = self.critic(self.D_A, B, pooled_B)
+        losses["D_A"] = self.discriminator(self.D_A, B, pooled_B)
         pooled_A = self.pool_A.query(fake_A.detach())
-        losses["D_B"] = self.critic(self.D_B, A, pooled_A)
+        losses["D_B"] = self.discriminator(self.D_B, A, pooled_A)
         (losses["D_A"] + losses["D_B"]).backward()
         self.optimizer_D.step()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def critic(self, D: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator(self, D: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
         on_real = plain_gan_loss(self.mode, D(real), True, True)
         on_fake = plain_gan_loss(self.mode, D(fake), False, True)
         loss = 0.5 * (on_real + on_fake)

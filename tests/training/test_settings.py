@@ -27,7 +27,7 @@ FLAGS = (
 )
 CASES = {
     "unet": "--generator unet_32",
-    "pixel critic": "--discriminator pixel",
+    "pixel discriminator": "--discriminator pixel",
     "batch norm": "--norm batch --batch-size 2",
     "no norm": "--norm none",
     "dropout": "--dropout",
@@ -89,9 +89,9 @@ def test_the_identity_loss_is_off_where_channels_differ_and_a_word_says_so(data:
 def test_trains_and_translates(data: Path, tmp_path: Path, name: str) -> None:
     run(data, tmp_path / "run", CASES[name])
     engine = cyclegan_fast.load_engine(tmp_path / "run", direction="BtoA", device="cpu")
-    picture = Image.effect_noise((45, 37), 60).convert("RGB" if engine.in_channels == 3 else "L")
-    made = cyclegan_fast.infer(engine, picture)
-    assert made.size == picture.size
+    image = Image.effect_noise((45, 37), 60).convert("RGB" if engine.in_channels == 3 else "L")
+    made = cyclegan_fast.infer(engine, image)
+    assert made.size == image.size
     assert np.asarray(made).std() > 0
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
 

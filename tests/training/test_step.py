@@ -156,7 +156,7 @@ def test_twenty_steps_in_float64_equal_the_plain_step(mode: str, batch: int, cha
         for name, value in expected.items():
             assert relative_error(got[name], value) <= 1e-9, f"step {i}: loss {name}"
     for key, value in plain.gradients.items():
-        if value.norm() < 1e-12:  # wgangp's critics do not feel their last bias: Adam moves it by rounding alone
+        if value.norm() < 1e-12:  # wgangp's discriminators do not feel their last bias: Adam moves it by rounding alone
             assert mode == "wgangp" and ours.gradients[key].norm() < 1e-12
             continue
         assert relative_error(ours.gradients[key], value) <= 1e-9, f"gradient of {key}"
@@ -198,13 +198,13 @@ def test_micro_batches_equal_one_batch(mode: str) -> None:
     """The pools come into play too: they see the images in the same order."""
     together, apart = (CycleGANStep(initial_networks(), accumulating(n, gan_mode=mode)) for n in (1, 3))
     for i, (real_A, real_B) in enumerate(batches(6)):
-        pictures, expected = together(real_A, real_B)
+        images, expected = together(real_A, real_B)
         images_made, losses = apart(real_A, real_B)
         for name, value in expected.items():
             assert relative_error(losses[name], value) <= 1e-9, f"step {i}: loss {name}"
-        for name, picture in pictures.items():
-            assert images_made[name].shape == picture.shape
-            assert relative_error(images_made[name], picture) <= 1e-7, f"step {i}: {name}"
+        for name, image in images.items():
+            assert images_made[name].shape == image.shape
+            assert relative_error(images_made[name], image) <= 1e-7, f"step {i}: {name}"
     for ours, theirs in ((apart.weights_G, together.weights_G), (apart.weights_D, together.weights_D)):
         for a, b in zip(ours, theirs, strict=True):
             assert relative_error(a.detach(), b.detach()) <= 1e-8
@@ -303,9 +303,9 @@ def test_mixed_precision_stays_close(amp: str) -> None:
     mixed = CycleGANStep(copy.deepcopy(networks), dataclasses.replace(config, run=RunConfig(seed=SEED, amp=amp)))  # type: ignore[arg-type]
     full = CycleGANStep(networks, config)
     real = images(1, torch.float32, True), images(1, torch.float32, True)
-    pictures, a = mixed(*real)
+    made, a = mixed(*real)
     _, b = full(*real)
-    assert all(t.dtype == torch.float32 for t in (*a.values(), *pictures.values()))
+    assert all(t.dtype == torch.float32 for t in (*a.values(), *made.values()))
     for name in a:
         assert relative_error(a[name], b[name]) <= 0.05, name
 

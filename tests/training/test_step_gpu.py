@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
+from cyclegan_fast.training.concurrency import TwoStreams, sequential
+from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import MOST_GRAPHS, WARM_UP_STEPS, GraphedStep
-from cyclegan_fast.training.lanes import TwoStreams, one_after_the_other
 from cyclegan_fast.training.step import CycleGANStep
-from cyclegan_fast.training.uploads import Uploads
 
 pytestmark = pytest.mark.gpu
 
@@ -62,12 +62,12 @@ def assert_same_steps(one: Any, other: Any, batches: list[Batch], *, of: tuple[C
         real = on_card(batch)
         for step in of:
             step.set_learning_rate(2e-4 * (1 - i / len(batches)))
-        pictures, expected = one(*real)
-        pictures, expected = ({k: v.clone() for k, v in found.items()} for found in (pictures, expected))
+        images, expected = one(*real)
+        images, expected = ({k: v.clone() for k, v in found.items()} for found in (images, expected))
         images, losses = other(*real)
         for name, value in expected.items():
             assert losses[name].equal(value), f"step {i}: {name} {losses[name].item()} != {value.item()}"
-        assert all(images[name].equal(picture) for name, picture in pictures.items()), f"step {i}"
+        assert all(images[name].equal(image) for name, image in images.items()), f"step {i}"
     for ours, theirs in zip(*map(weights_of, of), strict=True):
         assert ours.equal(theirs)
 
@@ -108,7 +108,7 @@ def test_two_streams_change_no_bit(exact_float32: None, amp: str, gan_mode: str,
     settings = {"micro_batches": micro_batches, "gan_mode": gan_mode}
     alone = make_step(networks, "cuda", amp, side_by_side="off", **settings)
     beside = make_step(networks, "cuda", amp, side_by_side="on", **settings)
-    assert alone.lanes(torch.empty(1, 3, 64, 64)) is one_after_the_other
+    assert alone.lanes(torch.empty(1, 3, 64, 64)) is sequential
     assert isinstance(beside.lanes(torch.empty(1, 3, 64, 64)), TwoStreams)
     assert_same_steps(alone, beside, make_batches(batch=2 * micro_batches), of=(alone, beside))
 
@@ -302,7 +302,7 @@ def test_uploads_keep_every_batch_whole() -> None:
 
     heavy = torch.rand(2048, 2048, device="cuda")
     found = []
-    for i, batch in zip(range(20), Uploads(batches(), torch.device("cuda")), strict=False):
+    for i, batch in zip(range(20), DeviceBatches(batches(), torch.device("cuda")), strict=False):
         heavy = (heavy @ heavy).clamp(-1, 1)  # the card falls behind the host
         found.append((batch["A"] - i).abs().max() + (batch["B"] - 2 * i).abs().max())
     assert not torch.stack(found).any()
@@ -317,7 +317,7 @@ def test_only_the_card_s_own_wait_counts() -> None:
     def waited(work: int) -> float:
         """Share of the time waited with so much work between the batches."""
         heavy = torch.rand(4096, 4096, device="cuda")
-        uploads = Uploads(batches(), torch.device("cuda"))
+        uploads = DeviceBatches(batches(), torch.device("cuda"))
         next(uploads)
         torch.cuda.synchronize()
         uploads.waited()

@@ -183,14 +183,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(images: Path, tmp_path: Path) -
 
 
 def test_flags_config_file_and_printed_settings_agree(tmp_path: Path) -> None:
-    first = train("--print-config", "--amp", "--lambda-A", "7", "--no-flip", "--data", "pictures")
+    first = train("--print-config", "--amp", "--lambda-A", "7", "--no-flip", "--data", "images")
     assert first.returncode == 0
     (tmp_path / "c.yaml").write_text(first.stdout)
     second = train("--config", tmp_path / "c.yaml", "--print-config", "--lr", "1e-4")
     settings = yaml.safe_load(second.stdout)
     assert settings["run"]["amp"] == "bf16"
     assert settings["objective"]["lambda_A"] == 7.0
-    assert settings["data"] | {"data": "pictures", "flip": False} == settings["data"]
+    assert settings["data"] | {"data": "images", "flip": False} == settings["data"]
     assert settings["optim"]["lr"] == 1e-4
 
 

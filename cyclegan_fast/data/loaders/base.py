@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.data.loaders.prefetch import Prefetched
-from cyclegan_fast.data.samples import Samples
+from cyclegan_fast.data.loaders.samples import Samples
 from cyclegan_fast.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Loader(ABC):
 
     @property
     def about(self) -> str:
-        """The facts of this loader that its user wants to know, in a few words."""
+        """The metadata of this loader that its user wants to know, in a few words."""
         return ""
 
     def prepare(self, cancelled: Callable[[], bool] = lambda: False) -> None:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.data import transforms
-from cyclegan_fast.data.decode import Form
 from cyclegan_fast.data.loaders.base import Batch, Loader
-from cyclegan_fast.data.pixels import to_model_range
-from cyclegan_fast.data.samples import Domain, Samples, Skipped
+from cyclegan_fast.data.loaders.samples import Domain, Samples, Skipped
 from cyclegan_fast.device import free_memory, usable_cores
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.decode import PixelFormat
+from cyclegan_fast.images.tensors import to_model_range
 
 SLAB = (
     64 * 2**20
@@ -161,8 +161,8 @@ def allocate(domain: Domain, samples: Samples, place: torch.device, device: torc
     Raises:
         UserError: there is less than was free a moment ago.
     """
-    shapes = [shape_of(size, domain.form, samples) for size in domain.sizes]
-    dtype = dtype_of(domain.form)
+    shapes = [shape_of(size, domain.pixel_format, samples) for size in domain.sizes]
+    dtype = dtype_of(domain.pixel_format)
     slabs, places = lay_out(h * w * c * dtype.itemsize for h, w, c in shapes)
     pinned = place.type == "cpu" and device.type == "cuda"
     try:
@@ -178,15 +178,15 @@ def allocate(domain: Domain, samples: Samples, place: torch.device, device: torc
     return Kept(images, [""] * len(images), {})
 
 
-def dtype_of(form: Form) -> torch.dtype:
+def dtype_of(pixel_format: PixelFormat) -> torch.dtype:
     """Type of the pixels that are kept: what `decode.read` gives."""
-    return {"8": torch.uint8, "16": torch.uint16, "float": torch.float32}[form.depth]
+    return {"8": torch.uint8, "16": torch.uint16, "float": torch.float32}[pixel_format.depth]
 
 
-def shape_of(size: transforms.Size, form: Form, samples: Samples) -> tuple[int, int, int]:
+def shape_of(size: transforms.Size, pixel_format: PixelFormat, samples: Samples) -> tuple[int, int, int]:
     """Shape [H, W, C] of an image of `size` as it is kept."""
     width, height = transforms.resized_size(size, samples.config)
-    return height, width, form.channels
+    return height, width, pixel_format.channels
 
 
 def lay_out(lengths: Iterable[int]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -222,8 +222,8 @@ def find_room(samples: Samples, device: torch.device) -> Room:
     """Looks for room on the device, then in the host's memory."""
     needed, share = 0, samples.config.cache_share
     for domain in samples.domains:
-        shapes = (shape_of(size, domain.form, samples) for size in domain.sizes)
-        item = dtype_of(domain.form).itemsize
+        shapes = (shape_of(size, domain.pixel_format, samples) for size in domain.sizes)
+        item = dtype_of(domain.pixel_format).itemsize
         needed += sum(lay_out(h * w * c * item for h, w, c in shapes)[0])
     free: dict[torch.device, int] = {}
     for place in dict.fromkeys((device, torch.device("cpu"))):

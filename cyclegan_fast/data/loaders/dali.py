@@ -2,7 +2,7 @@
 
 Threads read the files and sort them by their headers. A plain one (see `plain`) goes to DALI as it is. Any other, which
 DALI would refuse or read by another rule than ours, is decoded by Pillow, resized, and goes through DALI as a PPM,
-which leaves its pixels as they are. So every loader gives the same pictures: exactly, but for the rounding of DALI's
+which leaves its pixels as they are. So every loader gives the same images: exactly, but for the rounding of DALI's
 resize and, on a GPU, of nvJPEG.
 
 One image that DALI cannot decode ends its whole pipeline. Then each image in flight is decoded alone, those that fail
@@ -30,14 +30,14 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.data import transforms
-from cyclegan_fast.data.decode import Form
 from cyclegan_fast.data.loaders.base import Batch, Loader
-from cyclegan_fast.data.loaders.plain import plain_size
-from cyclegan_fast.data.pixels import to_model_range
-from cyclegan_fast.data.samples import Samples, Skipped
-from cyclegan_fast.data.sources import Source
+from cyclegan_fast.data.loaders.dali_files import plain_size
+from cyclegan_fast.data.loaders.samples import Samples, Skipped
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.decode import PixelFormat
+from cyclegan_fast.images.image_file import ImageFile
+from cyclegan_fast.images.tensors import to_model_range
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class DaliLoader(Loader):
     def why_not(cls, samples: Samples, device: torch.device) -> str | None:
         """Why this loader cannot serve `samples` on `device`, in words that end a sentence; None if it can."""
         for domain in samples.domains:
-            if domain.form not in (Form(channels=1), Form(channels=3)):
-                return "DALI gives pictures of 1 or 3 channels of 8 bits, and others are wanted"
+            if domain.pixel_format not in (PixelFormat(channels=1), PixelFormat(channels=3)):
+                return "DALI gives images of 1 or 3 channels of 8 bits, and others are wanted"
         return None if _is_installed() else f"NVIDIA DALI is missing ({_how_to_install()})"
 
     def __init__(self, samples: Samples, **options: Any) -> None:
@@ -71,7 +71,7 @@ class DaliLoader(Loader):
         workers = samples.config.workers
         self.threads = min(_MOST_THREADS, usable_cores()) if workers is None else max(1, workers)
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._for_pillow: set[Source] = set()
+        self._for_pillow: set[ImageFile] = set()
         """Plain files that DALI could not decode all the same."""
         self._being_read: deque[tuple[torch.cuda.Event, list[Tensor]]] = deque()
         """DALI's images that the device may still have to read, and what comes after that."""
@@ -274,7 +274,7 @@ class DaliLoader(Loader):
                 images = fn.decoders.image(
                     content,
                     device="cpu" if device_id is None else "mixed",
-                    output_type=types.GRAY if domain.form.channels == 1 else types.RGB,
+                    output_type=types.GRAY if domain.pixel_format.channels == 1 else types.RGB,
                     adjust_orientation=True,
                     jpeg_fancy_upsampling=True,  # of the colours, as libjpeg does it
                     hw_decoder_load=0.0,  # or a share of a batch would come from another decoder, with other pixels
@@ -298,9 +298,9 @@ class DaliLoader(Loader):
 
 @dataclass(frozen=True)
 class _Image:
-    source: Source
+    source: ImageFile
     content: bytes  # the file, or a PPM
-    part: tuple[int, int, int]  # that counts of the upright picture: its left column, its width and height
+    part: tuple[int, int, int]  # that counts of the upright image: its left column, its width and height
     size: transforms.Size  # that it is to be resized to
     plain: bool  # whether it is the file
 

@@ -1,6 +1,6 @@
 """What stands where in a scene, without any resolution: shapes as signed distances over the unit square.
 
-x runs to the right and y down, both over [0, 1]. A shape's distance is positive inside, in units of the picture's
+x runs to the right and y down, both over [0, 1]. A shape's distance is positive inside, in units of the image's
 side; from it come the crisp class map and the antialiased photo alike, at any size.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cyclegan_fast.data.streams import Purpose, stream
+from cyclegan_fast.data.rng import Purpose, stream
 
 Array = npt.NDArray[Any]  # floats
 Distance = Callable[..., Array]  # (x [1, W], y [H, 1]), or two numbers -> distance [H, W], positive inside
@@ -69,7 +69,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Placed:
-    """A shape on the pixels of one picture."""
+    """A shape on the pixels of one image."""
 
     shape: Shape
     rows: slice
@@ -80,7 +80,7 @@ class Placed:
 
 
 def place(shape: Shape, size: int) -> Placed | None:
-    """Rasterises `shape` for a picture of `size` pixels a side; None when it lies outside."""
+    """Rasterises `shape` for an image of `size` pixels a side; None when it lies outside."""
     left, top, right, bottom = shape.box
     cols = slice(max(0, int(left * size) - 1), min(size, int(right * size) + 2))
     rows = slice(max(0, int(top * size) - 1), min(size, int(bottom * size) + 2))
@@ -115,7 +115,7 @@ def draw_scene(seed: int, number: int) -> Scene:
 
 @dataclass(frozen=True)
 class _Road:
-    """A road from the picture's lower edge to a vanishing point on the horizon."""
+    """A road from the image's lower edge to a vanishing point on the horizon."""
 
     horizon: float
     start: float  # x at the lower edge

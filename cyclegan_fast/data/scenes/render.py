@@ -1,4 +1,4 @@
-"""The two pictures of a scene: a flat label map (domain A) and a textured, noisy photo (domain B)."""
+"""The two images of a scene: a flat label map (domain A) and a textured, noisy photo (domain B)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cyclegan_fast.data.rng import Purpose, stream
 from cyclegan_fast.data.scenes.layout import Array, Placed, Scene, class_map, place
-from cyclegan_fast.data.streams import Purpose, stream
 
 Colour = tuple[int, int, int]
 
@@ -112,7 +112,7 @@ def _between(material: _Material, t: Array) -> Array:
 def _texture(scene: Scene, size: int, *, stretch: int, finest: int = 256) -> Array:
     """Smooth noise of several octaves, float32 [size, size], about in [-1, 1].
 
-    Every octave has a stream of its own, so a larger picture adds detail and changes nothing else.
+    Every octave has a stream of its own, so a larger image adds detail and changes nothing else.
     """
     out = np.zeros((size, size), dtype=np.float32)
     cells, strength = 8, 0.5

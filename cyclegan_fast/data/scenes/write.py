@@ -41,9 +41,9 @@ def render_dataset(out: Path, size: int, train: int, test: int, seed: int) -> No
     jobs = _jobs(train, test)
     for folder in {folder for folder, _, _ in jobs}:
         _make_empty(out / folder)
-    facts = {"classes": list(CLASSES), "palette": PALETTE.tolist(), "size": size, "train": train, "test": test}
+    metadata = {"classes": list(CLASSES), "palette": PALETTE.tolist(), "size": size, "train": train, "test": test}
     _run(functools.partial(_write_one, out, size, seed), jobs)
-    (out / FACTS_NAME).write_text(json.dumps({**facts, "seed": seed}, indent=1) + "\n")
+    (out / FACTS_NAME).write_text(json.dumps({**metadata, "seed": seed}, indent=1) + "\n")
 
 
 Job = tuple[str, str, int]  # folder, file name without ending, scene number

@@ -1,0 +1,192 @@
+"""What is known of every image of a data folder, kept beside the data in one file.
+
+Both the check before training and `dataset check` come here. A file is read once, in worker processes; as long as its
+length and its time of change stay the same, it costs one look at the folder from then on. Files that cannot be used
+are read again each time: what was wrong may have been the disk, or a decoder that has learned since.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import PIL
+
+from cyclegan_fast.data.catalog.probe import VERSION, ImageMetadata, inspect
+from cyclegan_fast.device import usable_cores
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import write_atomically
+from cyclegan_fast.images.decode import BadImageError
+from cyclegan_fast.images.find import OWN_FOLDER as FOLDER
+from cyclegan_fast.images.image_file import ImageFile
+
+FILE_NAME = "index.json"
+
+Progress = Callable[[int, int], None]  # files read so far, files to read
+Stamp = tuple[int, int]  # length in bytes, time of change in nanoseconds
+
+_MADE_BY = f"{VERSION}, Pillow {PIL.__version__}"  # pixels may depend on the decoder
+_CHUNK = 16  # files that a process takes at a time
+_SERIAL_UP_TO = 2 * _CHUNK  # files; so few are read before a process has started
+
+
+class Index:
+    """The metadata of the images below one folder.
+
+    Args:
+        folder: The data folder; None for images from anywhere, of which nothing is kept.
+        say: Takes a word where the file could not be read or written.
+    """
+
+    def __init__(self, folder: Path | None, say: Callable[[str], None] = print) -> None:
+        self.folder, self.say = folder, say
+        self.path = None if folder is None else folder / FOLDER / FILE_NAME
+        self.files_read = 0
+        """Files whose content was read, because nothing or something else was known of them."""
+        self._known = self._load()
+        self._seen: dict[str, tuple[Stamp, ImageMetadata]] = {}
+
+    def survey(
+        self, sources: Sequence[ImageFile], *, workers: int | None = None, progress: Progress | None = None
+    ) -> list[ImageMetadata | BadImageError]:
+        """Returns what is known of each image; new and changed ones are read.
+
+        Args:
+            sources: The images.
+            workers: Processes that read; by default as many as there are usable cores.
+            progress: Is told how many of the new and changed images have been read.
+
+        Raises:
+            UserError: A process that reads was killed.
+        """
+        names = [str(s) if self.folder is None else name_in(self.folder, s) for s in sources]
+        stamps = [_stamp(source) for source in sources]
+        results: list[ImageMetadata | BadImageError | None] = []
+        for name, stamp in zip(names, stamps, strict=True):
+            known = self._known.get(name)
+            results.append(known[1] if known is not None and known[0] == stamp else None)
+            if known is not None and known[0] == stamp:
+                self._seen[name] = known
+        unread = [i for i, result in enumerate(results) if result is None]
+        found = _read_all([sources[i] for i in unread], workers or usable_cores())
+        for done, (i, result) in enumerate(zip(unread, found, strict=True), 1):
+            results[i] = result
+            self.files_read += 1
+            if isinstance(result, ImageMetadata) and (stamp := stamps[i]) is not None:
+                self._seen[names[i]] = stamp, result
+            if progress is not None:
+                progress(done, len(unread))
+        return [result for result in results if result is not None]
+
+    def exists(self) -> bool:
+        """Whether the folder has an index already."""
+        return self.path is not None and self.path.exists()
+
+    def save(self, *, forget_others: bool = False) -> bool:
+        """Writes the file; in a folder that cannot be written it says so, and the next check reads everything again.
+
+        Args:
+            forget_others: Drop images that were not surveyed this time: they are gone.
+
+        Returns:
+            Whether it was written; a file that holds all this already is left alone.
+        """
+        if self.path is None:
+            return False
+        if self._seen.items() <= self._known.items() and (not forget_others or len(self._seen) == len(self._known)):
+            return False
+        self._known = self._seen if forget_others else self._known | self._seen
+        files = {name: [*stamp, *metadata] for name, (stamp, metadata) in self._known.items()}
+        content = json.dumps({"made_by": _MADE_BY, "files": files}, separators=(",", ":"))
+        try:
+            write_atomically(self.path, content.encode())
+        except UserError as error:
+            self.say(f"{error}; what was found is not kept, and the next check reads every image again")
+            return False
+        return True
+
+    def _load(self) -> dict[str, tuple[Stamp, ImageMetadata]]:
+        if self.path is None:
+            return {}
+        try:
+            stored = json.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            self.say(f"{self.path}: cannot be used ({error}); every image is read again")
+            return {}
+        try:
+            if stored["made_by"] != _MADE_BY:
+                self.say(f"{self.path}: made by another version; every image is read again")
+                return {}
+            return {name: ((entry[0], entry[1]), _facts(entry[2:])) for name, entry in stored["files"].items()}
+        except (LookupError, TypeError, AttributeError):
+            self.say(f"{self.path}: holds something else than an index; every image is read again")
+            return {}
+
+
+def name_in(folder: Path, source: ImageFile) -> str:
+    """The name of an image within a data folder, with slashes; one from elsewhere has its whole name."""
+    name, prefix = str(source), f"{folder}{os.sep}"
+    if not name.startswith(prefix) and (str(folder) != "." or name.startswith(("/", ".."))):
+        return os.path.abspath(name).replace(os.sep, "/")  # noqa: PTH100  100,000 of them
+    return name.removeprefix(prefix).replace(os.sep, "/")
+
+
+def _facts(values: list[Any]) -> ImageMetadata:
+    if [type(value) for value in values] != _TYPES:
+        raise TypeError
+    return ImageMetadata(*values)
+
+
+_TYPES = [
+    hint if isinstance(hint, type) else str for hint in get_type_hints(ImageMetadata).values()
+]  # a Literal is a str
+
+
+def _stamp(source: ImageFile) -> Stamp | None:
+    """What changes when a file does; None for one that is gone."""
+    try:
+        status = os.stat(source.path)  # noqa: PTH116  100,000 of them: a Path each would take longer than the stat
+    except OSError:
+        return None
+    return status.st_size if source.length < 0 else source.length, status.st_mtime_ns
+
+
+def _read_all(sources: Sequence[ImageFile], workers: int) -> Iterator[ImageMetadata | BadImageError]:
+    """Yields what `_read` finds, in order."""
+    if len(sources) <= _SERIAL_UP_TO or workers == 1:
+        yield from map(_read, sources)
+        return
+    method = "fork" if sys.platform == "linux" else "spawn"  # a fork starts at once; its reading needs no torch
+    context = multiprocessing.get_context(method)
+    pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_parent)
+    try:
+        yield from pool.map(_read, sources, chunksize=_CHUNK)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that read images was killed, perhaps for want of memory; what was found until then is kept: "
+            "start again, with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(source: ImageFile) -> ImageMetadata | BadImageError:
+    try:
+        return inspect(source)
+    except BadImageError as error:
+        return error
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,234 @@
+"""Reads an image from its first byte to its last and writes down what there is to know about it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cyclegan_fast.config import Depth, PixelFormat
+from cyclegan_fast.images import high_bit_depth as deep
+from cyclegan_fast.images.decode import (
+    EXIF_ORIENTATION,
+    MODES,
+    NO_RANGE,
+    BadImageError,
+    deep_grey,
+    opened,
+    reason_of,
+    refuse_no_numbers,
+    stored_mode,
+    upright,
+    wrong_channels,
+)
+from cyclegan_fast.images.image_file import ImageFile
+from cyclegan_fast.images.jpeg_damage import find_damage
+
+VERSION = 2  # of the metadata: raise it when one of them changes its meaning, or when a file may no longer pass
+
+_LOOK_SIDE, _LOOK_WAVES = 32, 8
+_GREY = np.array((0.299, 0.587, 0.114))  # Rec. 601 luma
+# The lowest frequencies of a cosine transform, [8, 32].
+_COSINES = np.cos(np.pi / _LOOK_SIDE * np.outer(np.arange(_LOOK_WAVES), np.arange(_LOOK_SIDE) + 0.5))
+_DEPTHS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "I": 32, "F": 32}
+
+
+class ImageMetadata(NamedTuple):
+    """What is known of an image that can be read."""
+
+    width: int
+    """Pixels, upright."""
+    height: int
+    """Pixels, upright."""
+    format: str
+    """What the content is, whatever the name says, such as "JPEG"."""
+    mode: str
+    """Pillow's word for the channels, such as "RGB"."""
+    depth: int
+    """Bits of a channel in the file."""
+    frames: int
+    rotated: bool
+    """Whether EXIF turns or mirrors it."""
+    constant: bool
+    """Whether all pixels are equal."""
+    content: str
+    """Digest of the file's bytes."""
+    pixels: str
+    """Digest of the upright pixels and their mode."""
+    look: int
+    """63 bits that images share that look alike (see `perceptual_hash`)."""
+    channels: int
+    """As stored: transparency counts, and a palette as its colours."""
+    images: bool
+    """Whether the channels are grey or RGB (and transparency), of which either can be made."""
+    values: Depth
+    """The depth that takes all of it; float where the pixels have no range of their own."""
+    low: float
+    """The least value that there may be, or of float is."""
+    high: float
+    """The greatest value."""
+    package: str
+    """What gives all bits and channels, where Pillow gives the high byte; else empty."""
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """One that shows this image by itself: grey or RGB if it can be, over the range of its own values."""
+        channels = 3 if self.images else self.channels
+        if self.values != "float":
+            return PixelFormat(channels=channels)
+        return PixelFormat(channels=channels, depth="float", low=self.low, high=max(self.high, self.low + 1.0))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Upright width and height, in pixels."""
+        return self.width, self.height
+
+
+def inspect(source: ImageFile) -> ImageMetadata:
+    """Reads one image.
+
+    Raises:
+        BadImageError: it is missing, no image, damaged, too large, or of a kind that is refused.
+    """
+    try:
+        content = source.read()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, say; what matters raises
+            return _facts_of(content)
+    except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
+        raise BadImageError(source, reason_of(source, error)) from error
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Condenses what an image shows into 63 bits: those of two images differ in few places if they look alike.
+
+    The image is reduced to 32x32 grey pixels, and each of its 63 lowest frequencies is above their median or not.
+    So its size, format, compression, brightness and contrast hardly matter, nor does its colour.
+
+    Args:
+        image: Upright, of any mode but a palette.
+    """
+    if image.mode in _DEPTHS:
+        image = Image.fromarray(np.asarray(image, np.float32))
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    small = np.asarray(image.resize((_LOOK_SIDE, _LOOK_SIDE), Image.Resampling.BOX), np.float64)
+    grey = small @ _GREY if small.ndim == 3 else small  # [32, 32]
+    waves = (_COSINES @ grey @ _COSINES.T).ravel()[1:]  # without the mean; [63]
+    bits = waves > np.median(waves)
+    return int.from_bytes(np.packbits(bits).tobytes()) >> 1
+
+
+def why_not(metadata: ImageMetadata, pixel_format: PixelFormat) -> str:
+    """Why an image cannot be read in a pixel format; empty if it can."""
+    if pixel_format.depth != "float" and metadata.values == "float":
+        return NO_RANGE
+    if metadata.package and pixel_format.depth == "8" and pixel_format.channels in MODES:
+        return ""  # Pillow's high byte is enough
+    if metadata.channels != pixel_format.channels and not (metadata.images and pixel_format.channels in MODES):
+        return wrong_channels(metadata.channels, pixel_format.channels)
+    return deep.why_missing(metadata.package) if metadata.package else ""
+
+
+def _facts_of(content: bytes) -> ImageMetadata:
+    with opened(io.BytesIO(content), tell=False) as (file, image):
+        hidden = None if image is None else deep.hidden_in(image)
+        if image is None or (hidden is not None and (hidden.mistaken or hidden.depth == "float")):
+            return _facts_of_raster(content, deep.load(file, image))
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # a stereo camera's JPEG
+        frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+        rotated = image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
+        mode, depth, channels = image.mode, _depth_of(image), len(stored_mode(image))
+        image.load()
+        if kind == "JPEG" and (damage := find_damage(content)):
+            raise ValueError(f"damaged in the middle ({damage})")
+        turned = ImageOps.exif_transpose(image) if rotated else image
+        if turned.mode in ("P", "PA"):  # one image has many palettes
+            turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
+        values: Depth
+        if turned.mode in _DEPTHS and turned.mode != "1":
+            channels, (values, low, high) = 1, _range_of(deep_grey(turned))
+        else:
+            values, low, high = ("8", 0.0, 255.0) if hidden is None or hidden.depth == "8" else ("16", 0.0, 65535.0)
+        constant = _is_constant(turned)
+        return ImageMetadata(
+            width=turned.width,
+            height=turned.height,
+            format=kind,
+            mode=mode,
+            depth=depth,
+            frames=frames,
+            rotated=rotated,
+            constant=constant,
+            content=_digest(content),
+            pixels=_digest(f"{turned.mode} {turned.size}".encode(), turned.tobytes()),
+            look=0 if constant else perceptual_hash(turned),
+            channels=channels if hidden is None else hidden.channels,
+            images=hidden is None or hidden.images,
+            values=values,
+            low=low,
+            high=high,
+            package="" if hidden is None else hidden.package,
+        )
+
+
+def _facts_of_raster(content: bytes, raster: deep.Raster) -> ImageMetadata:
+    """Of a TIFF that Pillow cannot read, or not rightly."""
+    pixels = upright(raster)
+    height, width, channels = pixels.shape
+    values, low, high = _range_of(pixels)
+    constant = bool((pixels == pixels[:1, :1]).all())
+    grey = pixels[..., : 3 if channels > 2 else 1].mean(axis=2, dtype=np.float64).astype(np.float32)
+    return ImageMetadata(
+        width=width,
+        height=height,
+        format="TIFF",
+        mode=f"{channels} channels of {pixels.dtype}",
+        depth=8 * pixels.dtype.itemsize,
+        frames=raster.pages,
+        rotated=raster.orientation in range(2, 9),
+        constant=constant,
+        content=_digest(content),
+        pixels=_digest(f"{pixels.dtype} {pixels.shape}".encode(), pixels.tobytes()),
+        look=0 if constant else perceptual_hash(Image.fromarray(grey)),
+        channels=channels,
+        images=channels == 1 or raster.colour or bool(raster.alpha),
+        values=values,
+        low=low,
+        high=high,
+        package="",
+    )
+
+
+def _range_of(pixels: np.ndarray) -> tuple[Depth, float, float]:
+    """The depth that takes native pixels, and the range that they lie in."""
+    if pixels.dtype == np.uint8:
+        return "8", 0.0, 255.0
+    if pixels.dtype == np.uint16:
+        return "16", 0.0, 65535.0
+    refuse_no_numbers(pixels)
+    return "float", float(pixels.min()), float(pixels.max())
+
+
+def _depth_of(image: Image.Image) -> int:
+    """Bits of a channel in the file, which for 16-bit colour are more than Pillow keeps."""
+    depth = _DEPTHS.get(image.mode, 8)
+    coded = " ".join(str(tile[3]) for tile in getattr(image, "tile", []))
+    return 16 if depth == 8 and ";16" in coded else depth
+
+
+def _is_constant(image: Image.Image) -> bool:
+    extrema = image.getextrema()
+    pairs = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return all(low == high for low, high in pairs)  # type: ignore[misc]
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()

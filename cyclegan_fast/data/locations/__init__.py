@@ -1,0 +1,1 @@
+"""Where the images of a data set are: folders, lists of files, tar shards."""

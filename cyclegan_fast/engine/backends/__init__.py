@@ -1,0 +1,1 @@
+"""What runs a generator: torch, ONNX Runtime, OpenVINO, AOTInductor, TensorRT."""

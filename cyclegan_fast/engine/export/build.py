@@ -1,0 +1,209 @@
+"""build_engine(checkpoint, out): one trained generator as a file that travels, compared with torch before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cyclegan_fast.checkpoint import save_reference_network
+from cyclegan_fast.device import resolve_device
+from cyclegan_fast.engine.backends.aoti import AotiBackend, aoti_facts, compile_package
+from cyclegan_fast.engine.backends.onnxruntime import OnnxBackend
+from cyclegan_fast.engine.backends.openvino import OpenVinoBackend
+from cyclegan_fast.engine.backends.sidecar import make_sidecar, sidecar_of, weights_digest
+from cyclegan_fast.engine.backends.tensorrt import TensorRtBackend, tensorrt_facts
+from cyclegan_fast.engine.engine import PRECISIONS, Engine, Precision, Shape, Shapes
+from cyclegan_fast.engine.export.onnx import to_onnx
+from cyclegan_fast.engine.export.onnx_precision import typed_onnx
+from cyclegan_fast.engine.export.parity import check_parity, image_batches
+from cyclegan_fast.engine.export.tensorrt_build import build_plan, check_size, import_tensorrt
+from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_generator
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import write_atomically
+from cyclegan_fast.images.find import list_images
+from cyclegan_fast.nn import Direction
+
+# Of a file that is built without a word about its shapes. TensorRT tries its kernels on the largest.
+_MOST: dict[str, Shape] = {".pt2": (64, 4096, 4096), ".engine": (16, 1024, 1024)}
+_USUAL: Shape = (1, 256, 256)
+_CALIBRATION = 32  # sample_images, from all over the folder
+
+
+class _Job(NamedTuple):
+    generator: Generator
+    precision: Precision
+    shapes: Shapes | None
+    device: torch.device
+    sample_images: list[Path]  # of the domain that it translates; maybe none
+
+
+class _Built(NamedTuple):
+    content: bytes
+    metadata: dict[str, Any]  # that only this kind of file has
+    opened: Engine
+
+
+def build_engine(
+    checkpoint: Path | str,
+    out: Path | str,
+    *,
+    direction: Direction | None = None,
+    precision: Precision = "fp32",
+    shapes: Shapes | None = None,
+    images: Path | str | None = None,
+    device: str = "auto",
+) -> Path:
+    """Builds an engine file, or a file of weights, of one generator; the suffix of `out` names the kind.
+
+    Args:
+        checkpoint: Whatever `load_generator` takes: a run folder, a checkpoint, a .safetensors or .pth file.
+        out: File to write: .onnx (ONNX Runtime and OpenVINO; all shapes), .pt2 (AOTInductor: compiled code for torch,
+            on the kind of device that it was built for), .engine (TensorRT: for the GPU and the TensorRT that built
+            it), .safetensors (weights with their settings), or .pth (as the reference reads it). Beside an engine lies
+            its sidecar ``<out>.json``: versions, sha256 of the file and of the weights, shapes, precision, images, and
+            how far it is from torch.
+        direction: AtoB or BtoA, after the folders trainA and trainB; by default what `checkpoint` holds, or AtoB.
+        precision: What its convolutions compute in: of .onnx and .engine fp32, fp16, bf16, int8 or fp8, the instance
+            norms and both ends in float32; of .pt2 fp32, bf16, or fp16 on a GPU.
+        shapes: The batches that a .pt2 or .engine file serves, best at one image of 256x256 by default, and up to 64
+            images and 4096x4096 (.pt2), or 16 images and 1024x1024 (.engine). An .onnx file takes all.
+        images: A folder with images of the domain that it translates, testA, say; the engine is compared with torch
+            on some of them, besides random values, and int8 and fp8 are calibrated on 32 of them. By default rendered
+            scenes stand in for the comparison.
+        device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: The suffix is unknown, the checkpoint cannot be used, a library is missing, or the engine differs
+            from torch by more than `parity.BOUNDS` allows its precision; nothing is written then.
+    """
+    out = Path(out)
+    if out.suffix not in (*_WEIGHTS, *_ENGINES):
+        raise UserError(f"{out}: the name must end in {', '.join((*_ENGINES, *_WEIGHTS))}, which tells the kind")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if direction not in (None, "AtoB", "BtoA"):
+        raise UserError(f"direction must be AtoB or BtoA, got {direction!r}")
+    if out.is_dir():
+        raise UserError(f"cannot write {out}: it is a folder; name a file")
+    generator = load_generator(Path(checkpoint), direction)
+    if out.suffix in _WEIGHTS:
+        if precision != "fp32" or shapes is not None or images is not None:
+            raise UserError(
+                f"{out}: a {out.suffix} file holds the weights as they are: leave out precision, shapes and images"
+            )
+        _WEIGHTS[out.suffix](generator, out)
+        return out
+    fitting = None if shapes is None else _check_shapes(shapes, generator)
+    sample_images = [] if images is None else list_images(Path(images))
+    built = _ENGINES[out.suffix](_Job(generator, precision, fitting, resolve_device(device), sample_images))
+    with built.opened:
+        parity = check_parity(built.opened, generator, sample_images)
+    metadata = generator.metadata() | {
+        "in_channels": generator.in_channels,
+        "out_channels": generator.out_channels,
+        "size_divisor": generator.size_divisor,
+        "min_size": generator.min_size,
+        "precision": precision,
+        "weights_sha256": weights_digest(generator.network),
+        "parity": parity.metadata(),
+    }
+    write_atomically(out, built.content)
+    write_atomically(sidecar_of(out), make_sidecar(built.content, metadata | built.metadata))
+    return out
+
+
+def _check_shapes(shapes: Shapes, generator: Generator) -> Shapes:
+    """Refuses shapes that are out of order, or that the network does not take."""
+    unit, least = generator.size_divisor, generator.min_size
+    for shape in shapes:
+        if len(shape) != 3 or shape[0] < 1 or any(side < least or side % unit for side in shape[1:]):
+            raise UserError(
+                f"shapes are images x height x width with sides from {least} in steps of {unit} pixels, "
+                f"got {'x'.join(map(str, shape))}"
+            )
+    if len(shapes) != 3 or any(not a <= b <= c for a, b, c in zip(*shapes, strict=True)):
+        raise UserError(f"of the shapes the least must come first and the most last, got {tuple(shapes)}")
+    return Shapes(*shapes)
+
+
+def _build_onnx(job: _Job) -> _Built:
+    if job.shapes is not None:
+        raise UserError("an .onnx file takes batches of every shape: leave the shapes out")
+    content, metadata = _typed_graph(job), _own_facts(job)
+    if job.precision == "bf16":  # of which ONNX Runtime has no convolutions for the CPU
+        return _Built(content, {}, OpenVinoBackend(content, metadata, name="the graph"))
+    return _Built(content, {}, OnnxBackend(content, metadata, name="the graph", device="cpu"))
+
+
+def _build_tensorrt(job: _Job) -> _Built:
+    if job.device.type != "cuda":
+        raise UserError("an .engine file is built on the GPU that it shall run on, and torch sees none: export .onnx")
+    import_tensorrt()  # before minutes of work
+    shapes = job.shapes or _usual_shapes(job.generator, _MOST[".engine"])
+    check_size(shapes, job.generator.model.ngf)
+    plan = build_plan(_typed_graph(job, for_tensorrt=True), shapes, job.generator.in_channels, job.device)
+    metadata = {"shapes": shapes._asdict(), "compiled": tensorrt_facts(job.device)}
+    opened = TensorRtBackend(plan, _own_facts(job) | metadata, name="the engine", device=str(job.device))
+    return _Built(plan, metadata, opened)
+
+
+def _typed_graph(job: _Job, *, for_tensorrt: bool = False) -> bytes:
+    """The generator as ONNX, in the precision that is asked for."""
+    content = to_onnx(job.generator)
+    if job.precision == "fp32":
+        return content
+    plain = OnnxBackend(content, _own_facts(job) | {"precision": "fp32"}, name="the graph", device="cpu")
+    some = job.sample_images[:: max(1, len(job.sample_images) // _CALIBRATION)][:_CALIBRATION]
+    return typed_onnx(content, job.precision, image_batches(plain, some), for_tensorrt=for_tensorrt)
+
+
+def _build_pt2(job: _Job) -> _Built:
+    shapes = job.shapes or _usual_shapes(job.generator, _MOST[".pt2"])
+    content = compile_package(job.generator, job.precision, shapes, job.device)
+    metadata = {"shapes": shapes._asdict(), "compiled": aoti_facts(job.device)}
+    opened = AotiBackend(content, _own_facts(job) | metadata, name="the compiled code", device=str(job.device))
+    return _Built(content, metadata, opened)
+
+
+def _own_facts(job: _Job) -> dict[str, Any]:
+    """What the engine that is compared has to know of itself."""
+    generator = job.generator
+    sides = {"size_divisor": generator.size_divisor, "min_size": generator.min_size}
+    return generator.metadata() | sides | {"precision": job.precision}
+
+
+def _usual_shapes(generator: Generator, most: Shape) -> Shapes:
+    unit = generator.size_divisor
+
+    def fitting(side: int) -> int:
+        return -(-max(side, generator.min_size) // unit) * unit
+
+    ends = ((1, 1, 1), _USUAL, most)
+    return Shapes(*((images, fitting(height), fitting(width)) for images, height, width in ends))
+
+
+def _write_safetensors(generator: Generator, out: Path) -> None:
+    write_atomically(out, dump_safetensors(generator))
+
+
+def _write_reference(generator: Generator, out: Path) -> None:
+    if "float" in (generator.in_format.depth, generator.out_format.depth):
+        raise UserError(f"{out}: a .pth file cannot tell the range of floating-point images: use .safetensors or .onnx")
+    save_reference_network(out, generator.network)
+
+
+_ENGINES: dict[str, Callable[[_Job], _Built]] = {
+    ".onnx": _build_onnx,
+    ".pt2": _build_pt2,
+    ".engine": _build_tensorrt,
+}
+_WEIGHTS: dict[str, Callable[[Generator, Path], None]] = {
+    ".safetensors": _write_safetensors,
+    ".pth": _write_reference,
+}

@@ -1,0 +1,1 @@
+"""Files translated into files: images, large TIFFs, videos."""

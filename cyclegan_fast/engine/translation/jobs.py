@@ -1,0 +1,88 @@
+"""What there is to translate: which file becomes which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
+_KEPT_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v"})  # of videos; others become .mkv, which takes any sound
+RECONSTRUCTIONS = "reconstruct"  # folder in the output, for grids
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image or video to translate."""
+
+    source: Path
+    target: Path
+
+    @property
+    def is_video(self) -> bool:
+        """By its name: what is in an image is found out when it is read."""
+        return self.source.suffix.lower() in VIDEO_SUFFIXES
+
+
+def plan_jobs(source: Path, output: Path, *, overwrite: bool = False, reconstruct: bool = False) -> list[Job]:
+    """Lists what to translate, sorted by path.
+
+    Args:
+        source: An image, a video, a folder with them at any depth, or a glob pattern (``**`` for any folders).
+        output: Folder for the results, under the same names: below the folder, or below the part of the pattern that
+            is fixed.
+        overwrite: Whether results may be there already. The input never is overwritten.
+        reconstruct: Whether each result has a grid, `grid_of`, too.
+
+    Raises:
+        UserError: There is no such input, or a result would replace an input, another result, or a file that exists.
+    """
+    root, paths = _inputs(source, output)
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
+    jobs = [Job(path, _target(output / path.relative_to(root))) for path in paths]
+    inputs, results = {job.source.resolve() for job in jobs}, dict[Path, Path]()
+    for job in jobs:
+        for target in (job.target, grid_of(job, output)) if reconstruct else (job.target,):
+            if target.resolve() in inputs:
+                raise UserError(f"{target} is one of the inputs and would be overwritten: choose another output folder")
+            if target in results:
+                two = f"{results[target]} and {job.source}"
+                raise UserError(f"{target} would be the result of {two}: translate them into two folders")
+            results[target] = job.source
+    taken = [target for target in results if target.exists()]
+    if taken and not overwrite:
+        raise UserError(
+            f"{taken[0]} exists already ({len(taken)} files do): choose another folder, or say --resume (do the rest) "
+            "or --overwrite"
+        )
+    return jobs
+
+
+def grid_of(job: Job, output: Path) -> Path:
+    """Where the grid of an image's way there and back lies."""
+    place = output / RECONSTRUCTIONS / job.target.relative_to(output)
+    return place.with_name(f"{place.name}.png")
+
+
+def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
+    """The folder to which results are relative, and the files; results of an earlier run do not match a pattern."""
+    if source.is_dir():
+        return source, list_images(source, SUFFIXES | VIDEO_SUFFIXES)
+    if source.exists():
+        return source.parent, [source]
+    if not is_pattern(source):
+        raise UserError(f"{source} does not exist")
+    below = output.resolve()
+    matches = [path for path in match_files(source) if not path.resolve().is_relative_to(below)]
+    if not matches:
+        raise UserError(f"{source} matches no file outside the output folder: mend the pattern, or give a folder")
+    return Path(*takewhile(lambda part: not is_pattern(part), source.parts[:-1])), matches
+
+
+def _target(path: Path) -> Path:
+    suffix = path.suffix.lower()
+    return path.with_suffix(".mkv") if suffix in VIDEO_SUFFIXES - _KEPT_SUFFIXES else path

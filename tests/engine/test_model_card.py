@@ -1,0 +1,105 @@
+"""The folder that is published says only what is so, runs by its own words, and tells nothing of this machine."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from cyclegan_fast.engine import build_engine, infer, load_engine
+from cyclegan_fast.engine.export.model_card import write_card
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn import build_networks
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose training set has test images, and which was scored."""
+    rng = np.random.default_rng(0)
+    for name in ("testA/0.png", "testA/1.jpg", "testB/0.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (30, 300, 3), dtype=np.uint8)).save(tmp_path / "data" / name)
+    config = TrainConfig(
+        model=ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4),
+        data=DataConfig(data=tmp_path / "data"),
+        run=RunConfig(out=tmp_path / "run"),
+    )
+    networks = build_networks(config.model)
+    save_checkpoint(tmp_path / "run" / "checkpoints", 7, networks=networks, config=config, progress={"step": 1234})
+    (tmp_path / "run" / "scores.json").write_text(json.dumps({"photo_to_labels": {"class_iou": 0.5}, "step": 7}))
+    return tmp_path / "run"
+
+
+def test_scores_of_engines_are_not_told_as_those_of_the_weights(run, tmp_path):
+    own = {"photo_to_labels": {"class_iou": 0.25}}
+    (run / "scores.json").write_text(json.dumps({"photo_to_labels": {"class_iou": 0.125}, "checkpoint": own}))
+    text = (write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu") / "README.md").read_text()
+    assert "| photo to labels | 0.250 |" in text and "0.125" not in text
+    assert json.loads((tmp_path / "h2z" / "scores.json").read_text()) == own
+
+
+def test_the_folder_holds_what_the_card_says(run, tmp_path):
+    out = write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu")
+    text = (out / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "cc-by-4.0" and head["library_name"] == "cyclegan-fast"
+    assert "# h2z\n" in text and "| steps | 1,234 |" in text and "| photo to labels | 0.500 |" in text
+    names = {path.name for path in out.iterdir()}
+    assert names == {"README.md", "AtoB.safetensors", "BtoA.safetensors", "settings.yaml", "scores.json",
+                     "AtoB.png", "BtoA.png"}  # fmt: skip
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        assert target in names
+    digests = dict(re.findall(r"\| (\S+) \| [\d,]+ \| `(\w{64})` \|", text))
+    assert len(digests) == 4
+    for name, digest in digests.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    for path in (out / "README.md", out / "settings.yaml"):
+        assert str(tmp_path) not in path.read_text()
+    with Image.open(out / "AtoB.png") as grid:
+        assert grid.width >= 3 * 256 * 0.5 and grid.height > 2 * 15
+    image = np.random.default_rng(1).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    for direction in ("AtoB", "BtoA"):
+        published = load_engine(out / f"{direction}.safetensors", device="cpu")
+        np.testing.assert_array_equal(
+            infer(published, image), infer(load_engine(run, direction=direction, device="cpu"), image)
+        )
+
+
+def test_its_python_runs_as_written(run, tmp_path):
+    out = write_card(run, tmp_path / "h2z", device="cpu")
+    (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    Image.new("RGB", (20, 30)).save(out / "image.jpg")
+    done = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out / "translated.png") as image:
+        assert image.size == (20, 30)
+
+
+def test_one_generator_without_a_run(run, tmp_path):
+    weights = build_engine(run, tmp_path / "g.safetensors", direction="BtoA")
+    out = write_card(weights, tmp_path / "g", images={"BtoA": tmp_path / "data" / "testB"}, device="cpu")
+    assert {path.name for path in out.iterdir()} == {"README.md", "BtoA.safetensors", "BtoA.png"}
+    text = (out / "README.md").read_text()
+    assert "## Training" not in text and "## Scores" not in text and "license" not in text
+    with pytest.raises(UserError, match="holds no generator AtoB"):
+        write_card(weights, tmp_path / "other", images={"AtoB": tmp_path / "data" / "testA"})
+
+
+def test_bad_input_leaves_nothing(run, tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="exists already: name a new folder"):
+        write_card(run, tmp_path / "there")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no image"):
+        write_card(run, tmp_path / "card", images={"AtoB": tmp_path / "empty"}, device="cpu")
+    assert not (tmp_path / "card").exists() and not list(tmp_path.glob(".partial*"))
+    (run / "scores.json").write_text("{")
+    with pytest.raises(UserError, match=r"scores\.json cannot be read"):
+        write_card(run, tmp_path / "card")
