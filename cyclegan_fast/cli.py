@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import show_logs
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -44,6 +45,7 @@ def with_errors(action: Callable[[], Any]) -> NoReturn:
 
     Warnings become one line each, and SIGTERM ends the command as Ctrl-C does.
     """
+    show_logs()
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

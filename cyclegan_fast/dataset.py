@@ -95,7 +95,7 @@ def check(
     """
     from cyclegan_fast.data.audit.survey import as_json, survey
     from cyclegan_fast.data.catalog.quarantine import add_to_quarantine
-    from cyclegan_fast.monitoring.progress import Progress
+    from cyclegan_fast.monitoring.progress import ProgressBar
 
     settings = DataConfig(
         data=data,
@@ -110,7 +110,7 @@ def check(
     channels = channels_A, channels_B
     check_ranges(TrainConfig(data=settings, model=ModelConfig(channels_A=channels_A, channels_B=channels_B)))
     say = functools.partial(print, file=sys.stderr) if json else print
-    with Progress("images", say=say, enabled=not json) as progress:
+    with ProgressBar("images", enabled=not json) as progress:
         result = survey(settings, channels=channels, progress=progress, say=say)
     sheet = _write_contact_sheet(result, contact_sheet, say)
     errors, lists = result.of("error"), []

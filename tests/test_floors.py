@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cyclegan_fast"
 FLOORS = [
-    {"errors", "version"},
+    {"errors", "logs", "version"},
     {"config", "files", "device"},
     {"ops"},
     {"nn", "images", "monitoring"},

@@ -1,14 +1,16 @@
 """The progress of a command: plain lines now and then, nothing of what is quick, a bar on a terminal."""
 
+import logging
+
 import pytest
 
-from cyclegan_fast.monitoring.progress import Progress
+from cyclegan_fast.monitoring.progress import ProgressBar
 from tests.monitoring.test_console import on_a_terminal
 
 RUN = """
 import time
-from cyclegan_fast.monitoring.progress import Progress
-with Progress("images") as progress:
+from cyclegan_fast.monitoring.progress import ProgressBar
+with ProgressBar("images", "decoding") as progress:
     for done in range(1, 501):
         progress(done, 500)
         time.sleep(0.001)
@@ -16,28 +18,29 @@ print("the end")
 """
 
 
-def test_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, said = 0.0, []
+def test_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    with Progress("images", say=said.append) as progress:
+    with caplog.at_level(logging.INFO), ProgressBar("images", "decoding") as progress:
         for done in range(1, 101):
             now += 0.5
-            progress(done, 100)
-    assert said == [
-        "30/100 images, 2 images/s, 35 s left",
-        "60/100 images, 2 images/s, 20 s left",
-        "90/100 images, 2 images/s, 5 s left",
+            progress(done - 0.75, 100)
+    assert caplog.messages == [
+        "decoding: 29.2/100 images, 1.9 images/s, 36 s left",
+        "decoding: 59.2/100 images, 2 images/s, 21 s left",
+        "decoding: 89.2/100 images, 2 images/s, 5 s left",
     ]
 
 
-def test_a_disabled_one_says_nothing() -> None:
-    said: list[str] = []
-    with Progress("images", say=said.append, enabled=False) as progress:
+def test_a_disabled_one_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), ProgressBar("images", enabled=False) as progress:
         progress.shown = float("-inf")
         progress(1, 2)
-    assert said == []
+    assert not caplog.messages
 
 
 def test_a_terminal_gets_a_bar() -> None:
     text = on_a_terminal(program=RUN)
-    assert "images/s" in text and "/500" in text and text.count("/500") < 20 and "the end" in text
+    assert (
+        "images/s" in text and "decoding" in text and "/500" in text and text.count("/500") < 20 and "the end" in text
+    )

@@ -1,0 +1,53 @@
+"""How the package reports: through loggers below "cyclegan_fast", which the commands show as plain lines.
+
+A module has ``log = logging.getLogger(__name__)``. What a user should know is `info`, what may be a mistake `warning`;
+what ends the work is a `UserError`. Used as a library, the package configures nothing: warnings reach stderr by
+Python's own rule, and an application sees as much as it asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+
+_reported: set[tuple[str, str]] = set()
+_lock = threading.Lock()
+
+
+class _PlainHandler(logging.Handler):
+    """Prints a record as one line: information on stdout, warnings on stderr behind ``note: ``."""
+
+    def __init__(self, info_to_stderr: bool) -> None:
+        super().__init__()
+        self.info_to_stderr = info_to_stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The streams of this moment, so that a live progress bar that redirects them stays below the line.
+        if record.levelno >= logging.WARNING:
+            print(f"note: {record.getMessage()}", file=sys.stderr, flush=True)
+        else:
+            print(record.getMessage(), file=sys.stderr if self.info_to_stderr else sys.stdout, flush=True)
+
+
+def show_logs(*, info_to_stderr: bool = False) -> None:
+    """Shows what the package logs, as every command does.
+
+    Args:
+        info_to_stderr: Keeps stdout for the result of a command, JSON for example.
+    """
+    package = logging.getLogger("cyclegan_fast")
+    for handler in [h for h in package.handlers if isinstance(h, _PlainHandler)]:
+        package.removeHandler(handler)
+    package.addHandler(_PlainHandler(info_to_stderr))
+    package.setLevel(logging.INFO)
+    package.propagate = False
+
+
+def warn_once(log: logging.Logger, message: str) -> None:
+    """Logs a warning that would otherwise come with every image or batch: once in a process."""
+    with _lock:
+        if (log.name, message) in _reported:
+            return
+        _reported.add((log.name, message))
+    log.warning("%s", message)
