@@ -1,8 +1,8 @@
 // jpeg_damage: finds damage in the middle of a JPEG, which most decoders turn into wrong pixels.
 //
 // It follows the Huffman codes of every scan to the end and computes no pixel. The twin of
-// cyclegan_fast/images/jpeg_damage.py, which explains what is looked for: the two say the same of every
-// file, word for word.
+// cyclegan_fast/images/jpeg_damage.py, which explains what is looked for: the two say the same of
+// every file, word for word.
 #pragma once
 
 #include <cstddef>

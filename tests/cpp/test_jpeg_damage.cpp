@@ -1,5 +1,6 @@
 // find_jpeg_damage on files that are made here, whole and mutated, in memory that ends where the
-// file ends. That its words are those of the Python twin is tests/images/test_jpeg_damage.py's to show.
+// file ends. That its words are those of the Python twin is tests/images/test_jpeg_damage.py's to
+// show.
 #include "harness.h"
 
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
