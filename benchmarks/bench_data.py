@@ -26,7 +26,8 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import Loader
-from cyclegan_fast.data.loaders import LOADERS, build_samples
+from cyclegan_fast.data.loaders import LOADERS
+from cyclegan_fast.data.loaders.build import build_samples
 from cyclegan_fast.data.loaders.samples import Samples
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training.trainer import Trainer
