@@ -1,0 +1,165 @@
+"""Who may import whom: the package's layers, read from the sources themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.import_graph import Import, find_cycle, module_name, read_imports
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "cyclegan_fast"
+CSRC = ROOT / "csrc"
+COMMANDS = {"train", "translate", "export", "model_card", "evaluate", "dataset", "doctor", "serve", "demo"}
+ALIASES = {"card": "model_card"}  # former names of commands
+LAYERS = [
+    {"errors", "logs", "version"},
+    {"_C", "config", "files", "device"},
+    {"ops"},
+    {"nn", "images", "monitoring"},
+    {"data", "checkpoint"},
+    {"training", "engine", "evaluation", "serving"},
+    {"cli"},  # what all commands share
+    COMMANDS - {"demo"},
+    {"demo", "__main__"} | ALIASES.keys(),  # demo runs the other commands one after the other
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+IMPORTS = read_imports(PACKAGE)
+# TODO: import_tensorrt, make_log and profile_of belong into engine/backends; then this exception goes.
+UPWARD = ("engine.backends.tensorrt", "engine.export.tensorrt_build")
+
+
+def part_of(module: str) -> str:
+    """The package or module of the layers that a module belongs to: "data" of "data.loaders.base"."""
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("module", sorted(IMPORTS), ids=lambda name: name or "__init__")
+def test_imports_go_to_lower_layers(module: str) -> None:
+    part = part_of(module)
+    targets = {found.target for found in IMPORTS[module]}
+    if part == "":  # the package's root hands out the engine, lazily
+        assert {part_of(target) for target in targets} <= {"engine", "version"}
+        return
+    assert part in RANK, f"{part} is on no layer: give it one in this test and in CONTRIBUTING.md"
+    for other in {part_of(target) for target in targets} - {part}:
+        if other == "":
+            assert part in COMMANDS, f"{module} imports the package's root: import the module that it needs"
+            continue
+        assert RANK[other] < RANK[part], f"{module} may not import {other}"
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Counts what a module imports at its head, where a circle breaks the import."""
+    graph = {name: {found.target for found in imports if found.at_head} for name, imports in IMPORTS.items()}
+    assert find_cycle(graph) == []
+
+
+def test_packages_import_each_other_in_no_circle() -> None:
+    """Counts every import, those inside functions too; a module beside packages counts as one of them."""
+    names = {node(name) for name in IMPORTS}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for name, imports in IMPORTS.items():
+        if not is_root_of_packages(name):  # which hands out what its packages hold
+            targets = {found.target for found in imports if (name, found.target) != UPWARD}
+            graph[node(name)] |= {node(target) for target in targets if not is_root_of_packages(target)}
+    assert find_cycle(graph) == []
+
+
+def node(module: str) -> str:
+    """The package or module that a module counts as: "data.loaders" for "data.loaders.base", "data.rng" for itself."""
+    return ".".join(module.split(".")[:2])
+
+
+def is_root_of_packages(module: str) -> bool:
+    return "." not in module and (PACKAGE / module / "__init__.py").exists()
+
+
+SOURCE = """
+import pack
+import pack.a, json
+from pack import b, version_of_the_root
+from pack.c import thing
+from . import d
+from .e import thing
+from ..f.g import thing
+from .. import root_thing
+if True:
+    import pack.h
+try:
+    import pack.i
+except ImportError:
+    from pack import j
+if TYPE_CHECKING:
+    import pack.k
+def function():
+    from pack import l
+    importlib.import_module("pack.m")
+    import_module(".n", "pack.sub")
+    print("pack.o")
+"""
+
+
+def test_every_kind_of_import_is_read(tmp_path: Path) -> None:
+    package = tmp_path / "pack"
+    (package / "sub").mkdir(parents=True)
+    (package / "f").mkdir()
+    for name in ["__init__", *"abchijklmo", "sub/__init__", "sub/d", "sub/e", "sub/n", "f/__init__", "f/g"]:
+        (package / f"{name}.py").touch()
+    (package / "sub" / "user.py").write_text(SOURCE)
+    found = read_imports(package)["sub.user"]
+    head = {"", "a", "b", "c", "sub.d", "sub.e", "f.g", "h", "i", "j"}
+    assert found == {Import(name, True) for name in head} | {Import(name, False) for name in ("k", "l", "m", "sub.n")}
+    assert module_name(package / "sub" / "__init__.py", package) == "sub"
+
+
+def test_circles_are_found() -> None:
+    assert find_cycle({"a": {"b", "a"}, "b": {"c"}, "c": set()}) == []
+    assert set(find_cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*([<"][^>"]+[>"])', path.read_text(), re.MULTILINE)
+
+
+def sources(folder: str) -> list[Path]:
+    found = [path for path in (CSRC / folder).rglob("*") if path.is_file()]
+    assert found
+    return found
+
+
+def included_file(quoted: str, includer: Path) -> Path:
+    """The file of csrc/kernels, or beside the includer, that an include names."""
+    name = quoted.strip('"')
+    (found, *_) = [place / name for place in (includer.parent, CSRC / "kernels") if (place / name).is_file()] or [None]
+    assert found is not None, f"{includer.relative_to(ROOT)} includes {quoted}, which is neither there nor in kernels"
+    return found.resolve()
+
+
+@pytest.mark.parametrize("path", sources("kernels"), ids=lambda path: str(path.relative_to(CSRC)))
+def test_kernels_know_neither_torch_nor_python(path: Path) -> None:
+    for name in includes(path):
+        assert not re.match(r"[<\"](torch|ATen|c10|pybind11|Python|NvInfer)", name), f"{path.name} includes {name}"
+        if name.startswith('"'):
+            assert included_file(name, path).is_relative_to(CSRC / "kernels"), f"{path.name} includes {name}"
+
+
+def test_files_of_csrc_include_each_other_in_no_circle() -> None:
+    graph = {
+        str(path): {str(included_file(name, path)) for name in includes(path) if name.startswith('"')}
+        for path in [*sources("kernels"), *sources("torch")]
+    }
+    assert find_cycle(graph) == []
+
+
+@pytest.mark.parametrize("module", ["tyro", "rich"])
+def test_command_line_libraries_are_imported_lazily(module: str) -> None:
+    for path in PACKAGE.rglob("*.py"):
+        for statement in ast.parse(path.read_text()).body:
+            names = [a.name for a in statement.names] if isinstance(statement, ast.Import) else []
+            if isinstance(statement, ast.ImportFrom):
+                names = [statement.module or ""]
+            assert not any(name.split(".")[0] == module for name in names), f"{path.name} imports {module} at its head"
