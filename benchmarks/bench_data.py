@@ -87,7 +87,7 @@ class Turn:
     """A loader that gives batches for a while, now and then."""
 
     def __init__(self, name: str, samples: Samples) -> None:
-        self.make: Callable[[], Loader] = lambda: LOADERS[name](samples, device=DEVICE, channels_last=True, say=_silent)
+        self.make: Callable[[], Loader] = lambda: LOADERS[name](samples, device=DEVICE, channels_last=True)
         self.kept = self.make() if name == "cache" else None  # what it decoded is used in every turn
 
     def __call__(self) -> float:
@@ -235,7 +235,7 @@ def test_images_per_second(benchmark: Any, folders: dict[str, Path], mode: str, 
     if reason := LOADERS[name].why_not(samples, DEVICE):
         pytest.skip(f"{name}: {reason}")
     benchmark.group = f"{mode}, {kind}"
-    with LOADERS[name](samples, device=DEVICE, channels_last=True, say=_silent) as loader:
+    with LOADERS[name](samples, device=DEVICE, channels_last=True) as loader:
 
         def take() -> None:
             for _ in range(WARM_UP):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +10,12 @@ from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, ModelConfig, Preprocess, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
+from cyclegan_fast.logs import show_logs
 
 if TYPE_CHECKING:
     from cyclegan_fast.data.audit.survey import Survey
+
+log = logging.getLogger(__name__)
 
 
 def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, seed: int = 0) -> None:
@@ -109,10 +110,11 @@ def check(
     )
     channels = channels_A, channels_B
     check_ranges(TrainConfig(data=settings, model=ModelConfig(channels_A=channels_A, channels_B=channels_B)))
-    say = functools.partial(print, file=sys.stderr) if json else print
+    if json:
+        show_logs(info_to_stderr=True)
     with ProgressBar("images", enabled=not json) as progress:
-        result = survey(settings, channels=channels, progress=progress, say=say)
-    sheet = _write_contact_sheet(result, contact_sheet, say)
+        result = survey(settings, channels=channels, progress=progress)
+    sheet = _write_contact_sheet(result, contact_sheet)
     errors, lists = result.of("error"), []
     if quarantine:
         named = result.to_leave_out()
@@ -131,8 +133,8 @@ def check(
     return 2 if errors or (strict and result.of("warning")) else 0
 
 
-def _write_contact_sheet(result: Survey, path: Path | None, say: Callable[[str], None]) -> Path | None:
-    """Writes the sheet; where its usual place cannot be written, it says so."""
+def _write_contact_sheet(result: Survey, path: Path | None) -> Path | None:
+    """Writes the sheet; where its usual place cannot be written, it logs that."""
     from cyclegan_fast.data.audit.contact_sheet import contact_sheet
     from cyclegan_fast.data.catalog.manifest import FOLDER
 
@@ -145,7 +147,7 @@ def _write_contact_sheet(result: Survey, path: Path | None, say: Callable[[str],
     except UserError as error:
         if path is not None:
             raise
-        say(f"{error}; name another place with --contact-sheet FILE.png")
+        log.info("%s; name another place with --contact-sheet FILE.png", error)
         return None
     return target
 

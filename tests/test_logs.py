@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from cyclegan_fast.logs import show_logs, warn_once
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    package = logging.getLogger("cyclegan_fast")
-    before = package.handlers[:], package.level, package.propagate
-    yield
-    package.handlers[:], package.propagate = before[0], before[2]
-    package.setLevel(before[1])
 
 
 @pytest.mark.parametrize("info_to_stderr", [False, True])

@@ -73,7 +73,7 @@ class Trainer:
         self.device = resolve_device(config.run.device)
         self.uses_graph = _check_settings(config, self.device, say)
         size_divisor, min_size = image_requirements(config.model)
-        self.loader = build_train_loader(config, self.device, size_divisor=size_divisor, min_size=min_size, say=say)
+        self.loader = build_train_loader(config, self.device, size_divisor=size_divisor, min_size=min_size)
         self.pixel_formats = {
             name: domain.pixel_format for name, domain in zip("AB", self.loader.samples.domains, strict=True)
         }

@@ -1,5 +1,6 @@
 """What the loader "cache" has beyond the contract of test_loader.py, and how `--loader auto` chooses."""
 
+import logging
 import re
 import time
 from dataclasses import replace
@@ -143,20 +144,22 @@ def test_the_host_keeps_what_the_card_cannot(good_folder: Path, monkeypatch: pyt
     )
 
 
-def test_auto_takes_the_cache_where_it_fits_and_says_so(good_folder: Path) -> None:
-    said: list[str] = []
-    with build_train_loader(settings(good_folder), "cpu", say=said.append) as loader:
+def test_auto_takes_the_cache_where_it_fits_and_logs_it(good_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with build_train_loader(settings(good_folder), "cpu") as loader:
         assert loader.name == "cache"
-    (line,) = said
+    (line,) = caplog.messages
     assert re.fullmatch(r"loader: cache \(both domains take 47 kB of \S+ GB free in host memory\)", line)
 
 
-def test_auto_takes_the_workers_where_it_does_not_and_says_why(good_folder: Path) -> None:
-    said: list[str] = []
+def test_auto_takes_the_workers_where_it_does_not_and_logs_why(
+    good_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     config = settings(good_folder, cache_share=1e-12, workers=1)
-    with build_train_loader(config, "cpu", say=said.append) as loader:
+    with build_train_loader(config, "cpu") as loader:
         assert loader.name == "torch"
-    (line,) = said
+    (line,) = caplog.messages
     assert line.startswith("loader: torch (1 worker process; not cache: both domains take 47 kB decoded, more than ")
     assert re.search(r"more than --cache-share 1e-12 of \S+ GB free in host memory\)$", line)
 

@@ -6,6 +6,7 @@ Damaged files, bombs and files that vanish are in test_loader.py, archives in te
 from __future__ import annotations
 
 import io
+import logging
 import multiprocessing
 import os
 import shutil
@@ -80,13 +81,13 @@ def test_every_kind_of_image_obeys_the_one_rule(loader_name: str, tmp_path: Path
             assert_cut_from(batch[side][0], batch[f"paths_{side}"][0], channels)
 
 
-def test_a_word_about_animations(loader_name: str, tmp_path: Path) -> None:
+def test_animations_are_counted_in_the_log(loader_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     for folder in both_folders(tmp_path):
         ODD_FILES["frames.gif"](folder / "a.gif")
-    said: list[str] = []
-    build_train_loader(settings(loader_name, tmp_path), "cpu", say=said.append)
-    (word,) = [line for line in said if "animated" in line]
-    assert word.startswith("of 2 animated files only the first frame is used (") and "trainA/a.gif" in word
+    build_train_loader(settings(loader_name, tmp_path), "cpu")
+    (message,) = [line for line in caplog.messages if line.startswith("of ")]
+    assert message.startswith("of 2 animated files only the first frame is used (") and "trainA/a.gif" in message
 
 
 @pytest.mark.parametrize("kind", ["16 bit", "float"])

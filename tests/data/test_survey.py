@@ -1,6 +1,7 @@
 """What the check of a data folder finds, keeps and leaves out."""
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -136,25 +137,26 @@ def test_the_index_moves_with_the_folder_and_training_uses_it(good_folder: Path)
 @pytest.mark.parametrize(
     "content", ["{ damaged", "[]", '{"made_by": "another"}', '{"files": {}}', "", "\0", '{"made_by": 1, "files": 2}']
 )
-def test_a_damaged_index_is_made_anew_with_a_word(
-    good_folder: Path, capsys: pytest.CaptureFixture[str], content: str
+def test_a_damaged_index_is_made_anew_and_logged(
+    good_folder: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
+    caplog.set_level(logging.INFO)
     check(good_folder)
     index = good_folder / ".cyclegan_fast" / "index.json"
     whole = index.read_bytes()
     index.write_text(content)
     assert check(good_folder).files_read == 12
-    assert "every image is read again" in capsys.readouterr().out
+    assert "every image is read again" in caplog.text
     assert index.read_bytes() == whole
 
 
-def test_an_entry_of_the_wrong_kind_spoils_the_index(good_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_of_the_wrong_kind_spoils_the_index(good_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     check(good_folder)
     index = good_folder / ".cyclegan_fast" / "index.json"
     stored = json.loads(index.read_text())
     stored["files"]["trainA/0.jpg"][2] = "48"
     index.write_text(json.dumps(stored))
-    assert check(good_folder).files_read == 12 and "holds something else" in capsys.readouterr().out
+    assert check(good_folder).files_read == 12 and "holds something else" in caplog.text
 
 
 def test_members_of_archives_have_names_of_their_own(good_folder: Path) -> None:
@@ -182,7 +184,8 @@ def test_processes_and_one_process_find_the_same(flawed: Path) -> None:
     assert told[-1] == (len(sources), len(sources)) and len(sources) > 40
 
 
-def test_training_honours_the_list_and_says_so_in_one_line(bad_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_honours_the_list_and_logs_it_in_one_line(bad_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     folder = bad_file.parent.parent
     config = TrainConfig(data=DataConfig(data=folder, workers=0))
     with pytest.raises(UserError, match=bad_file.name):
@@ -190,10 +193,9 @@ def test_training_honours_the_list_and_says_so_in_one_line(bad_file: Path, capsy
     add_to_quarantine(folder, {f"trainA/{bad_file.name}": "damaged"})
     with (folder / "quarantine.txt").open("a") as file:
         file.write("trainB/0.jpg # ugly\n")
-    said: list[str] = []
-    with build_train_loader(config, "cpu", say=said.append) as loader:
+    with build_train_loader(config, "cpu") as loader:
         assert loader.samples.counts == (7, 4)
-    assert said[0] == f"2 files left out: {folder / 'quarantine.txt'}"
+    assert caplog.messages[0] == f"2 files left out: {folder / 'quarantine.txt'}"
 
 
 def test_lines_that_match_nothing_are_warnings(good_folder: Path) -> None:

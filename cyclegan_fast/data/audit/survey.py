@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 from cyclegan_fast.config import DataConfig
 from cyclegan_fast.data.audit.checklist import Checklist, list_groups
 from cyclegan_fast.data.audit.findings import KINDS, AuditedImage, Finding, Severity, judge, sorted_findings
-from cyclegan_fast.data.catalog.manifest import Index, Progress, name_in
+from cyclegan_fast.data.catalog.manifest import Index, name_in
 from cyclegan_fast.data.catalog.probe import ImageMetadata
 from cyclegan_fast.data.catalog.quarantine import FILE_NAME as QUARANTINE
 from cyclegan_fast.data.catalog.quarantine import read_quarantine
+from cyclegan_fast.monitoring.progress import Progress
 
 _LISTED: dict[Severity, int] = {"error": 20, "warning": 20, "info": 3}  # of a kind, in the text
 
@@ -79,15 +80,13 @@ def survey(
     *,
     channels: tuple[int, int] = (3, 3),
     progress: Progress | None = None,
-    say: Callable[[str], None] = print,
 ) -> Survey:
     """Checks the images that `config` names for training with it.
 
     Args:
         config: Where they are, the geometry of a sample, and the processes that read (`workers`).
         channels: Of the images of A and of B.
-        progress: Is told how many of the files to read have been read, of each home.
-        say: Takes a word about an index that cannot be read or written.
+        progress: Takes how many of the files to read have been read, of each home.
 
     Raises:
         UserError: No such folder, a damaged quarantine list, or settings that fit no image.
@@ -98,7 +97,7 @@ def survey(
     files_read = 0
     for home in dict.fromkeys(group.home for group in found.groups):
         groups = [group for group in found.groups if group.home == home]
-        index = Index(home, say)
+        index = Index(home)
         sources = [source for group in groups for source in group.used]
         try:
             metadata = iter(index.survey(sources, workers=config.workers, progress=progress))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,12 +12,12 @@ from cyclegan_fast.data.catalog.probe import ImageMetadata
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import BadImageError
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
+from cyclegan_fast.monitoring.progress import ProgressBar
 
 Size = tuple[int, int]  # width, height, in pixels
 BadPolicy = Literal["error", "skip"]
 
 _KEEP_FROM = 2000  # images; fewer are checked in seconds and leave no trace in the user's folder
-_SECONDS_BETWEEN_WORDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ def check_images(
     on_bad: BadPolicy = "error",
     min_side: int = 1,
     cache_folder: Path | None = None,
-    say: Callable[[str], None] = print,
 ) -> CheckedImages:
     """Reads every image to its end, in processes; of a folder that has an index, only what is new or changed.
 
@@ -48,15 +46,15 @@ def check_images(
         on_bad: "error" stops at the end of the check and names the first bad one; "skip" leaves bad ones out.
         min_side: An image with a shorter side than this, in pixels, is bad.
         cache_folder: The data folder, which keeps the index (see `Index`): a large set starts one, `dataset check` too.
-        say: Takes a word about a check that takes long.
 
     Raises:
         UserError: under "error", any bad file; under "skip", not one good file.
     """
     sources = [as_image_file(image) for image in images]
-    index = Index(cache_folder, say)
+    index = Index(cache_folder)
     try:
-        found = index.survey([source.whole for source in sources], progress=_Words(say))
+        with ProgressBar("images", "checking", bar=False) as progress:
+            found = index.survey([source.whole for source in sources], progress=progress)
     finally:  # even of a check that was interrupted
         if len(sources) >= _KEEP_FROM or index.exists():
             index.save()
@@ -84,20 +82,6 @@ def too_small(size: Size, min_side: int) -> str:
     """Why an image of `size` cannot be used, if its shorter side is below `min_side`; else an empty string."""
     width, height = size
     return f"{width}x{height} pixels, but the shorter side must be at least {min_side}" * (min(size) < min_side)
-
-
-class _Words:
-    """Says now and then how far a check is; nothing of a quick one."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say, self.began = say, time.monotonic()
-        self.said = self.began
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self.said >= _SECONDS_BETWEEN_WORDS:
-            self.said, speed = now, done / (now - self.began)
-            self.say(f"checking the images: {done:,}/{total:,}, {speed:.0f}/s, {(total - done) / speed:.0f} s left")
 
 
 def _refuse_small(source: ImageFile, found: ImageMetadata | BadImageError, min_side: int) -> Size | BadImageError:

@@ -8,11 +8,12 @@ are read again each time: what was wrong may have been the disk, or a decoder th
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -27,10 +28,12 @@ from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images.decode import BadImageError
 from cyclegan_fast.images.find import OWN_FOLDER as FOLDER
 from cyclegan_fast.images.image_file import ImageFile
+from cyclegan_fast.monitoring.progress import Progress
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "index.json"
 
-Progress = Callable[[int, int], None]  # files read so far, files to read
 Stamp = tuple[int, int]  # length in bytes, time of change in nanoseconds
 
 _MADE_BY = f"{VERSION}, Pillow {PIL.__version__}"  # pixels may depend on the decoder
@@ -43,11 +46,10 @@ class Index:
 
     Args:
         folder: The data folder; None for images from anywhere, of which nothing is kept.
-        say: Takes a word where the file could not be read or written.
     """
 
-    def __init__(self, folder: Path | None, say: Callable[[str], None] = print) -> None:
-        self.folder, self.say = folder, say
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
         self.path = None if folder is None else folder / FOLDER / FILE_NAME
         self.files_read = 0
         """Files whose content was read, because nothing or something else was known of them."""
@@ -62,7 +64,7 @@ class Index:
         Args:
             sources: The images.
             workers: Processes that read; by default as many as there are usable cores.
-            progress: Is told how many of the new and changed images have been read.
+            progress: Takes how many of the new and changed images have been read.
 
         Raises:
             UserError: A process that reads was killed.
@@ -91,7 +93,7 @@ class Index:
         return self.path is not None and self.path.exists()
 
     def save(self, *, forget_others: bool = False) -> bool:
-        """Writes the file; in a folder that cannot be written it says so, and the next check reads everything again.
+        """Writes the file; in a folder that cannot be written it logs that, and the next check reads everything again.
 
         Args:
             forget_others: Drop images that were not surveyed this time: they are gone.
@@ -109,7 +111,7 @@ class Index:
         try:
             write_atomically(self.path, content.encode())
         except UserError as error:
-            self.say(f"{error}; what was found is not kept, and the next check reads every image again")
+            log.info("%s; what was found is not kept, and the next check reads every image again", error)
             return False
         return True
 
@@ -121,15 +123,15 @@ class Index:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            self.say(f"{self.path}: cannot be used ({error}); every image is read again")
+            log.warning("%s: cannot be used (%s); every image is read again", self.path, error)
             return {}
         try:
             if stored["made_by"] != _MADE_BY:
-                self.say(f"{self.path}: made by another version; every image is read again")
+                log.info("%s: made by another version; every image is read again", self.path)
                 return {}
             return {name: ((entry[0], entry[1]), _facts(entry[2:])) for name, entry in stored["files"].items()}
         except (LookupError, TypeError, AttributeError):
-            self.say(f"{self.path}: holds something else than an index; every image is read again")
+            log.warning("%s: holds something else than an index; every image is read again", self.path)
             return {}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from cyclegan_fast.config import DataConfig, Depth, PixelFormat
@@ -12,11 +13,13 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import BadImageError, count_clipped, native
 from cyclegan_fast.images.image_file import ImageFile
 
+log = logging.getLogger(__name__)
+
 DEPTH_NAMES: dict[Depth, str] = {"8": "8 bit", "16": "16 bit", "float": "float"}
 
 
 def find_pixel_formats(
-    config: DataConfig, channels: Sequence[int], known: Sequence[Sequence[ImageMetadata]], say: Callable[[str], None]
+    config: DataConfig, channels: Sequence[int], known: Sequence[Sequence[ImageMetadata]]
 ) -> list[PixelFormat]:
     """The pixel formats of A and B, as the networks name the domains.
 
@@ -24,7 +27,6 @@ def find_pixel_formats(
         config: Their depth, and the ranges of floating-point values.
         channels: Of the images of A and B.
         known: What is known of the images of A and B.
-        say: Takes a line about depths that were looked up.
 
     Raises:
         UserError: Values have no range of their own and none was given, or it is none, or nothing uses it.
@@ -40,7 +42,7 @@ def find_pixel_formats(
             f"{name} {DEPTH_NAMES[d]} ({told_depths(files)})"
             for name, d, files in zip("AB", depths, known, strict=True)
         ]
-        say(f"depth: {', '.join(found)}")
+        log.info("depth: %s", ", ".join(found))
     return pixel_formats
 
 

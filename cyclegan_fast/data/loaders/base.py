@@ -31,7 +31,6 @@ class Loader(ABC):
         device: Where the batches are wanted.
         channels_last: Memory format of the images.
         start_sample: Number of the first sample.
-        say: Takes a word about what takes long.
     """
 
     name = ""
@@ -54,11 +53,9 @@ class Loader(ABC):
         device: torch.device | str = "cpu",
         channels_last: bool = False,
         start_sample: int = 0,
-        say: Callable[[str], None] = print,
     ) -> None:
         self.samples, self.batch_size = samples, batch_size
         self.device, self.channels_last = torch.device(device), channels_last
-        self.say = say
         self.skipped: dict[str, str] = {}
         """Images that went bad during training, under the policy "skip": source -> reason."""
         self._sample = start_sample

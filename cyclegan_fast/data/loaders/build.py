@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +42,6 @@ def build_train_loader(
     min_size: int = transforms.SMALLEST_SIDE,
     rank: int = 0,
     world: int = 1,
-    say: Callable[[str], None] = print,
 ) -> Loader:
     """Indexes and checks the training images and returns their loader, before any model is built.
 
@@ -53,13 +52,12 @@ def build_train_loader(
         min_size: The least side that the networks can take, in pixels.
         rank: Which of several training processes this is, from 0; each gets a share of its own.
         world: How many there are.
-        say: Takes a word about the loader that was chosen.
 
     Raises:
         UserError: folders missing, empty or the same; bad files, as the policy says; sizes that cannot work;
             fewer shards than processes.
     """
-    samples = build_samples(config, size_divisor=size_divisor, min_size=min_size, rank=rank, world=world, say=say)
+    samples = build_samples(config, size_divisor=size_divisor, min_size=min_size, rank=rank, world=world)
     device = torch.device(device)
     kind, passed_over = choose_loader(config.data.loader, samples, device)
     loader = kind(
@@ -67,11 +65,10 @@ def build_train_loader(
         batch_size=config.optim.images_per_step,
         device=device,
         channels_last=config.run.channels_last,
-        say=say,
     )
     if config.data.loader == "auto":
         metadata = [loader.about, *(f"not {name}: {reason}" for name, reason in passed_over.items())]
-        say(f"loader: {kind.name} ({'; '.join(metadata)})")
+        log.info("loader: %s (%s)", kind.name, "; ".join(metadata))
     return loader
 
 
@@ -101,17 +98,16 @@ def build_samples(
     min_size: int,
     rank: int = 0,
     world: int = 1,
-    say: Callable[[str], None] = print,
 ) -> Samples:
     """Indexes and checks the training images; see `build_train_loader`."""
     data = config.data
     min_side = transforms.check_geometry(data, size_divisor, min_size)
     channels = config.model.channels_A, config.model.channels_B
-    found = _usable(data, min_side, say)
-    pixel_formats = find_pixel_formats(data, channels, [[image.metadata for image in images] for images in found], say)
+    found = _usable(data, min_side)
+    pixel_formats = find_pixel_formats(data, channels, [[image.metadata for image in images] for images in found])
     domains = [
         Domain(ImageFileTable(image.source for image in images), [image.size for image in images], pixel_format)
-        for images, pixel_format in zip(_fitting(data, found, pixel_formats, say), pixel_formats, strict=True)
+        for images, pixel_format in zip(_fitting(data, found, pixel_formats), pixel_formats, strict=True)
     ]
     for domain in domains:
         _refuse_small_samples(data, domain.sources, domain.sizes, min_size)
@@ -128,7 +124,7 @@ class _Usable(NamedTuple):
     metadata: ImageMetadata  # of the whole, where the source is a half
 
 
-def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list[list[_Usable]]:
+def _usable(data: DataConfig, min_side: int) -> list[list[_Usable]]:
     """The images of A and of B that are good and not quarantined."""
     locations = training_images(data)
     found = [location.images for location in locations]
@@ -139,25 +135,26 @@ def _usable(data: DataConfig, min_side: int, say: Callable[[str], None]) -> list
         kept.append(used)
     for home, count in left_out.items():
         if count:
-            say(f"{count} file{'s' * (count > 1)} left out: {home / QUARANTINE}")
+            log.info("%d file%s left out: %s", count, "s" * (count > 1), home / QUARANTINE)
     if data.paired:
         kept = _both(found, [set(used) for used in kept])
     kept = [used[: data.max_dataset_size] for used in kept]
     good: list[dict[ImageFile, _Usable]] = []
     for used, location in zip(kept, locations, strict=True):
-        checked = check_images(used, on_bad=data.on_bad_image, min_side=min_side, cache_folder=location.home, say=say)
+        checked = check_images(used, on_bad=data.on_bad_image, min_side=min_side, cache_folder=location.home)
         rows = zip(checked.good, checked.sizes, checked.metadata, strict=True)
         good.append({row[0]: _Usable(*row) for row in rows})
         _tell_left_out(checked.bad)
     if animated := [str(p.source) for images in good for p in images.values() if p.metadata.frames > 1]:
-        say(f"of {len(animated)} animated file{'s' * (len(animated) > 1)} only the first frame is used ({animated[0]})")
+        plural = "s" * (len(animated) > 1)
+        log.info("of %d animated file%s only the first frame is used (%s)", len(animated), plural, animated[0])
     return _in_order(data, kept, good)
 
 
 def _fitting(
-    data: DataConfig, found: Sequence[list[_Usable]], pixel_formats: Sequence[PixelFormat], say: Callable[[str], None]
+    data: DataConfig, found: Sequence[list[_Usable]], pixel_formats: Sequence[PixelFormat]
 ) -> list[list[_Usable]]:
-    """Those that can be brought to the pixel format of their domain; says what is clipped of them."""
+    """Those that can be brought to the pixel format of their domain; logs what is clipped of them."""
     good = []
     for images, pixel_format in zip(found, pixel_formats, strict=True):
         sources, metadata = [image.source for image in images], [image.metadata for image in images]
@@ -171,7 +168,7 @@ def _fitting(
     fitting = _in_order(data, [[image.source for image in images] for images in found], good)
     for name, images, pixel_format in zip("AB", fitting, pixel_formats, strict=True):
         if clipped := clipping([p.source for p in images], [p.metadata for p in images], pixel_format):
-            say(f"{name}: {clipped}")
+            log.info("%s: %s", name, clipped)
     return fitting
 
 

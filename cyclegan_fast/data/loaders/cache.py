@@ -7,6 +7,7 @@ has no room and the host has, the images stay in page-locked host memory, and ea
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +26,15 @@ from cyclegan_fast.device import free_memory, usable_cores
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import PixelFormat
 from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.monitoring.progress import ProgressBar
+
+log = logging.getLogger(__name__)
 
 SLAB = (
     64 * 2**20
 )  # bytes; torch rounds a piece of page-locked memory up to a power of two, and so leaves this one alone
 ALIGNMENT = 16  # bytes
-QUIET_SECONDS = 2.0  # a set that is decoded in less needs no word
-WORD_SECONDS = 10.0  # between two words about the progress
+QUIET_SECONDS = 2.0  # a set that is decoded in less is not worth a line in the log
 
 
 class CacheLoader(Loader):
@@ -110,22 +113,25 @@ class CacheLoader(Loader):
     def _decode_all(self, cancelled: Callable[[], bool]) -> list[Kept] | None:
         """The images of both domains; None if it was cancelled."""
         assert self.room.place is not None
-        progress = Progress(sum(len(domain.sources) for domain in self.samples.domains), self.say)
+        began, total = time.monotonic(), sum(len(domain.sources) for domain in self.samples.domains)
         sides = [allocate(domain, self.samples, self.room.place, self.device) for domain in self.samples.domains]
         workers = self.samples.config.workers
         threads = ThreadPoolExecutor(usable_cores() if workers is None else max(1, workers), "decode")
         try:
-            for side, kept in enumerate(sides):
-                decode = functools.partial(kept.decode, self.samples, side)
-                for _ in threads.map(decode, range(len(kept.images))):  # in order: the first bad file is named
-                    progress.one_more()
-                    if cancelled():
-                        return None
+            with ProgressBar("images", "decoding", bar=False) as progress:
+                done = 0
+                for side, kept in enumerate(sides):
+                    decode = functools.partial(kept.decode, self.samples, side)
+                    for _ in threads.map(decode, range(len(kept.images))):  # in order: the first bad file is named
+                        progress(done := done + 1, total)
+                        if cancelled():
+                            return None
         finally:
             threads.shutdown(cancel_futures=True)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # batches are made on another stream than the copies
-        progress.end()
+        if (seconds := time.monotonic() - began) >= QUIET_SECONDS:
+            log.info("cache: %s images decoded in %.0f s", f"{total:,}", seconds)
         return sides
 
 
@@ -231,30 +237,6 @@ def find_room(samples: Samples, device: torch.device) -> Room:
         if needed <= share * free[place]:
             return Room(needed, share, free, place)
     return Room(needed, share, free, None)
-
-
-class Progress:
-    """Says now and then how much is decoded."""
-
-    def __init__(self, total: int, say: Callable[[str], None]) -> None:
-        self.total, self.say = total, say
-        self.done, self.began = 0, time.monotonic()
-        self.next_word = self.began + QUIET_SECONDS
-
-    def one_more(self) -> None:
-        """Counts an image."""
-        self.done += 1
-        now = time.monotonic()
-        if now >= self.next_word and self.done < self.total:
-            self.next_word = now + WORD_SECONDS
-            left = (self.total - self.done) * (now - self.began) / self.done
-            self.say(f"cache: {self.done:,} of {self.total:,} images are decoded, {left:.0f} s left")
-
-    def end(self) -> None:
-        """Tells how long it took, if that is worth a word."""
-        seconds = time.monotonic() - self.began
-        if seconds >= QUIET_SECONDS:
-            self.say(f"cache: {self.total:,} images were decoded in {seconds:.0f} s")
 
 
 def amount(size: int) -> str:
