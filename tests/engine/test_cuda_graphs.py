@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from cyclegan_fast.engine.engine import cuda_graphs as graphs
+from cyclegan_fast.engine.backends import cuda_graphs as graphs
 from tests.engine import cuda_double
 from tests.engine.cuda_double import Graph, recorded
 

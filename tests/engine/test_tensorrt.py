@@ -14,8 +14,8 @@ import torch
 from cyclegan_fast import translate
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.engine import Shapes, build_engine, infer, load_engine
+from cyclegan_fast.engine.backends import tensorrt as tensorrt_backend
 from cyclegan_fast.engine.backends.sidecar import sidecar_of
-from cyclegan_fast.engine.engine import tensorrt as tensorrt_backend
 from cyclegan_fast.engine.export import build
 from cyclegan_fast.engine.export.onnx import to_onnx
 from cyclegan_fast.engine.export.tensorrt_build import check_size, import_tensorrt, profile_of, split_profiles
