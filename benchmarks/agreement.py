@@ -3,7 +3,7 @@
 python -m benchmarks.agreement --out docs/results            500 steps, three seeds
 python -m benchmarks.agreement --out docs/results --steps 50 --seeds 2
 
-What a faster way may change is the rounding, not the training: its losses and its scores on the test scenes must lie
+What a faster mode may change is the rounding, not the training: its losses and its scores on the test scenes must lie
 where other seeds of float32 lie as well. Writes <out>/<device>-agreement.md and .json, with every curve.
 """
 
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import DEVICE, facts, path_of, stamped
+from benchmarks.harness import DEVICE
+from benchmarks.results import Measured, origin, path_of, stamped, write_json, write_page
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
@@ -27,9 +27,9 @@ from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training.trainer import Trainer
 
 PLAIN = "float32"
-WAYS: dict[str, dict[str, Any]] = {PLAIN: {"amp": "off"}, "bfloat16": {"amp": "bf16"}}
+MODES: dict[str, dict[str, Any]] = {PLAIN: {"amp": "off"}, "bfloat16": {"amp": "bf16"}}
 if DEVICE.type == "cuda":
-    WAYS |= {
+    MODES |= {
         "float16": {"amp": "fp16"},
         "float32, CUDA graph": {"amp": "off", "cuda_graphs": "on"},
         "bfloat16, CUDA graph": {"amp": "bf16", "cuda_graphs": "on"},
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--steps", type=int, default=500, help="steps of each run")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each way")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each mode")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("--seeds must be at least 2: one run has no spread")
@@ -51,21 +51,21 @@ def main() -> None:
         tests = load_scene_tests(data)
         reader = train_reader(SIZE, tests.seed)
         for seed in range(arguments.seeds):
-            for way, options in WAYS.items():
+            for mode, options in MODES.items():
                 out = Path(folder) / f"run{len(runs)}"
                 Trainer(run_settings(data, out, arguments.steps, seed, options)).run()
                 generators, _ = load_generators(max((out / "checkpoints").glob("step_*")))
                 scores = score_scenes(generators["G_B"], generators["G_A"], tests, reader)
-                runs.append({"way": way, "seed": seed, "curves": curves(out), "figures": figures(out, scores)})
-                print(way, seed, {name: round(value, 4) for name, value in runs[-1]["figures"].items()}, flush=True)
+                runs.append({"mode": mode, "seed": seed, "curves": curves(out), "figures": figures(out, scores)})
+                print(mode, seed, {name: round(value, 4) for name, value in runs[-1]["figures"].items()}, flush=True)
     measured = stamped(runs)
-    path_of(arguments.out, "-agreement.json").write_text(json.dumps(measured, indent=1) + "\n")
-    path_of(arguments.out, "-agreement.md").write_text(page(measured, arguments.steps))
+    write_json(path_of(arguments.out, "-agreement.json"), measured)
+    write_page(path_of(arguments.out, "-agreement.md"), page(measured, arguments.steps))
     print("\n".join(rows(runs)))
 
 
 def run_settings(data: Path, out: Path, steps: int, seed: int, options: dict[str, Any]) -> TrainConfig:
-    """The demo's settings, for one way and one seed."""
+    """The demo's settings, for one mode and one seed."""
     config = settings(out, steps, DEVICE.type)
     changes = {"seed": seed, "log_every": 5, "sample_every": 0, "checkpoint_every": steps, **options}
     return dataclasses.replace(
@@ -91,41 +91,38 @@ def figures(out: Path, scores: dict[str, Any]) -> dict[str, float]:
 
 
 def rows(runs: list[dict[str, Any]]) -> list[str]:
-    """One line per figure: mean and spread over the seeds for each way, and how far each mean is from float32's."""
-    others = [way for way in WAYS if way != PLAIN]
-    lines = ["| | " + " | ".join([PLAIN, *(f"{way} | away" for way in others)]) + " |"]
+    """One line per figure: mean and spread over the seeds for each mode, and how far each mean is from float32's."""
+    others = [mode for mode in MODES if mode != PLAIN]
+    lines = ["| | " + " | ".join([PLAIN, *(f"{mode} | away" for mode in others)]) + " |"]
     lines.append("|---" * (2 + 2 * len(others)) + "|")
     for figure in runs[0]["figures"]:
-        values = {way: [run["figures"][figure] for run in runs if run["way"] == way] for way in WAYS}
+        values = {mode: [run["figures"][figure] for run in runs if run["mode"] == mode] for mode in MODES}
         spread = max(statistics.stdev(values[PLAIN]), 1e-12)
         cells = [f"{statistics.fmean(values[PLAIN]):.4f} ± {spread:.4f}"]
-        for way in others:
-            mean = statistics.fmean(values[way])
+        for mode in others:
+            mean = statistics.fmean(values[mode])
             away = abs(mean - statistics.fmean(values[PLAIN])) / spread
-            cells += [f"{mean:.4f} ± {statistics.stdev(values[way]):.4f}", f"{away:.1f}"]
+            cells += [f"{mean:.4f} ± {statistics.stdev(values[mode]):.4f}", f"{away:.1f}"]
         lines.append(f"| {figure} | " + " | ".join(cells) + " |")
     return lines
 
 
-def page(measured: dict[str, Any], steps: int) -> str:
+def page(measured: Measured, steps: int) -> list[str]:
     runs = measured["results"]
     seeds = len({run["seed"] for run in runs})
-    return "\n".join(
-        [
-            "# Precisions and graphs train alike",
-            "",
-            "Written by `python -m benchmarks.agreement`.",
-            "",
-            *facts(measured),
-            "",
-            f"{steps} steps of the demo's CycleGAN at {SIZE} px with {seeds} seeds: the mean of each loss over the",
-            "last fifth of the run, and the scores on the test scenes, with the standard deviation over the seeds.",
-            "`away` is the distance of the means in standard deviations of float32's seeds.",
-            "",
-            *rows(runs),
-            "",
-        ]
-    )
+    return [
+        "# Precisions and graphs train alike",
+        "",
+        "Written by `python -m benchmarks.agreement`.",
+        "",
+        *origin(measured),
+        "",
+        f"{steps} steps of the demo's CycleGAN at {SIZE} px with {seeds} seeds: the mean of each loss over the",
+        "last fifth of the run, and the scores on the test scenes, with the standard deviation over the seeds.",
+        "`away` is the distance of the means in standard deviations of float32's seeds.",
+        "",
+        *rows(runs),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Every convolution of a step by itself: forward, input gradient and weight gradient, ours beside torch's two layouts.
 
 pytest benchmarks/bench_convs.py --benchmark-only                                a laptop's layers, ours alone
-python -m benchmarks.bench_convs --size 256 --channels 64 --out docs/results     all ways taking turns, as a table
+python -m benchmarks.bench_convs --size 256 --channels 64 --out docs/results     all taking turns, as a table
 
-The last columns tell where a layer stands: arithmetic a second of the best way, and its share of the most that this
-machine reached in a product of large matrices in the same run.
+The last columns show where a layer stands: arithmetic a second of the best implementation, and its share of the maximum
+that this machine reached in a product of large matrices in the same run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Case, Sweep, interleave
-from benchmarks.measure import DEVICE, facts, path_of, stamped
+from benchmarks.harness import DEVICE, Case, Sweep, interleave, timed_rounds
+from benchmarks.results import Measured, origin, path_of, stamped, write_page
 from cyclegan_fast import ops
 
 PASSES = ("forward", "input gradient", "weight gradient")
@@ -36,15 +36,15 @@ class Layer:
 
     name: str
     channels: tuple[int, int]  # of x and of y
-    size: int  # side of x, with its mirrored border
-    window: int
+    size: int  # side of x, with its reflected border
+    kernel_size: int
     stride: int
     pad: int
 
     def products(self, batch: int) -> int:
         """Multiplications of each pass, by the definition."""
-        out = (self.size + 2 * self.pad - self.window) // self.stride + 1
-        return batch * out * out * self.window**2 * self.channels[0] * self.channels[1]
+        out = (self.size + 2 * self.pad - self.kernel_size) // self.stride + 1
+        return batch * out * out * self.kernel_size**2 * self.channels[0] * self.channels[1]
 
 
 def layers(size: int, width: int) -> Iterator[Layer]:
@@ -61,24 +61,24 @@ def layers(size: int, width: int) -> Iterator[Layer]:
     yield Layer("discriminator 5", (8 * width, 1), size // 8 - 1, 4, 1, 1)
 
 
-def ways(layer: Layer, batch: int, kind: str, dtype: torch.dtype) -> dict[str, Case]:
+def implementations(layer: Layer, batch: int, kind: str, dtype: torch.dtype) -> dict[str, Case]:
     """Name -> one call of a pass."""
-    made: dict[str, Case] = {}
+    calls: dict[str, Case] = {}
     c, k = layer.channels
     geometry = (layer.stride, layer.pad)
     x = torch.randn(batch, c, layer.size, layer.size, device=DEVICE)
-    weight = torch.randn(k, c, layer.window, layer.window, device=DEVICE) * 0.02
+    weight = torch.randn(k, c, layer.kernel_size, layer.kernel_size, device=DEVICE) * 0.02
     grad = torch.randn_like(F.conv2d(x, weight, None, *geometry))
     for name, layout in (("torch NCHW", torch.contiguous_format), ("torch channels_last", torch.channels_last)):
         tensors = [t.to(dtype, memory_format=layout) for t in (x, weight, grad)]
-        made[name] = functools.partial(_torch_pass, kind, *tensors, geometry)
+        calls[name] = functools.partial(_torch_pass, kind, *tensors, geometry)
     if DEVICE.type == "cpu" and ops.extension_available() and ops.build_info()["isa"] != "plain":
         x, grad = (t.to(dtype, memory_format=torch.channels_last) for t in (x, grad))
         weight = weight.to(memory_format=torch.channels_last)
-        made["ours, direct"] = functools.partial(_our_pass, kind, x, weight, grad, (*geometry, False))
-        if layer.window == 3 and layer.stride == 1 and min(c, k) >= 16:
-            made["ours, Winograd"] = functools.partial(_our_pass, kind, x, weight, grad, (*geometry, True))
-    return made
+        calls["ours, direct"] = functools.partial(_our_pass, kind, x, weight, grad, (*geometry, False))
+        if layer.kernel_size == 3 and layer.stride == 1 and min(c, k) >= 16:
+            calls["ours, Winograd"] = functools.partial(_our_pass, kind, x, weight, grad, (*geometry, True))
+    return calls
 
 
 def _torch_pass(kind: str, x: Tensor, weight: Tensor, grad: Tensor, geometry: tuple[int, int]) -> Tensor:
@@ -99,7 +99,7 @@ def _our_pass(kind: str, x: Tensor, weight: Tensor, grad: Tensor, geometry: tupl
     return op.conv2d_weight_grad(x, grad, *weight.shape[2:], *geometry)
 
 
-def best_rate(dtype: torch.dtype, rounds: int) -> float:
+def max_gmac_per_second(dtype: torch.dtype, rounds: int) -> float:
     """Multiply-adds a second, in 10^9, of a product of large matrices."""
     side = 8192 if DEVICE.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=DEVICE, dtype=dtype) for _ in range(2))
@@ -108,38 +108,46 @@ def best_rate(dtype: torch.dtype, rounds: int) -> float:
 
 
 def measure(size: int, width: int, batch: int, dtype: torch.dtype, rounds: int) -> list[dict[str, Any]]:
-    """Milliseconds of every way of every pass of every layer."""
-    most = best_rate(dtype, rounds)
+    """Measures milliseconds of every implementation of every pass of every layer."""
+    max_rate = max_gmac_per_second(dtype, rounds)
     rows = []
     for layer in layers(size, width):
         for kind in PASSES:
-            calls = {name: Sweep([way], DEVICE) for name, way in ways(layer, batch, kind, dtype).items()}
+            calls = {name: Sweep([call], DEVICE) for name, call in implementations(layer, batch, kind, dtype).items()}
             times = interleave(calls, rounds=rounds, device=DEVICE)
             ms = {name: statistics.median(values) for name, values in times.items()}
             rate = layer.products(batch) / min(ms.values()) / 1e6
-            rows.append({"layer": layer.name, "pass": kind, "ms": ms, "gmac_per_second": rate, "share": rate / most})
+            rows.append(
+                {"layer": layer.name, "pass": kind, "ms": ms, "gmac_per_second": rate, "share": rate / max_rate}
+            )
             print(row_of(rows[-1]), flush=True)
     return rows
 
 
-WAYS = ("torch NCHW", "torch channels_last", "ours, direct", "ours, Winograd")
+IMPLEMENTATIONS = ("torch NCHW", "torch channels_last", "ours, direct", "ours, Winograd")
 
 
 def row_of(row: dict[str, Any]) -> str:
-    cells = [row["layer"], row["pass"], *(f"{row['ms'][way]:.3f}" if way in row["ms"] else "" for way in WAYS)]
+    ms = [f"{row['ms'][name]:.3f}" if name in row["ms"] else "" for name in IMPLEMENTATIONS]
+    cells = [row["layer"], row["pass"], *ms]
     return "| " + " | ".join([*cells, f"{row['gmac_per_second']:.0f}", f"{100 * row['share']:.0f} %"]) + " |"
 
 
-def page(title: str, measured: dict[str, Any]) -> str:
-    """What people read of one run."""
-    lines = [f"# Convolutions, {title}", "", "Written by `python -m benchmarks.bench_convs`. Milliseconds, medians of"]
-    lines += [
-        "ways that take turns; GMAC/s is of the best way, counted by the definition, so that Winograd's way may",
+def page(title: str, measured: Measured) -> list[str]:
+    """The table of one run, in Markdown."""
+    return [
+        f"# Convolutions, {title}",
         "",
+        "Written by `python -m benchmarks.bench_convs`. Milliseconds, medians of implementations that take turns;",
+        "GMAC/s is of the best one, counted by the definition, so that Winograd's may pass 100 % of what a product of",
+        "large matrices reached in the same run.",
+        "",
+        *origin(measured),
+        "",
+        "| layer | pass | " + " | ".join(IMPLEMENTATIONS) + " | GMAC/s | of a matrix product |",
+        "|---" * 8 + "|",
+        *(row_of(row) for row in measured["results"]),
     ]
-    lines[-1:] = ["pass 100 % of what a product of large matrices reached in the same run.", "", *facts(measured), ""]
-    lines += ["| layer | pass | " + " | ".join(WAYS) + " | GMAC/s | of a matrix product |", "|---" * 8 + "|"]
-    return "\n".join([*lines, *(row_of(row) for row in measured["results"])]) + "\n"
 
 
 # ---- pytest-benchmark ----
@@ -149,10 +157,10 @@ SMALL = list(layers(64, 16))
 @pytest.mark.parametrize("kind", PASSES)
 @pytest.mark.parametrize("layer", SMALL, ids=lambda layer: layer.name)
 def test_convolution(benchmark: Any, layer: Layer, kind: str) -> None:
-    made = ways(layer, 2, kind, torch.float32)
-    sweep = Sweep([list(made.values())[-1]], DEVICE)
+    calls = implementations(layer, 2, kind, torch.float32)
+    sweep = Sweep([list(calls.values())[-1]], DEVICE)
     benchmark.extra_info["gmac"] = layer.products(2) / 1e9
-    benchmark.pedantic(sweep.run_and_wait, rounds=10, warmup_rounds=2)
+    benchmark.pedantic(sweep.run_and_wait, rounds=timed_rounds(10), warmup_rounds=1)
 
 
 def main() -> None:
@@ -161,7 +169,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=16, help="ngf and ndf")
     parser.add_argument("--batch", type=int, default=2, help="images; a step's larger pass holds two of each domain")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="type of the images")
-    parser.add_argument("--rounds", type=int, default=15, help="timed calls of each way")
+    parser.add_argument("--rounds", type=int, default=15, help="timed calls of each implementation")
     parser.add_argument("--out", type=Path, help="folder that gets <device>-convolutions-<size>px-<dtype>.md")
     arguments = parser.parse_args()
     dtype = getattr(torch, arguments.dtype)
@@ -170,7 +178,7 @@ def main() -> None:
         rows = measure(arguments.size, arguments.channels, arguments.batch, dtype, arguments.rounds)
         if arguments.out is not None:
             suffix = f"-convolutions-{arguments.size}px-{arguments.dtype}.md"
-            path_of(arguments.out, suffix).write_text(page(title, stamped(rows)))
+            write_page(path_of(arguments.out, suffix), page(title, stamped(rows)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.harness import Case, interleave, ratio, time_once
+from benchmarks.harness import DEVICE, Case, interleave, ratio, time_once, timed_rounds
+from benchmarks.results import Measured
 from cyclegan_fast import ops
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.checkpoint.reference_format import to_reference
@@ -35,7 +36,6 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from tests.plain.networks import PlainResnetGenerator
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 EAGER = "eager fp32 NCHW"
 GRAPH = ", CUDA graph" if DEVICE.type == "cuda" else ""
 # (batch, side in pixels)
@@ -51,7 +51,7 @@ _PACKAGES = {
     "OpenVINO": ("onnxscript", "onnxruntime", "openvino"),
     "TensorRT": ("onnxscript", "onnxruntime", "tensorrt"),
 }
-_LEAST_FOR_P99 = 20  # calls; of fewer it would be the largest
+_MIN_CALLS_FOR_P99 = 20  # of fewer it would be the largest
 
 Run = Callable[[Tensor], Tensor]
 
@@ -89,7 +89,7 @@ class Subject:
         return path
 
     def eager(self) -> nn.Module:
-        """The reference's way: plain modules."""
+        """The reference's implementation: plain modules."""
         network = PlainResnetGenerator(3, 3, ngf=self.channels, n_blocks=self.blocks)
         network.load_state_dict(to_reference(load_generator(self.run).network))
         return network.to(DEVICE).eval()
@@ -98,7 +98,7 @@ class Subject:
 def build_cases(subject: Subject) -> dict[str, Callable[[], Run]]:
     """Name -> a function that sets the case up. Raises UserError where something is missing."""
     cuda = DEVICE.type == "cuda"
-    most = (32, 1024, 1024)
+    max_shape = (32, 1024, 1024)
 
     def eager(dtype: torch.dtype) -> Run:
         network = subject.eager().to(dtype)
@@ -123,14 +123,14 @@ def build_cases(subject: Subject) -> dict[str, Callable[[], Run]]:
         return lambda: subject.file(f"{precision}.onnx", precision)
 
     def pt2(precision: str) -> Callable[[], Path]:
-        shapes = Shapes((1, 64, 64), (1, 256, 256), most)
+        shapes = Shapes((1, 64, 64), (1, 256, 256), max_shape)
         return lambda: subject.file(f"{precision}.pt2", precision, shapes=shapes, device=DEVICE.type)
 
     def plan(precision: str) -> Callable[[], Path]:
         shapes = Shapes((1, 64, 64), (1, 256, 256), (16, 1024, 1024))  # of 32, TensorRT cannot count the values
         return lambda: subject.file(f"{precision}.engine", precision, shapes=shapes)
 
-    # A CPU without bfloat16 lets torch convert at every turn: such a peer would make us look good.
+    # A CPU without bfloat16 lets torch convert at every call: such a peer would make us look good.
     has_bf16 = cuda or not ops.bfloat16_is_slow(DEVICE, channels_last=False)
     cases: dict[str, Callable[[], Run]] = {
         EAGER: lambda: eager(torch.float32),
@@ -159,13 +159,13 @@ def build_cases(subject: Subject) -> dict[str, Callable[[], Run]]:
     return cases
 
 
-def measure_infer(seconds: float, keep: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Every engine at every size, as long as there is time; `keep` gets what there is after each size."""
+def measure_infer(seconds: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Measures every engine at every size, as long as there is time; `report` gets what there is after each size."""
     with tempfile.TemporaryDirectory() as folder:
-        _measure(Subject(Path(folder)), time.monotonic() + seconds, keep)
+        _measure(Subject(Path(folder)), time.monotonic() + seconds, report)
 
 
-def _measure(subject: Subject, deadline: float, keep: Callable[[list[dict[str, Any]]], None]) -> None:
+def _measure(subject: Subject, deadline: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
     runs, left_out = {}, {}
     setting_up_ends = time.monotonic() + (deadline - time.monotonic()) / 2  # TensorRT builds for minutes
     for name, setup in build_cases(subject).items():
@@ -181,7 +181,7 @@ def _measure(subject: Subject, deadline: float, keep: Callable[[list[dict[str, A
         row = measure_size(runs, batch, side, (deadline - time.monotonic()) / (len(SIZES) - i))
         found.append(row | {"left_out": left_out | row["left_out"]})
         print("\n".join(size_page(found[-1])), flush=True)
-        keep(found)
+        report(found)
 
 
 def measure_size(runs: dict[str, Run], batch: int, side: int, seconds: float) -> dict[str, Any]:
@@ -201,7 +201,7 @@ def measure_size(runs: dict[str, Run], batch: int, side: int, seconds: float) ->
     for name, run in runs.items():
         try:
             found = measure_parity(run, lambda _: expected, [some])
-        except (UserError, RuntimeError) as error:  # out of memory, say
+        except (UserError, RuntimeError) as error:  # such as out of memory
             left_out[name] = " ".join(str(error).split())[:200]
             continue
         apart[name] = "" if name == EAGER else f"{found.psnr:.1f}"
@@ -221,8 +221,18 @@ def measure_size(runs: dict[str, Run], batch: int, side: int, seconds: float) ->
     }
 
 
+def infer_page(measured: Measured) -> list[str]:
+    """The tables, one for each size, in Markdown."""
+    machine = measured["machine"]
+    versions = {"torch": machine["torch"]} | machine["packages"]
+    shown = [name for name in ("torch", "onnxruntime", "openvino", "tensorrt") if name in versions]
+    kernels = f"; our kernels for {measured['extension']['isa']}" if measured["extension"] else ""
+    lines = [", ".join(f"{name} {versions[name]}" for name in shown) + f"{kernels}.", ""]
+    return lines + [line for row in measured["results"] for line in size_page(row)]
+
+
 def size_page(row: dict[str, Any]) -> list[str]:
-    """A table for people."""
+    """One table: a line for each engine at one size."""
     lines = [
         f"#### Batch {row['batch']}, {row['side']}x{row['side']} px",
         "",
@@ -232,7 +242,7 @@ def size_page(row: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, p50 in row["p50_ms"].items():
-        p99 = f"{row['p99_ms'][name]:.2f}" if row["rounds"] >= _LEAST_FOR_P99 else ""
+        p99 = f"{row['p99_ms'][name]:.2f}" if row["rounds"] >= _MIN_CALLS_FOR_P99 else ""
         cells = [name, f"{p50:.2f}", p99, f"{1e3 * row['batch'] / p50:.2f}"]
         lines.append("| " + " | ".join([*cells, f"{row['times_faster'][name]:.2f}", row["psnr_db"][name]]) + " |")
     return [*lines, "", *(f"Left out: {name} ({why})" for name, why in row["left_out"].items()), ""]
@@ -255,4 +265,4 @@ def test_infer(benchmark: Any, subject: Subject, name: str) -> None:
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
 
-    benchmark.pedantic(one, rounds=20, warmup_rounds=3)
+    benchmark.pedantic(one, rounds=timed_rounds(20), warmup_rounds=timed_rounds(3))

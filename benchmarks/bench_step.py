@@ -1,258 +1,192 @@
-"""One training step: ours beside the reference's way of doing it and beside torch.compile.
+"""One training step: ours beside the reference's eager one and torch.compile's, and ours from plain operators up.
 
-pytest benchmarks/bench_step.py --benchmark-only      each case alone
-python -m benchmarks.bench_step --size 256 --batch 1  all of them taking turns, with ratios
-python -m benchmarks.bench_step --ladder              ours, from plain operators up, one rung added at a time
+pytest benchmarks/bench_step.py --benchmark-only                   each case alone, a laptop's workload on a CPU
+python -m benchmarks.measure --out docs/results --only step        all taking turns, in several workloads
+python -m benchmarks.measure --out docs/results --only ladder      ours, one part switched on after the other
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import copy
-import functools
-import itertools
+import signal
+import statistics
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from benchmarks.harness import Case, interleave, table
-from cyclegan_fast import ops
-from cyclegan_fast.checkpoint.reference_format import to_reference
-from cyclegan_fast.config import ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
-from cyclegan_fast.nn import build_networks
-from cyclegan_fast.training.graphed_step import WARM_UP_STEPS, GraphedStep
-from cyclegan_fast.training.step import CycleGANStep
-from tests.plain.networks import PlainNLayerDiscriminator, PlainResnetGenerator
-from tests.plain.step import PlainCycleGAN
-
-NAMES = ("G_A", "G_B", "D_A", "D_B")
-REFERENCE = "reference: eager fp32 NCHW"
-OURS_ON_CUDA = "ours: bf16, CUDA graph"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What is trained: the case of record is batch 1, 256 px, 9 blocks, 64 channels."""
-
-    size: int = 256
-    batch: int = 1
-    blocks: int = 9
-    channels: int = 64
-    identity: bool = True
-
-    def __str__(self) -> str:
-        identity = "" if self.identity else ", no identity loss"
-        return f"Batch {self.batch}, {self.size} px, {self.blocks} blocks, {self.channels} channels{identity}"
-
-    def config(self, **run: Any) -> TrainConfig:
-        objective = ObjectiveConfig() if self.identity else ObjectiveConfig(lambda_identity=0.0)
-        return TrainConfig(model=self.model, objective=objective, run=RunConfig(**run))
-
-    @property
-    def model(self) -> ModelConfig:
-        return ModelConfig(generator=f"resnet_{self.blocks}blocks", ngf=self.channels, ndf=self.channels)
-
-    def batches(self, device: torch.device, channels_last: bool) -> Any:
-        """Endless batches of fresh random images, eight of them taking turns."""
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        shape = (self.batch, 3, self.size, self.size)
-        made = [(torch.rand(shape, device=device) * 2 - 1).to(memory_format=layout) for _ in range(16)]
-        return itertools.cycle(zip(made[::2], made[1::2], strict=True))
-
-
-def plain_networks(networks: nn.ModuleDict, work: Workload, device: torch.device) -> dict[str, nn.Module]:
-    """The same weights in plain torch modules."""
-    plain: dict[str, nn.Module] = {}
-    for name in NAMES:
-        if name.startswith("G"):
-            net: nn.Module = PlainResnetGenerator(3, 3, ngf=work.channels, n_blocks=work.blocks)
-        else:
-            net = PlainNLayerDiscriminator(3, ndf=work.channels, n_layers=3)
-        net.load_state_dict(to_reference(networks[name]))
-        plain[name] = net.to(device)
-    return plain
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rung:
-    """What is switched on in our step, and what it was predicted to take."""
-
-    name: str
-    predicted: str  # ms on an H200 in the case of record
-    graph: bool = False
-    fused: bool = True  # our operators, or the same maths in plain torch
-    pairs: bool = True
-    lanes: bool = True
-
-
-LADDER = (
-    Rung(name="ours, plain operators", predicted="22 to 30", fused=False, pairs=False, lanes=False),
-    Rung(name="+ one CUDA graph", predicted="10 to 12", graph=True, fused=False, pairs=False, lanes=False),
-    Rung(name="+ fused operators", predicted="8", graph=True, pairs=False, lanes=False),
-    Rung(name="+ pairing", predicted="6.5", graph=True, lanes=False),
-    Rung(name="+ both directions side by side", predicted="5.8", graph=True),
+from benchmarks.cuda_trace import Kernel, idle_share, kernel_page, trace
+from benchmarks.harness import DEVICE, interleave, table, time_once, timed_rounds
+from benchmarks.results import Measured, origin
+from benchmarks.step_cases import (
+    LADDER,
+    OURS_ON_CUDA,
+    REFERENCE,
+    WORK,
+    Prepared,
+    Workload,
+    build_cases,
+    build_ladder,
 )
 
+ROUNDS = 20
+WORKLOADS = [WORK]
+if DEVICE.type == "cuda":
+    WORKLOADS += [Workload(batch=8), Workload(batch=16), Workload(identity=False), Workload(size=512)]
+else:
+    WORKLOADS += [Workload()]  # the case of record
 
-@dataclass
-class Prepared:
-    """A case that has run a few steps."""
-
-    run: Case  # one step
-    peak_gib: float | None  # most CUDA memory in use during a step, that of the cases set up before included
-
-
-def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], Prepared]]:
-    """Name -> a function that sets the case up: ours beside its peers."""
-    networks = build_networks(work.model)
-    cuda = device.type == "cuda"
-
-    def reference(amp: bool) -> Prepared:
-        plain = plain_networks(networks, work, device)
-        if amp:
-            for net in plain.values():
-                net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        weight = 10.0, 10.0, 0.5 if work.identity else 0.0
-        trainer = PlainCycleGAN(*(plain[name] for name in NAMES), weight=weight)
-        batches = work.batches(device, channels_last=amp)
-        context = torch.autocast(device.type, torch.bfloat16) if amp else contextlib.nullcontext()
-
-        def one() -> None:
-            with context:
-                trainer.step(*next(batches))
-
-        return prepared(one, device)
-
-    def compiled(amp: str) -> Prepared:
-        """The honest peer: plain modules through torch.compile, one graph where there is CUDA."""
-        plain = nn.ModuleDict(plain_networks(networks, work, device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for net in plain.values():
-            net.compile(mode="max-autotune-no-cudagraphs" if cuda else "default")
-        step = CycleGANStep(plain, work.config(amp=amp, side_by_side="off"))
-        step.pairs = False
-        return on_batches(step, work, device, graph=cuda, fused=False)
-
-    # A CPU without bfloat16 lets torch convert at every turn: such a peer would make us look good.
-    peers_in_bf16 = cuda or not ops.bfloat16_is_slow(device, channels_last=False)  # as torch runs it
-    graph = ", CUDA graph" if cuda else ""
-    cases = {REFERENCE: lambda: reference(amp=False)}
-    if peers_in_bf16:
-        cases["reference: eager bf16 channels_last"] = lambda: reference(amp=True)
-    cases |= {
-        "ours: eager fp32": lambda: ours(networks, work, device, LADDER[-1], "off", graph=False),
-        "ours: eager bf16": lambda: ours(networks, work, device, LADDER[-1], "bf16", graph=False),
-        f"ours: --compile bf16{graph}": lambda: ours(networks, work, device, LADDER[-1], "bf16", compiled=True),
-    }
-    if cuda:
-        cases[OURS_ON_CUDA] = lambda: ours(networks, work, device, LADDER[-1], "bf16")
-    else:
-        cases["compiled peer: torch.compile fp32"] = lambda: compiled("off")
-    if peers_in_bf16:
-        cases[f"compiled peer: torch.compile bf16{graph}"] = lambda: compiled("bf16")
-    return cases
+Builder = Callable[[Workload, torch.device], dict[str, Callable[[], Prepared]]]
+T = TypeVar("T")
 
 
-def build_ladder(work: Workload, device: torch.device) -> dict[str, Callable[[], Prepared]]:
-    """Name -> a function that sets our step up to that rung: bf16 on a GPU, float32 on a CPU, which has no graphs."""
-    networks = build_networks(work.model)
-    cuda = device.type == "cuda"
-    rungs = [rung for rung in LADDER if cuda or rung != LADDER[1]]
-    amp = "bf16" if cuda else "off"
-    return {rung.name: functools.partial(ours, networks, work, device, rung, amp) for rung in rungs}
-
-
-def ours(
-    networks: nn.ModuleDict,
-    work: Workload,
-    device: torch.device,
-    rung: Rung,
-    amp: str,
-    *,
-    graph: bool | None = None,
-    compiled: bool = False,
-) -> Prepared:
-    """Our step with all that the rung switches on, in a graph or not if `graph` says so."""
-    nets = copy.deepcopy(networks).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if compiled:
-        for net in nets.values():
-            net.compile()
-    step = CycleGANStep(nets, work.config(amp=amp, side_by_side="auto" if rung.lanes else "off"))
-    step.pairs = rung.pairs
-    captured = device.type == "cuda" and (rung.graph if graph is None else graph)
-    return on_batches(step, work, device, graph=captured, fused=rung.fused)
-
-
-def on_batches(step: CycleGANStep, work: Workload, device: torch.device, *, graph: bool, fused: bool) -> Prepared:
-    batches = work.batches(device, channels_last=True)
-    run: Callable[[Tensor, Tensor], object] = GraphedStep(step) if graph else step
-
-    def one() -> None:
-        with contextlib.nullcontext() if fused else ops.use_reference():
-            run(*next(batches))
-
-    return prepared(one, device)
-
-
-def prepared(one: Case, device: torch.device) -> Prepared:
-    """Warms the case up. Its memory is that of one step more: of the one, then, that a graph captures."""
-    torch.backends.cudnn.benchmark = True  # for every case alike
-    for _ in range(WARM_UP_STEPS):
-        one()
-    if device.type != "cuda":
-        return Prepared(one, None)
-    torch.cuda.reset_peak_memory_stats()
-    one()
-    return Prepared(one, torch.cuda.max_memory_allocated() / 2**30)
-
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# A laptop's work on the CPU, the case of record on a GPU.
-WORK = Workload() if DEVICE.type == "cuda" else Workload(size=64, blocks=3, channels=16)
+class OutOfTimeError(Exception):
+    """A case took longer to set up than there is time for."""
 
 
 @pytest.mark.parametrize("name", build_cases(Workload(size=32, blocks=1, channels=1), DEVICE))
 def test_step(benchmark: Any, name: str) -> None:
-    one = build_cases(WORK, DEVICE)[name]().run
+    step = build_cases(WORK, DEVICE)[name]().run
 
     def run() -> None:
-        one()
+        step()
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
 
     benchmark.extra_info |= {"size": WORK.size, "batch": WORK.batch, "blocks": WORK.blocks, "device": DEVICE.type}
-    benchmark.pedantic(run, rounds=10, warmup_rounds=2)
+    benchmark.pedantic(run, rounds=timed_rounds(10), warmup_rounds=1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=WORK.size, help="side of the images in pixels")
-    parser.add_argument("--batch", type=int, default=1, help="images of each domain per step")
-    parser.add_argument("--blocks", type=int, default=WORK.blocks, help="residual blocks of the generators")
-    parser.add_argument("--channels", type=int, default=WORK.channels, help="ngf and ndf")
-    parser.add_argument("--no-identity", action="store_true", help="leave the identity loss out")
-    parser.add_argument("--ladder", action="store_true", help="our own rungs instead of the peers")
-    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each case")
-    parser.add_argument("--without", nargs="*", default=[], help="leave out cases whose name contains one of these")
-    arguments = parser.parse_args()
-    work = Workload(
-        size=arguments.size,
-        batch=arguments.batch,
-        blocks=arguments.blocks,
-        channels=arguments.channels,
-        identity=not arguments.no_identity,
-    )
-    builders = (build_ladder if arguments.ladder else build_cases)(work, DEVICE)
-    wanted = [name for name in builders if not any(word in name for word in arguments.without)]
-    if not wanted:
-        parser.error("--without leaves no case")
-    cases = {name: builders[name]().run for name in wanted}
-    print(table(interleave(cases, rounds=arguments.rounds, device=DEVICE), baseline=wanted[0]))
+def measure_steps(seconds: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Measures every workload as long as there is time; `report` gets what there is after each of them."""
+    deadline, results = time.monotonic() + seconds, []
+    for i, work in enumerate(WORKLOADS):
+        results.append(measure_workload(work, build_cases, (deadline - time.monotonic()) / (len(WORKLOADS) - i)))
+        report(results)
 
 
-if __name__ == "__main__":
-    main()
+def measure_ladder(seconds: float) -> list[dict[str, Any]]:
+    """Measures our step from plain operators up, one part switched on after the other."""
+    return [measure_workload(WORK, build_ladder, seconds)]
+
+
+def measure_workload(work: Workload, build: Builder, seconds: float) -> dict[str, Any]:
+    """Sets every case up within the time there is, times them in turn, and looks at the kernels of each."""
+    print(work, flush=True)
+    began = time.monotonic()
+    cases, left_out, peak_gib = _set_up(build(work, DEVICE), 0.8 * seconds)
+    calls = {name: case.run for name, case in cases.items()}
+    seconds_of_a_round = sum(time_once(call, DEVICE) for call in calls.values()) / 1e3
+    remaining = seconds - (time.monotonic() - began)
+    rounds = max(3, min(ROUNDS, int(remaining / max(seconds_of_a_round, 1e-6))))
+    times = interleave(calls, rounds=rounds, device=DEVICE, warm_up=0)
+    kernels = {name: trace(case.run) for name, case in cases.items()} if DEVICE.type == "cuda" else {}
+    predicted = {rung.name: rung.predicted for rung in LADDER}
+    columns = _columns(peak_gib, kernels)
+    if build is build_ladder and DEVICE.type == "cuda" and work == Workload():  # what the predictions are for
+        columns["predicted ms"] = predicted
+    text = table(times, REFERENCE if REFERENCE in times else next(iter(times)), columns)
+    print(text, flush=True)
+    return {
+        "workload": vars(work),
+        "title": str(work),
+        "rounds": rounds,
+        "table": text,
+        "median_ms": {name: statistics.median(values) for name, values in times.items()},
+        "all_ms": times,
+        "left_out": left_out,
+        "peak_gib": peak_gib,
+        "kernel_count": {name: len(found) for name, found in kernels.items()},
+        "idle_share": {name: idle_share(found) for name, found in kernels.items()},
+        "kernel_page": kernel_page(kernels[OURS_ON_CUDA], str(work)) if OURS_ON_CUDA in kernels else [],
+    }
+
+
+def _set_up(
+    setups: dict[str, Callable[[], Prepared]], seconds: float
+) -> tuple[dict[str, Prepared], dict[str, str], dict[str, float]]:
+    """The cases that were ready in time, why the others are left out, and the CUDA memory in GiB of each."""
+    deadline = time.monotonic() + seconds
+    cases: dict[str, Prepared] = {}
+    left_out: dict[str, str] = {}
+    peak_gib: dict[str, float] = {}
+    for name, setup in setups.items():
+        in_use = torch.cuda.memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
+        try:
+            cases[name] = _within(deadline - time.monotonic(), setup)
+        except (OutOfTimeError, RuntimeError) as error:
+            left_out[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            print(f"left out: {name}: {left_out[name]}", flush=True)
+            continue
+        if (peak := cases[name].peak_gib) is not None:
+            peak_gib[name] = peak - in_use
+    return cases, left_out, peak_gib
+
+
+def _within(seconds: float, action: Callable[[], T]) -> T:
+    """Calls `action`, which is interrupted once the time is over."""
+
+    def on_alarm(*_: object) -> None:
+        raise OutOfTimeError("not ready in time")
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds))
+    try:
+        return action()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _columns(peak_gib: dict[str, float], kernels: dict[str, list[Kernel]]) -> dict[str, dict[str, str]]:
+    """What a table of times shows beside them, where CUDA tells it."""
+    if not kernels:
+        return {}
+    return {
+        "peak GiB": {name: f"{peak:.2f}" for name, peak in peak_gib.items()},
+        "kernels": {name: str(len(found)) for name, found in kernels.items()},
+        "idle": {name: f"{100 * idle_share(found):.1f} %" for name, found in kernels.items()},
+    }
+
+
+# ---- pages ----
+def ladder_page(measured: Measured) -> list[str]:
+    return [
+        "## Our step, rung by rung",
+        "",
+        *origin(measured),
+        "",
+        "Each case adds one thing to the one before; on a GPU in bfloat16, on a CPU in float32 and without graphs.",
+        "Predictions were made for an H200 before anything was measured.",
+        "",
+        *_tables(measured),
+    ]
+
+
+def step_page(measured: Measured) -> list[str]:
+    return ["## Training step", "", *origin(measured), "", *_tables(measured)]
+
+
+def kernels_page(measured: Measured, device: str) -> list[str]:
+    """Where the time of our graph goes, for every workload that ran as one; empty if none did."""
+    pages = [line for result in measured["results"] for line in result.get("kernel_page", [])]
+    head = [f"# {device}: the kernels of one step", "", f"`{OURS_ON_CUDA}`, one replay.", ""]
+    return [*head, *origin(measured), "", *pages] if pages else []
+
+
+def _tables(measured: Measured) -> list[str]:
+    lines: list[str] = []
+    for result in measured["results"]:
+        work = result["workload"]
+        title = f"Batch {work['batch']}, {work['size']} px, {work['blocks']} blocks, {work['channels']} channels"
+        lines += [
+            f"### {result.get('title', title)}",
+            "",
+            f"Median of {result.get('rounds', ROUNDS)} steps, the cases taking turns in one process.",
+            "",
+            result["table"],
+            "",
+        ]
+        lines += [f"Left out: {case} ({why})" for case, why in result["left_out"].items()]
+    return lines

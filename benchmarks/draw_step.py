@@ -1,4 +1,4 @@
-"""Draws docs/how_the_step_works.svg from a step that really ran: which network's convolutions, in which lane, how long.
+"""Draws docs/how_the_step_works.svg from a step that ran: which network's convolutions, in which direction, how long.
 
 python -m benchmarks.draw_step --out docs/how_the_step_works.svg
 
@@ -20,12 +20,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.bench_step import Workload
+from benchmarks.step_cases import Workload
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.step import CycleGANStep
 
 STEPS = 9
-WIDTH, LEFT, LANE_HEIGHT, BOX = 1180, 70, 96, 46
+WIDTH, LEFT, ROW_HEIGHT, BOX = 1180, 70, 96, 46
 COLOURS = {"forward": "#cfe2ff", "backward": "#ffd8b5", "discriminator": "#cdeccd", "join": "#e2e2e2"}
 
 
@@ -33,7 +33,7 @@ COLOURS = {"forward": "#cfe2ff", "backward": "#ffd8b5", "discriminator": "#cdecc
 class Box:
     """A run of operators of one network, forward or backward."""
 
-    lane: str  # A or B, the source of its direction; empty after the join
+    direction: str  # A or B, the source of its direction; empty after the join
     net: str
     backward: bool
     start: float  # s
@@ -46,11 +46,11 @@ class Box:
 
 
 class Recorder(TorchDispatchMode):
-    """Notes every operator that reads a weight of a network."""
+    """Records every operator that reads a weight of a network."""
 
     def __init__(self, step: CycleGANStep) -> None:
         super().__init__()
-        self.step, self.lane = step, ""
+        self.step, self.direction = step, ""
         self.net_of = {
             p.data_ptr(): name
             for name, net in step.networks.items()
@@ -58,16 +58,16 @@ class Recorder(TorchDispatchMode):
             if p.dim() == 4  # of a convolution
         }
         self.boxes: list[Box] = []
-        step.share_of = self.in_lane(step.share_of)  # type: ignore[method-assign]
+        step.share_of = self.in_direction(step.share_of)  # type: ignore[method-assign]
         step.update = self.timed(step.update)  # type: ignore[method-assign]
 
-    def in_lane(self, share_of: Callable[..., Any]) -> Callable[..., Any]:
+    def in_direction(self, share_of: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(direction: Any, *args: Any) -> Any:
-            self.lane = direction.source
+            self.direction = direction.source
             try:
                 return share_of(direction, *args)
             finally:
-                self.lane = ""
+                self.direction = ""
 
         return wrapped
 
@@ -85,14 +85,14 @@ class Recorder(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         tensors = (x for x in tree_leaves(args) if isinstance(x, torch.Tensor))
         net = next((self.net_of[x.data_ptr()] for x in tensors if x.data_ptr() in self.net_of), None)
-        if self.lane and net is not None and not func.is_view:
+        if self.direction and net is not None and not func.is_view:
             backward = torch._C._current_graph_task_id() != -1
-            self.note(Box(self.lane, net, backward, start, time.perf_counter()))
+            self.note(Box(self.direction, net, backward, start, time.perf_counter()))
         return out
 
     def note(self, new: Box) -> None:
         last = self.boxes[-1] if self.boxes else None
-        if last and (last.lane, last.net, last.backward) == (new.lane, new.net, new.backward):
+        if last and (last.direction, last.net, last.backward) == (new.direction, new.net, new.backward):
             self.boxes[-1] = replace(last, end=new.end, weights=last.weights + 1)
         else:
             self.boxes.append(new)
@@ -112,34 +112,34 @@ def record(work: Workload) -> list[Box]:
     return sorted(steps, key=lambda boxes: sum(box.seconds for box in boxes))[STEPS // 2]
 
 
-def labels(lane: str) -> list[str]:
-    """What each box of a lane computes, in order; a direction that runs differently no longer fits its image."""
-    other = "B" if lane == "A" else "A"
+def labels(source: str) -> list[str]:
+    """What each box of a direction computes, in order; a direction that runs differently no longer fits its image."""
+    other = "B" if source == "A" else "A"
     return [
-        f"fake_{other}, idt_{lane} = G_{lane}([{lane}, {other}])",
-        f"D_{lane}(fake_{other})",
-        f"rec_{lane} = G_{other}(fake_{other})",
+        f"fake_{other}, idt_{source} = G_{source}([{source}, {other}])",
+        f"D_{source}(fake_{other})",
+        f"rec_{source} = G_{other}(fake_{other})",
         f"d G_{other}",
-        f"d D_{lane}, to its input alone",
-        f"d G_{lane}",
-        f"D_{lane}([{other}, pool])",
-        f"d D_{lane}",
+        f"d D_{source}, to its input alone",
+        f"d G_{source}",
+        f"D_{source}([{other}, pool])",
+        f"d D_{source}",
     ]
 
 
 def draw(boxes: list[Box], caption: str) -> str:
-    lanes = {lane: [box for box in boxes if box.lane == lane] for lane in "AB"}
-    joined = [box for box in boxes if not box.lane]
-    longest = max(sum(box.seconds for box in of) for of in lanes.values())
+    rows = {source: [box for box in boxes if box.direction == source] for source in "AB"}
+    joined = [box for box in boxes if not box.direction]
+    longest = max(sum(box.seconds for box in of) for of in rows.values())
     scale = (WIDTH - LEFT - 100) / (longest + sum(box.seconds for box in joined))
     parts, join_x = [], LEFT + longest * scale + 20
-    middle = 70 + LANE_HEIGHT
-    for row, (lane, of) in enumerate(lanes.items()):
-        top, x = 70 + row * LANE_HEIGHT * 1.4, float(LEFT + 8)
-        other = "B" if lane == "A" else "A"
-        parts.append(text(10, top + 27, f"{lane} → {other} → {lane}", weight="bold"))
+    middle = 70 + ROW_HEIGHT
+    for row, (source, of) in enumerate(rows.items()):
+        top, x = 70 + row * ROW_HEIGHT * 1.4, float(LEFT + 8)
+        other = "B" if source == "A" else "A"
+        parts.append(text(10, top + 27, f"{source} → {other} → {source}", weight="bold"))
         parts.append(line(LEFT - 6, middle, LEFT + 6, top + BOX / 2))
-        for i, (box, label) in enumerate(zip(of, labels(lane), strict=True)):
+        for i, (box, label) in enumerate(zip(of, labels(source), strict=True)):
             colour = "discriminator" if i > 5 else "backward" if box.backward else "forward"
             parts += drawn(box, label, x, top, scale, COLOURS[colour], below=bool(i % 2))
             x += box.seconds * scale
@@ -151,10 +151,10 @@ def draw(boxes: list[Box], caption: str) -> str:
     for i, box in enumerate(joined):
         parts += drawn(box, box.net, x, middle - BOX / 2, scale, COLOURS["join"], below=bool(i))
         x += box.seconds * scale
-    height = 70 + int(LANE_HEIGHT * 2.9)
+    height = 70 + int(ROW_HEIGHT * 2.9)
     key = [
-        ("forward", "there and back"),
-        ("backward", "its gradients"),
+        ("forward", "G_AB and G_BA"),
+        ("backward", "their gradients"),
         ("discriminator", "the discriminator's own pass"),
     ]
     for i, (name, meaning) in enumerate(key):
@@ -169,15 +169,15 @@ def draw(boxes: list[Box], caption: str) -> str:
 
 def drawn(box: Box, label: str, x: float, top: float, scale: float, colour: str, *, below: bool) -> list[str]:
     """A box as wide as its time, its label inside where it fits, else above or below."""
-    width, facts = box.seconds * scale, f"{1e3 * box.seconds:.0f} ms"
-    title = f"{label}: {facts}" + (f", {box.weights} convolutions" if box.lane else "")
+    width, duration = box.seconds * scale, f"{1e3 * box.seconds:.0f} ms"
+    title = f"{label}: {duration}" + (f", {box.weights} convolutions" if box.direction else "")
     parts = [rect(x, top, width, BOX, colour, title)]
-    words = [*label.replace(" = ", "|= ").split("|"), facts]
+    words = [*label.replace(" = ", "|= ").split("|"), duration]
     if width > 6.2 * max(map(len, words)) + 6:
         first = top + 35 - 7 * len(words)
         return [*parts, *(text(x + 5, first + 13 * i, word) for i, word in enumerate(words))]
     y = top + BOX + 14 if below else top - 7
-    return [*parts, text(x + width / 2, y, f"{label}, {facts}", anchor="middle")]
+    return [*parts, text(x + width / 2, y, f"{label}, {duration}", anchor="middle")]
 
 
 def rect(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:

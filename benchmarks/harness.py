@@ -1,4 +1,4 @@
-"""Timing side by side: the cases take turns within one process, so that the machine's moods meet all of them alike."""
+"""Timing side by side: cases take turns within one process, so that whatever else the machine does slows all alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Case = Callable[[], object]
+
+quick = False
+"""Whether cases are small and rounds few: `pytest benchmarks/ --benchmark-only --quick` (conftest.py) sets it."""
+
+
+def timed_rounds(number: int) -> int:
+    """How often a benchmark is timed: `number` of times, twice in quick mode."""
+    return 2 if quick else number
 
 
 class Sweep:

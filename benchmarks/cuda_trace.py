@@ -1,4 +1,4 @@
-"""What ran on the card during one call: its kernels, how long it was idle, and where the time went."""
+"""What ran on the GPU during one call: its kernels, how long it was idle, and where the time went."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.autograd import DeviceType
 
 from benchmarks.harness import Case
 
-TOP = 40  # names in the table
+TOP = 40  # kernels in the table
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel, copy or fill on the card."""
+    """One kernel, copy or fill on the GPU."""
 
     name: str
     start: float  # us
