@@ -26,7 +26,7 @@ from cyclegan_fast.data.scenes import draw_scene, render_photo
 from cyclegan_fast.engine import Engine, Tiling, load_engine
 from cyclegan_fast.engine.tiling.rows import TensorRows
 from cyclegan_fast.engine.tiling.tiles import translate_rows
-from cyclegan_fast.monitoring.machine import machine_facts
+from cyclegan_fast.monitoring.machine import machine_info
 
 ROUNDS = 3
 SIDE = 256 if harness.quick else 768  # pixels, of pytest's image
@@ -86,7 +86,7 @@ def measure_tilings(engine: Engine, side: int) -> tuple[dict[str, float], dict[s
 
 def page(side: int, seconds: dict[str, float], distances: dict[str, Tensor]) -> list[str]:
     """The table, in Markdown."""
-    machine = machine_facts()
+    machine = machine_info()
     lines = [
         f"{side}x{side} pixels, a mosaic of 16 scenes, through the demo's generator on {machine['cores']} cores of "
         f"{machine['gpu'] or machine['cpu']}; the best of {ROUNDS} rounds. Distances are from the result in one piece, "

@@ -1,9 +1,9 @@
-"""Draws docs/how_the_step_works.svg from a step that ran: which network's convolutions, in which direction, how long.
+"""Draws docs/how_the_step_works.svg from a step that ran: which network's convolutions, in which cycle, how long.
 
 python -m benchmarks.draw_step --out docs/how_the_step_works.svg
 
 Every operator that reads a weight is recorded as torch dispatches it, forward and backward, with its time. The
-directions run one after the other, so that neither disturbs the other's times, and are drawn side by side.
+cycles run one after the other, so that neither disturbs the other's times, and are drawn side by side.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLOURS = {"forward": "#cfe2ff", "backward": "#ffd8b5", "discriminator": "#cdecc
 class Box:
     """A run of operators of one network, forward or backward."""
 
-    direction: str  # A or B, the source of its direction; empty after the join
+    cycle: str  # A or B, its source; empty after the join
     net: str
     backward: bool
     start: float  # s
@@ -50,7 +50,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, step: CycleGANStep) -> None:
         super().__init__()
-        self.step, self.direction = step, ""
+        self.step, self.cycle = step, ""
         self.net_of = {
             p.data_ptr(): name
             for name, net in step.networks.items()
@@ -58,16 +58,16 @@ class Recorder(TorchDispatchMode):
             if p.dim() == 4  # of a convolution
         }
         self.boxes: list[Box] = []
-        step.share_of = self.in_direction(step.share_of)  # type: ignore[method-assign]
+        step.run_cycle = self.in_cycle(step.run_cycle)  # type: ignore[method-assign]
         step.update = self.timed(step.update)  # type: ignore[method-assign]
 
-    def in_direction(self, share_of: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(direction: Any, *args: Any) -> Any:
-            self.direction = direction.source
+    def in_cycle(self, run_cycle: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(cycle: Any, *args: Any) -> Any:
+            self.cycle = cycle.source
             try:
-                return share_of(direction, *args)
+                return run_cycle(cycle, *args)
             finally:
-                self.direction = ""
+                self.cycle = ""
 
         return wrapped
 
@@ -85,14 +85,14 @@ class Recorder(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         tensors = (x for x in tree_leaves(args) if isinstance(x, torch.Tensor))
         net = next((self.net_of[x.data_ptr()] for x in tensors if x.data_ptr() in self.net_of), None)
-        if self.direction and net is not None and not func.is_view:
+        if self.cycle and net is not None and not func.is_view:
             backward = torch._C._current_graph_task_id() != -1
-            self.note(Box(self.direction, net, backward, start, time.perf_counter()))
+            self.note(Box(self.cycle, net, backward, start, time.perf_counter()))
         return out
 
     def note(self, new: Box) -> None:
         last = self.boxes[-1] if self.boxes else None
-        if last and (last.direction, last.net, last.backward) == (new.direction, new.net, new.backward):
+        if last and (last.cycle, last.net, last.backward) == (new.cycle, new.net, new.backward):
             self.boxes[-1] = replace(last, end=new.end, weights=last.weights + 1)
         else:
             self.boxes.append(new)
@@ -113,7 +113,7 @@ def record(work: Workload) -> list[Box]:
 
 
 def labels(source: str) -> list[str]:
-    """What each box of a direction computes, in order; a direction that runs differently no longer fits its image."""
+    """What each box of a cycle computes, in order; a cycle that runs differently no longer fits its drawing."""
     other = "B" if source == "A" else "A"
     return [
         f"fake_{other}, idt_{source} = G_{source}([{source}, {other}])",
@@ -128,8 +128,8 @@ def labels(source: str) -> list[str]:
 
 
 def draw(boxes: list[Box], caption: str) -> str:
-    rows = {source: [box for box in boxes if box.direction == source] for source in "AB"}
-    joined = [box for box in boxes if not box.direction]
+    rows = {source: [box for box in boxes if box.cycle == source] for source in "AB"}
+    joined = [box for box in boxes if not box.cycle]
     longest = max(sum(box.seconds for box in of) for of in rows.values())
     scale = (WIDTH - LEFT - 100) / (longest + sum(box.seconds for box in joined))
     parts, join_x = [], LEFT + longest * scale + 20
@@ -170,7 +170,7 @@ def draw(boxes: list[Box], caption: str) -> str:
 def drawn(box: Box, label: str, x: float, top: float, scale: float, colour: str, *, below: bool) -> list[str]:
     """A box as wide as its time, its label inside where it fits, else above or below."""
     width, duration = box.seconds * scale, f"{1e3 * box.seconds:.0f} ms"
-    title = f"{label}: {duration}" + (f", {box.weights} convolutions" if box.direction else "")
+    title = f"{label}: {duration}" + (f", {box.weights} convolutions" if box.cycle else "")
     parts = [rect(x, top, width, BOX, colour, title)]
     words = [*label.replace(" = ", "|= ").split("|"), duration]
     if width > 6.2 * max(map(len, words)) + 6:
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the image")
     arguments = parser.parse_args()
     work = Workload(size=128, blocks=6, channels=32)
-    caption = f"One step. {work}; times of a CPU with {torch.get_num_threads()} threads, a direction at a time."
+    caption = f"One step. {work}; times of a CPU with {torch.get_num_threads()} threads, a cycle at a time."
     arguments.out.write_text(draw(record(work), caption))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.harness import DEVICE
 from cyclegan_fast import ops
-from cyclegan_fast.monitoring.machine import machine_facts
+from cyclegan_fast.monitoring.machine import machine_info
 
 BEGIN, END = "<!-- measured -->", "<!-- end -->"  # markers, in a page of docs/, of what is written by a program
 Measured = dict[str, Any]
@@ -26,7 +26,7 @@ def stamped(results: list[dict[str, Any]]) -> Measured:
     return {
         "date": date.today().isoformat(),
         "commit": _commit(),
-        "machine": machine_facts(),
+        "machine": machine_info(),
         "extension": ops.build_info(),
         "threads": torch.get_num_threads(),
         "results": results,

@@ -130,7 +130,7 @@ def write_demo_report(out: Path, config: TrainConfig, history: list[dict[str, An
     """Writes `out`/report.html: images there and back, scores, curves, settings, machine."""
     from cyclegan_fast.engine import infer, load_engine
     from cyclegan_fast.monitoring.events import read_events
-    from cyclegan_fast.monitoring.machine import machine_facts
+    from cyclegan_fast.monitoring.machine import machine_info
     from cyclegan_fast.monitoring.report import ImageBlock, write_report
 
     to_photo, to_labels = load_engine(out, direction="AtoB"), load_engine(out, direction="BtoA")
@@ -149,7 +149,7 @@ def write_demo_report(out: Path, config: TrainConfig, history: list[dict[str, An
         out / "report.html",
         title="Labels and photos of scenes, learned without pairs",
         settings=to_dict(config),
-        machine=machine_facts(),
+        machine=machine_info(),
         events=read_events(out),
         images=blocks,
         scores=history[-1],

@@ -20,7 +20,7 @@ from cyclegan_fast.device import usable_cores
 PACKAGES = ("numpy", "pillow", "safetensors", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorboard", "triton")
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
     """Facts about this machine.
 
     Returns:

@@ -1,22 +1,26 @@
-"""The progress of work on many things of one kind: a bar on a terminal, a line in the log now and then elsewhere."""
+"""Progress: a live bar on a terminal, a log line now and then elsewhere."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cyclegan_fast.monitoring.console import PAINT_SECONDS, PLAIN_SECONDS, duration, on_terminal
-
 log = logging.getLogger(__name__)
+
+PAINT_SECONDS = 0.2  # between two paintings of the bar
+LOG_SECONDS = 15.0  # between two log lines
+SPEED_SECONDS = 60.0  # of the past that the speed is taken from
 
 Progress = Callable[[float, float], None]
 """Takes how many are done, and of how many; part of one counts as a fraction. May be called at every single one."""
 
 
 class ProgressBar:
-    """A `Progress` that people see. Use it as a context manager and call it.
+    """A `Progress` that is shown. Use it as a context manager and call it.
 
     Args:
         unit: What is counted, such as ``images``.
@@ -26,53 +30,129 @@ class ProgressBar:
     """
 
     def __init__(self, unit: str, title: str = "", *, bar: bool = True, enabled: bool = True) -> None:
-        self.unit, self.title, self.bar, self.enabled = unit, title, bar, enabled
-        self.began = self.shown = time.monotonic()
-        self.live: Any = None
+        self.unit, self.title = unit, title
+        self.display = Display(unit, bar=bar, enabled=enabled, transient=True)
 
     def __enter__(self) -> ProgressBar:
-        self.began = self.shown = time.monotonic()
-        if self.enabled and self.bar and on_terminal():
-            from rich.live import Live
-
-            self.live = Live(auto_refresh=False, transient=True)
-            self.live.start()
+        self.display.start()
+        self.display.postpone()  # quick work shows nothing
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.live:
-            self.live.stop()
+        self.display.stop()
 
     def __call__(self, done: float, total: float) -> None:
         """Shows that `done` of `total` are done, unless it was shown a moment ago."""
-        now = time.monotonic()
-        if not self.enabled or not done or now - self.shown < (PAINT_SECONDS if self.live else PLAIN_SECONDS):
-            return
-        self.shown = now
-        speed = done / (now - self.began)
-        pace = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
-        rate = f"{pace} {self.unit}/s", f"{duration((total - done) / speed)} left"
-        if self.live:
-            self._paint(done, total, "  ".join(rate))
-        else:
+        if done and self.display.is_due():
+            rate = self.display.rate(done, total)
             title = f"{self.title}: " if self.title else ""
-            log.info("%s%s/%s %s, %s", title, _count(done), _count(total), self.unit, ", ".join(rate))
-
-    def _paint(self, done: float, total: float, rate: str) -> None:
-        from rich.progress_bar import ProgressBar as Bar
-        from rich.table import Table
-        from rich.text import Text
-
-        line = Table.grid(padding=(0, 1))
-        line.add_row(
-            Text(self.title),
-            Bar(total=max(1, total), completed=done, width=24),
-            Text(f"{_count(done)}/{_count(total)}", "bold"),
-            Text(rate, "dim"),
-        )
-        self.live.update(line, refresh=True)
+            line = f"{title}{count(done)}/{count(total)} {self.unit}, {', '.join(rate)}"
+            self.display.show(done, total, line=line, title=self.title, details=rate)
 
 
-def _count(number: float) -> str:
-    """12 or 3.4: a fraction is shown only of an unfinished one."""
+class Display:
+    """Where and when progress is shown, and how fast it is: behind `ProgressBar` and the progress of a training run.
+
+    Args:
+        unit: What is counted.
+        done: How many were done before, which the speed leaves out.
+        bar: False logs lines even on a terminal.
+        enabled: False shows nothing.
+        transient: Removes the bar from the screen at the end.
+    """
+
+    def __init__(
+        self, unit: str, *, done: float = 0, bar: bool = True, enabled: bool = True, transient: bool = False
+    ) -> None:
+        self.unit, self.enabled = unit, enabled
+        self.live = _live(transient) if enabled and bar and on_terminal() else None
+        self.history = deque([(time.monotonic(), done)])  # (time, how many) at the latest showings
+        self.shown = float("-inf")
+
+    def start(self) -> None:
+        """Starts the clock, and takes the terminal's last lines for the bar."""
+        self.history[0] = time.monotonic(), self.history[0][1]
+        if self.live:
+            self.live.start()
+
+    def stop(self) -> None:
+        """Gives the terminal's last lines back."""
+        if self.live:
+            self.live.stop()
+
+    def postpone(self) -> None:
+        """Puts the next showing off, as if there had been one just now."""
+        self.shown = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Returns whether the last showing was long enough ago."""
+        return self.enabled and time.monotonic() - self.shown >= (PAINT_SECONDS if self.live else LOG_SECONDS)
+
+    def rate(self, done: float, total: float) -> list[str]:
+        """Returns the speed over the last minute and the time left, such as ``12 images/s`` and ``3 min 20 s left``."""
+        then, before = self.history[0]
+        seconds = time.monotonic() - then
+        if done <= before or seconds <= 0:
+            return []
+        speed = (done - before) / seconds
+        pace = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+        return [f"{pace} {self.unit}/s", f"{duration((total - done) / speed)} left"]
+
+    def show(
+        self, done: float, total: float, *, line: str, title: str = "", details: Sequence[str] = (), footer: str = ""
+    ) -> None:
+        """Logs `line`, or paints a bar with its title, the count, the details and a second line."""
+        self.postpone()
+        self.history.append((self.shown, done))
+        while len(self.history) > 2 and self.shown - self.history[0][0] > SPEED_SECONDS:
+            self.history.popleft()
+        if self.live:
+            self.live.update(_painted(done, total, title, details, footer), refresh=True)
+        elif self.enabled:
+            log.info("%s", line)
+
+
+def count(number: float) -> str:
+    """Returns 1,200 or 3.4: a fraction is shown only of an unfinished one."""
     return f"{int(number):,}" if number == int(number) else f"{number:,.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a time such as ``45 s``, ``3 min 20 s`` or ``5 h 07 min``."""
+    whole = round(seconds)
+    minutes, hours = whole // 60, whole // 3600
+    if whole < 60:
+        return f"{whole} s"
+    return f"{minutes} min {whole % 60:02d} s" if hours == 0 else f"{hours} h {minutes % 60:02d} min"
+
+
+def on_terminal() -> bool:
+    """Returns whether a bar can be painted: rich is installed and stdout is a terminal that can move its cursor."""
+    if not sys.stdout.isatty():
+        return False
+    try:
+        from rich.console import Console
+    except ImportError:
+        return False
+    terminal = Console()
+    return terminal.is_terminal and not terminal.is_dumb_terminal
+
+
+def _live(transient: bool) -> Any:
+    from rich.live import Live
+
+    return Live(auto_refresh=False, transient=transient)
+
+
+def _painted(done: float, total: float, title: str, details: Sequence[str], footer: str) -> Any:
+    """The bar as rich renders it."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar as Bar
+    from rich.table import Table
+    from rich.text import Text
+
+    line = Table.grid(padding=(0, 1))
+    bar = Bar(total=max(1, total), completed=done, width=24)
+    counted = Text(f"{count(done)}/{count(total)}", "bold")
+    line.add_row(*([title] if title else []), bar, counted, Text("  ".join(details), "dim"))
+    return Group(line, Text(footer, "cyan")) if footer else line

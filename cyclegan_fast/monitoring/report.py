@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.chart import Points, line_chart, number
-from cyclegan_fast.monitoring.console import duration
 from cyclegan_fast.monitoring.grids import encode, to_image
 from cyclegan_fast.monitoring.markup import el, to_html
+from cyclegan_fast.monitoring.progress import duration
 from cyclegan_fast.monitoring.style import CSS
 
 SMALL_SIDE = 128  # pixels; up to this size images are stored exactly and shown with sharp pixels
@@ -63,7 +63,7 @@ def write_report(
         path: The .html file.
         title: Headline, such as "Scenes: labels and photos".
         settings: Groups of settings, as `config.to_dict` gives them.
-        machine: As `machine_facts` gives it.
+        machine: As `machine_info` gives it.
         events: As `read_events` gives them.
         images: What was translated.
         scores: ``{"photo_to_labels": {"pixel_accuracy": 0.94, ...}, ...}``. The entry ``"untranslated"``, of the same

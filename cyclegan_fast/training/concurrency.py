@@ -1,7 +1,7 @@
-"""Two pieces of work that need nothing of each other: one after the other, or side by side.
+"""Two independent tasks, one after the other or side by side.
 
-Side by side they share the machine: on CUDA two streams, which fill it where one image leaves it half empty; on the
-CPU two threads with half of the cores each, which waste less on small operators than all cores on each of them do.
+Side by side they share the device: on CUDA as two streams, which fill a GPU that one image leaves half idle; on the CPU
+as two threads with half of the cores each, which lose less on small operators than all cores together do.
 """
 
 from __future__ import annotations
@@ -18,73 +18,73 @@ from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.ops.extension import runs_reference
 
 T = TypeVar("T")
-Work = Callable[[], T]
+Task = Callable[[], T]
 
-# Of an operator's input, of one domain; from there on one direction fills the machine alone.
-MOST_PIXELS = {"cuda": 2**20, "cpu": 2**14}  # 16 images of 256 px (a prediction); one of 128 px (measured)
+# Of an operator's input, images of one domain; with more, one cycle fills the device alone.
+MAX_PIXELS = {"cuda": 2**20, "cpu": 2**14}  # 16 images of 256 px (a prediction); one of 128 px (measured)
 
 
-class Lanes(Protocol):
-    """Runs two pieces of work and returns both results."""
+class Runner(Protocol):
+    """Runs two tasks and returns both results."""
 
-    def __call__(self, first: Work[T], second: Work[T]) -> tuple[T, T]:  # noqa: D102
+    def __call__(self, first: Task[T], second: Task[T]) -> tuple[T, T]:  # noqa: D102
         ...
 
 
-def sequential(first: Work[T], second: Work[T]) -> tuple[T, T]:
-    """What the first needed is free again before the second begins: half the memory of two at once."""
+def sequential(first: Task[T], second: Task[T]) -> tuple[T, T]:
+    """Runs the second task when the first has freed its memory: half the memory of both at once."""
     return first(), second()
 
 
 class TwoStreams:
-    """Runs the second piece on a CUDA stream of its own: one fork, one join, inside a graph's capture too.
+    """Runs the second task on a CUDA stream of its own: one fork, one join, also while a graph is captured.
 
-    The host issues both in the order of `sequential`, so that both draw the same random numbers. Memory needs
-    no further care. What the second piece allocates belongs to its stream, and that stream touches it again only after
-    the next fork, which waits for all that was done with it in between; what it reads of the caller's is in use until
-    the join at most, and the caller's stream waits there.
+    The host issues both tasks in the order of `sequential`, so that they draw the same random numbers. No tensor needs
+    `record_stream`: what the second task allocates belongs to its stream, which touches it again only after the next
+    fork, and so after everything that was done with it in between; what it reads of the caller's is in use until the
+    join at most, and there the caller's stream waits.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)
 
-    def __call__(self, first: Work[T], second: Work[T]) -> tuple[T, T]:
-        """Returns the results of both, ready for the current stream."""
-        here = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(here)  # fork
+    def __call__(self, first: Task[T], second: Task[T]) -> tuple[T, T]:
+        """Returns both results, ready for the current stream."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)  # fork
         try:
-            of_first = first()
+            first_result = first()
             with torch.cuda.stream(self.stream):
-                of_second = second()
+                second_result = second()
         finally:
-            here.wait_stream(self.stream)  # join
-        return of_first, of_second
+            current.wait_stream(self.stream)  # join
+        return first_result, second_result
 
 
 class TwoThreads:
-    """Runs each piece on a thread of its own with half of the cores: the bits are those of as many cores alone."""
+    """Runs each task on a thread of its own with half of the cores; the results do not depend on their number."""
 
     def __init__(self) -> None:
         cores = torch.get_num_threads() // 2
-        # Threads that last: OpenMP keeps its workers, and their number, for each thread that calls it.
-        self.threads = [ThreadPoolExecutor(1, "lane", torch.set_num_threads, (cores,)) for _ in range(2)]
+        # The threads last: OpenMP keeps a team of workers for each thread that calls it.
+        self.threads = [ThreadPoolExecutor(1, "cycle", torch.set_num_threads, (cores,)) for _ in range(2)]
 
-    def __call__(self, first: Work[T], second: Work[T]) -> tuple[T, T]:
-        """Returns the results of both."""
-        reference = runs_reference(torch.empty(0))  # a setting of the caller's thread
+    def __call__(self, first: Task[T], second: Task[T]) -> tuple[T, T]:
+        """Returns both results, or raises the exception of one once both have ended."""
+        reference = runs_reference(torch.empty(0))  # a setting of the calling thread
 
-        def run(work: Work[T]) -> T:
+        def run(task: Task[T]) -> T:
             with ops.use_reference() if reference else contextlib.nullcontext():
-                return work()
+                return task()
 
-        futures = [thread.submit(run, work) for thread, work in zip(self.threads, (first, second), strict=True)]
+        futures = [thread.submit(run, task) for thread, task in zip(self.threads, (first, second), strict=True)]
         wait(futures)
         return futures[0].result(), futures[1].result()
 
 
 def why_not_side_by_side(config: TrainConfig, device: torch.device) -> str:
-    """Why the two directions of a step must run one after the other here; empty if they need not."""
+    """Returns why the two cycles of a step must run one after the other here; empty if they need not."""
     if config.model.norm == "batch":
         return "both directions move the running statistics of --norm batch"
     if device.type == "cuda":
@@ -98,15 +98,15 @@ def why_not_side_by_side(config: TrainConfig, device: torch.device) -> str:
     return ""
 
 
-def choose_concurrency(config: TrainConfig, device: torch.device) -> Callable[[torch.Tensor], Lanes]:
-    """Returns what picks the lanes for a step from its images [N, C, H, W] of one domain."""
-    wanted, most = config.run.side_by_side, MOST_PIXELS[device.type]
-    if wanted == "off" or why_not_side_by_side(config, device):
+def choose_concurrency(config: TrainConfig, device: torch.device) -> Callable[[torch.Tensor], Runner]:
+    """Returns the function that picks the runner of a step from its images [N, C, H, W] of one domain."""
+    choice, max_pixels = config.run.side_by_side, MAX_PIXELS[device.type]
+    if choice == "off" or why_not_side_by_side(config, device):
         return lambda images: sequential
-    beside: Lanes = TwoStreams(device) if device.type == "cuda" else TwoThreads()
+    concurrent: Runner = TwoStreams(device) if device.type == "cuda" else TwoThreads()
 
-    def choose(images: torch.Tensor) -> Lanes:
+    def choose(images: torch.Tensor) -> Runner:
         pixels = images[:, 0].numel() // config.optim.grad_accumulation
-        return beside if wanted == "on" or pixels <= most else sequential
+        return concurrent if choice == "on" or pixels <= max_pixels else sequential
 
     return choose

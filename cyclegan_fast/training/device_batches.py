@@ -1,4 +1,4 @@
-"""Batches carried to the device and normalised there while the step before still runs; how long steps wait for them."""
+"""Batches that are copied to the device and normalised there while the step before still runs."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ import torch
 
 
 class DeviceBatches(Iterator[dict[str, Any]]):
-    """Yields the batches; on CUDA what makes them runs on a stream of its own.
+    """Yields the batches, made on a CUDA stream of their own, and measures how long steps wait for them.
 
-    The host is ahead of the card, so a batch is under way while the last step runs; only then does the current stream
-    wait for it. No batch is taken before it is asked for.
+    The host runs ahead of the GPU, so a batch is being copied while the last step runs; the current stream waits for
+    it only when it is returned. No batch is taken from `batches` before it is asked for.
 
     Args:
-        batches: Endless.
+        batches: An endless iterator.
         device: Where the batches are made.
     """
 
     def __init__(self, batches: Iterator[dict[str, Any]], device: torch.device) -> None:
         self.batches, self.device = batches, device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.seconds = 0.0  # waited since `waited` was last asked
-        self.marks: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()  # of batches that are not counted yet
+        self.seconds = 0.0  # waited since the last call of `waited`
+        self.uncounted: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()  # (step done, batch ready)
 
     def __next__(self) -> dict[str, Any]:
-        """The next batch, for the current stream."""
+        """Returns the next batch, ready for the current stream."""
         if self.stream is None:
             start = time.perf_counter()
             batch = next(self.batches)
             self.seconds += time.perf_counter() - start
             return batch
-        here = torch.cuda.current_stream(self.device)
-        done, ready = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # the step before is done; the batch is
-        done.record(here)
+        current = torch.cuda.current_stream(self.device)
+        step_done, batch_ready = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        step_done.record(current)
         with torch.cuda.stream(self.stream):
             batch = next(self.batches)
-        ready.record(self.stream)
-        here.wait_stream(self.stream)
-        for side in ("A", "B"):
-            batch[side].record_stream(here)  # its memory is not given to a later batch before this stream is done
-        self.marks.append((done, ready))
+        batch_ready.record(self.stream)
+        current.wait_stream(self.stream)
+        for domain in ("A", "B"):
+            batch[domain].record_stream(current)  # no later batch gets its memory before the current stream is done
+        self.uncounted.append((step_done, batch_ready))
         self._count()
         return batch
 
     def waited(self) -> float:
-        """Seconds since the last call for which steps had to wait for their batch.
+        """Returns the seconds for which steps have waited for their batch since the last call.
 
-        On CUDA it is the card's time that counts: the host comes for a batch long before the card has done the step
-        before. Batches that the card has not come to yet are left to the next call.
+        On CUDA this is time of the GPU: the host asks for a batch long before the GPU has done the step before. Batches
+        that the GPU has not reached yet are left to the next call.
         """
         self._count()
         seconds, self.seconds = self.seconds, 0.0
         return seconds
 
     def _count(self) -> None:
-        while self.marks and all(event.query() for event in self.marks[0]):
-            done, ready = self.marks.popleft()
-            self.seconds += max(0.0, done.elapsed_time(ready)) / 1e3  # below 0 where the batch came first
+        while self.uncounted and all(event.query() for event in self.uncounted[0]):
+            step_done, batch_ready = self.uncounted.popleft()
+            self.seconds += max(0.0, step_done.elapsed_time(batch_ready)) / 1e3  # negative where the batch came first

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
+log = logging.getLogger(__name__)
+
 WARM_UP_STEPS = 3  # cuDNN chooses its algorithms and Adam makes its state before anything can be captured
-MOST_GRAPHS = 4  # shapes of batch that get a graph: each keeps its inputs, its images and its kernels
+MAX_GRAPHS = 4  # shapes of batch that get a graph: each keeps its inputs, its images and its kernels
 
 Shapes = tuple[torch.Size, torch.Size]  # of a batch of A and of B
 
@@ -22,19 +24,19 @@ class GraphedStep:
 
     The first calls with a batch of some shape run eagerly on a side stream; they are real training steps. Then the
     step is captured for that shape, and every further call copies its batch into the graph's static inputs and replays
-    it. The images and losses that it returns are the graphs' own and hold until the next call. Weights, moments, pools,
+    it. The images and losses that it returns belong to the graph and hold until the next call. Weights, moments, pools,
     learning rate and loss scale live outside the graphs, so that replays and eager steps may take turns.
 
     Args:
         step: The step.
-        fall_back: Called with the reason, once, where a batch cannot have a graph (too many shapes, or the capture
-            fails) and so is trained on eagerly; without it that is an error.
+        fall_back: Trains eagerly where a batch cannot have a graph (too many shapes, or the capture fails) and logs the
+            reason once; False makes that an error.
 
     Raises:
-        UserError: The step is not on CUDA; and, from a call and without `fall_back`, what `fall_back` is told.
+        UserError: The step is not on CUDA; and, from a call, a batch cannot have a graph and `fall_back` is False.
     """
 
-    def __init__(self, step: CycleGANStep, fall_back: Callable[[str], None] | None = None) -> None:
+    def __init__(self, step: CycleGANStep, *, fall_back: bool = False) -> None:
         if step.device.type != "cuda":
             raise UserError("--cuda-graphs needs a CUDA device; leave it out, or say --cuda-graphs=auto")
         self.step, self.fall_back = step, fall_back
@@ -58,27 +60,27 @@ class GraphedStep:
         return self._run_eagerly(real_A, real_B)
 
     def _may_capture(self, shapes: Shapes) -> bool:
-        """Whether this shape has warmed up, and there is a graph left for it."""
+        """Returns whether this shape has warmed up, and there is a graph left for it."""
         if self.gave_up:
             return False
-        if shapes not in self.eager_steps and len(self.eager_steps) == MOST_GRAPHS:
+        if shapes not in self.eager_steps and len(self.eager_steps) == MAX_GRAPHS:
             last = " and ".join(str(list(shape)) for shape in shapes)
-            self._give_up(f"batches of more than {MOST_GRAPHS} shapes came, the last {last}")
+            self._give_up(f"batches of more than {MAX_GRAPHS} shapes came, the last {last}")
         return self.eager_steps[shapes] == WARM_UP_STEPS
 
     def _give_up(self, reason: str) -> None:
-        """No further graph is made; those that are there stay in use."""
-        if self.fall_back is None:
+        """Captures no further graph; the existing ones stay in use."""
+        if not self.fall_back:
             raise UserError(f"--cuda-graphs: {reason}; leave it out, or say --cuda-graphs=auto")
         self.gave_up = True
-        self.fall_back(reason)
+        log.info("cuda graphs: off, %s", reason)
 
     def _run_eagerly(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
-        here = torch.cuda.current_stream()
-        self.stream.wait_stream(here)
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
             out = self.step(real_A, real_B)
-        here.wait_stream(self.stream)
+        current.wait_stream(self.stream)
         return out
 
 
@@ -94,17 +96,18 @@ class CapturedStep:
             self.graph, pool=owner.memory, stream=owner.stream, capture_error_mode="thread_local"
         )
         try:
-            with torch.cuda.stream(torch.cuda.current_stream()), capture:  # a capture that fails leaves its own current
+            # A capture that fails leaves its own stream current; the outer context restores the caller's.
+            with torch.cuda.stream(torch.cuda.current_stream()), capture:
                 self.images, self.losses = step(*self.inputs)
         except RuntimeError:
-            step.forget_unfinished()
+            step.reset_after_failure()
             raise
         for weight in step.weights_G + step.weights_D:
             weight.grad = None  # the graph's own memory, which the next graph may use too
 
     def replay(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
-        """Trains on a batch of the captured shape; the copies wait for the replay before, as all on this stream do."""
-        for static, given in zip(self.inputs, (real_A, real_B), strict=True):
-            static.copy_(given)
+        """Trains on a batch of the captured shape; the copies wait for the last replay, as all on this stream do."""
+        for static, batch in zip(self.inputs, (real_A, real_B), strict=True):
+            static.copy_(batch)
         self.graph.replay()
         return self.images, self.losses

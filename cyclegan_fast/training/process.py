@@ -16,7 +16,7 @@ from cyclegan_fast.files import storage_errors, try_lock
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
-    """The most memory held so far, in GiB: the allocator's on CUDA, the process's on the CPU (unknown on Windows)."""
+    """Returns the peak memory so far in GiB: of CUDA's allocator, or of the process on the CPU (None on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     if sys.platform == "win32":
@@ -28,7 +28,7 @@ def peak_memory_gib(device: torch.device) -> float | None:
 
 
 class RunLock:
-    """Keeps two runs out of one folder. The operating system lets go of the lock when its process ends, however."""
+    """Keeps a second run out of a folder. The operating system releases the lock when the process ends, however."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ".lock"
@@ -50,7 +50,11 @@ class RunLock:
 
 
 class StopSignal:
-    """SIGTERM and SIGINT ask the run to stop after its step; a second one stops it at once."""
+    """Notes that SIGTERM or SIGINT asked the run to stop after its step; a second one stops the process at once.
+
+    A signal that the process was started to ignore stays ignored. A shell starts the background jobs of a script
+    with SIGINT ignored, so that Ctrl-C at the terminal does not reach them; SIGTERM stops them in order.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -59,7 +63,8 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         with contextlib.suppress(ValueError):  # only the main thread may install handlers
             for number in (signal.SIGTERM, signal.SIGINT):
-                self.before[number] = signal.signal(number, self._on_signal)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self.before[number] = signal.signal(number, self._on_signal)
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

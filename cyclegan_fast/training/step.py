@@ -1,10 +1,10 @@
 """One training step of CycleGAN: images of A and of B in, updated networks, translated images and losses out.
 
-The two loops A -> B -> A and B -> A -> B share nothing but the weights, and a discriminator learns from fakes of
-before the generators' update. So each direction takes all its gradients by itself, after the other or beside it; then
-the generators' gradients are summed and both optimizers move. Three more exact rewritings save passes: a generator
-translates its own domain and the identity batch together; a discriminator judges real and pooled fake images together;
-and the generators' losses take no gradient of the discriminators' weights. docs/how_the_step_works.md tells why each is
+The cycles A -> B -> A and B -> A -> B share nothing but the weights, and a discriminator learns from fakes made before
+the generators' update. So each cycle computes all its gradients by itself, after the other one or beside it; then the
+generators' gradients are summed and both optimizers update. Three more exact rewritings save passes: a generator
+translates its own domain and the identity batch together; a discriminator scores real and pooled fake images together;
+and the generators' losses take no gradient of the discriminators' weights. docs/how_the_step_works.md says why each is
 exact. All of it stays on the device, so that a CUDA graph can hold it.
 """
 
@@ -33,27 +33,27 @@ LOSSES = ("G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B")  #
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direction:
-    """One of the two loops, source -> target -> source: who takes part, and what its losses weigh."""
+class Cycle:
+    """One of the two cycles, source -> target -> source: its networks, its pool, and the weights of its losses."""
 
     source: str  # A or B
     target: str
-    there: nn.Module  # the generator source -> target
-    back: nn.Module  # the generator target -> source
-    discriminator: nn.Module  # judges images of the target
-    pool: ImagePool | MixedSizePool  # of earlier fakes of the target
+    generator: nn.Module  # source -> target
+    inverse_generator: nn.Module  # target -> source
+    discriminator: nn.Module  # scores images of the target
+    pool: ImagePool | MixedSizePool  # earlier fakes of the target
     lambda_cycle: float
     lambda_identity: float
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one direction gives to a step, detached."""
+class CycleResult:
+    """What one cycle contributes to a step, detached."""
 
     images: Images
     losses: Losses
-    generators: Gradients  # of the weights of both generators
-    discriminator: Gradients  # of the weights of its own discriminator
+    generator_gradients: Gradients  # of the weights of both generators
+    discriminator_gradients: Gradients  # of the weights of its own discriminator
 
 
 class CycleGANStep:
@@ -66,7 +66,7 @@ class CycleGANStep:
 
     def __init__(self, networks: nn.ModuleDict, config: TrainConfig) -> None:
         self.networks = networks
-        self.objective = o = config.objective
+        self.objective = config.objective
         G_A, G_B, D_A, D_B = (networks[name] for name in ("G_A", "G_B", "D_A", "D_B"))
         self.device = next(G_A.parameters()).device
         self.amp_dtype = AMP_DTYPES.get(config.run.amp)
@@ -75,26 +75,32 @@ class CycleGANStep:
         self.weights_G = self.optimizer_G.param_groups[0]["params"]
         self.weights_D = self.optimizer_D.param_groups[0]["params"]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.run.amp == "fp16")
-        pool = ImagePool if has_one_size(config.data) else MixedSizePool
-        self.pool_A = pool(o.pool_size, 2 * config.run.seed, self.device)
-        self.pool_B = pool(o.pool_size, 2 * config.run.seed + 1, self.device)
-        self.A_to_B = Direction(
-            source="A", target="B", there=G_A, back=G_B, discriminator=D_A, pool=self.pool_B,
-            lambda_cycle=o.lambda_A, lambda_identity=o.lambda_identity * o.lambda_B,
-        )  # fmt: skip
-        self.B_to_A = Direction(
-            source="B", target="A", there=G_B, back=G_A, discriminator=D_B, pool=self.pool_A,
-            lambda_cycle=o.lambda_B, lambda_identity=o.lambda_identity * o.lambda_A,
-        )  # fmt: skip
+        self.pool_A, self.pool_B = _image_pools(config, self.device)
+        self.cycle_A, self.cycle_B = self._cycles()
         self.micro_batches = config.optim.grad_accumulation
-        # Batch norm couples the images of a batch, so only the others may share one.
+        # Batch norm couples the images of a batch, so that two batches may share a pass only without it.
         self.pairs = config.model.norm != "batch"
-        self.lanes = choose_concurrency(config, self.device)
+        self.choose_runner = choose_concurrency(config, self.device)
+
+    def _cycles(self) -> tuple[Cycle, Cycle]:
+        """The cycle that starts in A and the one that starts in B."""
+        o = self.objective
+        G_A, G_B, D_A, D_B = (self.networks[name] for name in ("G_A", "G_B", "D_A", "D_B"))
+        return (
+            Cycle(
+                source="A", target="B", generator=G_A, inverse_generator=G_B, discriminator=D_A, pool=self.pool_B,
+                lambda_cycle=o.lambda_A, lambda_identity=o.lambda_identity * o.lambda_B,
+            ),
+            Cycle(
+                source="B", target="A", generator=G_B, inverse_generator=G_A, discriminator=D_B, pool=self.pool_A,
+                lambda_cycle=o.lambda_B, lambda_identity=o.lambda_identity * o.lambda_A,
+            ),
+        )  # fmt: skip
 
     def __call__(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         """Trains on real_A [N, C_A, H, W] and real_B [N, C_B, H, W]; returns the images, detached, and the losses.
 
-        N is that of all micro-batches together, and each loss is their mean.
+        N counts the images of all micro-batches together, and each loss is their mean.
 
         Raises:
             UserError: N is no multiple of the number of micro-batches.
@@ -104,65 +110,63 @@ class CycleGANStep:
         for optimizer in (self.optimizer_G, self.optimizer_D):
             optimizer.zero_grad(set_to_none=True)
         scale = self.scaler.scale(torch.full((), 1 / self.micro_batches, dtype=real_A.dtype, device=self.device))
-        from_A, from_B = self.lanes(real_A)(
-            lambda: self.share_of(self.A_to_B, real_A, real_B, scale),
-            lambda: self.share_of(self.B_to_A, real_B, real_A, scale),
+        run_both = self.choose_runner(real_A)
+        from_A, from_B = run_both(
+            lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale),
+            lambda: self.run_cycle(self.cycle_B, real_B, real_A, scale),
         )
         found = from_A.losses | from_B.losses
         losses = {name: found[name] for name in LOSSES if name in found}
-        self.update(self.optimizer_G, _sum(from_A.generators, from_B.generators), _total(losses, discriminators=False))
-        if self.objective.lambda_gan:
-            self.update(
-                self.optimizer_D, from_A.discriminator + from_B.discriminator, _total(losses, discriminators=True)
-            )
-        self.scaler.update()
+        self.update_weights(from_A, from_B, losses)
         return {"real_A": real_A, "real_B": real_B} | from_A.images | from_B.images, losses
 
-    def share_of(self, d: Direction, real: Tensor, target: Tensor, scale: Tensor) -> Share:
-        """One direction's images, losses and gradients.
+    def run_cycle(self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor) -> CycleResult:
+        """Computes one cycle's images, losses and gradients.
 
         Args:
-            d: The direction.
+            cycle: The cycle.
             real: Real images of its source, [N, C, H, W].
             target: Real images of its target, [N, C', H', W'].
             scale: What its gradients are multiplied by, a scalar: the loss scale over the number of micro-batches.
         """
         parts = zip(real.chunk(self.micro_batches), target.chunk(self.micro_batches), strict=True)
-        return _mean(self.share_of_micro_batch(d, *part, scale) for part in parts)
+        return _mean(self.run_micro_batch(cycle, *part, scale) for part in parts)
 
-    def share_of_micro_batch(self, d: Direction, real: Tensor, target: Tensor, scale: Tensor) -> Share:
-        """There and back against the discriminator as it is, and what the discriminator learns from what came there."""
-        images, losses, generators = self.there_and_back(d, real, target, scale)
-        discriminator: Gradients = []
+    def run_micro_batch(self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor) -> CycleResult:
+        """Computes the generators' gradients against the discriminator as it is, then the discriminator's own."""
+        images, losses, generator_gradients = self.generator_pass(cycle, real, target, scale)
+        discriminator_gradients: Gradients = []
         if self.objective.lambda_gan:
-            pooled = d.pool.exchange(images[f"fake_{d.target}"])
-            losses[f"D_{d.source}"], discriminator = self.judge(d.discriminator, target, pooled, scale)
-        return Share(images, losses, generators, discriminator)
+            pooled = cycle.pool.exchange(images[f"fake_{cycle.target}"])
+            loss, discriminator_gradients = self.discriminator_pass(cycle.discriminator, target, pooled, scale)
+            losses[f"D_{cycle.source}"] = loss
+        return CycleResult(images, losses, generator_gradients, discriminator_gradients)
 
-    def there_and_back(
-        self, d: Direction, real: Tensor, target: Tensor, scale: Tensor
+    def generator_pass(
+        self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor
     ) -> tuple[Images, Losses, Gradients]:
-        """Translates there and back, and takes the generators' gradients of all losses of this direction."""
+        """Translates and reconstructs, and takes the generators' gradients of all losses of this cycle."""
         o = self.objective
         losses: Losses = {}
         distances: dict[str, tuple[float, Tensor, Tensor]] = {}  # weight, image, what it should be
         with self.autocast():
-            fake, identity = self.translate(d.there, real, target)
-            images = {f"fake_{d.target}": fake}
+            fake, identity = self.translate(cycle.generator, real, target)
+            images = {f"fake_{cycle.target}": fake}
             if o.lambda_gan:
-                scores = full_precision(d.discriminator(fake))
-                losses[f"G_{d.source}"] = generator_loss(o.gan_mode, o.lambda_gan, scores)
-            if d.lambda_cycle:
-                images[f"rec_{d.source}"] = back = full_precision(d.back(fake))
-                distances[f"cycle_{d.source}"] = d.lambda_cycle, back, real
+                logits = full_precision(cycle.discriminator(fake))
+                losses[f"G_{cycle.source}"] = generator_loss(o.gan_mode, o.lambda_gan, logits)
+            if cycle.lambda_cycle:
+                reconstruction = full_precision(cycle.inverse_generator(fake))
+                images[f"rec_{cycle.source}"] = reconstruction
+                distances[f"cycle_{cycle.source}"] = cycle.lambda_cycle, reconstruction, real
             if identity is not None:
-                images[f"idt_{d.source}"] = identity
-                distances[f"idt_{d.source}"] = d.lambda_identity, identity, target
+                images[f"idt_{cycle.source}"] = identity
+                distances[f"idt_{cycle.source}"] = cycle.lambda_identity, identity, target
             losses |= l1_losses(distances)
         return _detached(images), _detached(losses), _gradients(list(losses.values()), self.weights_G, scale)
 
     def translate(self, generator: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns generator(source) and, for the identity loss, generator(target): one pass when they can share it."""
+        """Returns generator(source) and, for the identity loss, generator(target): in one pass where possible."""
         o = self.objective
         if not (o.lambda_identity and (o.lambda_A or o.lambda_B)):
             return full_precision(generator(source)), None
@@ -171,8 +175,13 @@ class CycleGANStep:
             return fake, identity
         return full_precision(generator(source)), full_precision(generator(target))
 
-    def judge(self, discriminator: nn.Module, real: Tensor, fake: Tensor, scale: Tensor) -> tuple[Tensor, Gradients]:
-        """The discriminator's loss on real and pooled fake images, in one pass where possible, and its gradients."""
+    def discriminator_pass(
+        self, discriminator: nn.Module, real: Tensor, fake: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Gradients]:
+        """Returns the discriminator's loss on real and pooled fake images [N, C, H, W], and its gradients.
+
+        Both batches share one pass where possible.
+        """
         with self.autocast():
             if self.pairs and real.shape == fake.shape:
                 real_logits, fake_logits = discriminator(torch.cat([real, fake])).chunk(2)
@@ -184,8 +193,17 @@ class CycleGANStep:
                 loss = loss + self.objective.lambda_gp * gradient_penalty(discriminator, real, fake, alpha)
         return loss.detach(), _gradients([loss], [w for w in discriminator.parameters() if w.requires_grad], scale)
 
+    def update_weights(self, from_A: CycleResult, from_B: CycleResult, losses: Losses) -> None:
+        """Joins the two cycles' gradients and updates the generators, then the discriminators, then the loss scale."""
+        gradients = _sum(from_A.generator_gradients, from_B.generator_gradients)
+        self.update(self.optimizer_G, gradients, _total(losses, discriminators=False))
+        if self.objective.lambda_gan:
+            gradients = from_A.discriminator_gradients + from_B.discriminator_gradients
+            self.update(self.optimizer_D, gradients, _total(losses, discriminators=True))
+        self.scaler.update()
+
     def update(self, optimizer: torch.optim.Optimizer, gradients: Gradients, loss: Tensor) -> None:
-        """One move of Adam, left out on the device itself when the loss is not finite."""
+        """Makes one update by Adam, skipped on the device itself when the loss is not finite."""
         for weight, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
             weight.grad = gradient
         if self.scaler.is_enabled():
@@ -195,7 +213,7 @@ class CycleGANStep:
         optimizer.step()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Convolutions in 16 bit; norms accumulate, and losses are taken, in 32."""
+        """Returns the context in which convolutions run in 16 bit; norms and losses accumulate in 32."""
         if self.amp_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.amp_dtype)
@@ -209,13 +227,13 @@ class CycleGANStep:
                 else:
                     group["lr"] = lr
 
-    def forget_unfinished(self) -> None:
-        """Makes the step fit to run again after an exception broke it off (its capture, say)."""
+    def reset_after_failure(self) -> None:
+        """Makes the step fit to run again after an exception broke it off, such as a failed capture."""
         if self.scaler.is_enabled():
             self.scaler._per_optimizer_states.clear()  # as the end of `GradScaler.update` does
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights that the next step depends on."""
+        """Returns everything but the weights that the next step depends on."""
         return {
             "optimizer_G": self.optimizer_G.state_dict(),
             "optimizer_D": self.optimizer_D.state_dict(),
@@ -234,12 +252,23 @@ class CycleGANStep:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """16-bit values as float32; the others as they are."""
+    """Returns 16-bit values as float32, others as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def has_one_size(data: DataConfig) -> bool:
+    """Returns whether all training images have the same size."""
+    return data.preprocess in ("resize_and_crop", "crop", "scale_width_and_crop")
+
+
+def _image_pools(config: TrainConfig, device: torch.device) -> list[ImagePool | MixedSizePool]:
+    """Makes the pools of fakes of A and of B, which decide by seeds of their own."""
+    kind = ImagePool if has_one_size(config.data) else MixedSizePool
+    return [kind(config.objective.pool_size, 2 * config.run.seed + i, device) for i in range(2)]
+
+
 def _adam(nets: list[nn.Module], config: TrainConfig, device: torch.device) -> torch.optim.Adam:
-    """One fused Adam over the weights that any kernel touches."""
+    """Makes one fused Adam over the weights that take part in the forward pass."""
     o = config.optim
     return torch.optim.Adam(
         [p for net in nets for p in net.parameters() if p.requires_grad],
@@ -252,13 +281,8 @@ def _adam(nets: list[nn.Module], config: TrainConfig, device: torch.device) -> t
 
 
 def _rate(lr: float, device: torch.device) -> Tensor | float:
-    """A learning rate where the optimizer wants it: on CUDA a tensor on the device, which a graph can hold."""
+    """A learning rate as the optimizer wants it: on CUDA a tensor on the device, which a graph can hold."""
     return torch.tensor(lr, device=device) if device.type == "cuda" else lr
-
-
-def has_one_size(data: DataConfig) -> bool:
-    """Whether every training image has the same size."""
-    return data.preprocess in ("resize_and_crop", "crop", "scale_width_and_crop")
 
 
 def _gradients(losses: list[Tensor], weights: list[nn.Parameter], scale: Tensor) -> Gradients:
@@ -272,29 +296,30 @@ def _gradients(losses: list[Tensor], weights: list[nn.Parameter], scale: Tensor)
     ]
 
 
-def _sum(ones: Gradients, others: Gradients) -> Gradients:
+def _sum(first: Gradients, second: Gradients) -> Gradients:
     """The sum of two lists of gradients, in the memory of the first."""
-    both = [(a, b) for a, b in zip(ones, others, strict=True) if a is not None and b is not None]
+    both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if both:
         torch._foreach_add_([a for a, _ in both], [b for _, b in both])
-    return [b if a is None else a for a, b in zip(ones, others, strict=True)]
+    return [b if a is None else a for a, b in zip(first, second, strict=True)]
 
 
-def _mean(shares: Iterator[Share]) -> Share:
-    """Micro-batches as one: images side by side, losses averaged, gradients (scaled already) summed as they come."""
-    first = next(shares)
+def _mean(results: Iterator[CycleResult]) -> CycleResult:
+    """Joins micro-batches: images concatenated, losses averaged, gradients (already scaled) summed as they come."""
+    first = next(results)
     images, losses = [first.images], [first.losses]
-    generators, discriminator = first.generators, first.discriminator
-    for share in shares:
-        images.append(share.images)
-        losses.append(share.losses)
-        generators, discriminator = _sum(generators, share.generators), _sum(discriminator, share.discriminator)
+    generator, discriminator = first.generator_gradients, first.discriminator_gradients
+    for result in results:
+        images.append(result.images)
+        losses.append(result.losses)
+        generator = _sum(generator, result.generator_gradients)
+        discriminator = _sum(discriminator, result.discriminator_gradients)
     if len(losses) == 1:
         return first
-    return Share(
-        {name: torch.cat([of[name] for of in images]) for name in first.images},
-        {name: torch.stack([of[name] for of in losses]).mean() for name in first.losses},
-        generators,
+    return CycleResult(
+        {name: torch.cat([part[name] for part in images]) for name in first.images},
+        {name: torch.stack([part[name] for part in losses]).mean() for name in first.losses},
+        generator,
         discriminator,
     )
 

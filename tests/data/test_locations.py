@@ -518,4 +518,4 @@ def test_training_from_shards_and_from_pairs(tmp_path: Path) -> None:
             data=DataConfig(load_size=32, crop_size=32, workers=0, **data),  # type: ignore[arg-type]
             run=RunConfig(out=tmp_path / f"run{i}", device="cpu", max_steps=2, sample_every=0),
         )
-        assert Trainer(config, say=lambda _: None).run() == 0
+        assert Trainer(config).run() == 0

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from cyclegan_fast.monitoring.progress import ProgressBar
-from tests.monitoring.test_console import on_a_terminal
+from tests.monitoring.test_training_progress import on_a_terminal
 
 RUN = """
 import time
@@ -34,7 +34,7 @@ def test_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 
 def test_a_disabled_one_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), ProgressBar("images", enabled=False) as progress:
-        progress.shown = float("-inf")
+        progress.display.shown = float("-inf")
         progress(1, 2)
     assert not caplog.messages
 

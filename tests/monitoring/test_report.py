@@ -21,7 +21,7 @@ from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.chart import line_chart, nice_ticks, number, running_mean
 from cyclegan_fast.monitoring.grids import to_image
-from cyclegan_fast.monitoring.machine import machine_facts
+from cyclegan_fast.monitoring.machine import machine_info
 from cyclegan_fast.monitoring.markup import el, to_html
 from cyclegan_fast.monitoring.report import training_seconds, write_report
 
@@ -60,7 +60,7 @@ def write(path: Path, **changes: Any) -> Page:
     arguments: dict[str, Any] = {
         "title": "A run",
         "settings": to_dict(TrainConfig()),
-        "machine": machine_facts(),
+        "machine": machine_info(),
         "events": [{"step": 10 * i, "losses": {"G_A": 1 / i, "G_B": None}, "steps_per_second": 5.0} for i in (1, 2, 3)],
         "images": [{"title": "A and B", "columns": ["A", "B"], "rows": [[torch.zeros(3, 8, 8), torch.ones(1, 8, 8)]]}],
     }
@@ -152,7 +152,7 @@ def test_neither_machine_nor_report_names_host_user_or_folder(tmp_path: Path, mo
     for variable in ("USER", "LOGNAME", "HOSTNAME", "HOME"):
         monkeypatch.setenv(variable, f"/secret/{variable}")
     secrets = {socket.gethostname(), platform.node(), getpass.getuser(), str(Path.cwd()), str(Path.home()), "/secret"}
-    facts = machine_facts()
+    facts = machine_info()
     write(tmp_path / "report.html", machine=facts)
     text = re.sub(r'"data:[^"]+"', "", (tmp_path / "report.html").read_text(encoding="utf-8"))
     for secret in secrets:
@@ -160,8 +160,8 @@ def test_neither_machine_nor_report_names_host_user_or_folder(tmp_path: Path, mo
     assert not re.search(r"/(home|root|usr|tmp|work)\b", text)
 
 
-def test_machine_facts_are_those_of_this_machine() -> None:
-    facts = machine_facts()
+def test_machine_info_are_those_of_this_machine() -> None:
+    facts = machine_info()
     assert (facts["python"], facts["torch"]) == (platform.python_version(), torch.__version__)
     assert facts["gpu_count"] == torch.cuda.device_count()
     assert facts["cores"] >= 1 and facts["memory_gib"] > 0.1 and facts["packages"]["numpy"] == np.__version__

@@ -67,12 +67,13 @@ class PlainCycleGAN:
         pool_size: int = 50,
         pool_seeds: tuple[int, int] = (0, 1),
         lr: float = 2e-4,
+        eps: float = 1e-8,
         weight: tuple[float, float, float] = (10.0, 10.0, 0.5),
     ) -> None:
         self.G_A, self.G_B, self.D_A, self.D_B = G_A, G_B, D_A, D_B
         self.mode, self.weight = mode, weight
         self.pool_A, self.pool_B = (PlainPool(pool_size, seed) for seed in pool_seeds)
-        adam = {"lr": lr, "betas": (0.5, 0.999), "eps": 1e-8}
+        adam = {"lr": lr, "betas": (0.5, 0.999), "eps": eps}
         self.optimizer_G = torch.optim.Adam(itertools.chain(G_A.parameters(), G_B.parameters()), **adam)
         self.optimizer_D = torch.optim.Adam(itertools.chain(D_A.parameters(), D_B.parameters()), **adam)
 

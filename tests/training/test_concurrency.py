@@ -50,7 +50,7 @@ def test_threads_change_no_bit(two_cores: None, mode: str, micro_batches: int) -
     )
     networks = build_networks(MODEL).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     beside = CycleGANStep(copy.deepcopy(networks), config)
-    assert isinstance(beside.lanes(make_images()), TwoThreads)
+    assert isinstance(beside.choose_runner(make_images()), TwoThreads)
     alone = CycleGANStep(networks, dataclasses.replace(config, run=RunConfig(side_by_side="off")))
     for _ in range(8):
         real = make_images(micro_batches), make_images(micro_batches)
@@ -72,13 +72,13 @@ def test_threads_are_two_with_half_of_the_cores_and_the_callers_settings(two_cor
         together.wait()
         return threading.get_ident(), torch.get_num_threads(), runs_reference(torch.empty(0))
 
-    lanes = TwoThreads()
-    (first, cores, reference), (second, *_) = lanes(look, look)
+    run_both = TwoThreads()
+    (first, cores, reference), (second, *_) = run_both(look, look)
     assert len({first, second, threading.get_ident()}) == 3
     assert cores == 1
     assert reference == (not ops.build_info())
     with ops.use_reference():
-        assert lanes(look, look)[1][2]
+        assert run_both(look, look)[1][2]
 
 
 def test_a_fault_in_a_thread_reaches_the_caller_after_both_have_ended(two_cores: None) -> None:
@@ -150,13 +150,13 @@ def test_one_after_the_other_the_first_keeps_nothing_for_its_gradients() -> None
         return kept
 
     at_start = []
-    share_of = step.share_of
+    run_cycle = step.run_cycle
 
     def watched(*args: Any) -> Any:
         at_start.append(len(alive))
-        return share_of(*args)
+        return run_cycle(*args)
 
-    step.share_of = watched  # type: ignore[method-assign]
+    step.run_cycle = watched  # type: ignore[method-assign]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
         step(make_images(), make_images())
     assert at_start == [0, 0]

@@ -15,9 +15,9 @@ def test_the_time_of_every_batch_counts_once(monkeypatch: pytest.MonkeyPatch) ->
     clock = itertools.accumulate([10.0, 0.5, 3.0, 0.25, 7.0, 1.0])  # between the looks at the clock
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     given: list[dict[str, Any]] = [{"A": i} for i in range(3)]
-    uploads = DeviceBatches(iter(given), torch.device("cpu"))
-    assert [next(uploads), next(uploads)] == given[:2]
-    assert uploads.waited() == 0.75
-    assert uploads.waited() == 0.0
-    next(uploads)
-    assert uploads.waited() == 1.0
+    batches = DeviceBatches(iter(given), torch.device("cpu"))
+    assert [next(batches), next(batches)] == given[:2]
+    assert batches.waited() == 0.75
+    assert batches.waited() == 0.0
+    next(batches)
+    assert batches.waited() == 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.concurrency import TwoStreams, sequential
 from cyclegan_fast.training.device_batches import DeviceBatches
-from cyclegan_fast.training.graphed_step import MOST_GRAPHS, WARM_UP_STEPS, GraphedStep
+from cyclegan_fast.training.graphed_step import MAX_GRAPHS, WARM_UP_STEPS, GraphedStep
 from cyclegan_fast.training.step import CycleGANStep
 
 pytestmark = pytest.mark.gpu
@@ -43,7 +44,7 @@ def make_batches(dtype: torch.dtype = torch.float32, batch: int = 1, size: int =
     return [(torch.rand(shape, dtype=dtype) * 2 - 1, torch.rand(shape, dtype=dtype) * 2 - 1) for _ in range(STEPS)]
 
 
-def on_card(batch: Batch) -> Batch:
+def to_gpu(batch: Batch) -> Batch:
     real_A, real_B = (x.cuda().to(memory_format=torch.channels_last) for x in batch)
     return real_A, real_B
 
@@ -59,7 +60,7 @@ def weights_of(step: CycleGANStep) -> list[nn.Parameter]:
 def assert_same_steps(one: Any, other: Any, batches: list[Batch], *, of: tuple[CycleGANStep, CycleGANStep]) -> None:
     """Both give the same bits of losses, images and weights; a changing rate must reach them."""
     for i, batch in enumerate(batches):
-        real = on_card(batch)
+        real = to_gpu(batch)
         for step in of:
             step.set_learning_rate(2e-4 * (1 - i / len(batches)))
         images, expected = one(*real)
@@ -108,18 +109,18 @@ def test_two_streams_change_no_bit(exact_float32: None, amp: str, gan_mode: str,
     settings = {"micro_batches": micro_batches, "gan_mode": gan_mode}
     alone = make_step(networks, "cuda", amp, side_by_side="off", **settings)
     beside = make_step(networks, "cuda", amp, side_by_side="on", **settings)
-    assert alone.lanes(torch.empty(1, 3, 64, 64)) is sequential
-    assert isinstance(beside.lanes(torch.empty(1, 3, 64, 64)), TwoStreams)
+    assert alone.choose_runner(torch.empty(1, 3, 64, 64)) is sequential
+    assert isinstance(beside.choose_runner(torch.empty(1, 3, 64, 64)), TwoStreams)
     assert_same_steps(alone, beside, make_batches(batch=2 * micro_batches), of=(alone, beside))
 
 
 def test_two_streams_draw_the_same_random_numbers(exact_float32: None) -> None:
     """wgangp mixes at random, and its penalty differentiates twice."""
     networks, losses = build_networks(MODEL), []
-    for lanes in ("off", "on"):
-        step = make_step(networks, "cuda", side_by_side=lanes, gan_mode="wgangp")
+    for side_by_side in ("off", "on"):
+        step = make_step(networks, "cuda", side_by_side=side_by_side, gan_mode="wgangp")
         torch.manual_seed(5)
-        losses.append([step(*on_card(batch))[1] for batch in make_fixed_batches()])
+        losses.append([step(*to_gpu(batch))[1] for batch in make_fixed_batches()])
     for i, (one, other) in enumerate(zip(*losses, strict=True)):
         for name, value in one.items():
             assert torch.allclose(other[name], value, rtol=1e-4), f"step {i}: {name}"
@@ -133,11 +134,11 @@ def make_fixed_batches() -> list[Batch]:
     return batches
 
 
-@pytest.mark.parametrize("lanes", ["off", "on"])
+@pytest.mark.parametrize("side_by_side", ["off", "on"])
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
-def test_graph_equals_eager_bit_for_bit(exact_float32: None, amp: str, lanes: str) -> None:
+def test_graph_equals_eager_bit_for_bit(exact_float32: None, amp: str, side_by_side: str) -> None:
     networks = build_networks(MODEL)
-    eager, captured = (make_step(networks, "cuda", amp, side_by_side=lanes) for _ in "ab")
+    eager, captured = (make_step(networks, "cuda", amp, side_by_side=side_by_side) for _ in "ab")
     graphed = GraphedStep(captured)
     assert_same_steps(eager, graphed, make_batches(), of=(eager, captured))
     assert len(graphed.graphs) == 1
@@ -162,34 +163,35 @@ def test_every_shape_of_batch_gets_its_own_graph(exact_float32: None) -> None:
     assert len(graphed.graphs) == 2
 
 
-def test_too_many_shapes_are_an_error_or_run_eagerly(exact_float32: None) -> None:
+def test_too_many_shapes_are_an_error_or_run_eagerly(exact_float32: None, caplog: pytest.LogCaptureFixture) -> None:
     networks = build_networks(MODEL)
     eager, captured = (make_step(networks, "cuda") for _ in "ab")
-    batches = [make_batches(batch=n + 1)[0] for n in range(MOST_GRAPHS + 1)]
+    batches = [make_batches(batch=n + 1)[0] for n in range(MAX_GRAPHS + 1)]
     strict = GraphedStep(make_step(networks, "cuda"))
     for batch in batches[:-1]:
-        strict(*on_card(batch))
-    with pytest.raises(UserError, match=rf"more than {MOST_GRAPHS} shapes.*\[5, 3, 64, 64\].*--cuda-graphs=auto"):
-        strict(*on_card(batches[-1]))
-    said: list[str] = []
-    graphed = GraphedStep(captured, said.append)
-    assert_same_steps(eager, graphed, batches[:1] * (WARM_UP_STEPS + 1) + batches * 4, of=(eager, captured))
-    assert len(said) == 1 and len(graphed.graphs) == 1
+        strict(*to_gpu(batch))
+    with pytest.raises(UserError, match=rf"more than {MAX_GRAPHS} shapes.*\[5, 3, 64, 64\].*--cuda-graphs=auto"):
+        strict(*to_gpu(batches[-1]))
+    graphed = GraphedStep(captured, fall_back=True)
+    with caplog.at_level(logging.INFO):
+        assert_same_steps(eager, graphed, batches[:1] * (WARM_UP_STEPS + 1) + batches * 4, of=(eager, captured))
+    assert len(caplog.messages) == 1 and len(graphed.graphs) == 1
 
 
-def test_a_capture_that_fails_is_an_error_or_said(exact_float32: None) -> None:
+def test_a_capture_that_fails_is_an_error_or_logged(exact_float32: None, caplog: pytest.LogCaptureFixture) -> None:
     """A convolution that waits for the device cannot be captured."""
     networks, batches = build_networks(MODEL), make_batches()
     for amp in ("off", "fp16"):
         eager, captured = (make_step(networks, "cuda", amp) for _ in "ab")
-        hook = captured.A_to_B.there.register_forward_hook(lambda *_: torch.cuda.synchronize())
-        said: list[str] = []
-        assert_same_steps(eager, GraphedStep(captured, said.append), batches, of=(eager, captured))
-        assert len(said) == 1 and "could not be captured" in said[0]
+        hook = captured.cycle_A.generator.register_forward_hook(lambda *_: torch.cuda.synchronize())
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            assert_same_steps(eager, GraphedStep(captured, fall_back=True), batches, of=(eager, captured))
+        assert len(caplog.messages) == 1 and "could not be captured" in caplog.text
         strict = GraphedStep(captured)
         with pytest.raises(UserError, match="could not be captured"):
             for batch in batches:
-                strict(*on_card(batch))
+                strict(*to_gpu(batch))
         hook.remove()
         assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
@@ -217,7 +219,7 @@ def test_no_step_waits_for_the_device(amp: str) -> None:
     """Neither an eager step nor a replay reads anything back."""
     step = make_step(build_networks(MODEL), "cuda", amp)
     graphed = GraphedStep(step)
-    batches = [on_card(batch) for batch in make_batches()]
+    batches = [to_gpu(batch) for batch in make_batches()]
     for batch in batches[: WARM_UP_STEPS + 1]:
         graphed(*batch)
     torch.cuda.set_sync_debug_mode("error")
@@ -233,7 +235,7 @@ def test_the_loss_scale_lives_in_the_graph(exact_float32: None) -> None:
     """An overflow inside a replay halves the scale, moves nothing, and the next replay goes on with the new scale."""
     step = make_step(build_networks(MODEL), "cuda", "fp16")
     graphed = GraphedStep(step)
-    batches = [on_card(batch) for batch in make_batches()]
+    batches = [to_gpu(batch) for batch in make_batches()]
     for batch in batches[:6]:
         graphed(*batch)
     scale, before = step.scaler.get_scale(), [w.detach().clone() for w in weights_of(step)]
@@ -280,9 +282,9 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_untouched_inside_a_graph()
 
 def test_one_direction_after_the_other_needs_much_less_memory() -> None:
     peaks = []
-    for lanes in ("on", "off"):
-        step = make_step(build_networks(MODEL), "cuda", side_by_side=lanes)
-        batch = on_card(make_batches(batch=4, size=256)[0])
+    for side_by_side in ("on", "off"):
+        step = make_step(build_networks(MODEL), "cuda", side_by_side=side_by_side)
+        batch = to_gpu(make_batches(batch=4, size=256)[0])
         step(*batch)
         torch.cuda.synchronize()
         held = torch.cuda.memory_allocated()
@@ -292,7 +294,7 @@ def test_one_direction_after_the_other_needs_much_less_memory() -> None:
     assert peaks[1] < 0.75 * peaks[0]
 
 
-def test_uploads_keep_every_batch_whole() -> None:
+def test_device_batches_keep_every_batch_whole() -> None:
     """What is made on the upload's stream is ready when it is read, and not overwritten before."""
 
     def batches() -> Iterator[dict[str, Any]]:
@@ -317,18 +319,18 @@ def test_only_the_card_s_own_wait_counts() -> None:
     def waited(work: int) -> float:
         """Share of the time waited with so much work between the batches."""
         heavy = torch.rand(4096, 4096, device="cuda")
-        uploads = DeviceBatches(batches(), torch.device("cuda"))
-        next(uploads)
+        batches_on_gpu = DeviceBatches(batches(), torch.device("cuda"))
+        next(batches_on_gpu)
         torch.cuda.synchronize()
-        uploads.waited()
+        batches_on_gpu.waited()
         began = time.perf_counter()
         for _ in range(20):
             for _ in range(work):
                 heavy = (heavy @ heavy).clamp(-1, 1)
-            next(uploads)
+            next(batches_on_gpu)
         torch.cuda.synchronize()
-        share = uploads.waited() / (time.perf_counter() - began)
-        assert not uploads.marks
+        share = batches_on_gpu.waited() / (time.perf_counter() - began)
+        assert not batches_on_gpu.marks
         return share
 
     assert waited(work=0) > 0.5  # the card had nothing to do

@@ -1,7 +1,8 @@
-"""The console: plain lines in a log, a bar on a real terminal, plain lines there without rich."""
+"""Progress of a run: log lines now and then, a bar on a real terminal, log lines there without rich."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -11,60 +12,63 @@ from pathlib import Path
 
 import pytest
 
-from cyclegan_fast.monitoring.console import Console, duration
+from cyclegan_fast.monitoring.progress import duration
+from cyclegan_fast.monitoring.training_progress import TrainingProgress
 
 ROOT = Path(__file__).resolve().parents[2]
 INFO = {"epoch": 2, "lr": 2e-4, "steps_per_second": 8.0, "data_wait_share": 0.3, "peak_memory_gib": 3.14}
 LOSSES = {"G_A": 0.312, "G_B": 0.291, "cycle_A": 1.5, "cycle_B": 2.5, "D_A": 0.2, "D_B": float("nan")}
 RUN = """
-from cyclegan_fast.monitoring.console import Console
-with Console(500) as console:
+import logging
+from cyclegan_fast.logs import show_logs
+from cyclegan_fast.monitoring.training_progress import TrainingProgress
+show_logs()
+with TrainingProgress(500) as progress:
     for step in range(1, 501):
-        console.update(step, {"epoch": 1, "G_A": 0.5, "G_B": 0.25})
+        progress.update(step, {"epoch": 1, "G_A": 0.5, "G_B": 0.25})
         if step == 250:
-            print("a line from elsewhere")
+            logging.getLogger("cyclegan_fast.elsewhere").info("a line from elsewhere")
 """
 
 
-def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console(1000) as console:
+def test_a_log_gets_a_line_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with caplog.at_level(logging.INFO), TrainingProgress(1000) as progress:
         for step in range(1, 1001):
-            console.update(step, (INFO | LOSSES) if step % 10 == 0 else None)
-    first, last = capsys.readouterr().out.splitlines()  # the first numbers and the end; no terminal codes
+            now += 1 / 128
+            progress.update(step, (INFO | LOSSES) if step % 10 == 0 else None)
+    first, last = caplog.messages  # the first numbers and the end; no terminal codes
     assert first.startswith("step 10/1,000, epoch 2, ")
     assert re.fullmatch(
-        r"step 1,000/1,000, epoch 2, \S+ steps/s, 0 s left, lr 0.0002, 3.1 GiB, data 30.0%, "
+        r"step 1,000/1,000, epoch 2, 128 steps/s, 0 s left, lr 0.0002, 3.1 GiB, data 30.0%, "
         r"G 0.312\|0.291  cyc 1.5\|2.5  D 0.2\|nan",
         last,
     )
 
 
-def test_a_disabled_console_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console(2, enabled=False) as console:
-        console.update(2, LOSSES)
-        console.log("text")
-    assert capsys.readouterr().out == ""
+def test_a_disabled_one_shows_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), TrainingProgress(2, enabled=False) as progress:
+        progress.update(2, LOSSES)
+    assert not caplog.messages
 
 
-def test_a_continued_run_counts_only_its_own_steps_for_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([100.0, 110.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    console = Console(2000, start_step=1000, enabled=False)
-    console.step = 1050
-    assert console.steps_per_second() == 5.0
-
-
-def test_messages_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console(2) as console:
-        console.log("checkpoint written")
-    assert capsys.readouterr().out == "checkpoint written\n"
+def test_a_continued_run_counts_only_its_own_steps_for_the_speed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with caplog.at_level(logging.INFO), TrainingProgress(2000, start_step=1000) as progress:
+        now = 110.0
+        progress.update(1050, {"epoch": 3})
+    assert caplog.messages == ["step 1,050/2,000, epoch 3, 5 steps/s, 3 min 10 s left"]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (18_420, "5 h 07 min")]
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (18_420, "5 h 07 min")]
 )
-def test_times_are_told_in_words(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def on_a_terminal(*flags: str, program: str = RUN) -> str:

@@ -1,0 +1,82 @@
+"""The progress of a training run: how far it is, how fast, and its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from cyclegan_fast.monitoring.progress import Display
+
+SHORT_NAMES = {"cycle": "cyc"}
+NO_LOSSES = {"epoch", "lr", "steps_per_second", "data_wait_share", "peak_memory_gib"}  # of `info`
+
+Info = Mapping[str, float | str | None]
+
+
+class TrainingProgress:
+    """Shows how far a run is. Use it as a context manager.
+
+    Args:
+        total_steps: Steps of the whole run.
+        start_step: Steps that were done before, when a run is continued.
+        enabled: False shows nothing (every rank but the first).
+    """
+
+    def __init__(self, total_steps: int, *, start_step: int = 0, enabled: bool = True) -> None:
+        self.total, self.step = total_steps, start_step
+        self.info: dict[str, float | str | None] = {}
+        self.display = Display("steps", done=start_step, enabled=enabled)
+
+    def __enter__(self) -> TrainingProgress:
+        self.display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.display.live:
+            self._show()  # where the run ended
+        self.display.stop()
+
+    def update(self, step: int, info: Info | None = None) -> None:
+        """Takes that `step` steps are done; cheap enough to be called at every one.
+
+        Args:
+            step: Steps done.
+            info: New values to show from now on: ``epoch``, ``lr``, ``peak_memory_gib``, ``data_wait_share``; every
+                other name is a loss.
+        """
+        self.step = step
+        self.info |= info or {}
+        fresh = self.display.live or info  # a log line waits for new numbers
+        if self.display.enabled and (step == self.total or (fresh and self.display.is_due())):
+            self._show()
+
+    def _show(self) -> None:
+        details, losses = self._details(), self._losses()
+        line = ", ".join(filter(None, [f"step {self.step:,}/{self.total:,}", *details, losses]))
+        self.display.show(self.step, self.total, line=line, details=details, footer=losses)
+
+    def _details(self) -> list[str]:
+        """Everything but the losses."""
+        info = self.info
+        parts = [f"epoch {info['epoch']}"] if "epoch" in info else []
+        parts += self.display.rate(self.step, self.total)
+        for name, pattern in (
+            ("lr", "lr {:.2g}"),
+            ("peak_memory_gib", "{:.1f} GiB"),
+            ("data_wait_share", "data {:.1%}"),
+        ):
+            if info.get(name) is not None:
+                parts.append(pattern.format(info[name]))
+        return parts
+
+    def _losses(self) -> str:
+        """The losses in pairs, such as ``G 0.31|0.29  cyc 0.8|0.9`` for both directions."""
+        pairs: dict[str, list[str]] = {}
+        for name, value in self.info.items():
+            if name not in NO_LOSSES and value is not None:
+                stem = name.removesuffix("_A").removesuffix("_B")
+                text = f"{value:.3g}" if isinstance(value, float) else str(value)
+                pairs.setdefault(SHORT_NAMES.get(stem, stem), []).append(text)
+        return "  ".join(f"{stem} {'|'.join(values)}" for stem, values in pairs.items())

@@ -1,0 +1,53 @@
+"""Means of the losses and the speed between two log records."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cyclegan_fast.training.step import Losses
+
+
+class Meter:
+    """Averages the steps since the last record; nothing is read back from the device until it is asked for.
+
+    Args:
+        waited: Returns the seconds for which the steps have waited for data since its last call.
+    """
+
+    def __init__(self, waited: Callable[[], float]) -> None:
+        self.waited = waited
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts a new record."""
+        self.start, self.steps = time.perf_counter(), 0
+        self.sums: Losses = {}
+        self.generators_loss: Tensor | float = 0.0  # of the last step
+
+    def add(self, losses: Losses) -> None:
+        """Counts one step."""
+        self.steps += 1
+        self.generators_loss = torch.stack([v for name, v in losses.items() if not name.startswith("D_")]).sum()
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+
+    def means(self) -> dict[str, float]:
+        """Returns the mean of each loss."""
+        return {name: value.item() / self.steps for name, value in self.sums.items()}
+
+    def not_finite(self) -> list[str]:
+        """Returns the names of the losses that were nan or inf in any step of the record."""
+        return [name for name, value in self.sums.items() if not math.isfinite(value.item())]
+
+    def steps_per_second(self) -> float:
+        """Returns the speed since the last record."""
+        return self.steps / (time.perf_counter() - self.start)
+
+    def wait_share(self) -> float:
+        """Returns the share of the time that was spent waiting for data; to be asked once per record."""
+        return self.waited() / (time.perf_counter() - self.start)

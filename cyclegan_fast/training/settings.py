@@ -1,0 +1,90 @@
+"""Which settings of a run go together, with each other and with the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import torch
+
+from cyclegan_fast import ops
+from cyclegan_fast.config import TrainConfig, check_ranges
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.training.concurrency import why_not_side_by_side
+from cyclegan_fast.training.step import has_one_size
+
+log = logging.getLogger(__name__)
+
+
+def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
+    """Checks the settings of a run on `device` and returns them as the run uses them.
+
+    Raises:
+        UserError: A number is out of its range, or settings contradict each other or the device.
+    """
+    check_ranges(config)
+    config = _without_identity_across_channels(config)
+    _check_objective(config)
+    _check_precision(config, device)
+    _check_step(config, device)
+    return config
+
+
+def uses_cuda_graph(config: TrainConfig, device: torch.device) -> bool:
+    """Returns whether the step runs as a CUDA graph.
+
+    Raises:
+        UserError: A graph is required and impossible here.
+    """
+    choice = config.run.cuda_graphs
+    reason = _why_no_graph(config, device)
+    if choice == "on" and reason:
+        raise UserError(f"--cuda-graphs: {reason}; leave it out, or say --cuda-graphs=auto to run eagerly here")
+    if choice == "auto":
+        log.info("cuda graphs: %s", f"off, {reason}" if reason else "on")
+    return choice != "off" and not reason
+
+
+def _without_identity_across_channels(config: TrainConfig) -> TrainConfig:
+    """Turns the identity loss off where A and B differ in channels: an image of B is then no input of G_A."""
+    objective, model = config.objective, config.model
+    if not objective.lambda_identity or model.channels_A == model.channels_B:
+        return config
+    log.info("identity loss: off, images of A have %d channel(s) and those of B %d", model.channels_A, model.channels_B)
+    return dataclasses.replace(config, objective=dataclasses.replace(objective, lambda_identity=0.0))
+
+
+def _check_objective(config: TrainConfig) -> None:
+    objective, optim = config.objective, config.optim
+    if not (objective.lambda_gan or objective.lambda_A or objective.lambda_B):
+        raise UserError("nothing to train: --lambda-gan, --lambda-A and --lambda-B are all 0")
+    if optim.n_epochs + optim.n_epochs_decay < 1:
+        raise UserError("nothing to train: --n-epochs and --n-epochs-decay are both 0")
+    if objective.gan_mode == "wgangp" and not has_one_size(config.data):
+        raise UserError("--gan-mode wgangp mixes images of one size: use a --preprocess mode that crops")
+
+
+def _check_precision(config: TrainConfig, device: torch.device) -> None:
+    if config.run.amp == "fp16" and device.type != "cuda":
+        raise UserError("--amp fp16 needs a CUDA device; on the CPU use --amp bf16")
+    if config.run.amp == "bf16" and ops.bfloat16_is_slow(device, channels_last=config.run.channels_last):
+        log.warning(
+            "--amp: this CPU has no bfloat16, so that torch's convolutions are many times slower in it: leave it out"
+        )
+
+
+def _check_step(config: TrainConfig, device: torch.device) -> None:
+    run, model = config.run, config.model
+    if run.activation_checkpointing and (model.norm == "batch" or not model.generator.startswith("resnet")):
+        raise UserError("--activation-checkpointing works for --generator resnet_<N>blocks without --norm batch")
+    if run.side_by_side == "on" and (reason := why_not_side_by_side(config, device)):
+        raise UserError(f"--side-by-side: {reason}; leave it out")
+
+
+def _why_no_graph(config: TrainConfig, device: torch.device) -> str:
+    """Why the step cannot be a CUDA graph here; empty if it can."""
+    if device.type != "cuda":
+        return "there is no CUDA device" if not torch.cuda.is_available() else "--device is not a CUDA device"
+    if not has_one_size(config.data):
+        return f"--preprocess {config.data.preprocess} gives images of several sizes"
+    return ""
