@@ -13,7 +13,7 @@ from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.logs import show_logs
 
 if TYPE_CHECKING:
-    from cyclegan_fast.data.audit.survey import Survey
+    from cyclegan_fast.data.audit.report import AuditReport
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,8 @@ def check(
     Returns:
         Exit status.
     """
-    from cyclegan_fast.data.audit.survey import as_json, survey
+    from cyclegan_fast.data.audit.report import audit
+    from cyclegan_fast.data.audit.report_text import as_json
     from cyclegan_fast.data.catalog.quarantine import add_to_quarantine
     from cyclegan_fast.monitoring.progress import ProgressBar
 
@@ -113,35 +114,35 @@ def check(
     if json:
         show_logs(info_to_stderr=True)
     with ProgressBar("images", enabled=not json) as progress:
-        result = survey(settings, channels=channels, progress=progress)
-    sheet = _write_contact_sheet(result, contact_sheet)
-    errors, lists = result.of("error"), []
+        report = audit(settings, channels=channels, progress=progress)
+    sheet = _write_contact_sheet(report, contact_sheet)
+    errors, lists = report.of("error"), []
     if quarantine:
-        named = result.to_leave_out()
+        named = report.to_quarantine()
         lists = [str(add_to_quarantine(home, reasons)) for home, reasons in named.items()]
-        errors = [finding for finding in errors if not result.is_named(finding, named)]
+        errors = [finding for finding in errors if not report.is_named(finding, named)]
     if json:
-        print(as_json(result, contact_sheet=sheet and str(sheet), quarantine=lists))
+        print(as_json(report, contact_sheet=sheet and str(sheet), quarantine=lists))
     else:
-        _print_report(result)
+        _print_report(report)
         if sheet is not None:
             print(f"contact sheet: {sheet}")
         if lists:
             print(f"training leaves out the files with errors from now on: {', '.join(lists)}")
-        elif errors and not quarantine and result.to_leave_out():
+        elif errors and not quarantine and report.to_quarantine():
             print("--quarantine makes training leave out the files with errors")
-    return 2 if errors or (strict and result.of("warning")) else 0
+    return 2 if errors or (strict and report.of("warning")) else 0
 
 
-def _write_contact_sheet(result: Survey, path: Path | None) -> Path | None:
+def _write_contact_sheet(report: AuditReport, path: Path | None) -> Path | None:
     """Writes the sheet; where its usual place cannot be written, it logs that."""
     from cyclegan_fast.data.audit.contact_sheet import contact_sheet
     from cyclegan_fast.data.catalog.manifest import FOLDER
 
-    if not result.domains:
+    if not report.domains:
         return None
-    target = path or next(iter(result.homes.values())) / FOLDER / "contact_sheet.png"
-    content = contact_sheet(result.title, result.summary, result.domains, result.findings)
+    target = path or next(iter(report.catalog_folders.values())) / FOLDER / "contact_sheet.png"
+    content = contact_sheet(report.title, report.summary, report.domains, report.findings)
     try:
         write_atomically(target, content)
     except UserError as error:
@@ -152,16 +153,16 @@ def _write_contact_sheet(result: Survey, path: Path | None) -> Path | None:
     return target
 
 
-def _print_report(result: Survey) -> None:
+def _print_report(report: AuditReport) -> None:
     """Prints the report, with colours on a terminal."""
     from rich.console import Console
     from rich.text import Text
 
-    from cyclegan_fast.data.audit.survey import as_text
+    from cyclegan_fast.data.audit.report_text import as_text
 
     styles = {"title": "bold", "error": "bold red", "warning": "bold yellow", "info": "bold blue", "": ""}
     console = Console(soft_wrap=True)
-    for style, line in as_text(result):
+    for style, line in as_text(report):
         console.print(Text(line, styles[style]), soft_wrap=True)
 
 

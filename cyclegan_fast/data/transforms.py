@@ -12,13 +12,13 @@ from cyclegan_fast.errors import UserError
 
 Size = tuple[int, int]  # width, height, in pixels
 
-_MULTIPLE = 4  # the generators halve the sides twice
-SMALLEST_SIDE = 24  # the 70x70 discriminator's five convolutions leave nothing of a smaller image
+_DIVISOR = 4  # the generators halve the sides twice
+MIN_SIDE = 24  # pixels; the 70x70 discriminator's five convolutions leave nothing of a smaller image
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The random part of one image's way, free of its size: it can be stored and applied again."""
+class Augmentation:
+    """The random part of one image's way, independent of its size: it can be stored and applied again."""
 
     x: float
     """Where the crop lies between the left (0) and the right (1)."""
@@ -28,10 +28,10 @@ class Draw:
     """Whether left and right are swapped."""
 
 
-def draw(rng: np.random.Generator) -> Draw:
+def draw_augmentation(rng: np.random.Generator) -> Augmentation:
     """Draws three numbers from `rng`, always three, whatever the mode makes of them."""
     x, y, mirror = rng.random(3)
-    return Draw(float(x), float(y), bool(mirror < 0.5))
+    return Augmentation(float(x), float(y), bool(mirror < 0.5))
 
 
 def resize(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
@@ -58,23 +58,24 @@ def _resize_channel(pixels: np.ndarray, size: Size) -> np.ndarray:
     return np.rint(resized).clip(0, 65535).astype(np.uint16) if pixels.dtype == np.uint16 else resized.clip(-1.0, 1.0)
 
 
-def crop(pixels: np.ndarray, config: DataConfig, draw: Draw) -> np.ndarray:
-    """Cuts and mirrors resized pixels, [H, W, C] -> [h, w, C], with the numbers of `draw`; contiguous."""
+def crop(pixels: np.ndarray, config: DataConfig, augmentation: Augmentation) -> np.ndarray:
+    """Cuts and mirrors resized pixels, [H, W, C] -> [h, w, C], as `augmentation` says; contiguous."""
     height, width, _ = pixels.shape
     w, h = cropped_size((width, height), config)
-    top, left, mirror = placement((width, height), config, draw)
+    top, left, mirror = placement((width, height), config, augmentation)
     part = pixels[top : top + h, left : left + w]
     return np.ascontiguousarray(part[:, ::-1] if mirror else part)
 
 
-def placement(size: Size, config: DataConfig, draw: Draw) -> tuple[int, int, bool]:
-    """Where the crop lies in a resized image of `size`: top, left, and whether it is mirrored.
+def placement(size: Size, config: DataConfig, augmentation: Augmentation) -> tuple[int, int, bool]:
+    """Returns where the crop lies in a resized image of `size`: top, left, and whether it is mirrored.
 
-    All places are equally likely.
+    All positions are equally likely.
     """
     width, height = size
     w, h = cropped_size(size, config)
-    return int(draw.y * (height - h + 1)), int(draw.x * (width - w + 1)), config.flip and draw.mirror
+    top, left = int(augmentation.y * (height - h + 1)), int(augmentation.x * (width - w + 1))
+    return top, left, config.flip and augmentation.mirror
 
 
 def cropped_size(size: Size, config: DataConfig) -> Size:
@@ -108,13 +109,13 @@ def sample_size(size: Size, config: DataConfig) -> Size:
     return cropped_size(resized_size(size, config), config)
 
 
-def check_geometry(config: DataConfig, size_divisor: int = _MULTIPLE, min_size: int = SMALLEST_SIDE) -> int:
+def check_geometry(config: DataConfig, size_divisor: int = _DIVISOR, min_size: int = MIN_SIDE) -> int:
     """Checks the sizes against one another and returns the shortest side that an image may have, in pixels.
 
     Args:
         config: The geometry.
         size_divisor: What the networks need the sides to be a multiple of.
-        min_size: The least side that the networks can take.
+        min_size: The shortest side that the networks can take.
 
     Raises:
         UserError: a crop that does not fit, or sides too small for the networks.
@@ -130,7 +131,7 @@ def check_geometry(config: DataConfig, size_divisor: int = _MULTIPLE, min_size: 
             f"--crop-size must be a multiple of {size_divisor} and at least {min_size} for these networks, "
             f"got {config.crop_size}"
         )
-    if not crops and size_divisor > _MULTIPLE:
+    if not crops and size_divisor > _DIVISOR:
         raise UserError(
             f"this generator needs sides that are multiples of {size_divisor}: use a --preprocess mode that crops"
         )
@@ -143,4 +144,4 @@ def check_geometry(config: DataConfig, size_divisor: int = _MULTIPLE, min_size: 
 
 def _rounded(side: float) -> int:
     """The nearest positive multiple of 4."""
-    return max(_MULTIPLE, round(side / _MULTIPLE) * _MULTIPLE)
+    return max(_DIVISOR, round(side / _DIVISOR) * _DIVISOR)

@@ -13,7 +13,7 @@ import torch
 
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, check_ranges
 from cyclegan_fast.data import Loader, build_train_loader
-from cyclegan_fast.data.loaders import LOADERS, cache
+from cyclegan_fast.data.loaders import LOADERS, cache, cache_memory
 from cyclegan_fast.data.loaders.samples import Samples, Skipped
 from cyclegan_fast.errors import UserError
 from tests.data.sample_images import noise
@@ -103,11 +103,12 @@ def test_the_first_bad_file_is_named(good_folder: Path) -> None:
         loader.prepare()
 
 
-def test_slabs_hold_whole_images() -> None:
-    slabs, places = cache.lay_out([10, cache.SLAB - 32, 16, 1, cache.SLAB + 5, 7])
-    assert slabs == [cache.SLAB, 16, cache.SLAB + 16, 16]
-    assert places == [(0, 0), (0, 16), (0, cache.SLAB - 16), (1, 0), (2, 0), (3, 0)]
-    assert cache.lay_out([]) == ([], [])
+def test_blocks_hold_whole_images() -> None:
+    full = cache_memory.BLOCK_BYTES
+    blocks, positions = cache_memory.lay_out([10, full - 32, 16, 1, full + 5, 7])
+    assert blocks == [full, 16, full + 16, 16]
+    assert positions == [(0, 0), (0, 16), (0, full - 16), (1, 0), (2, 0), (3, 0)]
+    assert cache_memory.lay_out([]) == ([], [])
 
 
 def test_the_choices_are_the_loaders() -> None:
@@ -119,26 +120,26 @@ def test_the_size_is_known_beforehand(good_folder: Path) -> None:
     loader = build_train_loader(TrainConfig(data=replace(data, loader="cache")), "cpu")
     assert isinstance(loader, cache.CacheLoader)
     loader.prepare()
-    assert loader._kept is not None
-    images = [image for kept in loader._kept for image in kept.images]
+    assert loader._cached is not None
+    images = [image for cached in loader._cached for image in cached.images]
     assert len(images) == 12 and all(image.shape == (36, 36, 3) for image in images)
-    assert loader.room.needed == 12 * 3888  # 36 * 36 * 3, a multiple of 16
+    assert loader.budget.needed == 12 * 3888  # 36 * 36 * 3, a multiple of 16
     assert len({image.untyped_storage().data_ptr() for image in images}) == 2
 
 
-def test_the_host_keeps_what_the_card_cannot(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_caches_what_the_device_cannot(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = build(settings(good_folder, cache_share=0.5), "torch").samples
-    card, host = torch.device("cuda", 0), torch.device("cpu")
-    free = {card: 100_000, host: 100_000}
-    monkeypatch.setattr(cache, "free_memory", free.__getitem__)
-    assert cache.find_room(samples, card).place == card
-    free[card] = 90_000
-    room = cache.find_room(samples, card)
-    assert room.place == host and str(room) == "both domains take 47 kB of 100 kB free in host memory"
+    gpu, host = torch.device("cuda", 0), torch.device("cpu")
+    free = {gpu: 100_000, host: 100_000}
+    monkeypatch.setattr(cache_memory, "free_memory", free.__getitem__)
+    assert cache_memory.find_memory(samples, gpu).device == gpu
+    free[gpu] = 90_000
+    budget = cache_memory.find_memory(samples, gpu)
+    assert budget.device == host and str(budget) == "both domains take 47 kB of 100 kB free in host memory"
     free[host] = 93_000
-    room = cache.find_room(samples, card)
-    assert room.place is None
-    assert str(room) == (
+    budget = cache_memory.find_memory(samples, gpu)
+    assert budget.device is None
+    assert str(budget) == (
         "both domains take 47 kB decoded, more than --cache-share 0.5 of 90 kB free in the memory of cuda:0 and "
         "93 kB free in host memory"
     )

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import Loader, build_train_loader
-from cyclegan_fast.data.loaders.dali_files import plain_size
+from cyclegan_fast.data.loaders.dali_files import decodable_size
 from cyclegan_fast.errors import UserError
 from tests.data.sample_images import ODD_FILES, PLAIN_FILES, noise, oriented, photo_folder, png_header
 
@@ -106,24 +106,24 @@ def test_every_other_image_is_decoded_by_the_one_rule(
     with caplog.at_level(logging.WARNING):
         assert levels_apart(config, 2 * n).max() == 0
     (said,) = [record.getMessage() for record in caplog.records if "Pillow decodes such" in record.getMessage()]
-    assert said.startswith(f"{2 * n} of the first {2 * n} images are not plain 8-bit JPEG or PNG")
+    assert said.startswith(f"{2 * n} of the first {2 * n} images are no ordinary 8-bit JPEG or PNG")
 
 
-def test_what_is_plain(tmp_path: Path) -> None:
+def test_which_files_dali_may_decode(tmp_path: Path) -> None:
     for name, (write, size) in PLAIN_FILES.items():
         write(tmp_path / name)
-        assert plain_size((tmp_path / name).read_bytes()) == size, name
+        assert decodable_size((tmp_path / name).read_bytes()) == size, name
     for name, odd in ODD_FILES.items():
         odd(tmp_path / name)
-        assert plain_size((tmp_path / name).read_bytes()) is None, name
+        assert decodable_size((tmp_path / name).read_bytes()) is None, name
     for bad in (b"", b"text", b"\xff\xd8\xff\xd9", png_header(30_000, 30_000), png_header(8, 8)[:-1]):
-        assert plain_size(bad) is None
+        assert decodable_size(bad) is None
     for name in ("rgb.png", "ycbcr.jpg"):
         content = (tmp_path / name).read_bytes()
-        assert plain_size(content[: len(content) // 2]) is None
+        assert decodable_size(content[: len(content) // 2]) is None
     content = bytearray((tmp_path / "rgb.png").read_bytes())
     content[len(content) // 2] ^= 1
-    assert plain_size(bytes(content)) is None
+    assert decodable_size(bytes(content)) is None
 
 
 def _cut(path: Path) -> None:

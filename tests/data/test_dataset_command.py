@@ -122,7 +122,7 @@ def test_a_read_only_folder_is_checked_all_the_same(check: Check, good_folder: P
                 os.seteuid(0)
             folder.chmod(0o755)
     assert status == 0 and said == "" and "2 images, nothing wrong" in lines
-    assert any("what was found is not kept, and the next check reads every image again" in line for line in lines)
+    assert any("the metadata is not stored, and the next check reads every image again" in line for line in lines)
     assert any("name another place with --contact-sheet FILE.png" in line for line in lines)
     assert named[0] == 2 and named[2].startswith(f"error: cannot write {folder / 'sheet.png'}")
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclegan_fast.data import check_images
+from cyclegan_fast.config import DataConfig, TrainConfig
+from cyclegan_fast.data import TrainingImage, build_train_loader, check_images
 from cyclegan_fast.data.catalog import check as checks
-from cyclegan_fast.data.locations.folders import list_domain, list_domains
+from cyclegan_fast.data.catalog.training_image import drop
+from cyclegan_fast.data.locations.folders import list_domain, list_domains, list_folder
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images import decode
+from cyclegan_fast.images import BadImageError, decode
 from tests.data.sample_images import noise
 
 
@@ -76,8 +78,9 @@ def test_check_stops_at_a_bad_file_or_leaves_it_out(bad_file: Path) -> None:
         check_images(paths)
     assert "--on-bad-image skip" in str(error.value)
     checked = check_images(paths, on_bad="skip")
-    assert len(checked.good) == len(checked.sizes) == 7 and checked.sizes[0] == (48, 40)
-    assert [error.source.path for error in checked.bad] == [str(bad_file)]
+    good = [image for image in checked if isinstance(image, TrainingImage)]
+    assert len(good) == 7 and good[0].size == (48, 40) and [image.file.path for image in good[:1]] == [str(paths[0])]
+    assert [i for i, image in enumerate(checked) if isinstance(image, BadImageError)] == [paths.index(bad_file)]
 
 
 def test_check_counts_bad_files_and_knows_when_none_is_left(good_folder: Path) -> None:
@@ -96,21 +99,59 @@ def test_check_refuses_small_images(good_folder: Path) -> None:
 
 
 def test_large_sets_are_remembered_until_a_file_changes(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_KEEP_FROM", 3)
+    monkeypatch.setattr(checks, "_MANIFEST_FROM", 3)
     paths = list_domain(good_folder, "trainA")
-    first = check_images(paths, cache_folder=good_folder)
-    index = good_folder / ".cyclegan_fast" / "index.json"
-    assert len(json.loads(index.read_text())["files"]) == 7
+    first = check_images(paths, catalog_folder=good_folder)
+    manifest = good_folder / ".cyclegan_fast" / "manifest.json"
+    assert len(json.loads(manifest.read_text())["files"]) == 7
 
     before = paths[0].stat()
-    paths[0].write_bytes(bytes(before.st_size))  # damaged, but with the length and time that the index knows
+    paths[0].write_bytes(bytes(before.st_size))  # damaged, but with the length and time that the manifest knows
     os.utime(paths[0], ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert check_images(paths, cache_folder=good_folder) == first
+    assert check_images(paths, catalog_folder=good_folder) == first
     os.utime(paths[0])
     with pytest.raises(UserError, match=r"0\.jpg"):
-        check_images(paths, cache_folder=good_folder)
+        check_images(paths, catalog_folder=good_folder)
 
 
 def test_small_sets_leave_no_trace(good_folder: Path) -> None:
-    check_images(list_domain(good_folder, "trainA"), cache_folder=good_folder)
+    check_images(list_domain(good_folder, "trainA"), catalog_folder=good_folder)
     assert sorted(path.name for path in good_folder.iterdir()) == ["trainA", "trainB"]
+
+
+def make_run(folder: Path) -> Path:
+    """What a training run leaves in its folder, as far as it matters here."""
+    (folder / "samples").mkdir(parents=True)
+    for name in ("config.yaml", "events.jsonl"):
+        (folder / name).touch()
+    noise(64, 32).save(folder / "samples" / "step_00000001.jpg")
+    return folder
+
+
+def test_runs_among_the_images_are_left_out(good_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = list_domain(good_folder, "trainA")
+    run = make_run(good_folder / "trainA" / "runs" / "x")
+    (run / "translated" / "deep").mkdir(parents=True)
+    noise(48, 48).save(run / "translated" / "deep" / "0.png")
+    assert list_domain(good_folder, "trainA") == before
+    assert caplog.messages == [
+        f"{run}: the images of this training run are left out; a run's folder is better kept elsewhere"
+    ]
+    assert list_folder(run / "translated") == [run / "translated" / "deep" / "0.png"]  # asked for by its name
+    with pytest.raises(UserError, match=r"runs: holds no image but those of training runs .*runs/x"):
+        list_folder(run.parent)
+
+
+def test_a_run_among_its_own_images_is_resumed(good_folder: Path) -> None:
+    config = TrainConfig(data=DataConfig(data_A=(str(good_folder / "trainA"),), data_B=(str(good_folder / "trainB"),)))
+    assert build_train_loader(config, "cpu").samples.counts == (7, 5)
+    make_run(good_folder / "trainA" / "run")
+    assert build_train_loader(config, "cpu").samples.counts == (7, 5)
+
+
+def test_pairs_are_dropped_together() -> None:
+    error = BadImageError("x.png", "empty")
+    assert drop([[1, None, 3], [4, 5, error]], paired=False) == [[1, 3], [4, 5]]
+    assert drop([[1, None, 3], [4, 5, error]], paired=True) == [[1], [4]]
+    with pytest.raises(UserError, match="of no pair can both images be used"):
+        drop([[1, None], [None, 2]], paired=True)

@@ -19,10 +19,12 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
 from cyclegan_fast.data import build_train_loader, check_images
-from cyclegan_fast.data.locations.locations import find_images, training_images
+from cyclegan_fast.data.locations.domains import locate
+from cyclegan_fast.data.locations.locations import find_images
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.trainer import Trainer
 from tests.data.sample_images import BAD_FILES, noise
+from tests.data.test_folders import make_run
 
 
 def make_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
@@ -146,7 +148,7 @@ def test_an_image_of_odd_width_loses_its_middle_column(tmp_path: Path) -> None:
     assert np.array_equal(read(left, PixelFormat()), pixels[:, :4]) and np.array_equal(
         read(right, PixelFormat()), pixels[:, 5:]
     )
-    assert check_images([left, right]).sizes == [(4, 5)] * 2
+    assert [image.size for image in check_images([left, right])] == [(4, 5)] * 2  # type: ignore[union-attr]
 
 
 def test_two_folders_are_paired_by_name(loader_name: str, tmp_path: Path) -> None:
@@ -183,17 +185,17 @@ def test_names_that_come_twice_are_told_apart_by_their_folders(tmp_path: Path) -
         make_images(tmp_path / "x" / day, 2)
     members = {f"{day}/{i}.jpg": png(50 + i) for day in ("tue", "mon") for i in range(2)}
     locations = {"data_A": (str(tmp_path / "x"),), "data_B": (str(make_shard(tmp_path / "b.tar", members)),)}
-    images, partners = (location.images for location in training_images(DataConfig(paired=True, **locations)))
+    images, partners = (domain.files for domain in locate(DataConfig(paired=True, **locations)))
     assert [source.member for source in partners] == ["mon/0.jpg", "mon/1.jpg", "tue/0.jpg", "tue/1.jpg"]
     assert [Path(source.path).parent.name for source in images] == ["mon", "mon", "tue", "tue"]
     (tmp_path / "x" / "mon" / "0.jpg").write_bytes(png(0))
     with pytest.raises(UserError, match=r"these come again: .*mon/0\.jpg"):
-        training_images(DataConfig(paired=True, **locations))
+        locate(DataConfig(paired=True, **locations))
 
 
 def test_a_folder_without_pairs_says_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no pairs; --paired takes a folder train"):
-        training_images(DataConfig(data=tmp_path, paired=True))
+        locate(DataConfig(data=tmp_path, paired=True))
 
 
 @pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
@@ -421,7 +423,7 @@ def test_what_is_known_of_shards_is_kept_beside_the_first(tmp_path: Path) -> Non
     make_images(tmp_path / "b", 2, seed=9)
     (tmp_path / "x" / "quarantine.txt").write_text("0.tar:1.png\n")
     data = DataConfig(data_A=(str(tmp_path / "*" / "0.tar"),), data_B=(str(tmp_path / "b"),))
-    assert [location.home for location in training_images(data)] == [tmp_path / "x", tmp_path / "b"]
+    assert [domain.catalog_folder for domain in locate(data)] == [tmp_path / "x", tmp_path / "b"]
     config = settings("torch", data_A=data.data_A, data_B=data.data_B)
     assert build_train_loader(config, "cpu").samples.counts == (3, 2)
 
@@ -495,6 +497,16 @@ def test_a_list_may_name_any_file(tmp_path: Path, tmp_path_factory: pytest.TempP
     (tmp_path / "lists" / "a.txt").write_text(f"../here.png\r\n{outside[1]}\r\n", encoding="utf-8-sig", newline="")
     found = find_images([str(tmp_path / "lists" / "a.txt")])
     assert [source.read() for source in found] == [path.read_bytes() for path in outside]
+
+
+def test_a_list_may_not_name_sample_grids_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = make_images(tmp_path / "x", 2)
+    run = make_run(tmp_path / "x" / "run")
+    make_images(run / "translated", 1)
+    (tmp_path / "a.txt").write_text("x/0.png\nx/1.png\nx/run/samples/step_00000001.jpg\nx/run/translated/0.png\n")
+    found = [file.path for file in find_images([str(tmp_path / "a.txt")])]
+    assert found == [*map(str, images), str(run / "translated" / "0.png")]
+    assert caplog.messages == [f"{tmp_path / 'a.txt'}: 1 sample grid of a training run left out"]
 
 
 # ---- The settings ----

@@ -51,11 +51,11 @@ def test_a_16_bit_domain_is_found_logged_and_delivered_whole(
     with build_train_loader(config, "cpu") as loader:
         batches = list(islice(loader, 3))
         assert [domain.pixel_format.depth for domain in loader.samples.domains] == ["16", "8"]
-        picked = loader.samples.pick(0)
+        sample = loader.samples.draw(0)
     assert [line for line in caplog.messages if "depth" in line] == [
         "depth: A 16 bit (3 files 16 bit), B 8 bit (3 files 8 bit)"
     ]
-    expected = transforms.crop(deep(40, 44, 1), config.data, picked.draw_A)
+    expected = transforms.crop(deep(40, 44, 1), config.data, sample.augmentation_A)
     levels = ((batches[0]["A"][0].permute(1, 2, 0) + 1) * 32767.5).round().int().numpy()
     assert np.array_equal(levels, expected) and len(np.unique(levels)) > 256
     assert batches[0]["A"].is_contiguous(memory_format=torch.channels_last)
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_have_the_form_is_bad(config_for: ConfigFor, good_fol
             build_train_loader(config, "cpu")
     else:
         samples = build_train_loader(config, "cpu").samples
-        assert samples.counts == (7, 5) and str(stray) not in map(str, samples.domains[0].sources)
+        assert samples.counts == (7, 5) and str(stray) not in map(str, samples.domains[0].files)
 
 
 @needs_deep
@@ -146,5 +146,7 @@ def test_many_channels_and_batches_of_them(config_for: ConfigFor, tmp_path: Path
     with build_train_loader(config, "cpu") as loader:
         batch = next(loader)
     assert batch["A"].shape == (2, 1, 32, 32) and batch["B"].shape == (2, 4, 32, 32)
-    with pytest.raises(UserError, match=r"B.0\.tif: it has 4 channels, and 3 are wanted.*\(3 of 3 files\)"):
+    with pytest.raises(
+        UserError, match=r"B.0\.tif: it has 4 channels, and 3 are wanted.*none of the 3 files can be used"
+    ):
         build_train_loader(config_for(tmp_path, (1, 3)), "cpu")

@@ -46,7 +46,7 @@ def test_all_in_order() -> None:
 
 def test_the_depth_grows_with_every_wait_but_the_first_up_to_its_limit() -> None:
     source = Gated()
-    batches = Prefetched(source, size_of=lambda _: 1, most_batches=5)
+    batches = Prefetched(source, size_of=lambda _: 1, max_batches=5)
     depths = []
     for _ in range(4):
         permit = threading.Timer(0.05, source.permits.release)  # after the consumer has come
@@ -74,7 +74,7 @@ def test_a_source_that_keeps_up_stays_at_two() -> None:
 
 def test_bytes_are_limited_too() -> None:
     source = Gated()
-    batches = Prefetched(source, size_of=lambda _: 100, most_bytes=350)
+    batches = Prefetched(source, size_of=lambda _: 100, max_bytes=350)
     for _ in range(3):
         threading.Timer(0.05, source.permits.release).start()
         next(batches)
@@ -128,7 +128,7 @@ def test_a_dropped_one_ends_its_thread_and_lets_go_of_the_source() -> None:
 def test_a_consumer_that_waits_is_woken_by_close() -> None:
     source = Gated()  # never gives anything
     batches = Prefetched(source, size_of=lambda _: 1)
-    threading.Timer(0.05, batches._shelf.close).start()
+    threading.Timer(0.05, batches._queue.close).start()
     with pytest.raises(StopIteration):
         next(batches)
     source.permits.release()

@@ -14,7 +14,7 @@ from cyclegan_fast.config import DataConfig, OptimConfig, TrainConfig
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.loaders import Loader
 from cyclegan_fast.data.loaders.samples import Domain, Samples
-from cyclegan_fast.data.loaders.sharding import owners
+from cyclegan_fast.data.loaders.sharding import assign_ranks
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import PixelFormat
 from cyclegan_fast.images.image_file import ImageFile
@@ -22,7 +22,7 @@ from tests.data.test_locations import make_images, make_shard, png, settings
 
 
 def files(folder: str, count: int) -> Domain:
-    return Domain([ImageFile(f"/{folder}/{i:03d}.png") for i in range(count)], [(8, 8)] * count, PixelFormat())
+    return Domain([ImageFile(f"/{folder}/{i:03d}.png") for i in range(count)], np.full((count, 2), 8), PixelFormat())
 
 
 def shards(name: str, *counts: int) -> Domain:
@@ -31,7 +31,7 @@ def shards(name: str, *counts: int) -> Domain:
         for shard, n in enumerate(counts)
         for i in range(n)
     ]
-    return Domain(sources, [(8, 8)] * len(sources), PixelFormat())
+    return Domain(sources, np.full((len(sources), 2), 8), PixelFormat())
 
 
 def ranks(a: Domain, b: Domain, world: int, **data: Any) -> list[Samples]:
@@ -40,8 +40,8 @@ def ranks(a: Domain, b: Domain, world: int, **data: Any) -> list[Samples]:
 
 def taken(samples: Samples, first: int, count: int) -> list[tuple[ImageFile, ImageFile]]:
     """What one rank takes, as (A, B)."""
-    picked = (samples.pick(number) for number in islice(samples.numbers(first), count))
-    return [(samples.domains[0].sources[p.a], samples.domains[1].sources[p.b]) for p in picked]
+    drawn = (samples.draw(number) for number in islice(samples.numbers(first), count))
+    return [(samples.domains[0].files[s.index_A], samples.domains[1].files[s.index_B]) for s in drawn]
 
 
 # ---- Files: together the ranks take the stream of one ----
@@ -54,13 +54,13 @@ def test_ranks_share_the_stream_of_one(world: int, data: dict[str, Any]) -> None
     parts = [taken(samples, 0, 60 // world) for samples in ranks(a, b, world, **data)]
     assert [pair for together in zip(*parts, strict=True) for pair in together] == expected
     epoch = [source for part in parts for source, _ in part[: 30 // world]]
-    assert sorted(epoch) == list(a.sources)  # disjoint, and all of it
+    assert sorted(epoch) == list(a.files)  # disjoint, and all of it
 
 
 def test_augmentation_is_that_of_one() -> None:
     (alone,) = ranks(files("a", 7), files("b", 5), 1)
     for samples in ranks(files("a", 7), files("b", 5), 3):
-        assert [samples.pick(n) for n in range(40)] == [alone.pick(n) for n in range(40)]
+        assert [samples.draw(n) for n in range(40)] == [alone.draw(n) for n in range(40)]
 
 
 def test_another_number_of_ranks_goes_on_with_the_next_sample() -> None:
@@ -79,7 +79,7 @@ def test_each_rank_reads_its_own_shards_and_all_of_them(serial: bool) -> None:
     seen = [taken(samples, 0, 8) for samples in ranks(a, b, 2, serial_batches=serial)]
     paths = [{source.path for pair in part for source in pair} for part in seen]
     assert paths[0].isdisjoint(paths[1])
-    assert sorted(source for part in seen for source, _ in part) == sorted(a.sources)  # one epoch, each once
+    assert sorted(source for part in seen for source, _ in part) == sorted(a.files)  # one epoch, each once
     if serial:
         assert all([s for s, _ in part] == sorted(s for s, _ in part) for part in seen)
 
@@ -94,27 +94,27 @@ def test_ranks_of_equal_size_go_through_their_shards_in_orders_of_their_own() ->
 
 def test_files_beside_shards_are_shared_out_too() -> None:
     samples = ranks(shards("a", 5, 5, 5), files("b", 8), 3)
-    parts = [set(one.domains[1].sources) for one in samples]
-    assert sorted(len(part) for part in parts) == [2, 3, 3] and set.union(*parts) == set(files("b", 8).sources)
+    parts = [set(one.domains[1].files) for one in samples]
+    assert sorted(len(part) for part in parts) == [2, 3, 3] and set.union(*parts) == set(files("b", 8).files)
     assert all(one.counts == (15, 8) and len(one) == 15 for one in samples)  # a checkpoint of any rank says the same
 
 
 def test_pairs_stay_together_wherever_the_partner_is() -> None:
     a, b = shards("a", 3, 3, 3, 3), shards("b", 6, 6)
-    partner = dict(zip(a.sources, b.sources, strict=True))
+    partner = dict(zip(a.files, b.files, strict=True))
     seen = [pair for one in ranks(a, b, 4, paired=True) for pair in taken(one, 0, 3)]
-    assert sorted(source for source, _ in seen) == sorted(a.sources)
+    assert sorted(source for source, _ in seen) == sorted(a.files)
     assert all(partner[source] == other for source, other in seen)
 
 
 def test_the_largest_shard_goes_first_to_who_has_least() -> None:
     sizes = (100, 10, 90, 50, 50, 40)
     domain = shards("a", *sizes)
-    owner = owners(domain.sources, 3)
+    owner = assign_ranks(domain.files, 3)
     assert sorted(np.bincount(owner)) == [100, 110, 130]
     for shard in range(len(sizes)):
-        assert len({rank for rank, s in zip(owner, domain.sources, strict=True) if s.path == f"/a-{shard}.tar"}) == 1
-    equal = owners(shards("a", *[10] * 10).sources, 4)
+        assert len({rank for rank, s in zip(owner, domain.files, strict=True) if s.path == f"/a-{shard}.tar"}) == 1
+    equal = assign_ranks(shards("a", *[10] * 10).files, 4)
     assert sorted(np.bincount(equal)) == [20, 20, 30, 30]
 
 
@@ -193,7 +193,7 @@ def test_limits_come_before_the_shares(loader_name: str, tmp_path: Path) -> None
 def test_a_bad_member_is_replaced_from_the_own_shards(tmp_path: Path) -> None:
     config = from_shards(tmp_path, "torch", on_bad_image="skip")
     with build_train_loader(config, "cpu", rank=0, world=2) as loader:
-        own = {source.path for source in loader.samples.domains[0].sources}
+        own = {source.path for source in loader.samples.domains[0].files}
         sorted(map(Path, own))[0].write_bytes(b"")
         seen = paths(take(loader, 12))
     assert len(loader.skipped) == 3 and {p.split(":")[0] for p in seen} == set(sorted(own)[1:])

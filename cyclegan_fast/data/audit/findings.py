@@ -1,4 +1,4 @@
-"""What is odd about the images of a data set, and how much it matters."""
+"""Findings about the images of a data set: what is unusual or wrong, and how much it matters."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from cyclegan_fast.config import DataConfig, PixelFormat
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.audit.near_duplicates import nearest
 from cyclegan_fast.data.catalog.check import too_small
-from cyclegan_fast.data.catalog.pixel_formats import DEPTH_NAMES, depth_of, told_depths
+from cyclegan_fast.data.catalog.pixel_formats import DEPTH_NAMES, count_depths, depth_of
 from cyclegan_fast.data.catalog.probe import ImageMetadata, why_not
-from cyclegan_fast.data.locations.locations import match_names
+from cyclegan_fast.data.locations.pairs import match_names
 from cyclegan_fast.images.decode import BadImageError
 from cyclegan_fast.images.image_file import ImageFile
 
 Severity = Literal["error", "warning", "info"]
 
-KINDS: dict[str, tuple[Severity, str]] = {  # in the order in which they are told; the words are for people
+KINDS: dict[str, tuple[Severity, str]] = {  # in the order of the report; the text is for people
     "folder": ("error", "folder that cannot be used"),
     "corrupt": ("error", "cannot be read"),
     "truncated": ("error", "ends too early"),
     "too small": ("error", "too small for these settings"),
-    "pixel_format": ("error", "other channels than these settings want"),
+    "pixel format": ("error", "other channels than these settings want"),
     "partner": ("error", "without a partner"),
     "quarantine": ("warning", "quarantine list"),
     "A and B": ("warning", "in A and in B"),
@@ -64,8 +64,9 @@ class AuditedImage:
     """Within the data folder; its whole name, if it is from elsewhere."""
     domain: str
     """trainA, trainB, testA or testB; train, val or test where A and B are side by side."""
-    source: ImageFile
-    found: ImageMetadata | BadImageError
+    file: ImageFile
+    metadata: ImageMetadata | BadImageError
+    """What is known of it, or why it cannot be read."""
 
     @property
     def side(self) -> str:
@@ -75,23 +76,23 @@ class AuditedImage:
     @property
     def size(self) -> transforms.Size:
         """What training makes a sample of, in pixels, upright: the image, or half of it."""
-        assert isinstance(self.found, ImageMetadata)
-        width, height = self.found.size
+        assert isinstance(self.metadata, ImageMetadata)
+        width, height = self.metadata.size
         return (width if self.side else width // 2), height
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something odd about one image."""
+    """One finding, most of them about one image."""
 
     kind: str
     """A key of `KINDS`."""
     name: str
-    """The image, or what else is odd."""
+    """Of the image, the domain or the line that it is about."""
     reason: str
     image: AuditedImage | None = None
     like: AuditedImage | None = None
-    """The image that it is too like."""
+    """The image that it is too similar to."""
 
     @property
     def severity(self) -> Severity:
@@ -99,10 +100,10 @@ class Finding:
         return KINDS[self.kind][0]
 
 
-def judge(
+def find_all(
     domains: Mapping[str, list[AuditedImage]], config: DataConfig, channels: tuple[int, int] = (3, 3)
 ) -> list[Finding]:
-    """Finds what is odd, the worst first.
+    """Looks for everything that `KINDS` names, the worst first.
 
     Args:
         domains: The images of each domain, as far as they are there.
@@ -117,12 +118,12 @@ def judge(
     findings = [finding for image in images for finding in _of_one(image, config, min_side)]
     for name, domain in domains.items():
         findings += _of_domain(name, domain, config, channels)
-    findings += _copies(images)
+    findings += _duplicates(images)
     for split in ("train", "test"):
         sides = domains.get(f"{split}A", []), domains.get(f"{split}B", [])
-        findings += _unlike_sizes(*sides) if config.paired else _lookalikes("near-identical", *sides)
+        findings += _pairs_of_two_sizes(*sides) if config.paired else _near_duplicates("near-identical", *sides)
     for late, early in (("testA", "trainA"), ("testB", "trainB"), ("val", "train"), ("test", "train")):
-        findings += _lookalikes("near train and test", domains.get(late, []), domains.get(early, []))
+        findings += _near_duplicates("near train and test", domains.get(late, []), domains.get(early, []))
     return sorted_findings(findings)
 
 
@@ -133,21 +134,21 @@ def sorted_findings(findings: list[Finding]) -> list[Finding]:
 
 
 def _of_one(image: AuditedImage, config: DataConfig, min_side: int) -> Iterator[Finding]:
-    """What is odd about an image by itself."""
+    """Findings about an image by itself."""
 
     def finding(kind: str, reason: str) -> Finding:
         return Finding(kind, image.name, reason, image)
 
-    metadata = image.found
+    metadata = image.metadata
     if isinstance(metadata, BadImageError):
         yield finding("truncated" if "truncated" in metadata.reason else "corrupt", metadata.reason)
         return
     width, height = image.size
-    became = transforms.sample_size((width, height), config)
+    sample = transforms.sample_size((width, height), config)
     if reason := too_small((width, height), min_side):
         yield finding("too small", reason)
-    elif min(became) < transforms.SMALLEST_SIDE:
-        yield finding("too small", f"becomes {became[0]}x{became[1]} pixels; {transforms.SMALLEST_SIDE} are needed")
+    elif min(sample) < transforms.MIN_SIDE:
+        yield finding("too small", f"becomes {sample[0]}x{sample[1]} pixels; {transforms.MIN_SIDE} are needed")
     resized = transforms.resized_size((width, height), config)
     growth = max(new / max(1, old) for new, old in zip(resized, (width, height), strict=True))
     if growth >= _ENLARGED_FROM and config.preprocess not in ("none", "crop"):
@@ -156,7 +157,7 @@ def _of_one(image: AuditedImage, config: DataConfig, min_side: int) -> Iterator[
         yield finding("constant", "all its pixels are equal")
     if metadata.frames > 1:
         yield finding("animated", f"{metadata.frames} frames")
-    suffix = PurePath(image.source.member or image.source.path).suffix
+    suffix = PurePath(image.file.member or image.file.path).suffix
     if _FORMAT_OF.get(suffix.lower(), metadata.format) != metadata.format:
         yield finding("extension", f"named {suffix}, but it is {metadata.format}")
     if metadata.rotated:
@@ -167,13 +168,13 @@ def _of_domain(
     name: str, images: Sequence[AuditedImage], config: DataConfig, channels: tuple[int, int]
 ) -> Iterator[Finding]:
     """Depths and channels: whether one pixel format fits all."""
-    good = [(image, image.found) for image in images if isinstance(image.found, ImageMetadata)]
+    good = [(image, image.metadata) for image in images if isinstance(image.metadata, ImageMetadata)]
     if not good:
         return
     known = [metadata for _, metadata in good]
     depth = depth_of(known) if config.depth == "auto" else config.depth
     if len({metadata.values for metadata in known}) > 1:
-        yield Finding("mixed", name, f"{told_depths(known)}: all are taken as {DEPTH_NAMES[depth]} (--depth)")
+        yield Finding("mixed", name, f"{count_depths(known)}: all are taken as {DEPTH_NAMES[depth]} (--depth)")
     if depth == "float" and (config.value_low is None or config.value_high is None):
         low, high = min(metadata.low for metadata in known), max(metadata.high for metadata in known)
         yield Finding("range", name, f"from {low:g} to {high:g}: training needs --value-low and --value-high")
@@ -181,59 +182,63 @@ def _of_domain(
         pixel_format = PixelFormat(channels=wanted, depth=depth)
         for image, metadata in good:
             if reason := why_not(metadata, pixel_format):
-                yield Finding("pixel_format", image.name, reason, image)
+                yield Finding("pixel format", image.name, reason, image)
 
 
 def _side(domain: str) -> str:
     return domain[-1] if domain.endswith(("A", "B")) else ""
 
 
-def _unlike_sizes(side_A: Sequence[AuditedImage], side_B: Sequence[AuditedImage]) -> Iterator[Finding]:
+def _pairs_of_two_sizes(side_A: Sequence[AuditedImage], side_B: Sequence[AuditedImage]) -> Iterator[Finding]:
     """Pairs whose images have different sizes, so that crops of them show different places."""
     if not side_A or not side_B:
         return
-    of = {image.source: image for image in [*side_A, *side_B] if isinstance(image.found, ImageMetadata)}
-    pairs, _ = match_names([p.source for p in side_A], [p.source for p in side_B])
+    of = {image.file: image for image in [*side_A, *side_B] if isinstance(image.metadata, ImageMetadata)}
+    pairs, _ = match_names([image.file for image in side_A], [image.file for image in side_B])
     for a, b in pairs:
         if a in of and b in of and of[a].size != of[b].size:
             (w, h), (v, g) = of[a].size, of[b].size
             yield Finding("pair sizes", of[a].name, f"{w}x{h} pixels, and {of[b].name} has {v}x{g}", of[a], of[b])
 
 
-def _copies(images: list[AuditedImage]) -> Iterator[Finding]:
-    """Images with the same pixels, each told once, by the first one that it is like."""
+def _duplicates(images: list[AuditedImage]) -> Iterator[Finding]:
+    """Images with the same pixels, each reported once, with the first one that it equals."""
     groups: dict[str, list[AuditedImage]] = {}
     for image in images:
-        if isinstance(image.found, ImageMetadata) and not image.found.constant:
-            groups.setdefault(image.found.pixels, []).append(image)
+        if isinstance(image.metadata, ImageMetadata) and not image.metadata.constant:
+            groups.setdefault(image.metadata.pixels, []).append(image)
     for group in groups.values():
         firsts: dict[str, AuditedImage] = {}
         for image in group:
             domain = image.domain
             same_side = next((first for first in firsts.values() if first.side == image.side), None)
             if domain in firsts:
-                yield _copy("duplicate", image, firsts[domain])
+                yield _duplicate("duplicate", image, firsts[domain])
             elif same_side is not None:
-                yield _copy("train and test", image, same_side)
+                yield _duplicate("train and test", image, same_side)
             elif firsts:
-                yield _copy("A and B", image, next(iter(firsts.values())))
+                yield _duplicate("A and B", image, next(iter(firsts.values())))
             firsts.setdefault(domain, image)
 
 
-def _copy(kind: str, image: AuditedImage, like: AuditedImage) -> Finding:
-    assert isinstance(image.found, ImageMetadata) and isinstance(like.found, ImageMetadata)
-    what = "file" if image.found.content == like.found.content else "pixels"
+def _duplicate(kind: str, image: AuditedImage, like: AuditedImage) -> Finding:
+    assert isinstance(image.metadata, ImageMetadata) and isinstance(like.metadata, ImageMetadata)
+    what = "file" if image.metadata.content == like.metadata.content else "pixels"
     return Finding(kind, image.name, f"the same {what} as {like.name}", image, like)
 
 
-def _lookalikes(kind: str, images: Sequence[AuditedImage], others: Sequence[AuditedImage]) -> Iterator[Finding]:
-    """Images and which of the others looks most like each, if any does; exact copies are told elsewhere."""
+def _near_duplicates(kind: str, images: Sequence[AuditedImage], others: Sequence[AuditedImage]) -> Iterator[Finding]:
+    """Images and the nearest of the others, if one is near; exact duplicates are reported elsewhere."""
     sides = [
-        [(p, p.found) for p in side if isinstance(p.found, ImageMetadata) and not p.found.constant]
+        [
+            (image, image.metadata)
+            for image in side
+            if isinstance(image.metadata, ImageMetadata) and not image.metadata.constant
+        ]
         for side in (images, others)
     ]
-    looks = [np.array([metadata.look for _, metadata in side], np.uint64) for side in sides]
-    which, differing = nearest(looks[0], looks[1])
+    hashes = [np.array([metadata.look for _, metadata in side], np.uint64) for side in sides]
+    which, differing = nearest(hashes[0], hashes[1])
     for (image, metadata), index, bits in zip(sides[0], which.tolist(), differing.tolist(), strict=True):
         if index >= 0 and sides[1][index][1].pixels != metadata.pixels:
             like = sides[1][index][0]

@@ -32,7 +32,7 @@ from cyclegan_fast.monitoring.progress import Progress
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "index.json"
+FILE_NAME = "manifest.json"
 
 Stamp = tuple[int, int]  # length in bytes, time of change in nanoseconds
 
@@ -41,7 +41,7 @@ _CHUNK = 16  # files that a process takes at a time
 _SERIAL_UP_TO = 2 * _CHUNK  # files; so few are read before a process has started
 
 
-class Index:
+class Manifest:
     """The metadata of the images below one folder.
 
     Args:
@@ -56,21 +56,21 @@ class Index:
         self._known = self._load()
         self._seen: dict[str, tuple[Stamp, ImageMetadata]] = {}
 
-    def survey(
-        self, sources: Sequence[ImageFile], *, workers: int | None = None, progress: Progress | None = None
+    def probe(
+        self, files: Sequence[ImageFile], *, workers: int | None = None, progress: Progress | None = None
     ) -> list[ImageMetadata | BadImageError]:
         """Returns what is known of each image; new and changed ones are read.
 
         Args:
-            sources: The images.
+            files: The images.
             workers: Processes that read; by default as many as there are usable cores.
             progress: Takes how many of the new and changed images have been read.
 
         Raises:
             UserError: A process that reads was killed.
         """
-        names = [str(s) if self.folder is None else name_in(self.folder, s) for s in sources]
-        stamps = [_stamp(source) for source in sources]
+        names = [str(file) if self.folder is None else name_in(self.folder, file) for file in files]
+        stamps = [_stamp(file) for file in files]
         results: list[ImageMetadata | BadImageError | None] = []
         for name, stamp in zip(names, stamps, strict=True):
             known = self._known.get(name)
@@ -78,7 +78,7 @@ class Index:
             if known is not None and known[0] == stamp:
                 self._seen[name] = known
         unread = [i for i, result in enumerate(results) if result is None]
-        found = _read_all([sources[i] for i in unread], workers or usable_cores())
+        found = _read_all([files[i] for i in unread], workers or usable_cores())
         for done, (i, result) in enumerate(zip(unread, found, strict=True), 1):
             results[i] = result
             self.files_read += 1
@@ -89,14 +89,14 @@ class Index:
         return [result for result in results if result is not None]
 
     def exists(self) -> bool:
-        """Whether the folder has an index already."""
+        """Whether the folder has a manifest already."""
         return self.path is not None and self.path.exists()
 
     def save(self, *, forget_others: bool = False) -> bool:
         """Writes the file; in a folder that cannot be written it logs that, and the next check reads everything again.
 
         Args:
-            forget_others: Drop images that were not surveyed this time: they are gone.
+            forget_others: Drop images that were not probed this time: they are gone.
 
         Returns:
             Whether it was written; a file that holds all this already is left alone.
@@ -106,12 +106,12 @@ class Index:
         if self._seen.items() <= self._known.items() and (not forget_others or len(self._seen) == len(self._known)):
             return False
         self._known = self._seen if forget_others else self._known | self._seen
-        files = {name: [*stamp, *metadata] for name, (stamp, metadata) in self._known.items()}
-        content = json.dumps({"made_by": _MADE_BY, "files": files}, separators=(",", ":"))
+        entries = {name: [*stamp, *metadata] for name, (stamp, metadata) in self._known.items()}
+        content = json.dumps({"made_by": _MADE_BY, "files": entries}, separators=(",", ":"))
         try:
             write_atomically(self.path, content.encode())
         except UserError as error:
-            log.info("%s; what was found is not kept, and the next check reads every image again", error)
+            log.info("%s; the metadata is not stored, and the next check reads every image again", error)
             return False
         return True
 
@@ -129,21 +129,21 @@ class Index:
             if stored["made_by"] != _MADE_BY:
                 log.info("%s: made by another version; every image is read again", self.path)
                 return {}
-            return {name: ((entry[0], entry[1]), _facts(entry[2:])) for name, entry in stored["files"].items()}
+            return {name: ((entry[0], entry[1]), _metadata_of(entry[2:])) for name, entry in stored["files"].items()}
         except (LookupError, TypeError, AttributeError):
-            log.warning("%s: holds something else than an index; every image is read again", self.path)
+            log.warning("%s: holds something else than a manifest; every image is read again", self.path)
             return {}
 
 
-def name_in(folder: Path, source: ImageFile) -> str:
-    """The name of an image within a data folder, with slashes; one from elsewhere has its whole name."""
-    name, prefix = str(source), f"{folder}{os.sep}"
+def name_in(folder: Path, file: ImageFile) -> str:
+    """Returns the path of an image within a data folder, with slashes; the absolute path of one from elsewhere."""
+    name, prefix = str(file), f"{folder}{os.sep}"
     if not name.startswith(prefix) and (str(folder) != "." or name.startswith(("/", ".."))):
         return os.path.abspath(name).replace(os.sep, "/")  # noqa: PTH100  100,000 of them
     return name.removeprefix(prefix).replace(os.sep, "/")
 
 
-def _facts(values: list[Any]) -> ImageMetadata:
+def _metadata_of(values: list[Any]) -> ImageMetadata:
     if [type(value) for value in values] != _TYPES:
         raise TypeError
     return ImageMetadata(*values)
@@ -154,37 +154,37 @@ _TYPES = [
 ]  # a Literal is a str
 
 
-def _stamp(source: ImageFile) -> Stamp | None:
+def _stamp(file: ImageFile) -> Stamp | None:
     """What changes when a file does; None for one that is gone."""
     try:
-        status = os.stat(source.path)  # noqa: PTH116  100,000 of them: a Path each would take longer than the stat
+        status = os.stat(file.path)  # noqa: PTH116  100,000 of them: a Path each would take longer than the stat
     except OSError:
         return None
-    return status.st_size if source.length < 0 else source.length, status.st_mtime_ns
+    return status.st_size if file.length < 0 else file.length, status.st_mtime_ns
 
 
-def _read_all(sources: Sequence[ImageFile], workers: int) -> Iterator[ImageMetadata | BadImageError]:
+def _read_all(files: Sequence[ImageFile], workers: int) -> Iterator[ImageMetadata | BadImageError]:
     """Yields what `_read` finds, in order."""
-    if len(sources) <= _SERIAL_UP_TO or workers == 1:
-        yield from map(_read, sources)
+    if len(files) <= _SERIAL_UP_TO or workers == 1:
+        yield from map(_read, files)
         return
     method = "fork" if sys.platform == "linux" else "spawn"  # a fork starts at once; its reading needs no torch
     context = multiprocessing.get_context(method)
     pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_parent)
     try:
-        yield from pool.map(_read, sources, chunksize=_CHUNK)
+        yield from pool.map(_read, files, chunksize=_CHUNK)
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that read images was killed, perhaps for want of memory; what was found until then is kept: "
+            "a process that read images was killed, perhaps for want of memory; what was read until then is stored: "
             "start again, with fewer --workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(source: ImageFile) -> ImageMetadata | BadImageError:
+def _read(file: ImageFile) -> ImageMetadata | BadImageError:
     try:
-        return inspect(source)
+        return inspect(file)
     except BadImageError as error:
         return error
 

@@ -1,4 +1,4 @@
-"""Which pixel_format the images of each domain have, and which files cannot have it."""
+"""Which pixel format the images of each domain have, and which images cannot have it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from cyclegan_fast.config import DataConfig, Depth, PixelFormat
 from cyclegan_fast.data.catalog.probe import ImageMetadata, why_not
+from cyclegan_fast.data.catalog.training_image import BadPolicy, TrainingImage, apply_policy
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import BadImageError, count_clipped, native
-from cyclegan_fast.images.image_file import ImageFile
 
 log = logging.getLogger(__name__)
 
@@ -19,54 +19,60 @@ DEPTH_NAMES: dict[Depth, str] = {"8": "8 bit", "16": "16 bit", "float": "float"}
 
 
 def find_pixel_formats(
-    config: DataConfig, channels: Sequence[int], known: Sequence[Sequence[ImageMetadata]]
+    config: DataConfig, channels: Sequence[int], domains: Sequence[Sequence[TrainingImage]]
 ) -> list[PixelFormat]:
-    """The pixel formats of A and B, as the networks name the domains.
+    """Returns the pixel formats of A and B, as the networks name the domains.
 
     Args:
         config: Their depth, and the ranges of floating-point values.
         channels: Of the images of A and B.
-        known: What is known of the images of A and B.
+        domains: The images of A and B.
 
     Raises:
-        UserError: Values have no range of their own and none was given, or it is none, or nothing uses it.
+        UserError: Values have no range of their own and none was given, or it is empty, or nothing uses it.
     """
-    depths = [depth_of(files) if config.depth == "auto" else config.depth for files in known]
+    known = [[image.metadata for image in images] for images in domains]
+    depths = [depth_of(metadata) if config.depth == "auto" else config.depth for metadata in known]
     _refuse_idle_ranges(config, depths)
     pixel_formats = [
-        _pixel_format(config, name, depth, count, files)
-        for name, depth, count, files in zip("AB", depths, channels, known, strict=True)
+        _pixel_format(config, name, depth, count, metadata)
+        for name, depth, count, metadata in zip("AB", depths, channels, known, strict=True)
     ]
     if config.depth == "auto" and depths != ["8", "8"]:
         found = [
-            f"{name} {DEPTH_NAMES[d]} ({told_depths(files)})"
-            for name, d, files in zip("AB", depths, known, strict=True)
+            f"{name} {DEPTH_NAMES[depth]} ({count_depths(metadata)})"
+            for name, depth, metadata in zip("AB", depths, known, strict=True)
         ]
         log.info("depth: %s", ", ".join(found))
     return pixel_formats
 
 
-def misfits(
-    sources: Sequence[ImageFile], known: Sequence[ImageMetadata], pixel_format: PixelFormat
-) -> list[BadImageError]:
-    """Those of the files that cannot be brought to `pixel_format`."""
-    return [
-        BadImageError(source, reason)
-        for source, metadata in zip(sources, known, strict=True)
-        if (reason := why_not(metadata, pixel_format))
-    ]
+def fit(
+    images: Sequence[TrainingImage], pixel_format: PixelFormat, on_bad: BadPolicy = "error"
+) -> list[TrainingImage | BadImageError]:
+    """Returns, for each image in order, the image, or why it cannot be brought to `pixel_format`.
+
+    Raises:
+        UserError: As `apply_policy` does.
+    """
+    results: list[TrainingImage | BadImageError] = []
+    for image in images:
+        reason = why_not(image.metadata, pixel_format)
+        results.append(BadImageError(image.file, reason) if reason else image)
+    apply_policy(results, on_bad)
+    return results
 
 
-def clipping(sources: Sequence[ImageFile], known: Sequence[ImageMetadata], pixel_format: PixelFormat) -> str:
-    """Says how many values of a domain are clipped; empty if none is.
+def describe_clipping(images: Sequence[TrainingImage], pixel_format: PixelFormat) -> str:
+    """Returns how many values of a domain are clipped, in words; an empty string if none is.
 
     Only files that hold such values are read.
     """
     low, high = pixel_format.scale
-    beyond = [s for s, metadata in zip(sources, known, strict=True) if _exceeds(metadata, pixel_format)]
+    beyond = [image for image in images if _exceeds(image.metadata, pixel_format)]
 
-    def count(source: ImageFile) -> tuple[int, int]:
-        pixels = native(source, pixel_format.channels)
+    def count(image: TrainingImage) -> tuple[int, int]:
+        pixels = native(image.file, pixel_format.channels)
         return count_clipped(pixels, pixel_format), pixels.size
 
     with ThreadPoolExecutor(usable_cores(), "count-clipped") as threads:
@@ -75,21 +81,21 @@ def clipping(sources: Sequence[ImageFile], known: Sequence[ImageMetadata], pixel
         return ""
     clipped, total = (sum(numbers) for numbers in zip(*counts, strict=True))
     return (
-        f"{clipped} values ({100 * clipped / total:.2g} %) in {len(counts)} of {len(sources)} files lie outside "
+        f"{clipped} values ({100 * clipped / total:.2g} %) in {len(counts)} of {len(images)} files lie outside "
         f"{low:g} to {high:g} and are clipped"
     )
 
 
 def depth_of(known: Sequence[ImageMetadata]) -> Depth:
-    """16 if all files have 16 bits, float if some of them have no range of their own, 8 if any file has 8 bits."""
+    """Returns 16 if all files have 16 bits, float if some have no range of their own, 8 if any file has 8 bits."""
     depths = {metadata.values for metadata in known}
     if "8" in depths:
         return "8"
     return "float" if "float" in depths else "16"
 
 
-def told_depths(known: Sequence[ImageMetadata]) -> str:
-    """How many files have which depth: ``3 files 8 bit, 5 files 16 bit``."""
+def count_depths(known: Sequence[ImageMetadata]) -> str:
+    """Returns how many files have which depth: ``3 files 8 bit, 5 files 16 bit``."""
     counts = {depth: sum(metadata.values == depth for metadata in known) for depth in DEPTH_NAMES}
     return ", ".join(f"{count} files {DEPTH_NAMES[depth]}" for depth, count in counts.items() if count)
 
@@ -105,11 +111,11 @@ def _pixel_format(
         high = high if config.value_high_B is None else config.value_high_B
     flags = [f"--value-{end}" + "-B" * (name == "B") for end in ("low", "high")]
     if low is None or high is None:
-        ranges = [(metadata.low, metadata.high) for metadata in known]
-        least, most = min(low for low, _ in ranges), max(high for _, high in ranges)
+        lowest, highest = min(metadata.low for metadata in known), max(metadata.high for metadata in known)
         raise UserError(
-            f"the images of {name} hold values from {least:g} to {most:g}, which have no range of their own: say which "
-            f"become black and white, {flags[0]} {least:g} {flags[1]} {most:g} or a narrower range that you know"
+            f"the images of {name} hold values from {lowest:g} to {highest:g}, which have no range of their own: say "
+            f"which become black and white, {flags[0]} {lowest:g} {flags[1]} {highest:g} or a narrower range that you "
+            f"know"
         )
     if not low < high:
         raise UserError(f"{flags[0]} must be less than {flags[1]}, got {low:g} and {high:g}")

@@ -1,8 +1,14 @@
-"""The quarantine list: images of a data folder that are left out, one name per line, for people to read and edit."""
+"""The quarantine list: images of a data folder that training leaves out, for people to read and edit.
+
+One path a line, relative to the folder, with slashes; images from elsewhere have their absolute path. Empty lines and
+what follows `` #`` are skipped. After ``./`` the rest of the line is the path as it stands: so a path is written that
+begins with ``#`` or a quote, holds `` #``, or has spaces at its ends. A name with a line break cannot be listed.
+"""
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -13,98 +19,89 @@ from cyclegan_fast.images.image_file import ImageFile
 
 FILE_NAME = "quarantine.txt"
 
-_HEAD = """\
-# Images that training leaves out: one per line, relative to this folder, with slashes (or whole, from elsewhere).
-# What follows " #" is a comment. A name with " #", quotes or spaces at its ends is written as a JSON string.
-"""
+_HEAD = "# Images that training leaves out: one path a line, relative to this folder, with slashes.\n"
 
 
 def read_quarantine(folder: Path) -> dict[str, int]:
-    """Reads the list of a data folder.
-
-    Nothing but names comes of it: they are compared with those of the images, and no file is opened by them.
+    """Reads the list of a data folder; its paths are compared with those of the images, and no file is opened by them.
 
     Returns:
-        Each name and the number of its line; empty if there is no list.
+        Each path and the number of its line; empty if there is no list.
 
     Raises:
-        UserError: The list cannot be read, or a line is no name within the folder.
+        UserError: The list cannot be read, or a line is no path within the folder.
     """
     path = folder / FILE_NAME
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        content = path.read_bytes()
     except FileNotFoundError:
         return {}
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no UTF-8 text; save it as UTF-8, or delete it and run the check again") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if b"\0" in content or content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}: is no UTF-8 text; save it as UTF-8, or delete it and run the check again")
     names: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if name := _name_of(line, f"{path}, line {number}"):
+    for number, line in enumerate(os.fsdecode(content.removeprefix(b"\xef\xbb\xbf")).split("\n"), 1):
+        if name := _path_of(line.removesuffix("\r"), f"{path}, line {number}"):
             names.setdefault(name, number)
     return names
 
 
-def leave_out(sources: Sequence[ImageFile], folder: Path) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Splits images into those that are used and those that the list of `folder` names.
+def exclude(files: Sequence[ImageFile], folder: Path) -> list[ImageFile | None]:
+    """Returns the images, in order, with None for each that the list of `folder` names.
 
     Raises:
-        UserError: as `read_quarantine` does, or nothing is left.
+        UserError: As `read_quarantine` does, or nothing is left.
     """
     names = read_quarantine(folder)
     if not names:
-        return list(sources), []
-    listed = {source for source in sources if name_in(folder, source.whole) in names}
-    kept = [source for source in sources if source not in listed]
-    if listed and not kept:
-        raise UserError(f"{folder / FILE_NAME} names all {len(listed)} images of {Path(sources[0].path).parent}")
-    return kept, [source for source in sources if source in listed]
+        return list(files)
+    kept = [None if name_in(folder, file.whole) in names else file for file in files]
+    if files and not any(kept):
+        raise UserError(f"{folder / FILE_NAME} names all {len(files)} images of {Path(files[0].path).parent}")
+    return kept
+
+
+def can_be_listed(name: str) -> bool:
+    """Whether a line can hold the name."""
+    return not any(mark in name for mark in "\r\n\0")
 
 
 def add_to_quarantine(folder: Path, reasons: Mapping[str, str]) -> Path:
-    """Adds images to the list; what is there already stays as people wrote it.
+    """Adds images to the list, each below its reason; what is there already stays as people wrote it.
 
     Args:
         folder: The data folder.
-        reasons: Name within the folder -> why it is left out.
+        reasons: Path within the folder -> why it is left out.
 
     Returns:
         The file.
 
     Raises:
-        UserError: The list is damaged, or cannot be written.
+        UserError: The list is damaged or cannot be written, or a name has a line break.
     """
-    path, known = folder / FILE_NAME, read_quarantine(folder)
-    text = path.read_text("utf-8-sig") if known or path.exists() else _HEAD
-    if text and not text.endswith("\n"):
-        text += "\n"
-    new = {name: reason for name, reason in reasons.items() if name not in known}
-    lines = [f"{_written(name)}  # {' '.join(reason.split())}\n" for name, reason in new.items()]
-    if lines:
-        write_atomically(path, (text + "".join(lines)).encode("utf-8", "backslashreplace"))
+    path, listed = folder / FILE_NAME, read_quarantine(folder)
+    if broken := [name for name in reasons if not can_be_listed(name)]:
+        raise UserError(f"{broken[0]!r}: a name with a line break cannot be listed in {path}; rename the file")
+    text = path.read_bytes() if path.exists() else _HEAD.encode()
+    text += b"\n" * bool(text and not text.endswith(b"\n"))
+    new = {name: " ".join(reason.split()) for name, reason in reasons.items() if name not in listed}
+    if new:
+        lines = [f"# {reason}\n{_line_of(name)}\n" for name, reason in new.items()]
+        write_atomically(path, text + os.fsencode("".join(lines)))
     return path
 
 
-def _name_of(line: str, where: str) -> str:
-    """The name that a line holds, if it holds one."""
-    text = line.strip()
-    if text.startswith('"'):
-        try:
-            name, end = json.JSONDecoder().raw_decode(text)
-        except ValueError:
-            raise UserError(f'{where}: a name that begins with a quote must end with one, as in "a #1.jpg"') from None
-        rest = text[end:].strip()
-        if rest and not rest.startswith("#"):
-            raise UserError(f"{where}: after the closing quote only a comment may follow, not '{rest}'")
-    else:
-        name = "" if text.startswith("#") else text.split(" #")[0].split("\t#")[0].strip()
-    if name.startswith("\\") or ".." in PurePosixPath(name).parts or "\0" in name or name[1:3] in (":\\", ":/"):
-        raise UserError(f"{where}: '{name}' leads out of the folder; write names such as trainA/0001.jpg")
-    return str(PurePosixPath(name)) if name else ""
+def _path_of(line: str, where: str) -> str:
+    """The path that a line holds; empty if it holds none."""
+    if line.startswith('"'):  # as earlier versions wrote such names
+        raise UserError(f"{where}: paths are no longer quoted; write the path as it is, after ./")
+    path = line.removeprefix("./") if line.startswith("./") else re.split(r"(?:^|\s)#", line)[0].strip()
+    if path.startswith("\\") or ".." in PurePosixPath(path).parts or path[1:3] in (":\\", ":/"):
+        raise UserError(f"{where}: '{path}' leads out of the folder; write paths such as trainA/0001.jpg")
+    return str(PurePosixPath(path)) if path else ""
 
 
-def _written(name: str) -> str:
-    """A name as a line of the list."""
-    plain = name == name.strip() and not name.startswith(('"', "#")) and " #" not in name and name.isprintable()
-    return name if plain else json.dumps(name)
+def _line_of(name: str) -> str:
+    is_plain = name == name.strip() and not name.startswith(('"', "./")) and not re.search(r"(?:^|\s)#", name)
+    return name if is_plain else f"./{name}"

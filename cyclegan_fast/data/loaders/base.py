@@ -1,4 +1,4 @@
-"""What every loader is: an endless stream of batches on the training device, that can be taken up anywhere."""
+"""What every loader is: an endless stream of batches on the training device, that can be resumed anywhere."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Loader(ABC):
 
     name = ""
     """What `--loader` calls it."""
-    mend = "use --loader torch"
+    fix = "use --loader torch"
     """What helps where it cannot serve."""
     auto_devices: tuple[str, ...] = ("cpu", "cuda")
     """Kinds of device for which `--loader auto` may take it."""
 
     @classmethod
     def why_not(cls, samples: Samples, device: torch.device) -> str | None:
-        """Why this loader cannot serve `samples` on `device`, in words that end a sentence; None if it can."""
+        """Returns why this loader cannot serve `samples` on `device`, to end a sentence; None if it can."""
         return None
 
     def __init__(
@@ -57,17 +57,17 @@ class Loader(ABC):
         self.samples, self.batch_size = samples, batch_size
         self.device, self.channels_last = torch.device(device), channels_last
         self.skipped: dict[str, str] = {}
-        """Images that went bad during training, under the policy "skip": source -> reason."""
+        """Images that went bad during training, under the policy "skip": file -> reason."""
         self._sample = start_sample
         self._batches: Iterator[Batch] | None = None
 
     @property
-    def about(self) -> str:
-        """The metadata of this loader that its user wants to know, in a few words."""
+    def description(self) -> str:
+        """What a user wants to know of this loader, in a few words."""
         return ""
 
     def prepare(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Sets going what prepares batches, so that the first one need not wait for what is done once and takes long.
+        """Starts what prepares batches, so that the first one need not wait for what is done once and takes long.
 
         Args:
             cancelled: Asked now and then: True ends it early, and a batch that is wanted all the same begins it anew.
@@ -80,16 +80,16 @@ class Loader(ABC):
 
     @abstractmethod
     def start(self, sample: int) -> Iterator[Batch]:
-        """What is prepared ahead: raw batches from that sample number on, for ever; see `Samples.numbers`.
+        """Yields what is prepared ahead: raw batches from that sample number on, for ever; see `Samples.numbers`.
 
-        Each holds ``paths_A``, ``paths_B``, ``skipped`` (source and reason of images that went bad), and whatever
+        Each holds ``paths_A``, ``paths_B``, ``skipped`` (file and reason of images that went bad), and whatever
         `images_of` makes the images from; or ``failure``, a sentence, in the place of all that: an exception from a
         worker would arrive wrapped in the worker's traceback.
         """
 
     @abstractmethod
     def images_of(self, raw: Batch, side: str) -> Tensor:
-        """The images of one side ("A" or "B") of a raw batch, ready on the device for the current stream."""
+        """Returns the images of one side ("A" or "B") of a raw batch, ready on the device for the current stream."""
 
     @property
     def epoch_size(self) -> int:
@@ -112,23 +112,23 @@ class Loader(ABC):
         if "failure" in raw:
             self.close()
             raise UserError(raw["failure"])
-        for source, reason in raw["skipped"]:
-            if source not in self.skipped:
-                log.warning("%s: %s; left out from here on", source, reason)
-            self.skipped[source] = reason
+        for file, reason in raw["skipped"]:
+            if file not in self.skipped:
+                log.warning("%s: %s; left out from here on", file, reason)
+            self.skipped[file] = reason
         self._sample += self.batch_size * self.samples.world
         images = {side: self.images_of(raw, side) for side in ("A", "B")}
         return {**images, "paths_A": raw["paths_A"], "paths_B": raw["paths_B"]}
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the place in the stream: the number of the first sample that was not delivered.
+        """Returns the position in the stream: the number of the first sample that was not delivered.
 
         It is that of all processes together, which go in step: any of them may keep it for all.
         """
         return {"sample": self._sample}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Takes the stream up at `state`; what was prepared is dropped."""
+        """Resumes the stream at `state`; what was prepared is dropped."""
         self.close()
         self._sample = state["sample"]
 

@@ -1,4 +1,4 @@
-"""Which files any decoder may decode: those that leave it no choice.
+"""Which files DALI may decode: those that leave a decoder no choice.
 
 Decoders agree on an 8-bit grey or YCbCr JPEG and on an 8-bit grey or RGB PNG, and on little else: alpha, palettes,
 16 bits, CMYK, animation and damage are each handled in their own way. Those are for `decode.read` and its one rule.
@@ -22,15 +22,15 @@ _PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _PNG_METADATA = (b"Raw profile type", b"XML:com.adobe.xmp")  # texts that may hold an orientation
 
 
-def plain_size(content: bytes) -> Size | None:
-    """The upright width and height of a plain image, read from its headers; None for any other content.
+def decodable_size(content: bytes) -> Size | None:
+    """Returns the upright width and height of an image that DALI may decode, from its headers; None for any other.
 
     A JPEG must be whole as far as its last two bytes tell; a PNG's checksums are verified. Damage inside a JPEG is
     not found here.
     """
     if content.startswith(_PNG_START):
         kind = "PNG"
-        if not _is_plain_png(content):
+        if not _is_decodable_png(content):
             return None
     elif content.startswith(b"\xff\xd8\xff") and content.endswith(b"\xff\xd9"):
         kind = "JPEG"
@@ -40,12 +40,12 @@ def plain_size(content: bytes) -> Size | None:
         with Image.open(io.BytesIO(content), formats=(kind,)) as image:  # refuses bombs, and what it does not know
             if kind == "PNG":
                 return image.size
-            return _plain_jpeg_size(image)
-    except Exception:  # whatever it is, it is not plain
+            return _jpeg_size(image)
+    except Exception:  # whatever it is, it is not for DALI
         return None
 
 
-def _plain_jpeg_size(image: Image.Image) -> Size | None:
+def _jpeg_size(image: Image.Image) -> Size | None:
     if image.format != "JPEG" or image.mode not in ("L", "RGB"):  # it may be MPO, or CMYK
         return None
     if image.mode == "RGB":
@@ -61,7 +61,7 @@ def _plain_jpeg_size(image: Image.Image) -> Size | None:
     return (width, height) if orientation < 5 else (height, width)
 
 
-def _is_plain_png(content: bytes) -> bool:
+def _is_decodable_png(content: bytes) -> bool:
     """Whether a PNG is 8-bit grey or RGB, not interlaced, whole, and holds nothing that changes its pixels."""
     depth, color, _, _, interlace = content[24:29].ljust(5, b"\0")
     if depth != 8 or color not in (0, 2) or interlace:

@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-MOST_BATCHES = 64
-MOST_BYTES = 512 * 2**20
+MAX_BATCHES = 64
+MAX_BYTES = 512 * 2**20
 CLOSE_SECONDS = 10.0  # that `close` waits for the batch in the making; its thread ends after it in any case
 
 
@@ -25,8 +25,8 @@ class Prefetched(Iterator[T], Generic[T]):
     Args:
         source: Used by the thread alone from now on.
         size_of: Bytes of a batch.
-        most_batches: Never more than this many are held,
-        most_bytes: nor more than this many bytes, one batch excepted.
+        max_batches: Never more than this many are held,
+        max_bytes: nor more than this many bytes, one batch excepted.
     """
 
     def __init__(
@@ -34,37 +34,37 @@ class Prefetched(Iterator[T], Generic[T]):
         source: Iterator[T],
         size_of: Callable[[T], int],
         *,
-        most_batches: int = MOST_BATCHES,
-        most_bytes: int = MOST_BYTES,
+        max_batches: int = MAX_BATCHES,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
-        self._shelf: _Shelf[T] = _Shelf(size_of, most_batches, most_bytes)
-        # The thread knows the shelf and not this object, which can so be dropped like any other iterator.
-        self._thread = threading.Thread(target=_fill, args=(self._shelf, source), name="prefetch", daemon=True)
-        weakref.finalize(self, self._shelf.close)
+        self._queue: _Queue[T] = _Queue(size_of, max_batches, max_bytes)
+        # The thread knows the queue and not this object, which can so be dropped like any other iterator.
+        self._thread = threading.Thread(target=_fill, args=(self._queue, source), name="prefetch", daemon=True)
+        weakref.finalize(self, self._queue.close)
         self._thread.start()
 
     def __next__(self) -> T:
         """Returns the next batch; waits for it where none is ready."""
-        return self._shelf.take()
+        return self._queue.take()
 
     @property
     def depth(self) -> int:
-        """Batches that are kept ready at the moment."""
-        return self._shelf.depth
+        """Batches that are prepared ahead at the moment."""
+        return self._queue.depth
 
     def close(self) -> None:
         """Drops what was prepared and ends the thread, which lets go of the source."""
-        self._shelf.close()
+        self._queue.close()
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)
 
 
-class _Shelf(Generic[T]):
+class _Queue(Generic[T]):
     """Batches between the thread that makes them and the consumer that takes them."""
 
-    def __init__(self, size_of: Callable[[T], int], most_batches: int, most_bytes: int) -> None:
-        self.size_of, self.most_batches, self.most_bytes = size_of, most_batches, most_bytes
-        self.depth = min(2, most_batches)
+    def __init__(self, size_of: Callable[[T], int], max_batches: int, max_bytes: int) -> None:
+        self.size_of, self.max_batches, self.max_bytes = size_of, max_batches, max_bytes
+        self.depth = min(2, max_batches)
         self.changed = threading.Condition()
         self.batches: deque[tuple[T, int]] = deque()
         self.bytes_held, self.taken = 0, 0
@@ -87,7 +87,7 @@ class _Shelf(Generic[T]):
     def _has_room(self) -> bool:
         held = len(self.batches)
         # The next batch is taken to be as large as the mean of those that are here.
-        return held == 0 or (held < self.depth and self.bytes_held * (held + 1) <= self.most_bytes * held)
+        return held == 0 or (held < self.depth and self.bytes_held * (held + 1) <= self.max_bytes * held)
 
     def finish(self, end: BaseException) -> None:
         with self.changed:
@@ -98,7 +98,7 @@ class _Shelf(Generic[T]):
         with self.changed:
             if not self.batches and self.end is None and not self.closed:
                 if self.taken:  # the first batch is always waited for
-                    self.depth = min(2 * self.depth, self.most_batches)
+                    self.depth = min(2 * self.depth, self.max_batches)
                     self.changed.notify_all()
                 self.changed.wait_for(lambda: self.batches or self.end is not None or self.closed)
             if not self.batches:
@@ -117,10 +117,10 @@ class _Shelf(Generic[T]):
             self.changed.notify_all()
 
 
-def _fill(shelf: _Shelf[T], source: Iterator[T]) -> None:
-    """The thread: batches onto the shelf, until it is closed or the source ends."""
+def _fill(queue: _Queue[T], source: Iterator[T]) -> None:
+    """The thread: batches onto the queue, until it is closed or the source ends."""
     try:
-        while shelf.wait_for_room():
-            shelf.put(next(source))
-    except BaseException as error:  # of any kind: the consumer is told, or it would wait for ever
-        shelf.finish(error)
+        while queue.wait_for_room():
+            queue.put(next(source))
+    except BaseException as error:  # of any kind: the consumer learns of it, or it would wait for ever
+        queue.finish(error)

@@ -11,35 +11,35 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.image_file import ImageFile
 
 
-def in_shards(sources: Sequence[ImageFile]) -> bool:
+def in_shards(files: Sequence[ImageFile]) -> bool:
     """Whether any of these is a member of an archive."""
-    return any(source.member for source in sources)
+    return any(file.member for file in files)
 
 
-def owners(sources: Sequence[ImageFile], world: int) -> np.ndarray:
-    """Deals images out to `world` processes, file by file: a shard goes to one of them as a whole.
+def assign_ranks(files: Sequence[ImageFile], world: int) -> np.ndarray:
+    """Deals images out to `world` processes, shard by shard: a shard goes to one of them as a whole.
 
-    The largest file is dealt first, each to the process that has the fewest images so far. The same images are
+    The largest shard is dealt first, each to the process that has the fewest images so far. The same images are
     dealt alike everywhere.
 
     Returns:
-        The rank that each image belongs to, int32 [len(sources)].
+        The rank that each image belongs to, int32 [N].
 
     Raises:
-        UserError: there are fewer files than processes.
+        UserError: There are fewer shards than processes.
     """
-    files: dict[str, int] = {}
-    file_of = np.array([files.setdefault(source.path, len(files)) for source in sources], np.int64)  # [len(sources)]
-    if len(files) < world:
+    shards: dict[str, int] = {}
+    shard_of = np.array([shards.setdefault(file.path, len(shards)) for file in files], np.int64)  # [N]
+    if len(shards) < world:
         raise UserError(
-            f"{world} processes share {len(files)} shard{'s' * (len(files) != 1)}, but each needs one of its own (the "
-            f"first is {sources[0].path}): make smaller shards, or start fewer processes"
+            f"{world} processes share {len(shards)} shard{'s' * (len(shards) != 1)}, but each needs one of its own "
+            f"(the first is {files[0].path}): make smaller shards, or start fewer processes"
         )
-    images = np.bincount(file_of)  # [files]
-    held = [(0, rank) for rank in range(world)]
-    owner = np.empty(len(files), np.int32)
-    for file in np.argsort(-images, kind="stable"):
-        count, rank = held[0]
-        owner[file] = rank
-        heapq.heapreplace(held, (count + int(images[file]), rank))
-    return owner[file_of]
+    counts = np.bincount(shard_of)  # images of each shard, [shards]
+    loads = [(0, rank) for rank in range(world)]  # a heap of (images so far, rank)
+    ranks = np.empty(len(shards), np.int32)
+    for shard in np.argsort(-counts, kind="stable"):
+        load, rank = loads[0]
+        ranks[shard] = rank
+        heapq.heapreplace(loads, (load + int(counts[shard]), rank))
+    return ranks[shard_of]

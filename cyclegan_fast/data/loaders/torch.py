@@ -34,7 +34,7 @@ class WorkersLoader(Loader):
         self.workers = default_workers(self.device) if workers is None else workers
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         """How many processes decode."""
         return f"{self.workers} worker process{'' if self.workers == 1 else 'es'}"
 
@@ -64,7 +64,7 @@ class WorkersLoader(Loader):
         return Prefetched(_until_a_worker_dies(batches), _bytes_of)
 
     def images_of(self, raw: Batch, side: str) -> Tensor:
-        """Carries the pixels to the device and normalises them there."""
+        """Copies the pixels to the device and normalises them there."""
         pixels = raw[side].to(self.device, non_blocking=True)
         return to_model_range(pixels, channels_last=self.channels_last)
 
@@ -77,18 +77,18 @@ class _Cropped(Dataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         samples = self.samples
-        picked = samples.pick(number)
+        sample = samples.draw(number)
         skipped: Skipped = []
         try:
-            source_A, pixels_A = samples.read(0, picked.a, skipped)
-            source_B, pixels_B = samples.read(1, picked.b, skipped)
+            file_A, pixels_A = samples.read(0, sample.index_A, skipped)
+            file_B, pixels_B = samples.read(1, sample.index_B, skipped)
         except UserError as error:
             return {"failure": str(error)}
         return {
-            "A": transforms.crop(pixels_A, samples.config, picked.draw_A),
-            "B": transforms.crop(pixels_B, samples.config, picked.draw_B),
-            "paths_A": str(source_A),
-            "paths_B": str(source_B),
+            "A": transforms.crop(pixels_A, samples.config, sample.augmentation_A),
+            "B": transforms.crop(pixels_B, samples.config, sample.augmentation_B),
+            "paths_A": str(file_A),
+            "paths_B": str(file_B),
             "skipped": skipped,
         }
 
@@ -138,8 +138,8 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _start_method(device: torch.device) -> str:
     """A process that has opened CUDA must not be forked; on the CPU a fork starts at once and shares torch's pages."""
-    wanted = "forkserver" if device.type == "cuda" else "fork"
-    return wanted if wanted in multiprocessing.get_all_start_methods() else "spawn"
+    preferred = "forkserver" if device.type == "cuda" else "fork"
+    return preferred if preferred in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:

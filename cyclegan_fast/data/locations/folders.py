@@ -1,27 +1,60 @@
-"""The folders trainA, trainB, testA and testB: which image files each domain holds."""
+"""Folders of images: the image files below one, and the domains trainA, trainB, testA and testB of a data folder."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.find import list_images
 
+log = logging.getLogger(__name__)
+
 DOMAIN_FOLDERS = ("trainA", "trainB", "testA", "testB")
+_RUN_FILES = ("config.yaml", "events.jsonl")  # a folder that holds both is that of a training run
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Lists the image files of a folder and those below it (see `list_images`), without those of training runs.
+
+    A run whose folder lies among its own images would otherwise train on its sample grids.
+
+    Raises:
+        UserError: The folder holds no image, or a link leads out of it.
+    """
+    paths = list_images(folder)
+    runs = find_runs(paths, folder)
+    if not runs:
+        return paths
+    kept = [path for path in paths if not runs.intersection(path.parents)]
+    for run in sorted(runs):
+        log.warning("%s: the images of this training run are left out; a run's folder is better kept elsewhere", run)
+    if not kept:
+        raise UserError(f"{folder}: holds no image but those of training runs ({min(runs)}); name a folder with images")
+    return kept
+
+
+def find_runs(paths: Sequence[Path], folder: Path | None = None) -> set[Path]:
+    """Returns the folders of training runs, strictly below `folder` or anywhere, in which some of the files lie."""
+    parents: set[Path] = set()
+    for parent in {path.parent for path in paths}:
+        parents.update(_up_to(parent, folder))
+    return {parent for parent in parents if all((parent / name).is_file() for name in _RUN_FILES)}
 
 
 def list_domain(root: Path, name: str) -> list[Path]:
-    """Lists the image files of the folder `root/name`; see `list_images`.
+    """Lists the image files of the folder `root/name`; see `list_folder`.
 
     Raises:
-        UserError: the folder is missing or holds no image, or a link leads out of it.
+        UserError: The folder is missing or holds no image, or a link leads out of it.
     """
     if not root.is_dir():
         raise UserError(f"{root}: there is no such data folder; it should hold the folders trainA and trainB")
     if not (root / name).is_dir():
         raise UserError(f"{root}: the folder {name} is missing; put the images of that domain there")
-    return list_images(root / name)
+    return list_folder(root / name)
 
 
 def list_domains(
@@ -30,7 +63,7 @@ def list_domains(
     """Lists the two domains of a split, in the order of `direction`: BtoA gives B's files first.
 
     Raises:
-        UserError: as `list_domain` does, or both names lead to one folder.
+        UserError: As `list_domain` does, or both names lead to one folder.
     """
     names = (f"{split}A", f"{split}B")
     first, second = names if direction == "AtoB" else names[::-1]
@@ -38,3 +71,9 @@ def list_domains(
     if (root / first).samefile(root / second):
         raise UserError(f"{root}: {names[0]} and {names[1]} are the same folder; each domain needs its own images")
     return pair
+
+
+def _up_to(path: Path, folder: Path | None) -> list[Path]:
+    """Returns `path` and the folders above it, those strictly below `folder` alone where one is given."""
+    folders = [path, *path.parents]
+    return folders if folder is None else folders[: folders.index(folder)]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cyclegan_fast.data.rng import Purpose, stream
+from cyclegan_fast.data.rng import RandomUse, rng_for
 
 Array = npt.NDArray[Any]  # floats
 Distance = Callable[..., Array]  # (x [1, W], y [H, 1]), or two numbers -> distance [H, W], positive inside
@@ -104,7 +104,7 @@ def class_map(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
 
 def draw_scene(seed: int, number: int) -> Scene:
     """Draws the scene with this number; the same for every size and on every machine."""
-    rng = stream(seed, Purpose.LAYOUT, number)
+    rng = rng_for(seed, RandomUse.LAYOUT, number)
     horizon = float(rng.uniform(0.36, 0.50))
     road = _Road.draw(rng, horizon)
     ground = [_hills(rng, horizon, far=True), _hills(rng, horizon, far=False), Shape("grass", _below(horizon))]

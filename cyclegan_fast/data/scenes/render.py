@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cyclegan_fast.data.rng import Purpose, stream
+from cyclegan_fast.data.rng import RandomUse, rng_for
 from cyclegan_fast.data.scenes.layout import Array, Placed, Scene, class_map, place
 
 Colour = tuple[int, int, int]
@@ -66,7 +66,7 @@ def render_labels(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
 
 def render_photo(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
     """Renders the photo under a light of its own, uint8 [size, size, 3]."""
-    rng = stream(scene.seed, Purpose.PHOTO, scene.number)
+    rng = rng_for(scene.seed, RandomUse.PHOTO, scene.number)
     texture, ripples = _texture(scene, size, stretch=1), _texture(scene, size, stretch=6)
     canvas = _sky(scene, size)
     for shape in scene.shapes:
@@ -117,7 +117,7 @@ def _texture(scene: Scene, size: int, *, stretch: int, finest: int = 256) -> Arr
     out = np.zeros((size, size), dtype=np.float32)
     cells, strength = 8, 0.5
     while cells <= min(size // 2, finest):
-        lattice = stream(scene.seed, Purpose.PHOTO, scene.number, part=cells * 8 + stretch)
+        lattice = rng_for(scene.seed, RandomUse.PHOTO, scene.number, part=cells * 8 + stretch)
         values = lattice.uniform(-1.0, 1.0, (cells, max(2, cells // stretch))).astype(np.float32)
         out += strength * np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.BICUBIC))
         cells, strength = cells * 2, strength * 0.85

@@ -20,18 +20,18 @@ from cyclegan_fast import dataset
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data import build_train_loader
-from cyclegan_fast.data.audit.survey import Survey, survey
+from cyclegan_fast.data.audit.report import AuditReport, audit
 from cyclegan_fast.errors import UserError
 from tests.data.sample_images import noise, photo
 
 GEOMETRY = {"preprocess": "crop", "crop_size": 32, "load_size": 32}
 
 
-def check(**data: object) -> Survey:
-    return survey(DataConfig(**(GEOMETRY | data)))  # type: ignore[arg-type]
+def check(**data: object) -> AuditReport:
+    return audit(DataConfig(**(GEOMETRY | data)))  # type: ignore[arg-type]
 
 
-def told(result: Survey, root: Path) -> set[tuple[str, str]]:
+def told(result: AuditReport, root: Path) -> set[tuple[str, str]]:
     return {(finding.kind, finding.name.removeprefix(f"{root}/")) for finding in result.findings}
 
 
@@ -138,8 +138,8 @@ def test_depths_and_channels(tmp_path: Path) -> None:
     reasons = {finding.kind: finding.reason for finding in result.findings}
     assert reasons["mixed"] == "2 files 8 bit, 1 files 16 bit: all are taken as 8 bit (--depth)"
     assert "--value-low" in reasons["range"] and reasons["range"].startswith("from -")
-    five = survey(DataConfig(data=tmp_path, **GEOMETRY), channels=(5, 3))  # type: ignore[arg-type]
-    assert sorted(f.name for f in five.findings if f.kind == "pixel_format") == [
+    five = audit(DataConfig(data=tmp_path, **GEOMETRY), channels=(5, 3))  # type: ignore[arg-type]
+    assert sorted(f.name for f in five.findings if f.kind == "pixel format") == [
         "trainA/0.png",
         "trainA/1.png",
         "trainA/deep.png",
@@ -191,9 +191,9 @@ def test_ctrl_c_ends_a_check_and_keeps_what_was_read(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in said and out == ""
-    kept = json.loads((tmp_path / ".cyclegan_fast" / "index.json").read_text())["files"]
-    assert len(kept) < 800
-    assert survey(DataConfig(data=tmp_path)).files_read == 800 - len(kept)
+    stored = json.loads((tmp_path / ".cyclegan_fast" / "manifest.json").read_text())["files"]
+    assert len(stored) < 800
+    assert audit(DataConfig(data=tmp_path)).files_read == 800 - len(stored)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

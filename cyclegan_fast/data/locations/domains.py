@@ -1,0 +1,91 @@
+"""The training images of both domains, by the settings of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from cyclegan_fast.config import DataConfig
+from cyclegan_fast.data.locations.folders import list_domains, list_folder
+from cyclegan_fast.data.locations.locations import catalog_folder_of, find_images
+from cyclegan_fast.data.locations.pairs import partners
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.image_file import ImageFile
+
+
+class DomainFiles(NamedTuple):
+    """The image files of one domain."""
+
+    files: list[ImageFile]
+    catalog_folder: Path
+    """The folder that keeps their manifest and the quarantine list."""
+
+
+def locate(data: DataConfig) -> tuple[DomainFiles, DomainFiles]:
+    """Finds the training images of A and of B, in the order of ``data.direction``.
+
+    With ``data.paired`` the n-th of A and the n-th of B are a pair.
+
+    Raises:
+        UserError: No location is named, or two ways of naming them; a location that is missing, empty or refused; both
+            domains are the same; images without a partner.
+    """
+    refuse_unclear_locations(data)
+    if data.data_A is not None and data.data_B is not None:
+        pair = _at_locations(data.data_A, data.data_B, data.paired)
+    elif data.data is not None and data.paired and (data.data / "train").is_dir():
+        whole = [ImageFile(str(path)) for path in list_folder(data.data / "train")]
+        halves = ([replace(file, half=half) for file in whole] for half in ("left", "right"))
+        pair = DomainFiles(next(halves), data.data), DomainFiles(next(halves), data.data)
+    else:
+        assert data.data is not None
+        pair = _in_folder(data.data, data.paired)
+    return pair if data.direction == "AtoB" else (pair[1], pair[0])
+
+
+def refuse_unclear_locations(data: DataConfig) -> None:
+    """Refuses settings that do not say where the images are.
+
+    Raises:
+        UserError: No location is named, one for one domain only, or two ways of naming them.
+    """
+    if (data.data_A is None) != (data.data_B is None):
+        raise UserError("--data-A and --data-B go together: name the images of both domains")
+    if data.data is not None and data.data_A is not None:
+        raise UserError(
+            "--data names both domains at once, --data-A and --data-B each by itself: give one or the other"
+        )
+    if data.data is None and data.data_A is None:
+        raise UserError("--data is missing: name the folder that holds trainA and trainB")
+
+
+def _at_locations(
+    locations_A: Sequence[str], locations_B: Sequence[str], paired: bool
+) -> tuple[DomainFiles, DomainFiles]:
+    """What --data-A and --data-B name."""
+    real_A, real_B = ({os.path.realpath(location) for location in side} for side in (locations_A, locations_B))
+    a, b = find_images(locations_A), find_images(locations_B)
+    if real_A == real_B or set(a) == set(b):
+        raise UserError("--data-A and --data-B name the same images; each domain needs its own")
+    if paired:
+        a, b = partners(a, b)
+    return (
+        DomainFiles(a, catalog_folder_of(locations_A[0], a[0])),
+        DomainFiles(b, catalog_folder_of(locations_B[0], b[0])),
+    )
+
+
+def _in_folder(root: Path, paired: bool) -> tuple[DomainFiles, DomainFiles]:
+    """What trainA and trainB hold."""
+    if paired and not any((root / name).is_dir() for name in ("trainA", "trainB")):
+        raise UserError(
+            f"{root}: holds no pairs; --paired takes a folder train, with A and B side by side in each image, or "
+            f"trainA and trainB with files of the same names"
+        )
+    a, b = ([ImageFile(str(path)) for path in paths] for paths in list_domains(root, "train"))
+    if paired:
+        a, b = partners(a, b)
+    return DomainFiles(a, root), DomainFiles(b, root)
