@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 DEFAULT_ARCHS = "80 90a 100 120+PTX"
-CXX_SOURCES = sorted([*CSRC.glob("torch/*.cpp"), *CSRC.glob("kernels/*.cpp"), *CSRC.glob("kernels/cpu/*.cpp")])
+CXX_SOURCES = sorted(
+    path for folder in ("torch", "kernels", "kernels/cpu", "jpeg") for path in CSRC.glob(f"{folder}/*.cpp")
+)
 CUDA_SOURCES = sorted(CSRC.glob("kernels/*.cu"))
 
 

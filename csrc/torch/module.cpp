@@ -6,8 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "../jpeg/jpeg_damage.h"
 #include "cpu/isa.h"
-#include "jpeg_damage.h"
 
 namespace py = pybind11;
 

@@ -1,6 +1,5 @@
 // find_jpeg_damage on files that are made here, whole and mutated, in memory that ends where the
-// file ends. That its words are those of the Python twin is tests/images/test_jpeg_damage.py's to
-// show.
+// file ends. Files of a real encoder: tests/images/test_jpeg_damage.py.
 #include "harness.h"
 
 #ifdef CYCLEGAN_FAST_CUDA_TWIN
@@ -9,7 +8,7 @@ void test_jpeg_damage() {}
 
 #include <algorithm>
 
-#include "jpeg_damage.h"
+#include "../../csrc/jpeg/jpeg_damage.h"
 
 using namespace cyclegan_fast;
 
@@ -24,6 +23,7 @@ constexpr int kFourBits = 2;
 const Symbols kDc = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
 const Symbols kAc = {0x00, 0x01, 0x02, 0x11, 0x12, 0x21, 0x31, 0x05, 0xf0, 0x0a, 0xf1, 0x1a};
 const Symbols kRuns = {0x00, 0x01, 0x02, 0x11, 0x10, 0x21, 0x20, 0x05, 0xf0, 0x70, 0x50};
+const Symbols kRefined = {0x01, 0x11, 0x00, 0x21, 0x10, 0x81, 0xf0, 0x20};
 
 // Writes a JPEG, segment by segment, and codes with random values.
 class Writer {
@@ -109,10 +109,53 @@ File sequential(uint32_t seed, int interval) {
   return w.file();
 }
 
+constexpr int kBlocks = 21;
+
+// The last bit of the AC coefficients, of which `nonzero` [kBlocks] has those that are known, and
+// new coefficients of +-1.
+void refine(Writer& w, const std::vector<uint64_t>& nonzero) {
+  w.table(0x10, kRefined);
+  w.bytes({0xff, 0xda, 0, 8, 1, 1, 0, 1, 63, 0x10});
+  int empty = 0;
+  for (int block = 0; block < kBlocks; ++block) {
+    const uint64_t known = nonzero[size_t(block)];
+    int k = 1;
+    const auto correct_up_to = [&](int end) {
+      for (; k < end; ++k) {
+        if (known >> k & 1) w.bit(w.below(2));
+      }
+    };
+    while (k < 64 && empty == 0) {
+      const size_t index = size_t(w.below(int(kRefined.size())));
+      const int symbol = kRefined[index], run = symbol >> 4, size = symbol & 15;
+      if (size == 0 && run < 15) {
+        const int value = w.below(1 << run);
+        if (block + (1 << run) + value > kBlocks) continue;
+        w.code(index), w.bits(value, run);
+        empty = (1 << run) + value;
+        break;
+      }
+      int end = k;
+      for (int zeros = run; end < 64; ++end) {
+        if (!(known >> end & 1) && zeros-- == 0) break;
+      }
+      if (end == 64) continue;
+      w.code(index);
+      if (size == 1) w.bit(w.below(2));
+      correct_up_to(end);
+      k = end + 1;
+    }
+    if (empty == 0) continue;
+    --empty;
+    correct_up_to(64);
+  }
+  w.end_of_piece();
+}
+
 // 50 x 20 grey pixels: 7 x 3 blocks. The DC coefficients, their last bit, then a band of AC
-// coefficients with runs of empty blocks.
+// coefficients with runs of empty blocks, and their last bit.
 File progressive(uint32_t seed) {
-  constexpr int kBlocks = 21;
+  std::vector<uint64_t> nonzero(kBlocks, 0);
   Writer w(seed);
   w.quantisation(), w.table(0x00, kDc), w.table(0x10, kRuns);
   w.bytes({0xff, 0xc2, 0, 11, 8, 0, 20, 0, 50, 1, 1, 0x11, 0});
@@ -122,7 +165,7 @@ File progressive(uint32_t seed) {
   w.bytes({0xff, 0xda, 0, 8, 1, 1, 0, 0, 0, 0x10});
   for (int i = 0; i < kBlocks; ++i) w.bit(w.below(2));
   w.end_of_piece();
-  w.bytes({0xff, 0xda, 0, 8, 1, 1, 0, 1, 63, 0});
+  w.bytes({0xff, 0xda, 0, 8, 1, 1, 0, 1, 63, 0x01});
   for (int block = 0; block < kBlocks;) {
     ++block;
     for (int k = 1; k < 64;) {
@@ -138,9 +181,11 @@ File progressive(uint32_t seed) {
         break;
       }
       k += run + 1;
+      if (size > 0) nonzero[size_t(block) - 1] |= uint64_t{1} << (k - 1);
     }
   }
   w.end_of_piece();
+  refine(w, nonzero);
   return w.file();
 }
 
@@ -193,6 +238,11 @@ void test_jpeg_damage() {
   for (const File& file : files) {
     const std::string damage = damage_of(file);
     expect(damage.empty(), "jpeg_damage: a sound file: " + damage);
+    File padded(file.begin(), file.end() - 2);
+    padded.insert(padded.end(), {0, 0, 0, 0xff, 0xd9});
+    expect(damage_of(padded).empty(), "jpeg_damage: zeros behind the pixels: " + damage_of(padded));
+    padded.insert(padded.end() - 2, 5);
+    expect(!damage_of(padded).empty(), "jpeg_damage: bytes that are left over pass");
     File cut(file.begin(), file.end() - 12);
     expect(!damage_of(cut).empty(), "jpeg_damage: a cut file passes");
     for (int i = 0; i < (quick ? 100 : 2000); ++i)

@@ -1,16 +1,19 @@
-"""Damage in the middle of a JPEG, which Pillow decodes without a word; found by the extension and by its reference."""
+"""Damage in the middle of a JPEG, which Pillow decodes without a warning."""
 
-import collections
 import io
+import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cyclegan_fast import ops
+from cyclegan_fast import logs, ops
+from cyclegan_fast.data.catalog import manifest
 from cyclegan_fast.images import jpeg_damage as jpeg
-from cyclegan_fast.images.jpeg_damage import find_damage, find_damage_reference
+from cyclegan_fast.images.image_file import ImageFile
+from cyclegan_fast.images.jpeg_damage import find_damage
 from tests.data.flawed import photo
 from tests.data.sample_images import noise
 
@@ -26,13 +29,7 @@ WAYS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(params=["compiled", "reference"])
-def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets `find_damage` take the extension, then its reference."""
-    if request.param == "reference":
-        monkeypatch.setattr(jpeg, "_compiled", None)
-    elif not ops.extension_available():
-        pytest.skip(str(ops.extension_error()))
+compiled = pytest.mark.skipif(not ops.extension_available(), reason=str(ops.extension_error()))
 
 
 def encoded(image: Image.Image, **way: Any) -> bytes:
@@ -49,7 +46,7 @@ def decodes(content: bytes) -> bool:
     return True
 
 
-@pytest.mark.usefixtures("either")
+@compiled
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_sound_files_pass(way: dict[str, Any], mode: str) -> None:
@@ -58,7 +55,7 @@ def test_sound_files_pass(way: dict[str, Any], mode: str) -> None:
             assert find_damage(encoded(image.convert(mode), **way)) is None
 
 
-@pytest.mark.usefixtures("either")
+@compiled
 @pytest.mark.parametrize("way", [{}, {"restart_marker_rows": 1}, {"progressive": True}], ids=str)
 @pytest.mark.parametrize("flaw", ["zeros", "gap"])
 def test_much_silent_damage_is_found(way: dict[str, Any], flaw: str) -> None:
@@ -71,10 +68,10 @@ def test_much_silent_damage_is_found(way: dict[str, Any], flaw: str) -> None:
         if decodes(damaged):  # the others are found by anyone
             silent += 1
             found += find_damage(damaged) is not None
-    assert silent > 25 and found / silent > (0.2 if "progressive" in way else 0.6)
+    assert silent > 25 and found / silent > 0.6
 
 
-@pytest.mark.usefixtures("either")
+@compiled
 def test_headers_that_make_no_sense() -> None:
     content = encoded(photo(64, 64, 1))
     scan = content.index(b"\xff\xda")
@@ -84,11 +81,11 @@ def test_headers_that_make_no_sense() -> None:
         find_damage(content[:end])
 
 
-@pytest.mark.usefixtures("either")
+@compiled
 def test_restarts_out_of_order() -> None:
     content = encoded(photo(64, 64, 1), restart_marker_rows=1)
     assert find_damage(content.replace(b"\xff\xd1", b"\xff\xd5")) == "restart markers are out of order"
-    assert "stretches of coded pixels" in (find_damage(content.replace(b"\xff\xd1", b"")) or "")
+    assert "3 restart intervals where 4 belong" in (find_damage(content.replace(b"\xff\xd1", b"")) or "")
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
@@ -117,21 +114,44 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(file)
 
 
-@pytest.mark.skipif(not ops.extension_available(), reason=str(ops.extension_error()))
-def test_extension_and_reference_say_the_same() -> None:
-    rng, said = np.random.default_rng(0), collections.Counter[str | None]()
+@compiled
+def test_any_bytes_give_a_sentence_or_none() -> None:
+    rng, found = np.random.default_rng(0), set[str | None]()
     for way in WAYS:
         for mode in ("L", "RGB", "CMYK"):
-            for width, height in ((9, 8), (70, 45)):
-                content = encoded(photo(width, height, 2).convert(mode), **way)
-                for damaged in [content, *(mutated(content, rng) for _ in range(60))]:
-                    expected = find_damage_reference(damaged)
-                    assert find_damage(damaged) == expected, damaged.hex()
-                    said[expected] += 1
-    assert said.total() > 2000 and sum(count > 10 for count in said.values()) > 6, said
+            content = encoded(photo(70, 45, 2).convert(mode), **way)
+            found |= {find_damage(mutated(content, rng)) for _ in range(100)}
+    assert len(found) > 8 and all(reason is None or reason.isprintable() for reason in found)
 
 
-@pytest.mark.usefixtures("either")
+@compiled
+def test_zeros_behind_the_pixels_are_padding() -> None:
+    content = encoded(photo(64, 64, 1))
+    assert find_damage(content[:-2] + bytes(7) + content[-2:]) is None
+    assert find_damage(content[:-2] + b"left" + content[-2:]) == "coded pixels are left over"
+
+
+def test_without_the_extension_the_check_says_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    photo(64, 64, 1).save(tmp_path / "0.jpg")
+    monkeypatch.setattr(jpeg, "_scan", None)
+    monkeypatch.setattr(logs, "_reported", set())
+    with caplog.at_level(logging.WARNING, "cyclegan_fast"):
+        for _ in range(2):
+            manifest.Index(tmp_path).survey([ImageFile(str(tmp_path / "0.jpg"))])
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("JPEGs are not checked for damage in the middle")
+    index = manifest.Index(tmp_path)
+    index.survey([ImageFile(str(tmp_path / "0.jpg"))])
+    assert index.save()
+    monkeypatch.undo()
+    again = manifest.Index(tmp_path)  # what was read without the scan is read again with it
+    again.survey([ImageFile(str(tmp_path / "0.jpg"))])
+    assert again.files_read == int(ops.extension_available())
+
+
+@compiled
 def test_headers_that_no_encoder_writes() -> None:
     content = encoded(photo(64, 64, 1))
     frame, table = content.index(b"\xff\xc0"), content.index(b"\xff\xc4")

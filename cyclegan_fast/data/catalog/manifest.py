@@ -28,6 +28,8 @@ from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images.decode import BadImageError
 from cyclegan_fast.images.find import OWN_FOLDER as FOLDER
 from cyclegan_fast.images.image_file import ImageFile
+from cyclegan_fast.images.jpeg_damage import why_not_scanned
+from cyclegan_fast.logs import warn_once
 from cyclegan_fast.monitoring.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,6 @@ FILE_NAME = "manifest.json"
 
 Stamp = tuple[int, int]  # length in bytes, time of change in nanoseconds
 
-_MADE_BY = f"{VERSION}, Pillow {PIL.__version__}"  # pixels may depend on the decoder
 _CHUNK = 16  # files that a process takes at a time
 _SERIAL_UP_TO = 2 * _CHUNK  # files; so few are read before a process has started
 
@@ -78,6 +79,8 @@ class Manifest:
             if known is not None and known[0] == stamp:
                 self._seen[name] = known
         unread = [i for i, result in enumerate(results) if result is None]
+        if unread and (reason := why_not_scanned()):
+            warn_once(log, reason)
         found = _read_all([files[i] for i in unread], workers or usable_cores())
         for done, (i, result) in enumerate(zip(unread, found, strict=True), 1):
             results[i] = result
@@ -107,7 +110,7 @@ class Manifest:
             return False
         self._known = self._seen if forget_others else self._known | self._seen
         entries = {name: [*stamp, *metadata] for name, (stamp, metadata) in self._known.items()}
-        content = json.dumps({"made_by": _MADE_BY, "files": entries}, separators=(",", ":"))
+        content = json.dumps({"made_by": _made_by(), "files": entries}, separators=(",", ":"))
         try:
             write_atomically(self.path, content.encode())
         except UserError as error:
@@ -126,7 +129,7 @@ class Manifest:
             log.warning("%s: cannot be used (%s); every image is read again", self.path, error)
             return {}
         try:
-            if stored["made_by"] != _MADE_BY:
+            if stored["made_by"] != _made_by():
                 log.info("%s: made by another version; every image is read again", self.path)
                 return {}
             return {name: ((entry[0], entry[1]), _metadata_of(entry[2:])) for name, entry in stored["files"].items()}
@@ -141,6 +144,11 @@ def name_in(folder: Path, file: ImageFile) -> str:
     if not name.startswith(prefix) and (str(folder) != "." or name.startswith(("/", ".."))):
         return os.path.abspath(name).replace(os.sep, "/")  # noqa: PTH100  100,000 of them
     return name.removeprefix(prefix).replace(os.sep, "/")
+
+
+def _made_by() -> str:
+    """What an entry depends on besides its file: the rules here, the decoder, and whether JPEGs were scanned."""
+    return f"{VERSION}, Pillow {PIL.__version__}" + ", JPEGs not scanned" * bool(why_not_scanned())
 
 
 def _metadata_of(values: list[Any]) -> ImageMetadata:

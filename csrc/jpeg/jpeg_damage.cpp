@@ -9,8 +9,8 @@ namespace cyclegan_fast {
 namespace {
 
 constexpr int kDht = 0xc4, kEoi = 0xd9, kSos = 0xda, kDqt = 0xdb, kDri = 0xdd;
-constexpr int64_t kMostDc = 1024 + 64;  // eight times the distance from mid-grey, and some grace
-constexpr size_t kBeyond = 256;  // bytes of zeros after the end: more than a block can run over it
+constexpr int64_t kMaxDc = 1024 + 64;  // eight times the distance from mid-grey, and some grace
+constexpr size_t kBeyond = 256;  // bytes of zeros after the end: no block runs further over it
 
 struct Damage {  // thrown
   std::string what;
@@ -20,6 +20,7 @@ struct Damage {  // thrown
 [[noreturn]] void too_early() { damaged("the coded pixels end too early"); }
 [[noreturn]] void unknown_code() { damaged("an unknown code among the coded pixels"); }
 [[noreturn]] void long_block() { damaged("a block with more than 64 coefficients"); }
+[[noreturn]] void long_run() { damaged("a run of empty blocks leaves the image"); }
 [[noreturn]] void nonsense() { damaged("a header inside the file makes no sense"); }
 
 int64_t ceil_div(int64_t a, int64_t b) {
@@ -27,7 +28,7 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// A stretch of the file. No access leaves it.
+// A span of the file. No access leaves it.
 class Bytes {
  public:
   Bytes() = default;
@@ -82,7 +83,23 @@ struct Table {
   Bytes symbols;  // in the codes' order
 };
 
-// What the segments so far have said.
+// Which coefficients of a component's blocks are not zero: a bit each, in zigzag order. Blocks
+// beyond the last one that holds any cost no memory, whatever size the header promises.
+class NonZero {
+ public:
+  uint64_t& operator[](int64_t block) {
+    if (size_t(block) >= bits_.size()) bits_.resize(size_t(block) + 1);
+    return bits_[size_t(block)];
+  }
+  uint64_t at(int64_t block) const {
+    return size_t(block) < bits_.size() ? bits_[size_t(block)] : 0;
+  }
+
+ private:
+  std::vector<uint64_t> bits_;
+};
+
+// What the segments so far have defined.
 struct State {
   int64_t width = 0, height = 0;
   bool progressive = false;
@@ -90,6 +107,7 @@ struct State {
   std::map<int, Table> tables;             // of class * 16 + id
   std::map<int, int64_t> dc_quantisation;  // of a table's number: its first entry
   int64_t interval = 0;                    // MCUs between restarts; 0 for none
+  std::map<int, NonZero> nonzero;          // of a component, by its id
 
   // The largest sampling factors.
   Component finest() const {
@@ -189,6 +207,12 @@ class Bits {
   }
 
   size_t count() const { return count_; }
+  // Whether all bytes from this one on are zeros, with which some encoders fill the last interval.
+  bool zeros_from(size_t byte) const {
+    const auto end = bytes_.begin() + std::ptrdiff_t(count_ / 8);
+    return std::all_of(bytes_.begin() + std::ptrdiff_t(std::min(byte, count_ / 8)), end,
+                       [](uint8_t value) { return value == 0; });
+  }
   // The 16 bits from a position on.
   uint32_t window(size_t position) const {
     if (position >= count_ + 8 * kBeyond) nonsense();
@@ -207,7 +231,7 @@ class Bits {
 struct Coder {
   size_t component;
   const Codes *dc, *ac;  // ac: null where DC coefficients are alone
-  int64_t most;          // of the DC coefficient, quantised
+  int64_t max_dc;        // of the DC coefficient, quantised
 };
 
 // Returns the bits that so many MCUs take: sequential, or the DC coefficients alone of a
@@ -226,7 +250,7 @@ size_t follow_blocks(const Bits& bits, int64_t mcus, const std::vector<Coder>& c
         const int value = int(bits.window(position) >> (16 - size));
         int64_t& level = levels[coder.component];
         level += value >> (size - 1) ? value : value + 1 - (1 << size);
-        if (level < -coder.most || level > coder.most) damaged("brightness leaves its range");
+        if (level < -coder.max_dc || level > coder.max_dc) damaged("brightness leaves its range");
         position += size_t(size);
       }
       if (coder.ac == nullptr) continue;
@@ -245,17 +269,22 @@ size_t follow_blocks(const Bits& bits, int64_t mcus, const std::vector<Coder>& c
   return position;
 }
 
-// Returns the bits that the coefficients `first` to `last` of so many blocks take in a progressive
-// scan.
-size_t follow_ac(const Bits& bits, int64_t blocks, const Codes& codes, int first, int last) {
+// A band of AC coefficients, first to last, of the blocks [begin, end) of one component.
+struct Band {
+  int first, last;
+  int64_t begin, end;
+};
+
+// Returns the bits that a band takes in the progressive scan that codes it first.
+size_t follow_first(const Bits& bits, const Band& band, const Codes& codes, NonZero& nonzero) {
   size_t position = 0;
-  int64_t block = 0;
-  while (block < blocks) {
+  int64_t block = band.begin;
+  while (block < band.end) {
     if (position > bits.count()) too_early();
-    ++block;
-    int k = first;
+    const int64_t current = block++;
+    int k = band.first;
     bool ended = false;
-    while (k <= last && !ended) {
+    while (k <= band.last && !ended) {
       const int found = codes[bits.window(position)];
       if (found == 0) unknown_code();
       position += size_t(found >> 8);
@@ -267,11 +296,55 @@ size_t follow_ac(const Bits& bits, int64_t blocks, const Codes& codes, int first
       } else {
         position += size_t(size);
         k += run + 1;
+        if (size > 0 && k <= band.last + 1) nonzero[current] |= uint64_t{1} << (k - 1);
       }
     }
-    if (!ended && k > last + 1) long_block();
+    if (!ended && k > band.last + 1) long_block();
   }
-  if (block > blocks) damaged("a run of empty blocks leaves the image");
+  if (block > band.end) long_run();
+  return position;
+}
+
+// Returns the bits that a band takes in a progressive scan that adds one bit to its coefficients:
+// a bit for each that is not zero yet, between the codes of those that become +-1.
+size_t follow_refinement(const Bits& bits, const Band& band, const Codes& codes, NonZero& nonzero) {
+  size_t position = 0;
+  int64_t empty = 0;  // blocks, this one included, that gain no coefficient from here on
+  for (int64_t block = band.begin; block < band.end; ++block) {
+    if (position > bits.count()) too_early();
+    const uint64_t known = nonzero.at(block);
+    uint64_t gained = 0;
+    int k = band.first;
+    for (; k <= band.last && empty == 0; ++k) {
+      const int found = codes[bits.window(position)];
+      if (found == 0) unknown_code();
+      position += size_t(found >> 8);
+      int run = found >> 4 & 15;
+      const int size = found & 15;
+      if (size > 1) unknown_code();
+      if (size == 0 && run < 15) {
+        empty = (int64_t{1} << run) + int64_t(bits.window(position) >> (16 - run));
+        position += size_t(run);
+        break;
+      }
+      position += size_t(size);
+      for (; k <= band.last; ++k) {
+        if (known >> k & 1) {
+          ++position;
+        } else if (run-- == 0) {
+          break;
+        }
+      }
+      if (size == 0) continue;
+      if (k > band.last) long_block();
+      gained |= uint64_t{1} << k;
+    }
+    if (gained != 0) nonzero[block] |= gained;
+    if (empty == 0) continue;
+    --empty;
+    for (; k <= band.last; ++k) position += known >> k & 1;
+  }
+  if (empty > 0) long_run();
   return position;
 }
 
@@ -290,7 +363,7 @@ std::vector<Bytes> split(Bytes data, int64_t count) {
     restarts.pop_back();  // one restart too many at the end harms nobody
   }
   if (int64_t(pieces.size()) != count) {
-    throw Damage{std::to_string(pieces.size()) + " stretches of coded pixels where " +
+    throw Damage{std::to_string(pieces.size()) + " restart intervals where " +
                  std::to_string(count) + " belong"};
   }
   for (size_t i = 0; i < restarts.size(); ++i) {
@@ -300,7 +373,7 @@ std::vector<Bytes> split(Bytes data, int64_t count) {
 }
 
 // Follows the codes of one scan, restart interval by restart interval.
-void check_scan(Bytes header, Bytes data, const State& state) {
+void check_scan(Bytes header, Bytes data, State& state) {
   const size_t count = size_t(header[0]);
   struct Chosen {
     Component part;
@@ -316,7 +389,8 @@ void check_scan(Bytes header, Bytes data, const State& state) {
   const int first = header[1 + 2 * count], last = header[2 + 2 * count];
   const int approximation = header[3 + 2 * count], shift = approximation & 15;
   const bool refines = state.progressive && approximation >> 4 > 0;
-  if (refines && first > 0) return;
+  const bool is_band = state.progressive && first > 0;
+  if (is_band && (count != 1 || first > last || last > 63)) nonsense();
   const int64_t total = count == 1 ? state.blocks(chosen[0].part) : state.mcus();
   const int64_t interval = state.interval != 0 ? state.interval : total;
   const std::vector<Bytes> pieces = split(data, ceil_div(total, interval));
@@ -324,32 +398,38 @@ void check_scan(Bytes header, Bytes data, const State& state) {
   std::vector<Codes> codes;
   codes.reserve(2 * count + 1);  // the coders point into it
   std::vector<Coder> coders;
-  if (first == 0 && !refines) {
+  if (is_band) {
+    codes.emplace_back(look_up(state.tables, 16 + (chosen[0].ids & 15)));
+  } else if (!refines) {
     for (size_t i = 0; i < count; ++i) {
       const auto& [part, ids] = chosen[i];
       const int64_t quantisation = look_up(state.dc_quantisation, part.quantisation);
       if (quantisation == 0) nonsense();
-      Coder coder = {i, nullptr, nullptr, ((kMostDc / quantisation + 1) >> shift) + 1};
+      Coder coder = {i, nullptr, nullptr, ((kMaxDc / quantisation + 1) >> shift) + 1};
       if (!state.progressive) {
         coder.ac = &codes.emplace_back(look_up(state.tables, 16 + (ids & 15)));
       }
       coder.dc = &codes.emplace_back(look_up(state.tables, ids >> 4));
       coders.insert(coders.end(), count == 1 ? 1 : size_t(part.across * part.down), coder);
     }
-  } else if (!refines) {
-    if (chosen.empty()) nonsense();
-    codes.emplace_back(look_up(state.tables, 16 + (chosen[0].ids & 15)));
   }
 
   Bits bits;
   for (size_t i = 0; i < pieces.size(); ++i) {
-    const int64_t mcus = std::min(interval, total - int64_t(i) * interval);
+    const int64_t begin = int64_t(i) * interval, end = std::min(begin + interval, total);
     bits.assign(pieces[i]);
-    const size_t used = refines      ? size_t(mcus * blocks_of_mcu)  // one bit for each block
-                        : first == 0 ? follow_blocks(bits, mcus, coders)
-                                     : follow_ac(bits, mcus, codes[0], first, last);
+    size_t used;
+    if (is_band) {
+      const auto follow = refines ? follow_refinement : follow_first;
+      used = follow(bits, {first, last, begin, end}, codes[0], state.nonzero[header[1]]);
+    } else if (refines) {
+      used = size_t((end - begin) * blocks_of_mcu);  // one bit for each block
+    } else {
+      used = follow_blocks(bits, end - begin, coders);
+    }
     if (used > bits.count()) too_early();
-    if (bits.count() - used >= 8) damaged("coded pixels are left over");
+    const bool padded = i + 1 == pieces.size() && bits.zeros_from((used + 7) / 8);
+    if (bits.count() - used >= 8 && !padded) damaged("coded pixels are left over");
   }
 }
 
@@ -357,6 +437,7 @@ void read_frame(Bytes body, int marker, State& state) {
   state.progressive = marker == 0xc2;
   state.height = body.two(1), state.width = body.two(3);
   state.components.clear();
+  state.nonzero.clear();
   const size_t count = size_t(body[5]);
   for (size_t i = 6; i < 6 + 3 * count; i += 3) {
     state.components[body[i]] = {body[i + 1] >> 4, body[i + 1] & 15, body[i + 2]};
@@ -379,7 +460,7 @@ void read_quantisation(Bytes body, State& state) {
     const Bytes entry = body.slice(1, 2 + wide);
     int64_t value = 0;
     for (size_t i = 0; i < entry.size(); ++i) {
-      value = std::min(value << 8 | entry[i], 2 * kMostDc);  // as good as any larger one
+      value = std::min(value << 8 | entry[i], 2 * kMaxDc);  // as good as any larger one
     }
     state.dc_quantisation[body[0] & 15] = value;
     body = body.from(1 + 64 * (1 + wide));
