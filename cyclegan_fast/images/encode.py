@@ -10,10 +10,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images import high_bit_depth as deep
 from cyclegan_fast.images.decode import FORMATS
+from cyclegan_fast.images.high_bit_depth import encode_png, encode_ppm
+from cyclegan_fast.images.packages import MissingPackageError
+from cyclegan_fast.images.raster import to_pil
+from cyclegan_fast.images.tiff import encode_tiff
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
+_CHANNELS = {"PNG": (1, 2, 3, 4), "WEBP": (1, 3, 4), "BMP": (1, 3, 4)}  # 2 and 4 with transparency; others 1 and 3
+_CONTAINERS = "TIFF, or PNG where the channels are grey or colour and transparency"
 
 
 def encode_like(source: Path, pixels: np.ndarray) -> bytes:
@@ -23,21 +28,28 @@ def encode_like(source: Path, pixels: np.ndarray) -> bytes:
         UserError: That format cannot hold such pixels, or a package is missing that writes them.
     """
     kind, channels = _format_of(source), pixels.shape[2]
-    colour, deep_pixels = channels == 3, pixels.dtype != np.uint8
-    if kind != "TIFF" and (channels not in (1, 3) or pixels.dtype == np.float32):
-        what = "floating-point values" if pixels.dtype == np.float32 else f"{channels} channels"
-        raise UserError(f"the result has {what}, which {kind} cannot hold: give the image as TIFF")
+    if kind != "TIFF" and pixels.dtype == np.float32:
+        raise UserError(f"the result has floating-point values, which {kind} cannot hold: give the image as TIFF")
+    if kind != "TIFF" and channels not in _CHANNELS.get(kind, (1, 3)):
+        raise UserError(
+            f"the result has {channels} channels, which {kind} cannot hold: give the image as {_CONTAINERS}"
+        )
     try:
-        if deep_pixels and colour and kind == "PNG":
-            return deep.encode_png(pixels)
-        if deep_pixels and colour and kind == "PPM":
-            return deep.encode_ppm(pixels)
-        if kind == "TIFF" and (channels not in (1, 3) or (deep_pixels and colour)):
-            return deep.encode_tiff(pixels)
-    except deep.MissingPackageError as error:
+        return _encode(kind, pixels)
+    except MissingPackageError as error:
         raise UserError(str(error)) from error
+
+
+def _encode(kind: str, pixels: np.ndarray) -> bytes:
+    channels, is_deep = pixels.shape[2], pixels.dtype != np.uint8
+    if is_deep and channels > 1 and kind == "PNG":
+        return encode_png(pixels)
+    if is_deep and channels > 1 and kind == "PPM":
+        return encode_ppm(pixels)
+    if kind == "TIFF" and (channels not in (1, 3) or (is_deep and channels > 1)):
+        return encode_tiff(pixels)
     buffer = io.BytesIO()
-    Image.fromarray(pixels if colour else pixels[..., 0]).save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
+    to_pil(pixels).save(buffer, kind, **_SAVE_OPTIONS.get(kind, {}))
     return buffer.getvalue()
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from cyclegan_fast.files import partial_beside, storage_errors
-from cyclegan_fast.images import high_bit_depth as deep
-from cyclegan_fast.images.decode import faults_of, to_channels
+from cyclegan_fast.images.decode import faults_of
+from cyclegan_fast.images.packages import import_package
+from cyclegan_fast.images.raster import to_channels
+from cyclegan_fast.images.tiff import check_page, page_raster, stored_shape, write_options
 
 _STRIP_ROWS = 64  # of what is written
 _MANY = 4 * 10**9  # bytes, from where a TIFF needs 64-bit offsets
@@ -33,13 +35,13 @@ class TiffRows:
         self._path, self._channels = path, channels
         self._decoded: OrderedDict[int, np.ndarray | None] = OrderedDict()
         with contextlib.ExitStack() as stack, faults_of(path):
-            self._file = stack.enter_context(deep.tifffile().TiffFile(path))
+            self._file = stack.enter_context(import_package("tifffile").TiffFile(path))
             self._page = page = self._file.pages[0]
-            deep.check_page(page)
-            if deep.page_raster(page, np.zeros((0, 0, page.samplesperpixel), page.dtype)).orientation != 1:
+            check_page(page)
+            if page_raster(page, np.zeros((0, 0, page.samplesperpixel), page.dtype)).orientation != 1:
                 raise ValueError("it lies on its side (its orientation tag): turn it first")
             self.height, self.width = int(page.imagelength), int(page.imagewidth)
-            self._mapped = page.asarray(out="memmap") if page.is_memmappable else None
+            self._mapped = self._map() if page.is_memmappable else None
             self.dtype = self.pixels(0, 1).dtype
             stack.pop_all()
 
@@ -55,7 +57,7 @@ class TiffRows:
             BadImageError: They are damaged, or the channels do not fit.
         """
         with faults_of(self._path):
-            return to_channels(deep.page_raster(self._page, self._stored(low, high)), self._channels)
+            return to_channels(page_raster(self._page, self._stored(low, high)), self._channels)
 
     def close(self) -> None:
         """Closes the file."""
@@ -66,9 +68,7 @@ class TiffRows:
         page = self._page
         channels, planes = page.samplesperpixel, page.samplesperpixel if page.planarconfig != 1 else 1
         if self._mapped is not None:
-            if planes > 1:
-                return np.moveaxis(self._mapped[:, low:high], 0, -1)
-            return np.asarray(self._mapped[low:high]).reshape(high - low, self.width, channels)
+            return np.moveaxis(self._mapped[:, low:high], 0, -1) if planes > 1 else self._mapped[low:high]
         tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, self.width)
         tall, across, down = min(tall, self.height), -(-self.width // wide), -(-self.height // tall)
         rows = np.zeros((high - low, self.width, channels), page.dtype)
@@ -84,6 +84,13 @@ class TiffRows:
                     target = rows[start : start + len(some), left : left + some.shape[1]]
                     target[..., slice(None) if planes == 1 else slice(plane, plane + 1)] = some
         return rows
+
+    def _map(self) -> np.ndarray:
+        """The pixels of a file that holds them one after the other, as they are: no more is read than is used."""
+        page = self._page
+        dtype = page.dtype.newbyteorder(self._file.byteorder)
+        mapped = np.memmap(self._path, dtype, "r", page.dataoffsets[0], stored_shape(page))
+        return mapped.view(np.ndarray)
 
     def _segment(self, index: int, kept: int) -> np.ndarray | None:
         """A strip or tile, [h, w, C] or of one channel; the last `kept` stay decoded."""
@@ -123,18 +130,16 @@ def write_tiff(
     with storage_errors(f"cannot write {path}"):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with deep.tifffile().TiffWriter(
+            with import_package("tifffile").TiffWriter(
                 partial, bigtiff=height * width * channels * dtype.itemsize > _MANY
             ) as file:
                 file.write(
                     (zlib.compress(strip) if compress else strip for strip in _strips(bands)),
                     shape=shape if channels > 1 else shape[:2],
                     dtype=dtype,
-                    photometric="rgb" if channels == 3 else "minisblack",
-                    planarconfig="contig" if channels > 1 else None,
                     rowsperstrip=_STRIP_ROWS,
                     compression="zlib" if compress else None,
-                    metadata=None,
+                    **write_options(channels),
                 )
             partial.replace(path)
         finally:

@@ -14,10 +14,11 @@ from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.audit.near_duplicates import nearest
 from cyclegan_fast.data.audit.report import AuditReport, audit
 from cyclegan_fast.data.catalog.manifest import Manifest, name_in
-from cyclegan_fast.data.catalog.probe import inspect, perceptual_hash
+from cyclegan_fast.data.catalog.probe import inspect
 from cyclegan_fast.data.catalog.quarantine import add_to_quarantine, exclude, read_quarantine
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
+from cyclegan_fast.images.perceptual_hash import perceptual_hash
 from tests.data.flawed import make_flawed, photo
 
 

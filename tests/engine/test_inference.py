@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_fast import logs
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.engine import Engine, infer, load_engine
 from cyclegan_fast.engine.tiling.rows import mirror_to
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.convert import to_levels
+from cyclegan_fast.images.model_io import to_levels
 
 
 class Identity(Engine):
@@ -119,10 +120,13 @@ def test_sixteen_bit_grey_keeps_its_bits(tmp_path):
         np.testing.assert_array_equal(np.asarray(infer(Identity(1), tmp_path / name)), x)
 
 
-def test_sixteen_bit_grey_to_colour_is_said():
+def test_sixteen_bit_grey_to_colour_is_reported(caplog, monkeypatch):
+    monkeypatch.setattr(logs, "_reported", set())
     x = pixels(11, 13, dtype=np.uint16)
-    with pytest.warns(UserWarning, match="become 8-bit colour"):
-        result = infer(Identity(3), Image.fromarray(x))
+    result = infer(Identity(3), [Image.fromarray(x), Image.fromarray(x)])[1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "16-bit images become 8-bit colour images: PIL knows no deeper colour"
+    ]
     assert result.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(result)[..., 1], np.rint(x / 257).astype(np.uint8))
 

@@ -17,7 +17,7 @@ from cyclegan_fast.engine import infer, load_engine
 from cyclegan_fast.engine.translation.files import translate_files
 from cyclegan_fast.engine.translation.jobs import plan_jobs
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.decode import native
+from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import needs_deep
@@ -92,7 +92,7 @@ def test_sixteen_bits_are_kept(tmp_path, runs):
     options = {"input": tmp_path / "in", "device": "cpu"}
     assert not translate(engine=runs["grey_to_colour"], output=tmp_path / "colour", **options)  # B is colour, A is grey
     for name, kind in (("a.png", np.uint16), ("a.tif", np.uint16), ("shallow.png", np.uint8)):
-        pixels = native(tmp_path / "colour" / name, 3)
+        pixels = read_unscaled(tmp_path / "colour" / name, 3)
         assert pixels.dtype == kind and pixels.shape == (20, 24, 3)
         assert kind == np.uint8 or len(np.unique(pixels)) > 256
 
@@ -140,7 +140,7 @@ def test_gif_pgm_and_a_single_pixel(tmp_path, runs):
     Image.fromarray(image(20, 24, 1)[..., 0].astype(np.uint16) * 257).save(tmp_path / "in" / "deep.pgm")
     Image.fromarray(image(1, 1)).save(tmp_path / "in" / "pixel.png")
     assert not translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", device="cpu")
-    assert native(tmp_path / "out" / "deep.pgm", 3).dtype == np.uint16
+    assert read_unscaled(tmp_path / "out" / "deep.pgm", 3).dtype == np.uint16
     made = {}
     for path in (tmp_path / "out").iterdir():
         with Image.open(path) as opened:

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cyclegan_fast import logs
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.data.catalog.probe import inspect
 from cyclegan_fast.images import BadImageError, decode
-from cyclegan_fast.images.decode import _warn_animated, read
+from cyclegan_fast.images.decode import read
 from cyclegan_fast.images.image_file import as_image_file
 
 CORNERS = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 240]]], dtype=np.uint8)
@@ -71,12 +72,15 @@ def test_palette_cmyk_and_grey_become_rgb(tmp_path: Path) -> None:
     assert len(set(decode(tmp_path / "l.png", 3).getpixel((0, 0)))) == 1
 
 
-def test_content_decides_and_animations_give_their_first_frame(tmp_path: Path) -> None:
+def test_content_decides_and_animations_give_their_first_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.png", format="GIF", save_all=True, append_images=frames[1:])
-    _warn_animated.cache_clear()  # it warns once per process
-    with pytest.warns(UserWarning, match="first frame"):
+    monkeypatch.setattr(logs, "_reported", set())  # it warns once per process
+    for _ in range(2):
         assert decode(tmp_path / "moving.png", 3).getpixel((5, 5)) == (255, 0, 0)
+    assert [record.getMessage() for record in caplog.records] == ["animated files: only the first frame is used"]
 
 
 def test_every_bad_file_is_named_with_its_reason(bad_file: Path) -> None:

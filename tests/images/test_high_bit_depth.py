@@ -16,9 +16,10 @@ from cyclegan_fast.config import DataConfig, PixelFormat
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.catalog.probe import inspect
 from cyclegan_fast.images import BadImageError, to_model_range
-from cyclegan_fast.images.decode import native, read
-from cyclegan_fast.images.high_bit_depth import encode_png, encode_ppm, encode_tiff
+from cyclegan_fast.images.decode import read, read_unscaled
+from cyclegan_fast.images.high_bit_depth import encode_png, encode_ppm
 from cyclegan_fast.images.image_file import as_image_file
+from cyclegan_fast.images.tiff import encode_tiff
 from tests.data.sample_images import needs_deep, noise, png_header
 from tests.images.test_decode import TURNS
 
@@ -92,7 +93,7 @@ def test_16_bit_transparency_is_laid_over_white(tmp_path: Path, channels: int) -
     share = pixels[..., -1:] / 65535
     expected = np.rint(pixels[..., :-1] * share + 65535 * (1 - share))
     assert np.abs(read(path, GREY if channels == 2 else RGB) - expected).max() == 0
-    assert np.array_equal(native(path, channels), pixels)  # wanted as a channel, it is one
+    assert np.array_equal(read_unscaled(path, channels), pixels)  # wanted as a channel, it is one
 
 
 @pytest.mark.parametrize("kind", ["1", "P", "CMYK", "RGBA", "LA", "L"])
@@ -129,7 +130,7 @@ def test_tiff_of_many_channels(tmp_path: Path, dtype: type, channels: int, plana
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, np.ascontiguousarray(stored), photometric="minisblack", planarconfig=planar)
     assert probe(path)[:3] == (9, 8, channels)
-    assert np.array_equal(native(path, channels), pixels)
+    assert np.array_equal(read_unscaled(path, channels), pixels)
     with pytest.raises(BadImageError, match=f"it has {channels} channels, and 3 are wanted"):
         read(path, PixelFormat(channels=3, depth="float", high=255.0))
 
@@ -143,7 +144,7 @@ def test_signed_bytes_are_not_taken_for_unsigned_ones(tmp_path: Path) -> None:
     assert probe(tmp_path / "x.tif")[2:6] == (1, "float", -32, 30)
     with pytest.raises(BadImageError, match="no known range"):
         read(tmp_path / "x.tif", PixelFormat(channels=1))
-    assert np.array_equal(native(tmp_path / "x.tif", 1)[..., 0], pixels)
+    assert np.array_equal(read_unscaled(tmp_path / "x.tif", 1)[..., 0], pixels)
 
 
 def test_float_tiff_is_mapped_by_its_range_and_clipped_there(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_float_tiff_is_mapped_by_its_range_and_clipped_there(tmp_path: Path) -> 
     expected = np.array([[-1, 0, 1, -0.5], [-1, 0.99975, 1, -0.99975]])
     assert np.abs(read(path, FLOAT)[..., 0] - expected).max() < 1e-7 and read(path, FLOAT).dtype == np.float32
     for depth in ("8", "16"):
-        with pytest.raises(BadImageError, match="no known range: say --depth float"):
+        with pytest.raises(BadImageError, match="no known range: give --depth float"):
             read(path, PixelFormat(channels=1, depth=depth))
 
 
@@ -198,7 +199,7 @@ def test_exif_turns_deep_images_too(tmp_path: Path, orientation: int, kind: str)
         content = encode_png(stored)
         at = content.index(b"IDAT") - 4
         path.write_bytes(content[:at] + png_chunk(b"eXIf", body) + content[at:])
-    assert np.array_equal(native(path, upright.shape[2]), upright)
+    assert np.array_equal(read_unscaled(path, upright.shape[2]), upright)
     assert probe(path)[:2] == (9, 6)
 
 
@@ -215,7 +216,7 @@ def test_a_tiff_gives_its_first_page(tmp_path: Path) -> None:
 
     pages = deep(3, 6, 5)
     tifffile.imwrite(tmp_path / "x.tif", pages.astype(np.float64), photometric="minisblack")
-    assert np.array_equal(native(tmp_path / "x.tif", 1)[..., 0], pages[0])
+    assert np.array_equal(read_unscaled(tmp_path / "x.tif", 1)[..., 0], pages[0])
 
 
 def test_a_deep_file_with_a_wrong_name_is_read_by_its_content(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cyclegan_fast import logs, ops
-from cyclegan_fast.data.catalog import manifest
+from cyclegan_fast.data.catalog.manifest import Manifest
 from cyclegan_fast.images import jpeg_damage as jpeg
 from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.jpeg_damage import find_damage
@@ -139,14 +139,14 @@ def test_without_the_extension_the_check_says_what_it_leaves_out(
     monkeypatch.setattr(logs, "_reported", set())
     with caplog.at_level(logging.WARNING, "cyclegan_fast"):
         for _ in range(2):
-            manifest.Index(tmp_path).survey([ImageFile(str(tmp_path / "0.jpg"))])
+            Manifest(tmp_path).survey([ImageFile(str(tmp_path / "0.jpg"))])
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("JPEGs are not checked for damage in the middle")
-    index = manifest.Index(tmp_path)
+    index = Manifest(tmp_path)
     index.survey([ImageFile(str(tmp_path / "0.jpg"))])
     assert index.save()
     monkeypatch.undo()
-    again = manifest.Index(tmp_path)  # what was read without the scan is read again with it
+    again = Manifest(tmp_path)  # what was read without the scan is read again with it
     again.survey([ImageFile(str(tmp_path / "0.jpg"))])
     assert again.files_read == int(ops.extension_available())
 

@@ -7,7 +7,7 @@ import pytest
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images import BadImageError
-from cyclegan_fast.images.decode import native
+from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.images.tiff_rows import TiffRows, write_tiff
 
 tifffile = pytest.importorskip("tifffile")
@@ -75,7 +75,7 @@ def test_colour_by_the_rule_of_whole_files(tmp_path):
     ):
         path = save(tmp_path / "x.tif", stored, **options)
         made = by_rows(path, channels).astype(int)
-        np.testing.assert_allclose(made, native(path, channels), atol=name == "colour as grey", err_msg=name)
+        np.testing.assert_allclose(made, read_unscaled(path, channels), atol=name == "colour as grey", err_msg=name)
     slide = save(tmp_path / "slide.tif", colour, photometric="ycbcr", compression="jpeg", tile=(32, 32))
     np.testing.assert_array_equal(by_rows(slide, 3), tifffile.imread(slide))
 

@@ -237,7 +237,7 @@ def _near_duplicates(kind: str, images: Sequence[AuditedImage], others: Sequence
         ]
         for side in (images, others)
     ]
-    hashes = [np.array([metadata.look for _, metadata in side], np.uint64) for side in sides]
+    hashes = [np.array([metadata.perceptual_hash for _, metadata in side], np.uint64) for side in sides]
     which, differing = nearest(hashes[0], hashes[1])
     for (image, metadata), index, bits in zip(sides[0], which.tolist(), differing.tolist(), strict=True):
         if index >= 0 and sides[1][index][1].pixels != metadata.pixels:

@@ -11,7 +11,7 @@ from cyclegan_fast.data.catalog.probe import ImageMetadata, why_not
 from cyclegan_fast.data.catalog.training_image import BadPolicy, TrainingImage, apply_policy
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.decode import BadImageError, count_clipped, native
+from cyclegan_fast.images.decode import BadImageError, count_clipped, read_unscaled
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def describe_clipping(images: Sequence[TrainingImage], pixel_format: PixelFormat
     beyond = [image for image in images if _exceeds(image.metadata, pixel_format)]
 
     def count(image: TrainingImage) -> tuple[int, int]:
-        pixels = native(image.file, pixel_format.channels)
+        pixels = read_unscaled(image.file, pixel_format.channels)
         return count_clipped(pixels, pixel_format), pixels.size
 
     with ThreadPoolExecutor(usable_cores(), "count-clipped") as threads:

@@ -1,4 +1,4 @@
-"""Reads an image from its first byte to its last and writes down what there is to know about it."""
+"""Reads an image from its first byte to its last and collects its metadata."""
 
 from __future__ import annotations
 
@@ -11,29 +11,25 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cyclegan_fast.config import Depth, PixelFormat
-from cyclegan_fast.images import high_bit_depth as deep
+from cyclegan_fast.images import high_bit_depth
 from cyclegan_fast.images.decode import (
-    EXIF_ORIENTATION,
-    MODES,
     NO_RANGE,
     BadImageError,
-    deep_grey,
+    grey_of,
     opened,
     reason_of,
     refuse_no_numbers,
     stored_mode,
-    upright,
-    wrong_channels,
 )
+from cyclegan_fast.images.high_bit_depth import EXIF_ORIENTATION
 from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.jpeg_damage import find_damage
+from cyclegan_fast.images.packages import why_missing
+from cyclegan_fast.images.perceptual_hash import perceptual_hash
+from cyclegan_fast.images.raster import MODES, Raster, narrowed, upright, wrong_channels
 
-VERSION = 2  # of the metadata: raise it when one of them changes its meaning, or when a file may no longer pass
+VERSION = 3  # of the metadata: raise it when one of them changes its meaning, or when a file may no longer pass
 
-_LOOK_SIDE, _LOOK_WAVES = 32, 8
-_GREY = np.array((0.299, 0.587, 0.114))  # Rec. 601 luma
-# The lowest frequencies of a cosine transform, [8, 32].
-_COSINES = np.cos(np.pi / _LOOK_SIDE * np.outer(np.arange(_LOOK_WAVES), np.arange(_LOOK_SIDE) + 0.5))
 _DEPTHS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I;16N": 16, "I": 32, "F": 32}
 
 
@@ -59,8 +55,8 @@ class ImageMetadata(NamedTuple):
     """Digest of the file's bytes."""
     pixels: str
     """Digest of the upright pixels and their mode."""
-    look: int
-    """63 bits that images share that look alike (see `perceptual_hash`)."""
+    perceptual_hash: int
+    """63 bits, of which near-duplicates share most; 0 of a constant image."""
     channels: int
     """As stored: transparency counts, and a palette as its colours."""
     images: bool
@@ -68,7 +64,7 @@ class ImageMetadata(NamedTuple):
     values: Depth
     """The depth that takes all of it; float where the pixels have no range of their own."""
     low: float
-    """The least value that there may be, or of float is."""
+    """The least value that there may be, or that there is of float."""
     high: float
     """The greatest value."""
     package: str
@@ -98,29 +94,9 @@ def inspect(source: ImageFile) -> ImageMetadata:
         content = source.read()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, say; what matters raises
-            return _facts_of(content)
+            return _metadata_of(content)
     except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
         raise BadImageError(source, reason_of(source, error)) from error
-
-
-def perceptual_hash(image: Image.Image) -> int:
-    """Condenses what an image shows into 63 bits: those of two images differ in few places if they look alike.
-
-    The image is reduced to 32x32 grey pixels, and each of its 63 lowest frequencies is above their median or not.
-    So its size, format, compression, brightness and contrast hardly matter, nor does its colour.
-
-    Args:
-        image: Upright, of any mode but a palette.
-    """
-    if image.mode in _DEPTHS:
-        image = Image.fromarray(np.asarray(image, np.float32))
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    small = np.asarray(image.resize((_LOOK_SIDE, _LOOK_SIDE), Image.Resampling.BOX), np.float64)
-    grey = small @ _GREY if small.ndim == 3 else small  # [32, 32]
-    waves = (_COSINES @ grey @ _COSINES.T).ravel()[1:]  # without the mean; [63]
-    bits = waves > np.median(waves)
-    return int.from_bytes(np.packbits(bits).tobytes()) >> 1
 
 
 def why_not(metadata: ImageMetadata, pixel_format: PixelFormat) -> str:
@@ -131,14 +107,14 @@ def why_not(metadata: ImageMetadata, pixel_format: PixelFormat) -> str:
         return ""  # Pillow's high byte is enough
     if metadata.channels != pixel_format.channels and not (metadata.images and pixel_format.channels in MODES):
         return wrong_channels(metadata.channels, pixel_format.channels)
-    return deep.why_missing(metadata.package) if metadata.package else ""
+    return why_missing(metadata.package) if metadata.package else ""
 
 
-def _facts_of(content: bytes) -> ImageMetadata:
-    with opened(io.BytesIO(content), tell=False) as (file, image):
-        hidden = None if image is None else deep.hidden_in(image)
-        if image is None or (hidden is not None and (hidden.mistaken or hidden.depth == "float")):
-            return _facts_of_raster(content, deep.load(file, image))
+def _metadata_of(content: bytes) -> ImageMetadata:
+    with opened(io.BytesIO(content), warn=False) as (file, image):
+        withheld = None if image is None else high_bit_depth.withheld(image)
+        if image is None or (withheld is not None and (withheld.mistaken or withheld.depth == "float")):
+            return _metadata_of_raster(content, high_bit_depth.load(file, image))
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # a stereo camera's JPEG
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
         rotated = image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
@@ -151,9 +127,9 @@ def _facts_of(content: bytes) -> ImageMetadata:
             turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
         values: Depth
         if turned.mode in _DEPTHS and turned.mode != "1":
-            channels, (values, low, high) = 1, _range_of(deep_grey(turned))
+            channels, (values, low, high) = 1, _range_of(grey_of(turned))
         else:
-            values, low, high = ("8", 0.0, 255.0) if hidden is None or hidden.depth == "8" else ("16", 0.0, 65535.0)
+            values, low, high = ("8", 0.0, 255.0) if withheld is None or withheld.depth == "8" else ("16", 0.0, 65535.0)
         constant = _is_constant(turned)
         return ImageMetadata(
             width=turned.width,
@@ -166,19 +142,19 @@ def _facts_of(content: bytes) -> ImageMetadata:
             constant=constant,
             content=_digest(content),
             pixels=_digest(f"{turned.mode} {turned.size}".encode(), turned.tobytes()),
-            look=0 if constant else perceptual_hash(turned),
-            channels=channels if hidden is None else hidden.channels,
-            images=hidden is None or hidden.images,
+            perceptual_hash=0 if constant else perceptual_hash(turned),
+            channels=channels if withheld is None else withheld.channels,
+            images=withheld is None or withheld.is_image,
             values=values,
             low=low,
             high=high,
-            package="" if hidden is None else hidden.package,
+            package="" if withheld is None else withheld.package,
         )
 
 
-def _facts_of_raster(content: bytes, raster: deep.Raster) -> ImageMetadata:
+def _metadata_of_raster(content: bytes, raster: Raster) -> ImageMetadata:
     """Of a TIFF that Pillow cannot read, or not rightly."""
-    pixels = upright(raster)
+    pixels = narrowed(upright(raster))
     height, width, channels = pixels.shape
     values, low, high = _range_of(pixels)
     constant = bool((pixels == pixels[:1, :1]).all())
@@ -194,9 +170,9 @@ def _facts_of_raster(content: bytes, raster: deep.Raster) -> ImageMetadata:
         constant=constant,
         content=_digest(content),
         pixels=_digest(f"{pixels.dtype} {pixels.shape}".encode(), pixels.tobytes()),
-        look=0 if constant else perceptual_hash(Image.fromarray(grey)),
+        perceptual_hash=0 if constant else perceptual_hash(Image.fromarray(grey)),
         channels=channels,
-        images=channels == 1 or raster.colour or bool(raster.alpha),
+        images=raster.is_image,
         values=values,
         low=low,
         high=high,

@@ -21,8 +21,8 @@ from cyclegan_fast.engine.inference import infer
 from cyclegan_fast.engine.tiling.rows import TensorRows, reduce
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import building_folder, storage_errors
-from cyclegan_fast.images.convert import read_input
 from cyclegan_fast.images.find import list_images
+from cyclegan_fast.images.model_io import read_input
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid
 from cyclegan_fast.nn import Direction
 from cyclegan_fast.version import __version__

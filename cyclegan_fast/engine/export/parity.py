@@ -16,7 +16,7 @@ from cyclegan_fast.engine.engine import Engine, Shape
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.engine.tiling.rows import mirror_to
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.convert import read_input
+from cyclegan_fast.images.model_io import read_input
 
 _SIDE = 128  # of the images compared, in pixels, or the next that the network takes
 _PICTURES = 4  # the last ones: int8 may be calibrated on the first

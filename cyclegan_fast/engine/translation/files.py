@@ -23,8 +23,8 @@ from cyclegan_fast.engine.translation.video import find_ffmpeg, translate_video
 from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
-from cyclegan_fast.images.convert import InputImage, from_values, read_input
 from cyclegan_fast.images.encode import encode_like
+from cyclegan_fast.images.model_io import InputImage, from_values, read_input
 from cyclegan_fast.monitoring.grids import encode, sample_grid
 
 

@@ -17,9 +17,10 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.tiling.strips import ProgressCallback
 from cyclegan_fast.engine.tiling.tiles import Tiling, translate_rows
 from cyclegan_fast.images import BadImageError, to_model_range
-from cyclegan_fast.images import high_bit_depth as deep
-from cyclegan_fast.images.convert import from_values, input_format, result_depth
 from cyclegan_fast.images.decode import count_clipped, to_pixel_format
+from cyclegan_fast.images.model_io import from_values, input_format, result_depth
+from cyclegan_fast.images.packages import import_package
+from cyclegan_fast.images.tiff import is_tiff
 from cyclegan_fast.images.tiff_rows import TiffRows, write_tiff
 
 
@@ -52,9 +53,9 @@ def tiff_pixels(path: Path) -> int:
     """Width times height of a TIFF, by its header; 0 of any other file, and where tifffile is missing."""
     try:
         with path.open("rb") as file:
-            if not deep.is_tiff(file):
+            if not is_tiff(file):
                 return 0
-        with deep.tifffile().TiffFile(path) as opened:
+        with import_package("tifffile").TiffFile(path) as opened:
             return int(opened.pages[0].imagelength) * int(opened.pages[0].imagewidth)
     except Exception:  # whatever is wrong with it is told by those who read it
         return 0

@@ -1,0 +1,76 @@
+"""PNGs with more text or profile than Pillow decompresses: scenes of renderers, histories of editors.
+
+Pillow refuses such a file as a whole, as it guards against texts that are made to fill the memory. The pixels need none
+of it, so what is too large is left out before Pillow sees the file.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_TEXT, _MAX_TEXTS = 2**19, 2**24  # bytes of a chunk, and of all together, decompressed; far below Pillow's limits
+_SMALL = 400  # bytes that never decompress to more than _MAX_TEXT
+
+
+def without_large_text(file: BinaryIO) -> BinaryIO:
+    """The same file, at its start; or a copy in memory, where chunks of text or profile are too large for Pillow."""
+    file.seek(0)
+    if file.read(len(_SIGNATURE)) != _SIGNATURE:
+        file.seek(0)
+        return file
+    total, dropped = 0, list[tuple[int, int]]()
+    for start, length, kind in _chunks(file):
+        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            continue
+        size = length
+        if length > _SMALL and kind != b"tEXt":
+            file.seek(start + 8)
+            size = _decompressed_size(kind, file.read(length))
+        if size > _MAX_TEXT or total + size > _MAX_TEXTS:
+            dropped.append((start, start + 12 + length))
+        else:
+            total += size
+    file.seek(0)
+    return _without(file, dropped) if dropped else file
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Yields where each chunk starts, the length of its body, and its kind; damaged files end early."""
+    start = len(_SIGNATURE)
+    while True:
+        file.seek(start)
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        length, kind = struct.unpack(">I4s", header)
+        yield start, length, kind
+        start += 12 + length
+
+
+def _decompressed_size(kind: bytes, body: bytes) -> int:
+    """Bytes of a chunk's text as Pillow would hold it, or more than _MAX_TEXT."""
+    if kind == b"iTXt":
+        _, _, rest = body.partition(b"\0")  # keyword, flag, method, language, translated keyword, text
+        if rest[:1] != b"\1":
+            return len(body)
+        packed = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
+    else:
+        packed = body.partition(b"\0")[2][1:]  # keyword, method, text
+    try:
+        return len(zlib.decompressobj().decompress(packed, _MAX_TEXT + 1))
+    except zlib.error:
+        return len(body)  # Pillow judges it
+
+
+def _without(file: BinaryIO, dropped: list[tuple[int, int]]) -> BinaryIO:
+    content, position, parts = file.read(), 0, []
+    file.close()
+    for start, end in dropped:
+        parts.append(content[position:start])
+        position = end
+    return io.BytesIO(b"".join([*parts, content[position:]]))
