@@ -13,7 +13,7 @@ import torch
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import build_train_loader, transforms
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.high_bit_depth import encode_tiff
+from cyclegan_fast.images.tiff import encode_tiff
 from tests.data.sample_images import needs_deep, noise
 from tests.images.test_high_bit_depth import deep, save
 

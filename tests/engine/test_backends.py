@@ -19,7 +19,7 @@ from cyclegan_fast.engine import Shapes, build_engine, infer, infer_async, load_
 from cyclegan_fast.engine.backends.openvino import OpenVinoBackend
 from cyclegan_fast.engine.export.parity import BOUNDS, measure_parity, parity_images
 from cyclegan_fast.errors import UserError
-from tests.images.test_convert import Identity
+from tests.engine.test_inference import Identity
 
 SIZES = [(16, 16), (9, 23), (33, 50), (8, 8), (5, 40)]
 

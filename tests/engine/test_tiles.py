@@ -16,7 +16,7 @@ from cyclegan_fast.engine.tiling.tiles import translate_rows
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
-from tests.images.test_convert import Identity
+from tests.engine.test_inference import Identity
 
 SIZES = [(64, 96), (8, 8), (61, 43), (9, 130), (100, 66)]
 

@@ -21,7 +21,7 @@ from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import needs_deep
-from tests.images.test_convert import Identity
+from tests.engine.test_inference import Identity
 
 
 def image(height, width, channels=3, seed=0):

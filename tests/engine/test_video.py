@@ -17,7 +17,7 @@ from cyclegan_fast.engine.translation.jobs import Job, plan_jobs
 from cyclegan_fast.engine.translation.video import translate_video
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.translate import translate
-from tests.images.test_convert import Identity
+from tests.engine.test_inference import Identity
 
 
 @pytest.fixture(scope="module", autouse=True)
