@@ -139,15 +139,15 @@ def test_without_the_extension_the_check_says_what_it_leaves_out(
     monkeypatch.setattr(logs, "_reported", set())
     with caplog.at_level(logging.WARNING, "cyclegan_fast"):
         for _ in range(2):
-            Manifest(tmp_path).survey([ImageFile(str(tmp_path / "0.jpg"))])
+            Manifest(tmp_path).probe([ImageFile(str(tmp_path / "0.jpg"))])
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("JPEGs are not checked for damage in the middle")
     index = Manifest(tmp_path)
-    index.survey([ImageFile(str(tmp_path / "0.jpg"))])
+    index.probe([ImageFile(str(tmp_path / "0.jpg"))])
     assert index.save()
     monkeypatch.undo()
     again = Manifest(tmp_path)  # what was read without the scan is read again with it
-    again.survey([ImageFile(str(tmp_path / "0.jpg"))])
+    again.probe([ImageFile(str(tmp_path / "0.jpg"))])
     assert again.files_read == int(ops.extension_available())
 
 
