@@ -1,4 +1,4 @@
-"""Every setting of a training run: one place, one line each, with its default's source.
+"""Every setting of a training run: one place, one line each, with its default's source and its range.
 
 The defaults are those of Zhu et al. 2017 (arXiv 1703.10593) and of the authors' PyTorch implementation ("the
 reference"). The command line, a YAML file and Python fill the same fields; the resolved settings are printed and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -23,18 +24,26 @@ Preprocess = Literal["resize_and_crop", "crop", "scale_width", "scale_width_and_
 Depth = Literal["8", "16", "float"]
 Loader = Literal["auto", "cache", "dali", "torch"]
 
+FINITE = 1e30  # the largest magnitude of a number that must be finite
+BELOW_ONE = 1 - 1e-12
+
+
+def number(default: T, *, min: float, max: float = math.inf) -> T:
+    """Makes a field for a number from `min` to `max`; where its type allows None, that is in range too."""
+    return field(default=default, metadata={"range": (min, max)})
+
 
 @dataclass(frozen=True, kw_only=True)
 class PixelFormat:
     """What the images of one domain are to the networks; it travels with every generator."""
 
-    channels: int = 3
+    channels: int = number(3, min=1, max=2**10)
     """Channels."""
     depth: Depth = "8"
     """8 and 16: whole numbers of that many bits, over their full range. float: values from `low` to `high`."""
-    low: float = 0.0
+    low: float = number(0.0, min=-FINITE, max=FINITE)
     """Of depth float: the value that becomes -1."""
-    high: float = 1.0
+    high: float = number(1.0, min=-FINITE, max=FINITE)
     """Of depth float: the value that becomes 1."""
 
     @property
@@ -51,11 +60,11 @@ class ModelConfig:
     """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
     discriminator: Literal["basic", "n_layers", "pixel"] = "basic"
     """Discriminator: basic is the paper's 70x70 PatchGAN (n_layers with 3), pixel judges every pixel alone."""
-    n_layers: int = 3
+    n_layers: int = number(3, min=1, max=2**20)
     """Strided layers of the n_layers discriminator (each about doubles the patch it judges)."""
-    ngf: int = 64
+    ngf: int = number(64, min=1, max=2**20)
     """Generator channels after the first convolution."""
-    ndf: int = 64
+    ndf: int = number(64, min=1, max=2**20)
     """Discriminator channels after the first convolution."""
     norm: Literal["instance", "batch", "none"] = "instance"
     """Normalisation layer. The paper: instance."""
@@ -63,11 +72,11 @@ class ModelConfig:
     """Dropout 0.5 inside the generator's blocks. The paper: off."""
     init_type: Literal["normal", "xavier", "kaiming", "orthogonal"] = "normal"
     """Weight initialisation. The paper: normal."""
-    init_gain: float = 0.02
+    init_gain: float = number(0.02, min=0, max=FINITE)
     """Standard deviation (normal) or gain (others) of the initialisation."""
-    channels_A: int = 3
+    channels_A: int = number(3, min=1, max=2**10)
     """Channels of the images of domain A: 1 (grey), 3 (RGB), or as many as its files have."""
-    channels_B: int = 3
+    channels_B: int = number(3, min=1, max=2**10)
     """Channels of the images of domain B: 1 (grey), 3 (RGB), or as many as its files have."""
 
 
@@ -77,17 +86,17 @@ class ObjectiveConfig:
 
     gan_mode: Literal["lsgan", "vanilla", "wgangp", "hinge"] = "lsgan"
     """Adversarial loss: lsgan (the paper's training), vanilla (its equation 1), wgangp, hinge."""
-    lambda_gan: float = 1.0
+    lambda_gan: float = number(1.0, min=0, max=FINITE)
     """Weight of the adversarial losses of the generators; 0 trains with the cycle alone."""
-    lambda_A: float = 10.0
+    lambda_A: float = number(10.0, min=0, max=FINITE)
     """Weight of the forward cycle A -> B -> A; 0 leaves it out."""
-    lambda_B: float = 10.0
+    lambda_B: float = number(10.0, min=0, max=FINITE)
     """Weight of the backward cycle B -> A -> B; 0 leaves it out."""
-    lambda_identity: float = 0.5
+    lambda_identity: float = number(0.5, min=0, max=FINITE)
     """Weight of the identity loss, relative to lambda_A and lambda_B; 0 leaves it out."""
-    lambda_gp: float = 10.0
+    lambda_gp: float = number(10.0, min=0, max=FINITE)
     """Weight of wgangp's gradient penalty."""
-    pool_size: int = 50
+    pool_size: int = number(50, min=0)
     """Images kept per direction for the discriminators; 0 shows them only the newest fakes."""
 
 
@@ -95,27 +104,27 @@ class ObjectiveConfig:
 class OptimConfig:
     """Adam and its learning rate over the epochs."""
 
-    batch_size: int = 1
+    batch_size: int = number(1, min=1, max=2**20)
     """Images of each domain that pass the networks together. The paper: 1."""
-    grad_accumulation: int = 1
+    grad_accumulation: int = number(1, min=1, max=2**20)
     """Micro-batches of --batch-size whose gradients make one update, and so one step. The paper: 1."""
-    lr: float = 2e-4
+    lr: float = number(2e-4, min=0, max=FINITE)
     """Adam's learning rate at the start."""
-    beta1: float = 0.5
+    beta1: float = number(0.5, min=0, max=BELOW_ONE)
     """Adam's decay of the first moment."""
-    beta2: float = 0.999
+    beta2: float = number(0.999, min=0, max=BELOW_ONE)
     """Adam's decay of the second moment."""
-    eps: float = 1e-8
+    eps: float = number(1e-8, min=0, max=FINITE)
     """Adam's epsilon."""
-    n_epochs: int = 100
+    n_epochs: int = number(100, min=0)
     """Epochs at the full learning rate."""
-    n_epochs_decay: int = 100
+    n_epochs_decay: int = number(100, min=0)
     """Epochs over which the linear policy then takes the rate to zero."""
     lr_policy: Literal["linear", "step", "plateau", "cosine"] = "linear"
     """How the rate falls: linear (the paper), step, plateau (on the generators' loss), cosine."""
-    lr_decay_iters: int = 50
+    lr_decay_iters: int = number(50, min=1, max=2**20)
     """Epochs between the step policy's drops."""
-    lr_gamma: float = 0.1
+    lr_gamma: float = number(0.1, min=0, max=FINITE)
     """Factor of each drop of the step policy."""
 
     @property
@@ -140,34 +149,34 @@ class DataConfig:
     """BtoA swaps the two domains."""
     preprocess: Preprocess = "resize_and_crop"
     """Geometry of a training sample; none only rounds the sides to a multiple of 4."""
-    load_size: int = 286
+    load_size: int = number(286, min=1, max=2**20)
     """Side in pixels to resize to, before the crop."""
-    crop_size: int = 256
+    crop_size: int = number(256, min=1, max=2**20)
     """Side in pixels of the random crop."""
     flip: bool = True
     """Mirror left to right with probability 0.5."""
     serial_batches: bool = False
     """Take A and B in step and in order, rather than shuffled and at random."""
-    max_dataset_size: int | None = None
+    max_dataset_size: int | None = number(None, min=1)
     """Use at most this many images of each domain."""
-    epoch_size: int | None = None
+    epoch_size: int | None = number(None, min=1)
     """Samples per epoch; by default the size of the larger domain."""
     loader: Loader = "auto"
     """What makes the batches: cache (all decoded once, kept in memory), dali (NVIDIA DALI decodes, on the GPU), torch
     (worker processes). auto says which."""
-    cache_share: float = 0.25
+    cache_share: float = number(0.25, min=0, max=1)
     """Share of the free memory that the loader cache may take: of the device's, or else of the host's."""
-    workers: int | None = None
+    workers: int | None = number(None, min=0, max=1024)
     """Processes (torch) or threads (cache, dali) that decode images; by default as many as the cores suggest."""
     depth: Literal["auto", "8", "16", "float"] = "auto"
     """Bits of a channel: 8, 16, or float with --value-low and --value-high. auto looks at the files of each domain."""
-    value_low: float | None = None
+    value_low: float | None = number(None, min=-FINITE, max=FINITE)
     """What becomes black (-1) in floating-point images; darker values are clipped."""
-    value_high: float | None = None
+    value_high: float | None = number(None, min=-FINITE, max=FINITE)
     """What becomes white (1) in floating-point images; brighter values are clipped."""
-    value_low_B: float | None = None
+    value_low_B: float | None = number(None, min=-FINITE, max=FINITE)
     """Of domain B, where it is not --value-low."""
-    value_high_B: float | None = None
+    value_high_B: float | None = number(None, min=-FINITE, max=FINITE)
     """Of domain B, where it is not --value-high."""
     on_bad_image: Literal["error", "skip"] = "error"
     """A file that cannot be decoded: stop before training, or leave it out and list it."""
@@ -179,7 +188,7 @@ class RunConfig:
 
     out: Path = Path("runs/cyclegan")
     """Folder of the run: checkpoints, events, samples, settings."""
-    seed: int = 0
+    seed: int = number(0, min=0, max=2**62)
     """Seed of weights, data order, augmentation and image pools."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
@@ -195,15 +204,15 @@ class RunConfig:
     """torch.compile the networks."""
     activation_checkpointing: bool = False
     """Keep only the input of each residual block and compute the rest anew: less memory for a quarter more work."""
-    log_every: int = 50
+    log_every: int = number(50, min=1)
     """Steps between log lines and event records."""
-    sample_every: int = 1000
+    sample_every: int = number(1000, min=0)
     """Steps between grids of sample images; 0 for none."""
-    checkpoint_every: int = 5000
+    checkpoint_every: int = number(5000, min=0)
     """Steps between checkpoints, besides the one at the end; 0 for none."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = number(3, min=0)
     """Newest checkpoints kept; 0 keeps all."""
-    max_steps: int | None = None
+    max_steps: int | None = number(None, min=1)
     """Stop after this many steps, whatever the epochs say."""
     resume: Literal["off", "auto"] = "off"
     """auto continues the newest checkpoint in --out exactly, or starts afresh if there is none."""
@@ -222,40 +231,26 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-_NO_LIMIT = float("inf")
-_RANGES: dict[str, tuple[float, float]] = {  # the least and the most that a setting may be
-    **dict.fromkeys(
-        ("n_layers", "ngf", "ndf", "batch_size", "grad_accumulation", "lr_decay_iters", "load_size", "crop_size"),
-        (1, 2**20),
-    ),
-    **dict.fromkeys(("channels_A", "channels_B"), (1, 2**10)),
-    **dict.fromkeys(("value_low", "value_high", "value_low_B", "value_high_B"), (-1e30, 1e30)),
-    **dict.fromkeys(("init_gain", "lambda_gan", "lambda_A", "lambda_B", "lambda_identity", "lambda_gp"), (0, 1e30)),
-    **dict.fromkeys(("lr", "lr_gamma", "eps"), (0, 1e30)),
-    **dict.fromkeys(("beta1", "beta2"), (0, 1 - 1e-12)),
-    **dict.fromkeys(("pool_size", "n_epochs", "n_epochs_decay", "sample_every", "checkpoint_every"), (0, _NO_LIMIT)),
-    **dict.fromkeys(("max_dataset_size", "epoch_size", "log_every", "max_steps"), (1, _NO_LIMIT)),
-    "keep_checkpoints": (0, _NO_LIMIT),
-    "workers": (0, 1024),
-    "cache_share": (0, 1),
-    "seed": (0, 2**62),
-}
-
-
 def check_ranges(config: TrainConfig) -> None:
-    """Checks every number against the range that makes sense for it, wherever it came from.
+    """Checks every number against its range, wherever it came from.
 
     Raises:
         UserError: A number is out of its range; the flag is named.
     """
     for group in dataclasses.fields(config):
-        for name, value in vars(getattr(config, group.name)).items():
-            least, most = _RANGES.get(name, (-_NO_LIMIT, _NO_LIMIT))
-            if isinstance(value, int | float) and not least <= value <= most:  # nan is in no range
-                limits = f"at least {least:g}" if most == _NO_LIMIT else f"from {least:g} to {most:g}"
-                raise UserError(f"--{name.replace('_', '-')} must be {limits}, got {value}")
+        settings = getattr(config, group.name)
+        for setting in dataclasses.fields(settings):
+            _check_range(getattr(settings, setting.name), setting, f"--{setting.name.replace('_', '-')}")
     if config.model.n_layers != ModelConfig().n_layers and config.model.discriminator != "n_layers":
         raise UserError("--n-layers shapes only --discriminator n_layers: say that too, or leave it out")
+
+
+def _check_range(value: Any, setting: dataclasses.Field[Any], name: str) -> None:
+    low, high = setting.metadata.get("range", (None, None))
+    if low is None or value is None or low <= value <= high:  # nan is in no range
+        return
+    limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    raise UserError(f"{name} must be {limits}, got {value}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -270,66 +265,63 @@ def to_dict(config: Any) -> dict[str, Any]:
     return out
 
 
-def from_dict(cls: type[T], values: dict[str, Any], *, where: str = "config", base: T | None = None) -> T:
-    """Builds the config dataclass `cls` from plain values; fields that are left out keep those of `base`.
+def from_dict(cls: type[T], values: dict[str, Any], *, where: str = "config") -> T:
+    """Builds the config dataclass `cls` from plain values; fields that are left out keep their defaults.
 
     Raises:
-        UserError: an unknown key (the nearest known one is named) or a value of the wrong type.
+        UserError: An unknown key (the nearest known one is named), a value of the wrong type, or a number out of range.
     """
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     resolved: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             hint = _belongs_to(str(key), hints) or did_you_mean(str(key), known)
             raise UserError(f"{where}: unknown setting '{key}'{hint}")
+        name = f"{where}.{key}"
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise UserError(f"{where}.{key}: expected a group of settings, got {value!r}")
-            inner = getattr(base, key) if base is not None else None
-            resolved[key] = from_dict(hints[key], value, where=f"{where}.{key}", base=inner)
+                raise UserError(f"{name}: expected a group of settings, got {value!r}")
+            resolved[key] = from_dict(hints[key], value, where=name)
         else:
-            resolved[key] = _coerce(value, hints[key], f"{where}.{key}")
-    if base is not None:
-        return dataclasses.replace(base, **resolved)  # type: ignore[type-var]
+            resolved[key] = _coerce(value, hints[key], name)
+            _check_range(resolved[key], known[key], name)
     return cls(**resolved)
 
 
 def _belongs_to(key: str, hints: dict[str, Any]) -> str:
-    """A hint for a setting that was written outside its group."""
+    """Returns a hint for a setting that was written outside its group."""
     groups = [name for name, hint in hints.items() if key in getattr(hint, "__dataclass_fields__", {})]
     return f", it belongs to the group '{groups[0]}'" if groups else ""
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """Checks `value` against the annotation `hint`; widens int to float and str to Path."""
-    origin = typing.get_origin(hint)
+    """Checks `value`, as YAML or JSON gives it, against the annotation `hint` and turns it into that type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        choices = typing.get_args(hint)
-        if isinstance(value, bool):  # YAML reads a bare `on` or `off` as a truth value
-            value = "on" if value else "off"
-        if isinstance(value, int):  # and an unquoted 8 as a number
-            value = str(value)
-        if value not in choices:
-            raise UserError(f"{where}: expected one of {', '.join(map(str, choices))}, got {value!r}")
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        inner = [a for a in typing.get_args(hint) if a is not type(None)]
-        return _coerce(value, inner[0], where)
+        return _coerce_choice(value, arguments, where)
+    if origin in (typing.Union, types.UnionType):  # of one type and None
+        return None if value is None else _coerce(value, arguments[0], where)
     if origin is tuple:  # of any length
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not items:
             raise UserError(f"{where}: expected a list of at least one, got {value!r}")
-        return tuple(_coerce(item, typing.get_args(hint)[0], where) for item in items)
+        return tuple(_coerce(item, arguments[0], where) for item in items)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
-    if hint is float and isinstance(value, str):  # YAML reads 2e-4, without a point, as text
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
-            return float(value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+            return float(value)  # YAML reads 2e-4, without a point, as text
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise UserError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+
+
+def _coerce_choice(value: Any, choices: tuple[str, ...], where: str) -> str:
+    if isinstance(value, bool):  # YAML reads a bare `on` or `off` as a truth value
+        value = "on" if value else "off"
+    if isinstance(value, int):  # and an unquoted 8 as a number
+        value = str(value)
+    if value not in choices:
+        raise UserError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")
+    return value
