@@ -1,7 +1,8 @@
-"""How every command starts and ends: arguments filled in by tyro, one sentence and a status when it fails."""
+"""How every command starts and ends: tyro fills in its arguments, and a failure is one sentence and a status."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import show_logs
+
+log = logging.getLogger(__name__)
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -43,11 +46,13 @@ def run_command(command: Callable[..., Any] | dict[str, Callable[..., Any]], arg
 def with_errors(action: Callable[[], Any]) -> NoReturn:
     """Runs `action` and exits with its status; a `UserError` becomes one sentence on stderr and status 2.
 
-    Warnings become one line each, and SIGTERM ends the command as Ctrl-C does.
+    Warnings become one line each. SIGTERM ends the command as Ctrl-C does; a signal that the process was started to
+    ignore, as a shell starts the background jobs of a script with SIGINT, stays ignored.
     """
     show_logs()
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
-    if threading.current_thread() is threading.main_thread():
+    warnings.showwarning = lambda message, *_: log.warning("%s", message)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = action()

@@ -36,12 +36,13 @@ def show_logs(*, info_to_stderr: bool = False) -> None:
     Args:
         info_to_stderr: Keeps stdout for the result of a command, JSON for example.
     """
-    package = logging.getLogger("cyclegan_fast")
-    for handler in [h for h in package.handlers if isinstance(h, _PlainHandler)]:
-        package.removeHandler(handler)
-    package.addHandler(_PlainHandler(info_to_stderr))
-    package.setLevel(logging.INFO)
-    package.propagate = False
+    for name in ("cyclegan_fast", "__main__"):  # python -m calls the command's own module __main__
+        logger = logging.getLogger(name)
+        for handler in [h for h in logger.handlers if isinstance(h, _PlainHandler)]:
+            logger.removeHandler(handler)
+        logger.addHandler(_PlainHandler(info_to_stderr))
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
 
 
 def warn_once(log: logging.Logger, message: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,20 @@ from cyclegan_fast.cli import with_errors
 from cyclegan_fast.config import TrainConfig, from_dict, to_dict
 from cyclegan_fast.errors import UserError
 
+log = logging.getLogger(__name__)
+
+PROG = "python -m cyclegan_fast.train"
 DESCRIPTION = """Trains a CycleGAN on two folders of images, trainA and trainB.
 
 Example: python -m cyclegan_fast.train --data horse2zebra --out runs/horse2zebra --amp --cuda-graphs
 
 --amp alone means bf16 and --cuda-graphs alone means on. The same command with --resume auto continues a run exactly.
-In --out: checkpoints/, samples/, events.jsonl, config.yaml, report.html."""
+In --out: checkpoints/, samples/, events.jsonl, config.yaml, report.html.
 
-BARE_FLAGS = {"--amp": "bf16", "--resume": "auto"} | {
-    f"--{name.replace('_', sign)}": "on" for name in ("cuda_graphs", "side_by_side") for sign in "-_"
-}
+Ctrl-C and SIGTERM end the run after its step, with a checkpoint and status 3; a second one ends it at once. In the
+background of a script, where a shell ignores Ctrl-C's signal, only SIGTERM (kill <pid>) does."""
+
+FLAGS_WITH_OPTIONAL_VALUE = {"amp": "bf16", "resume": "auto", "cuda_graphs": "on", "side_by_side": "on"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +52,12 @@ def parse(words: list[str]) -> TrainCommand:
     """
     import tyro
 
-    words = _complete_bare_flags(words)
+    config_file, words = _read_ahead(words)
     return tyro.cli(
         TrainCommand,
         args=words,
-        default=_from_file(_config_file(words)),
-        prog="python -m cyclegan_fast.train",
+        default=_from_file(config_file),
+        prog=PROG,
         description=DESCRIPTION,
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -69,28 +75,22 @@ def train(words: list[str]) -> int:
 
     status = Trainer(command.settings()).run()
     if status == EXIT_STOPPED:
-        print("stopped by a signal after a checkpoint; the same command with --resume auto continues")
+        log.info("stopped by a signal after a checkpoint; the same command with --resume auto continues")
     return status
 
 
-def _complete_bare_flags(words: list[str]) -> list[str]:
-    """Gives ``--amp`` and its like their usual value where none follows."""
-    completed: list[str] = []
-    for i, word in enumerate(words):
-        completed.append(word)
-        if word in BARE_FLAGS and (i + 1 == len(words) or words[i + 1].startswith("-")):
-            completed.append(BARE_FLAGS[word])
-    return completed
-
-
-def _config_file(words: list[str]) -> Path | None:
-    found = None
-    for i, word in enumerate(words):  # the last one counts, as for every flag
-        if word == "--config" and i + 1 < len(words):
-            found = Path(words[i + 1])
-        elif word.startswith("--config="):
-            found = Path(word.removeprefix("--config="))
-    return found
+def _read_ahead(words: list[str]) -> tuple[Path | None, list[str]]:
+    """Returns the --config file, whose values are the defaults, and the words with every optional value filled in."""
+    parser = argparse.ArgumentParser(
+        prog=PROG, usage="%(prog)s [flags]; --help lists them", add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", type=Path)
+    for name, value in FLAGS_WITH_OPTIONAL_VALUE.items():
+        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        parser.add_argument(*spellings, dest=name, nargs="?", const=value)
+    known, rest = parser.parse_known_args(words)
+    given = {name: value for name, value in vars(known).items() if value is not None}
+    return known.config, [*rest, *(f"--{name.replace('_', '-')}={value}" for name, value in given.items())]
 
 
 def _from_file(path: Path | None) -> TrainCommand:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -26,3 +27,11 @@ def _package_logger() -> Iterator[None]:
     yield
     package.handlers[:], package.propagate = handlers, propagate
     package.setLevel(level)
+
+
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    """Lets SIGINT reach this process and its children, even where a script runs the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

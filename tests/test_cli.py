@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 
 @pytest.mark.parametrize(
-    ("action", "status", "said"),
+    ("action", "status", "message"),
     [
         ("None", 0, ""),
         ("3", 3, ""),
-        ("raise_(UserError('mend it'))", 2, "error: mend it\n"),
+        ("raise_(UserError('fix it'))", 2, "error: fix it\n"),
         ("raise_(KeyboardInterrupt())", 130, "interrupted\n"),
         ("(os.kill(os.getpid(), signal.SIGTERM), time.sleep(20))", 130, "interrupted\n"),
-        ("warnings.warn('a word')", 0, "note: a word\n"),
+        ("warnings.warn('odd')", 0, "note: odd\n"),
+        ("logging.getLogger(__name__).warning('odd')", 0, "note: odd\n"),
     ],
 )
-def test_a_command_ends_with_a_status_and_at_most_a_sentence(action: str, status: int, said: str) -> None:
+def test_a_command_ends_with_a_status_and_at_most_a_sentence(action: str, status: int, message: str) -> None:
+    done = run(action)
+    assert (done.returncode, done.stderr, done.stdout) == (status, message, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_was_ignored_from_the_start_stays_ignored(number: int) -> None:
+    done = run(f"os.kill(os.getpid(), {int(number)})", preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+def run(action: str, **options: Any) -> subprocess.CompletedProcess[str]:
     program = f"""
-import os, signal, time, warnings
+import logging, os, signal, time, warnings
 from cyclegan_fast.cli import with_errors
 from cyclegan_fast.errors import UserError
 
@@ -30,5 +45,5 @@ def raise_(error):
 
 with_errors(lambda: {action})
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr, done.stdout) == (status, said, "")
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)

@@ -185,7 +185,7 @@ def readers(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_ctrl_c_ends_a_check_and_keeps_what_was_read(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_check_and_keeps_what_was_read(tmp_path: Path, default_sigint: None) -> None:
     process = started(many(tmp_path))
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)

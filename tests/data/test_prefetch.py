@@ -135,7 +135,7 @@ def test_a_consumer_that_waits_is_woken_by_close() -> None:
     eventually(ended(batches))
 
 
-def test_ctrl_c_reaches_a_consumer_that_waits() -> None:
+def test_ctrl_c_reaches_a_consumer_that_waits(default_sigint: None) -> None:
     source = Gated()  # never gives anything
     batches = Prefetched(source, size_of=lambda _: 1)
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.train as users run it: real folders, real processes, real signals."""
+"""python -m cyclegan_fast.train as users run it: real folders, and real processes where signals or a resume count."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cyclegan_fast.config import TrainConfig, from_dict
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.train import parse
+from cyclegan_fast.train import train as train_command
+from cyclegan_fast.training.process import StopSignal
+from tests.commands import run_in_process
 
 FLAGS = (
     "--generator resnet_1blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
@@ -40,11 +44,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train(*words: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def train(*words: object) -> subprocess.CompletedProcess[str]:
+    """Runs the command in this process."""
+    return run_in_process(lambda: train_command(list(map(str, words))))
+
+
+def train_process(*words: object, **options: Any) -> subprocess.Popen[str]:
+    """Starts the command as users do."""
     command = [sys.executable, "-m", "cyclegan_fast.train", *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | (environment or {}), timeout=300
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def newest(out: Path) -> Path:
@@ -81,8 +89,9 @@ def test_a_resumed_run_is_the_run_that_never_stopped(images: Path, tmp_path: Pat
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert train(*words, "--out", straight).returncode == 0
     assert train(*words, "--out", broken, "--max-steps", 6).returncode == 0
-    again = train(*words, "--out", broken, "--resume", "auto", "--loader", "torch", "--workers", 1)
-    assert again.returncode == 0, again.stderr
+    again = train_process(*words, "--out", broken, "--resume", "auto", "--loader", "torch", "--workers", 1)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
     assert newest(straight).name == newest(broken).name == "step_00000016"
     for name in ("weights.safetensors", "state.safetensors"):
         a, b = load_file(newest(straight) / name), load_file(newest(broken) / name)
@@ -93,24 +102,47 @@ def test_a_resumed_run_is_the_run_that_never_stopped(images: Path, tmp_path: Pat
     ]
 
 
-def test_sigterm_finishes_the_step_keeps_a_checkpoint_and_says_so(images: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_sigterm_ends_a_run_in_order_that_ignores_ctrl_c(images: Path, tmp_path: Path) -> None:
+    """A script's shell starts its background jobs so: SIGINT changes nothing, SIGTERM ends the step and saves."""
     out = tmp_path / "run"
     words = ["--data", images, "--out", out, *SMALL]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cyclegan_fast.train", *map(str, words)], stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "events.jsonl").exists() or not records(out):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    process = train_process(*words, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    wait_for_steps(process, out, 1)
     second = train(*words, "--resume", "auto")
     assert second.returncode == 2
     assert "another run" in second.stderr
+    process.send_signal(signal.SIGINT)
+    wait_for_steps(process, out, len(records(out)) + 3)  # two steps more at least began after the signal
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "--resume auto" in said
+    assert "--resume auto" in output
     assert int(newest(out).name.removeprefix("step_")) == records(out)[-1]["step"]
+
+
+def wait_for_steps(process: subprocess.Popen[str], out: Path, count: int) -> None:
+    deadline = time.monotonic() + 240
+    while not (out / "events.jsonl").exists() or len(records(out)) < count:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_a_run_to_stop_unless_it_was_ignored_before(number: int, default_sigint: None) -> None:
+    def send(handler: Any) -> bool:
+        before = signal.signal(number, handler)
+        try:
+            with StopSignal() as stop:
+                os.kill(os.getpid(), number)
+            assert signal.getsignal(number) is handler
+            return stop.requested
+        finally:
+            signal.signal(number, before)
+
+    assert send(signal.default_int_handler)
+    assert not send(signal.SIG_IGN)
 
 
 def one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -142,9 +174,6 @@ def test_bad_input_is_answered_in_one_sentence(images: Path, tmp_path: Path) -> 
     one_sentence(train("--out", tmp_path / "x"), "--data")
     one_sentence(train("--data", images, "--out", tmp_path / "y", *SMALL, "--generator", "resnet"), "resnet_<N>blocks")
     one_sentence(train("--data", images, "--out", tmp_path / "y", *SMALL, "--amp", "fp16"), "bf16")
-    config = tmp_path / "config.yaml"
-    config.write_text("optim: {batchsize: 2}")
-    one_sentence(train("--config", config), "batchsize", "did you mean 'batch_size'")
 
 
 @pytest.mark.skipif(
@@ -194,16 +223,73 @@ def test_flags_config_file_and_printed_settings_agree(tmp_path: Path) -> None:
     assert settings["optim"]["lr"] == 1e-4
 
 
-def test_unknown_settings_name_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown setting 'batchsize', did you mean 'batch_size'\?"):
-        from_dict(TrainConfig, {"optim": {"batchsize": 2}})
-    with pytest.raises(UserError, match="expected one of lsgan"):
-        from_dict(TrainConfig, {"objective": {"gan_mode": "lsgam"}})
-    with pytest.raises(UserError, match="expected int"):
-        from_dict(TrainConfig, {"optim": {"batch_size": "two"}})
-    with pytest.raises(UserError, match="unknown setting 'lr', it belongs to the group 'optim'"):
-        from_dict(TrainConfig, {"lr": 1e-3})
-    with pytest.raises(UserError, match="unknown setting '1'"):
-        from_dict(TrainConfig, {1: 2})  # type: ignore[dict-item]
-    assert from_dict(TrainConfig, {"optim": {"lr": "2e-4"}}).optim.lr == 2e-4
-    assert from_dict(TrainConfig, {"run": {"cuda_graphs": True, "amp": False}}).run.cuda_graphs == "on"
+@pytest.mark.parametrize(
+    ("words", "amp", "out"),
+    [
+        ("--amp", "bf16", "runs/cyclegan"),
+        ("--amp fp16", "fp16", "runs/cyclegan"),
+        ("--amp=bf16", "bf16", "runs/cyclegan"),
+        ("--amp --out x", "bf16", "x"),
+        ("--out x --amp", "bf16", "x"),
+        ("--amp=off --out=x --amp", "bf16", "x"),
+        ("--amp --value-low -5 --amp off", "off", "runs/cyclegan"),
+        ("", "off", "runs/cyclegan"),
+    ],
+)
+def test_the_value_of_amp_is_optional(words: str, amp: str, out: str) -> None:
+    settings = parse(words.split()).settings().run
+    assert (settings.amp, str(settings.out)) == (amp, out)
+
+
+@pytest.mark.parametrize(
+    ("words", "cuda_graphs", "side_by_side", "resume"),
+    [
+        ("--cuda-graphs --side-by-side --resume", "on", "on", "auto"),
+        ("--cuda_graphs --side_by_side off", "on", "off", "off"),
+        ("--cuda-graphs=auto --side_by_side=on --resume=off", "auto", "on", "off"),
+    ],
+)
+def test_further_flags_with_an_optional_value(words: str, cuda_graphs: str, side_by_side: str, resume: str) -> None:
+    run = parse(words.split()).settings().run
+    assert (run.cuda_graphs, run.side_by_side, run.resume) == (cuda_graphs, side_by_side, resume)
+
+
+def test_numbers_may_be_negative() -> None:
+    data = parse(["--value-low", "-5", "--value-high=-1e-3", "--value-low-B", "-2e5", "--amp"]).settings().data
+    assert (data.value_low, data.value_high, data.value_low_B) == (-5.0, -1e-3, -2e5)
+
+
+def test_the_last_config_file_counts_and_flags_override_it(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("optim: {lr: 1}\nrun: {amp: true}")
+    second.write_text("optim: {lr: 3e-4, beta1: 0.25}")
+    settings = parse(["--config", str(first), f"--config={second}", "--beta1", "0.75"]).settings()
+    assert (settings.optim.lr, settings.optim.beta1, settings.run.amp) == (3e-4, 0.75, "off")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--amq", "--amp"),
+        ("--amp --bach-size 2", "--batch-size"),
+        ("--amp fp8", "'fp8'"),
+        ("--config", "expected one argument"),
+    ],
+)
+def test_unknown_flags_and_values_are_named_with_the_nearest(words: str, message: str) -> None:
+    done = train(*words.split())
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert message in done.stderr and "--help" in done.stderr
+
+
+def test_a_config_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    one_sentence(train("--config", tmp_path / "none.yaml"), "none.yaml: No such file")
+    config = tmp_path / "config.yaml"
+    for text, reason in (
+        ("optim: {batchsize: 2}", "did you mean 'batch_size'"),
+        ("optim: [", "is no valid YAML"),
+        ("3", "expected groups of settings"),
+        ("optim: {lr: -1}", "optim.lr must be from 0"),
+    ):
+        config.write_text(text)
+        one_sentence(train("--config", config), "config.yaml", reason)
