@@ -21,7 +21,10 @@ from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.audit.report import AuditReport, audit
+from cyclegan_fast.data.catalog.manifest import Manifest
+from cyclegan_fast.data.catalog.probe import ImageMetadata
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.image_file import as_image_file
 from tests.data.sample_images import noise, photo
 
 GEOMETRY = {"preprocess": "crop", "crop_size": 32, "load_size": 32}
@@ -157,22 +160,31 @@ def test_a_test_image_that_looks_like_one_for_training(tmp_path: Path) -> None:
 
 
 # ---- Signals ----
-def many(folder: Path, count: int = 400) -> Path:
-    rng = np.random.default_rng(0)
+COPIES = 400  # of one image in each domain: a few seconds of reading
+
+
+def many(folder: Path) -> Path:
+    """A set of one image, linked many times."""
+    noise(300, 300).save(folder / "image.jpg")
     for name in ("trainA", "trainB"):
         (folder / name).mkdir()
-        for i in range(count):
-            pixels = rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.jpg")
+        for i in range(COPIES):
+            (folder / name / f"{i}.jpg").hardlink_to(folder / "image.jpg")
     return folder
 
 
-def started(folder: Path) -> subprocess.Popen[str]:
-    """A check that has begun to read."""
+def started(folder: Path, on_ctrl_c: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
+    """A check that has begun to read; `on_ctrl_c` is what it inherits, whatever these tests were started with."""
     words = [sys.executable, "-m", "cyclegan_fast.dataset", "check", str(folder), "--workers", "2", "--json"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(3000):
-        if len(readers(process.pid)) == 2:
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, on_ctrl_c),
+    )
+    for _ in range(6000):
+        if len(pids := readers(process.pid)) == 2 and sum(map(seconds_used, pids)) > 0.6:  # of about 5
             return process
         time.sleep(0.01)
     process.kill()
@@ -184,16 +196,32 @@ def readers(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def seconds_used(pid: int) -> float:
+    """The processor time that a process has used so far."""
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_ctrl_c_ends_a_check_and_keeps_what_was_read(tmp_path: Path, default_sigint: None) -> None:
-    process = started(many(tmp_path))
-    time.sleep(0.3)
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_signal_ends_a_check_and_what_was_read_is_stored(tmp_path: Path, in_background: bool) -> None:
+    """Ctrl-C does; SIGTERM where Ctrl-C is ignored from the start, as under nohup."""
+    process = started(many(tmp_path), signal.SIG_IGN if in_background else signal.SIG_DFL)
     process.send_signal(signal.SIGINT)
-    out, said = process.communicate(timeout=30)
+    if in_background:
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+    out, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said and out == ""
     stored = json.loads((tmp_path / ".cyclegan_fast" / "manifest.json").read_text())["files"]
-    assert len(stored) < 800
-    assert audit(DataConfig(data=tmp_path)).files_read == 800 - len(stored)
+    assert 0 < len(stored) < 2 * COPIES
+    manifest = Manifest(tmp_path)
+    assert all(
+        isinstance(found, ImageMetadata)
+        for found in manifest.probe([as_image_file(tmp_path / name) for name in stored])
+    )
+    assert manifest.files_read == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
