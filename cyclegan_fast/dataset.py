@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.dataset: renders the synthetic scenes, and checks a folder of images before training."""
+"""python -m cyclegan_fast.dataset: renders the synthetic scenes, and checks the images of a data set before training."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check(
     strict: bool = False,
     json: bool = False,
 ) -> int:
-    """Reads every image to its end and tells what is there and what is odd.
+    """Reads every image to its end and reports what is there and what is unusual or wrong.
 
     For example:
         python -m cyclegan_fast.dataset check datasets/horse2zebra --quarantine
@@ -63,18 +63,18 @@ def check(
         python -m cyclegan_fast.dataset check --data-A "shards/summer-{000..031}.tar" --data-B winter list.txt
 
     Errors would stop training: files that are no images, damaged, cut off, too small for the settings, of other
-    channels, or without a partner. Warnings want a look: the same image twice, in A and in B or in train and test;
-    A and B, or train and test, that look alike (at most 4 of 63 bits of a perceptual hash differ); pairs of unlike
-    sizes; mixed depths; a single colour; animation. What is found is kept in the folder, in .cyclegan_fast/index.json,
-    and used again, by training too: the next check reads only what has changed.
+    channels, or without a partner. Warnings may be mistakes: the same image twice, in A and in B or in train and test;
+    near-duplicates in A and B, or in train and test (at most 4 of 63 bits of a perceptual hash differ); pairs of
+    different sizes; mixed depths; a single colour; animation. The metadata of the images is stored in the folder, in
+    .cyclegan_fast/manifest.json, and used again, by training too: the next check reads only what has changed.
 
     The exit status is 0 if training can start, with warnings or without, and 2 if there are errors. (1 is what a
-    crash gives, so that a script can tell.)
+    crash gives.)
 
     Args:
         data: Folder with trainA and trainB; testA and testB may be absent. With --paired, train (and val, test) may
             hold A and B side by side. Images that its quarantine.txt names are left out.
-        data_A: Instead of a folder, the places of the images of A, as for training: folders, lists (.txt), shards
+        data_A: Instead of a folder, the locations of the images of A, as for training: folders, lists (.txt), shards
             (.tar).
         data_B: Those of B.
         paired: The images are pairs, as for training.
@@ -84,8 +84,8 @@ def check(
         load_size: As for training.
         crop_size: As for training.
         workers: Processes that read; by default as many as there are usable cores.
-        contact_sheet: PNG to write: a sample of A and B, and what is odd with the reason. By default
-            .cyclegan_fast/contact_sheet.png in the folder, or in the first one of A.
+        contact_sheet: PNG to write: a selection of A and B, and the images with findings, each with the reason. By
+            default .cyclegan_fast/contact_sheet.png in the folder, or in the first one of A.
         quarantine: Add the files with errors to quarantine.txt there: training then leaves them out, and the exit
             status is 0 if nothing else is wrong.
         strict: Warnings count as errors for the exit status.
@@ -111,6 +111,8 @@ def check(
     )
     channels = channels_A, channels_B
     check_ranges(TrainConfig(data=settings, model=ModelConfig(channels_A=channels_A, channels_B=channels_B)))
+    if contact_sheet is not None:
+        _refuse_among_images(contact_sheet, settings)
     if json:
         show_logs(info_to_stderr=True)
     with ProgressBar("images", enabled=not json) as progress:
@@ -119,7 +121,7 @@ def check(
     errors, lists = report.of("error"), []
     if quarantine:
         named = report.to_quarantine()
-        lists = [str(add_to_quarantine(home, reasons)) for home, reasons in named.items()]
+        lists = [str(add_to_quarantine(folder, reasons)) for folder, reasons in named.items()]
         errors = [finding for finding in errors if not report.is_named(finding, named)]
     if json:
         print(as_json(report, contact_sheet=sheet and str(sheet), quarantine=lists))
@@ -134,8 +136,23 @@ def check(
     return 2 if errors or (strict and report.of("warning")) else 0
 
 
+def _refuse_among_images(sheet: Path, settings: DataConfig) -> None:
+    """A contact sheet among the images would be one of them from then on."""
+    from cyclegan_fast.data.audit.groups import SIDE_BY_SIDE
+    from cyclegan_fast.data.catalog.manifest import FOLDER
+    from cyclegan_fast.data.locations.folders import DOMAIN_FOLDERS
+
+    folders = [Path(location) for side in (settings.data_A, settings.data_B) for location in side or ()]
+    if settings.data is not None:
+        folders += [settings.data / name for name in (SIDE_BY_SIDE if settings.paired else ()) + DOMAIN_FOLDERS]
+    parents = sheet.resolve().parents
+    for folder in folders:
+        if folder.is_dir() and folder.resolve() in parents and FOLDER not in sheet.parts:
+            raise UserError(f"--contact-sheet {sheet} lies among the images of {folder}: write it elsewhere")
+
+
 def _write_contact_sheet(report: AuditReport, path: Path | None) -> Path | None:
-    """Writes the sheet; where its usual place cannot be written, it logs that."""
+    """Writes the sheet; where it cannot be written to the default location, it logs that."""
     from cyclegan_fast.data.audit.contact_sheet import contact_sheet
     from cyclegan_fast.data.catalog.manifest import FOLDER
 
@@ -148,7 +165,7 @@ def _write_contact_sheet(report: AuditReport, path: Path | None) -> Path | None:
     except UserError as error:
         if path is not None:
             raise
-        log.info("%s; name another place with --contact-sheet FILE.png", error)
+        log.info("%s; name another location with --contact-sheet FILE.png", error)
         return None
     return target
 

@@ -123,7 +123,7 @@ def test_a_read_only_folder_is_checked_all_the_same(check: Check, good_folder: P
             folder.chmod(0o755)
     assert status == 0 and said == "" and "2 images, nothing wrong" in lines
     assert any("the metadata is not stored, and the next check reads every image again" in line for line in lines)
-    assert any("name another place with --contact-sheet FILE.png" in line for line in lines)
+    assert any("name another location with --contact-sheet FILE.png" in line for line in lines)
     assert named[0] == 2 and named[2].startswith(f"error: cannot write {folder / 'sheet.png'}")
 
 
@@ -132,6 +132,9 @@ def test_mistakes_are_one_sentence(check: Check, tmp_path: Path) -> None:
     assert status == 2 and not lines and "there is no such data folder" in said
     status, _, said = check(tmp_path, "--crop-size", "300")
     assert status == 2 and said.startswith("error: --crop-size 300 is larger than --load-size 286")
+    (tmp_path / "trainA").mkdir()
+    status, _, said = check(tmp_path, "--contact-sheet", tmp_path / "trainA" / "sheet.png")
+    assert status == 2 and said.startswith(f"error: --contact-sheet {tmp_path / 'trainA' / 'sheet.png'} lies among")
     file = tmp_path / "file"
     file.touch()
     for words, reason in (
