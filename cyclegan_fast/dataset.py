@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.dataset: renders the synthetic scenes, and checks the images of a data set before training."""
+"""python -m cyclegan_fast.dataset: renders the synthetic scenes, and checks the images of a set before training."""
 
 from __future__ import annotations
 
