@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -293,6 +294,15 @@ def test_places_that_give_nothing_say_why(tmp_path: Path) -> None:
     }
     for name, words in expected.items():
         assert words in refused(str(tmp_path / name)), name
+
+
+def test_the_advice_about_shards_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "it's [1] {a,b} *"
+    folder.mkdir()
+    shard = make_shard(folder / "0.tar", {"0.png": png(0)})
+    (_, pattern) = shlex.split(refused(str(folder)).partition("name them: ")[2].replace(" (or -B)", ""))
+    assert [file.path for file in find_images([pattern])] == [str(shard)]
+    assert [file.path for file in find_images([str(shard)])] == [str(shard)]  # its name is no pattern
 
 
 def test_places_that_contradict_each_other(tmp_path: Path) -> None:
