@@ -1,10 +1,12 @@
-"""Folders of real image files for the tests of the data room."""
+"""Folders of real image files for the tests of data sets."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cyclegan_fast.data.loaders import LOADERS
+from tests.data.flawed import make_flawed
 from tests.data.sample_images import BAD_FILES, noise
 
 
@@ -32,3 +34,15 @@ def bad_file(request: pytest.FixtureRequest, good_folder: Path) -> Path:
     path = good_folder / "trainA" / request.param
     BAD_FILES[request.param](path)
     return path
+
+
+@pytest.fixture(scope="session")
+def flawed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with every flaw, made once; read only, apart from the check's own folder."""
+    return make_flawed(tmp_path_factory.mktemp("flawed"))
+
+
+@pytest.fixture
+def flawed_copy(flawed: Path, tmp_path: Path) -> Path:
+    """A copy of it, of which nothing is known yet."""
+    return Path(shutil.copytree(flawed, tmp_path / "flawed", ignore=shutil.ignore_patterns(".cyclegan_fast")))

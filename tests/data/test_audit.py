@@ -19,13 +19,7 @@ from cyclegan_fast.data.catalog.quarantine import add_to_quarantine, exclude, re
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
 from cyclegan_fast.images.perceptual_hash import perceptual_hash
-from tests.data.flawed import make_flawed, photo
-
-
-@pytest.fixture(scope="module")
-def flawed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Read only: the tests that change something make their own."""
-    return make_flawed(tmp_path_factory.mktemp("flawed"))
+from tests.data.flawed import photo
 
 
 def check(folder: Path, **settings: object) -> AuditReport:
@@ -109,8 +103,8 @@ def test_nearest_agrees_with_comparing_each_with_each() -> None:
     assert nearest(a, b[:0])[0].tolist() == [-1] * len(a) and nearest(a[:0], b)[0].shape == (0,)
 
 
-def test_nothing_is_read_twice_until_it_changes(tmp_path: Path) -> None:
-    folder = make_flawed(tmp_path)
+def test_nothing_is_read_twice_until_it_changes(flawed_copy: Path) -> None:
+    folder = flawed_copy
     first, again = check(folder), check(folder)
     bad = 5  # they are read each time
     assert (first.files_read, again.files_read) == (46, bad)
@@ -124,7 +118,7 @@ def test_nothing_is_read_twice_until_it_changes(tmp_path: Path) -> None:
     assert "trainA/2.jpg" not in stored["files"] and len(stored["files"]) == 40
 
 
-def test_the_index_moves_with_the_folder_and_training_uses_it(good_folder: Path) -> None:
+def test_the_manifest_moves_with_the_folder_and_training_uses_it(good_folder: Path) -> None:
     assert check(good_folder).files_read == 12
     moved = good_folder.rename(good_folder.with_name("moved"))
     for path in moved.glob("train?/*"):  # what training would stumble over if it read the files
@@ -138,25 +132,25 @@ def test_the_index_moves_with_the_folder_and_training_uses_it(good_folder: Path)
 @pytest.mark.parametrize(
     "content", ["{ damaged", "[]", '{"made_by": "another"}', '{"files": {}}', "", "\0", '{"made_by": 1, "files": 2}']
 )
-def test_a_damaged_index_is_made_anew_and_logged(
+def test_a_damaged_manifest_is_made_anew_and_logged(
     good_folder: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     caplog.set_level(logging.INFO)
     check(good_folder)
-    index = good_folder / ".cyclegan_fast" / "manifest.json"
-    whole = index.read_bytes()
-    index.write_text(content)
+    manifest = good_folder / ".cyclegan_fast" / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_text(content)
     assert check(good_folder).files_read == 12
     assert "every image is read again" in caplog.text
-    assert index.read_bytes() == whole
+    assert manifest.read_bytes() == whole
 
 
-def test_an_entry_of_the_wrong_kind_spoils_the_index(good_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_entry_of_the_wrong_kind_spoils_the_manifest(good_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     check(good_folder)
-    index = good_folder / ".cyclegan_fast" / "manifest.json"
-    stored = json.loads(index.read_text())
+    manifest = good_folder / ".cyclegan_fast" / "manifest.json"
+    stored = json.loads(manifest.read_text())
     stored["files"]["trainA/0.jpg"][2] = "48"
-    index.write_text(json.dumps(stored))
+    manifest.write_text(json.dumps(stored))
     assert check(good_folder).files_read == 12 and "holds something else" in caplog.text
 
 

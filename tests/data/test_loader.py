@@ -1,5 +1,5 @@
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,8 +10,9 @@ import torch
 
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import Loader, build_train_loader
+from cyclegan_fast.data.catalog.manifest import Manifest
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images import load_images
+from cyclegan_fast.images import ImageFile, load_images
 from tests.data.sample_images import noise
 
 ConfigFor = Callable[..., TrainConfig]
@@ -148,15 +149,18 @@ def test_limits_and_missing_settings(config_for: ConfigFor, good_folder: Path) -
 
 
 @pytest.fixture(scope="module")
-def ordinary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """300 JPEGs of mixed sizes, upright and wide, colour and grey."""
+def ordinary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 JPEGs of mixed sizes, upright and wide, colour and grey, with a manifest: they are checked once."""
     folder = tmp_path_factory.mktemp("ordinary")
     for name in ("trainA", "trainB"):
         (folder / name).mkdir()
         for i in range(150):
-            image = noise(20 + i % 13, 15 + i % 17, seed=i).resize((120 + 7 * (i % 40), 90 + 11 * (i % 30)))
+            image = noise(20 + i % 13, 15 + i % 17, seed=i).resize((100 + 4 * (i % 40), 90 + 5 * (i % 30)))
             (image.convert("L") if i % 10 == 0 else image).save(folder / name / f"{i:03d}.jpg")
-    yield folder
+    manifest = Manifest(folder)
+    manifest.probe([ImageFile(str(path)) for path in folder.rglob("*.jpg")])
+    manifest.save()
+    return folder
 
 
 @pytest.mark.parametrize("mode", ["resize_and_crop", "scale_width_and_crop", "crop", "none", "scale_width"])

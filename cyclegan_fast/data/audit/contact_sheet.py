@@ -47,7 +47,7 @@ def contact_sheet(
         sheet.paste(page, (_MARGIN, top))
         top += page.height + _GAP
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import warnings
+from collections.abc import Iterator
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -26,8 +29,7 @@ def thumbnail(image: AuditedImage, width: int, height: int) -> Image.Image:
     """Draws the whole image on a rounded plate of the size; an image that cannot be read is a crossed plate."""
     plate = Image.new("RGB", (width, height), LINE)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that only the first frame is shown, say: it is among the findings
+        with _unreported():
             shown = _decode(image)
         shown.thumbnail((width, height))
         if max(shown.size) < min(width, height) // 2:  # small images keep their pixels, but can be seen
@@ -39,6 +41,19 @@ def thumbnail(image: AuditedImage, width: int, height: int) -> Image.Image:
         for sign in (-1, 1):
             draw.line((x - arm, y - sign * arm, x + arm, y + sign * arm), SOFT, 3)
     return _rounded(plate, 8, CARD)
+
+
+@contextlib.contextmanager
+def _unreported() -> Iterator[None]:
+    """Suppresses what decoding warns of, that only the first frame is shown for example: it is among the findings."""
+    logger = logging.getLogger("cyclegan_fast.images")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _decode(image: AuditedImage) -> Image.Image:
