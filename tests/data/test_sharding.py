@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from cyclegan_fast.config import DataConfig, OptimConfig, TrainConfig
-from cyclegan_fast.data import build_train_loader
+from cyclegan_fast.data import TrainingImage, build_train_loader
+from cyclegan_fast.data.catalog.probe import ImageMetadata
 from cyclegan_fast.data.loaders import Loader
 from cyclegan_fast.data.loaders.samples import Domain, Samples
 from cyclegan_fast.data.loaders.sharding import assign_ranks
@@ -197,3 +199,12 @@ def test_a_bad_member_is_replaced_from_the_own_shards(tmp_path: Path) -> None:
         sorted(map(Path, own))[0].write_bytes(b"")
         seen = paths(take(loader, 12))
     assert len(loader.skipped) == 3 and {p.split(":")[0] for p in seen} == set(sorted(own)[1:])
+
+
+def test_a_domain_of_many_images_is_small() -> None:
+    """A million travel to each worker process in some tens of megabytes."""
+    metadata = ImageMetadata(8, 8, "PNG", "RGB", 8, 1, False, False, "", "", 0, 3, True, "8", 0.0, 255.0, "")
+    images = [TrainingImage(ImageFile(f"/a/folder/of/images/{i:07d}.png"), (i, 8), metadata) for i in range(20_000)]
+    domain = Domain.of(images, PixelFormat())
+    assert len(pickle.dumps(domain)) < 80 * len(images)
+    assert domain.files[777] == images[777].file and tuple(domain.sizes[777]) == images[777].size

@@ -1,7 +1,7 @@
-"""What is known of every image of a data folder, kept beside the data in one file.
+"""The metadata of every image of a data folder, stored beside the data in one file.
 
 Both the check before training and `dataset check` come here. A file is read once, in worker processes; as long as its
-length and its time of change stay the same, it costs one look at the folder from then on. Files that cannot be used
+length and its time of change stay the same, it costs one call of stat from then on. Files that cannot be used
 are read again each time: what was wrong may have been the disk, or a decoder that has learned since.
 """
 
@@ -46,7 +46,7 @@ class Manifest:
     """The metadata of the images below one folder.
 
     Args:
-        folder: The data folder; None for images from anywhere, of which nothing is kept.
+        folder: The data folder; None for images from anywhere, of which nothing is stored.
     """
 
     def __init__(self, folder: Path | None) -> None:

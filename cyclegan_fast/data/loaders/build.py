@@ -92,23 +92,24 @@ def build_samples(config: TrainConfig, *, size_divisor: int, min_size: int, rank
     data = config.data
     min_side = transforms.check_geometry(data, size_divisor, min_size)
     located = locate(data)
-    files = _without_quarantined(located, data)
     checked = [
-        check_images(some, on_bad=data.on_bad_image, min_side=min_side, catalog_folder=domain.catalog_folder)
-        for some, domain in zip(files, located, strict=True)
+        check_images(files, on_bad=data.on_bad_image, min_side=min_side, catalog_folder=domain.catalog_folder)
+        for files, domain in zip(_without_quarantined(located, data), located, strict=True)
     ]
-    images = drop(checked, data.paired)
-    _log_animations(images)
-    pixel_formats = find_pixel_formats(data, (config.model.channels_A, config.model.channels_B), images)
-    fitting = [fit(some, form, data.on_bad_image) for some, form in zip(images, pixel_formats, strict=True)]
+    usable = drop(checked, data.paired)
+    _log_animations(usable)
+    pixel_formats = find_pixel_formats(data, (config.model.channels_A, config.model.channels_B), usable)
+    fitting = [
+        fit(images, pixel_format, data.on_bad_image) for images, pixel_format in zip(usable, pixel_formats, strict=True)
+    ]
     domains = []
-    for name, some, pixel_format in zip("AB", drop(fitting, data.paired), pixel_formats, strict=True):
-        if clipping := describe_clipping(some, pixel_format):
+    for name, images, pixel_format in zip("AB", drop(fitting, data.paired), pixel_formats, strict=True):
+        if clipping := describe_clipping(images, pixel_format):
             log.info("%s: %s", name, clipping)
-        _refuse_small_samples(data, some, min_size)
+        _refuse_small_samples(data, images, min_size)
         if config.optim.images_per_step > 1:
-            _refuse_mixed_sizes(data, some)
-        domains.append(Domain.of(some, pixel_format))
+            _refuse_mixed_sizes(data, images)
+        domains.append(Domain.of(images, pixel_format))
     return Samples(data, domains[0], domains[1], config.run.seed, rank=rank, world=world)
 
 

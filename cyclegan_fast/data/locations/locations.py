@@ -4,7 +4,7 @@ A location is
 
 - a folder: its image files and those of the folders below it, sorted by path;
 - a list, ending in .txt: one file a line, relative to the list's own folder; blank lines and # comments are skipped.
-  It is taken at its word: its files may be anywhere, except among the images that a training run has written;
+  Its files may be anywhere, except among the images that a training run has written;
 - tar shards, ending in .tar, as WebDataset lays them out: their image members in the order of the archive. A pattern
   may stand for several: ``shards/a-{000000..000009}.tar``, ``shards/a-*.tar`` (see `shards`).
 """
@@ -40,14 +40,14 @@ def catalog_folder_of(location: str, image: ImageFile) -> Path:
 
     Args:
         location: The first location of the domain.
-        image: Its first image, which tells which folder a pattern has led to.
+        image: Its first image, by which the folder is known that a pattern leads to.
     """
     if Path(location).is_dir():
         return Path(location)
     return Path(image.path if image.member else location).parent
 
 
-def some(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """Returns the first few names, and how many more there are."""
     more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
     return ", ".join(names[:_MAX_NAMED]) + more
@@ -79,7 +79,7 @@ def _read_list(file: Path) -> list[Path]:
     if not paths:
         raise UserError(f"{file}: names no image; put one file a line, relative to {file.parent}")
     if absent := [str(path) for path in paths if not path.is_file()]:
-        raise UserError(f"{file}: names what is not there: {some(absent)}; paths are relative to {file.parent}")
+        raise UserError(f"{file}: names what is not there: {first_few(absent)}; paths are relative to {file.parent}")
     written = {run / "samples" for run in find_runs(paths)}
     kept = [path for path in paths if not written.intersection(path.parents)]
     if not kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from cyclegan_fast.data.locations.locations import some
+from cyclegan_fast.data.locations.locations import first_few
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.image_file import ImageFile
 
@@ -30,7 +30,7 @@ def match_names(
     else:
         by_key, files = (by_key_A, first) if len(by_key_A) < len(first) else (by_key_B, second)
         twice = [str(file) for file in files if by_key[_key(file, depth)] is not file]
-        raise UserError(f"--paired: names must differ within a domain, and these come again: {some(twice)}")
+        raise UserError(f"--paired: names must differ within a domain, and these come again: {first_few(twice)}")
     unpaired = [file for key, file in by_key_A.items() if key not in by_key_B]
     unpaired += [file for key, file in by_key_B.items() if key not in by_key_A]
     return [(file, by_key_B[key]) for key, file in by_key_A.items() if key in by_key_B], unpaired
@@ -44,7 +44,7 @@ def partners(first: list[ImageFile], second: list[ImageFile]) -> tuple[list[Imag
     """
     pairs, unpaired = match_names(first, second)
     if unpaired:
-        names = some([str(file) for file in unpaired])
+        names = first_few([str(file) for file in unpaired])
         raise UserError(f"--paired: these have no partner of the same name in the other domain: {names}")
     return [a for a, _ in pairs], [b for _, b in pairs]
 
