@@ -35,20 +35,20 @@ def number(default: T, *, min: float, max: float = math.inf) -> T:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelFormat:
-    """What the images of one domain are to the networks; it travels with every generator."""
+    """How the networks see the images of one domain; it is stored with every generator."""
 
     channels: int = number(3, min=1, max=2**10)
-    """Channels."""
+    """Number of channels."""
     depth: Depth = "8"
-    """8 and 16: whole numbers of that many bits, over their full range. float: values from `low` to `high`."""
+    """8 and 16: integers of that many bits, over their full range. float: values from `low` to `high`."""
     low: float = number(0.0, min=-FINITE, max=FINITE)
-    """Of depth float: the value that becomes -1."""
+    """For depth float: the value that maps to -1."""
     high: float = number(1.0, min=-FINITE, max=FINITE)
-    """Of depth float: the value that becomes 1."""
+    """For depth float: the value that maps to 1."""
 
     @property
     def scale(self) -> tuple[float, float]:
-        """The values that become -1 and 1."""
+        """The values that map to -1 and 1."""
         return {"8": (0.0, 255.0), "16": (0.0, 65535.0)}.get(self.depth, (self.low, self.high))
 
 
@@ -59,9 +59,9 @@ class ModelConfig:
     generator: str = "resnet_9blocks"
     """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
     discriminator: Literal["basic", "n_layers", "pixel"] = "basic"
-    """Discriminator: basic is the paper's 70x70 PatchGAN (n_layers with 3), pixel judges every pixel alone."""
+    """Discriminator: basic is the paper's 70x70 PatchGAN (n_layers with 3), pixel scores each pixel by itself."""
     n_layers: int = number(3, min=1, max=2**20)
-    """Strided layers of the n_layers discriminator (each about doubles the patch it judges)."""
+    """Strided layers of the n_layers discriminator (each about doubles the side of a patch)."""
     ngf: int = number(64, min=1, max=2**20)
     """Generator channels after the first convolution."""
     ndf: int = number(64, min=1, max=2**20)
@@ -87,17 +87,17 @@ class ObjectiveConfig:
     gan_mode: Literal["lsgan", "vanilla", "wgangp", "hinge"] = "lsgan"
     """Adversarial loss: lsgan (the paper's training), vanilla (its equation 1), wgangp, hinge."""
     lambda_gan: float = number(1.0, min=0, max=FINITE)
-    """Weight of the adversarial losses of the generators; 0 trains with the cycle alone."""
+    """Weight of the adversarial losses of the generators; 0 trains with the cycle losses alone."""
     lambda_A: float = number(10.0, min=0, max=FINITE)
-    """Weight of the forward cycle A -> B -> A; 0 leaves it out."""
+    """Weight of the forward cycle loss, A -> B -> A; 0 leaves it out."""
     lambda_B: float = number(10.0, min=0, max=FINITE)
-    """Weight of the backward cycle B -> A -> B; 0 leaves it out."""
+    """Weight of the backward cycle loss, B -> A -> B; 0 leaves it out."""
     lambda_identity: float = number(0.5, min=0, max=FINITE)
     """Weight of the identity loss, relative to lambda_A and lambda_B; 0 leaves it out."""
     lambda_gp: float = number(10.0, min=0, max=FINITE)
     """Weight of wgangp's gradient penalty."""
     pool_size: int = number(50, min=0)
-    """Images kept per direction for the discriminators; 0 shows them only the newest fakes."""
+    """Size of the image pool of each discriminator; 0 shows it only the newest fakes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class OptimConfig:
     n_epochs: int = number(100, min=0)
     """Epochs at the full learning rate."""
     n_epochs_decay: int = number(100, min=0)
-    """Epochs over which the linear policy then takes the rate to zero."""
+    """Epochs over which the linear policy then decays the rate to zero."""
     lr_policy: Literal["linear", "step", "plateau", "cosine"] = "linear"
     """How the rate falls: linear (the paper), step, plateau (on the generators' loss), cosine."""
     lr_decay_iters: int = number(50, min=1, max=2**20)
@@ -129,7 +129,7 @@ class OptimConfig:
 
     @property
     def images_per_step(self) -> int:
-        """Images of each domain that one update is made of."""
+        """Images of each domain that make one update."""
         return self.batch_size * self.grad_accumulation
 
 
@@ -144,7 +144,7 @@ class DataConfig:
     data_B: tuple[str, ...] | None = None
     """The same for B."""
     paired: bool = False
-    """A and B are pairs, by their names or side by side in one file: taken together, cropped and mirrored alike."""
+    """A and B are pairs, by their names or side by side in one file: loaded together, cropped and flipped alike."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """BtoA swaps the two domains."""
     preprocess: Preprocess = "resize_and_crop"
@@ -154,37 +154,37 @@ class DataConfig:
     crop_size: int = number(256, min=1, max=2**20)
     """Side in pixels of the random crop."""
     flip: bool = True
-    """Mirror left to right with probability 0.5."""
+    """Flip left to right with probability 0.5."""
     serial_batches: bool = False
-    """Take A and B in step and in order, rather than shuffled and at random."""
+    """Load A and B in their order, rather than shuffled and combined at random."""
     max_dataset_size: int | None = number(None, min=1)
     """Use at most this many images of each domain."""
     epoch_size: int | None = number(None, min=1)
     """Samples per epoch; by default the size of the larger domain."""
     loader: Loader = "auto"
-    """What makes the batches: cache (all decoded once, kept in memory), dali (NVIDIA DALI decodes, on the GPU), torch
-    (worker processes). auto says which."""
+    """What makes the batches: cache (all decoded once, held in memory), dali (NVIDIA DALI decodes, on the GPU), torch
+    (worker processes). auto logs its choice."""
     cache_share: float = number(0.25, min=0, max=1)
-    """Share of the free memory that the loader cache may take: of the device's, or else of the host's."""
+    """Share of the free memory that the loader cache may use: of the device's, or else of the host's."""
     workers: int | None = number(None, min=0, max=1024)
     """Processes (torch) or threads (cache, dali) that decode images; by default as many as the cores suggest."""
     depth: Literal["auto", "8", "16", "float"] = "auto"
-    """Bits of a channel: 8, 16, or float with --value-low and --value-high. auto looks at the files of each domain."""
+    """Bits of a channel: 8, 16, or float with --value-low and --value-high. auto reads them from the files."""
     value_low: float | None = number(None, min=-FINITE, max=FINITE)
-    """What becomes black (-1) in floating-point images; darker values are clipped."""
+    """The value of black (-1) in floating-point images; lower ones are clipped."""
     value_high: float | None = number(None, min=-FINITE, max=FINITE)
-    """What becomes white (1) in floating-point images; brighter values are clipped."""
+    """The value of white (1) in floating-point images; higher ones are clipped."""
     value_low_B: float | None = number(None, min=-FINITE, max=FINITE)
-    """Of domain B, where it is not --value-low."""
+    """For domain B, where it differs from --value-low."""
     value_high_B: float | None = number(None, min=-FINITE, max=FINITE)
-    """Of domain B, where it is not --value-high."""
+    """For domain B, where it differs from --value-high."""
     on_bad_image: Literal["error", "skip"] = "error"
     """A file that cannot be decoded: stop before training, or leave it out and list it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How and where the run runs."""
+    """How and where the run executes, and what it writes."""
 
     out: Path = Path("runs/cyclegan")
     """Folder of the run: checkpoints, events, samples, settings."""
@@ -195,15 +195,15 @@ class RunConfig:
     amp: Literal["off", "bf16", "fp16"] = "off"
     """Mixed precision; --amp alone means bf16. fp16 (with loss scaling) needs CUDA."""
     cuda_graphs: Literal["off", "on", "auto"] = "off"
-    """Whole step as one CUDA graph; --cuda-graphs alone means on. auto falls back to eager and says why."""
+    """Whole step as one CUDA graph; --cuda-graphs alone means on. auto falls back to eager and logs why."""
     side_by_side: Literal["auto", "on", "off"] = "auto"
-    """Both directions at once, on two CUDA streams or CPU threads, for twice the memory. auto: if images are small."""
+    """Both cycles at once, on two CUDA streams or CPU threads, for twice the memory. auto: if images are small."""
     channels_last: bool = True
     """Keep activations and weights channels_last (NHWC), the faster layout."""
     compile: bool = False
     """torch.compile the networks."""
     activation_checkpointing: bool = False
-    """Keep only the input of each residual block and compute the rest anew: less memory for a quarter more work."""
+    """Store only the input of each residual block and recompute the rest: less memory for a quarter more work."""
     log_every: int = number(50, min=1)
     """Steps between log lines and event records."""
     sample_every: int = number(1000, min=0)
@@ -211,9 +211,9 @@ class RunConfig:
     checkpoint_every: int = number(5000, min=0)
     """Steps between checkpoints, besides the one at the end; 0 for none."""
     keep_checkpoints: int = number(3, min=0)
-    """Newest checkpoints kept; 0 keeps all."""
+    """How many of the newest checkpoints to keep; 0 keeps all."""
     max_steps: int | None = number(None, min=1)
-    """Stop after this many steps, whatever the epochs say."""
+    """Stop after this many steps, even if epochs are left."""
     resume: Literal["off", "auto"] = "off"
     """auto continues the newest checkpoint in --out exactly, or starts afresh if there is none."""
     init_from: Path | None = None
@@ -222,7 +222,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a training run is made of."""
+    """All settings of a training run."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -242,7 +242,7 @@ def check_ranges(config: TrainConfig) -> None:
         for setting in dataclasses.fields(settings):
             _check_range(getattr(settings, setting.name), setting, f"--{setting.name.replace('_', '-')}")
     if config.model.n_layers != ModelConfig().n_layers and config.model.discriminator != "n_layers":
-        raise UserError("--n-layers shapes only --discriminator n_layers: say that too, or leave it out")
+        raise UserError("--n-layers applies to --discriminator n_layers alone: add that, or leave it out")
 
 
 def _check_range(value: Any, setting: dataclasses.Field[Any], name: str) -> None:
@@ -296,7 +296,7 @@ def _belongs_to(key: str, hints: dict[str, Any]) -> str:
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """Checks `value`, as YAML or JSON gives it, against the annotation `hint` and turns it into that type."""
+    """Checks a `value` read from YAML or JSON against the annotation `hint` and converts it to that type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return _coerce_choice(value, arguments, where)

@@ -1,8 +1,9 @@
-"""python -m cyclegan_fast.demo: the whole way, from rendered scenes to a report with images and scores."""
+"""python -m cyclegan_fast.demo: all of it in one command, from rendered scenes to a report with images and scores."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import time
@@ -14,11 +15,13 @@ from cyclegan_fast.config import DataConfig, Loader, ModelConfig, OptimConfig, R
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors
 
+log = logging.getLogger(__name__)
+
 SIZE = 64  # pixels
 TRAIN_IMAGES, TEST_IMAGES = 1000, 100  # per domain
 STEPS_PER_EPOCH = 100
-CURVE_POINTS = 6  # checkpoints that are scored
-SHOWN = 6  # test images in the report, per direction
+SCORED_CHECKPOINTS = 6
+REPORT_IMAGES = 6  # of each direction
 MARKER = "demo.json"  # a folder that holds this may be replaced by the next demo
 
 USAGE = """import cyclegan_fast
@@ -39,45 +42,47 @@ def demo(
 
     Example: python -m cyclegan_fast.demo --out runs/demo
 
-    Domain A holds flat label maps, domain B textured photos of other scenes; no pair is ever shown. The test scenes
+    Domain A holds flat label maps, domain B textured photos of other scenes; training sees no pair. The test scenes
     exist in both, so the translations can be scored.
 
     Args:
-        out: Folder of everything that the demo makes; an earlier demo in it is replaced.
-        steps: Training steps; fewer are quicker and worse.
+        out: Folder of the results; an earlier demo in it is replaced.
+        steps: Training steps; fewer are faster and give worse images.
         device: auto, cpu, cuda or cuda:<index>.
-        loader: What brings the images, as for training.
+        loader: What makes the batches, as for training.
     """
     from cyclegan_fast.data.scenes import render_dataset
     from cyclegan_fast.device import resolve_device
     from cyclegan_fast.engine import build_engine
+    from cyclegan_fast.monitoring.progress import duration
     from cyclegan_fast.training.trainer import Trainer
 
     if steps < 1:
         raise UserError(f"--steps must be at least 1, got {steps}")
     resolve_device(device)  # before an earlier demo is replaced
-    began = time.perf_counter()
-    _make_room(out)
-    _say(began, f"rendering {2 * (TRAIN_IMAGES + TEST_IMAGES)} images of {SIZE}x{SIZE} pixels")
+    start = time.perf_counter()
+    _replace_earlier_demo(out)
+    log.info("rendering %d images of %dx%d pixels", 2 * (TRAIN_IMAGES + TEST_IMAGES), SIZE, SIZE)
     render_dataset(out / "data", SIZE, TRAIN_IMAGES, TEST_IMAGES, seed=0)
     config = settings(out, steps, device, loader)
-    _say(began, f"training {steps} steps")
+    log.info("training %d steps", steps)
     if status := Trainer(config).run():
-        _say(began, "stopped by a signal; what is trained so far is in the folder, and the next demo starts afresh")
+        log.info("stopped by a signal after a checkpoint; the next demo starts afresh")
         return status
-    _say(began, "scoring against the hidden truth")
+    log.info("scoring against the hidden truth")
     history = score_checkpoints(out)
-    _say(began, "exporting the engine and translating testA with it")
+    log.info("exporting an engine and translating testA with it")
     onnx = build_engine(out, out / "labels_to_photos.onnx", direction="AtoB", images=out / "data" / "testA")
     translate_tests(onnx, out)
     report = write_demo_report(out, config, history, onnx)
     (out / "scores.json").write_text(json.dumps(history[-1], indent=1) + "\n")
-    _tell(history[-1], report, time.perf_counter() - began)
+    _print_scores(history[-1])
+    log.info("done in %s; open %s", duration(time.perf_counter() - start), report)
     return 0
 
 
 def settings(out: Path, steps: int, device: str, loader: Loader) -> TrainConfig:
-    """A small CycleGAN that two CPU cores train in minutes: its rate decays over the second half."""
+    """Returns settings that two CPU cores train in minutes: a small CycleGAN whose rate decays over the second half."""
     from cyclegan_fast import ops
     from cyclegan_fast.device import resolve_device
 
@@ -93,7 +98,7 @@ def settings(out: Path, steps: int, device: str, loader: Loader) -> TrainConfig:
             max_steps=steps,
             log_every=20,
             sample_every=max(1, steps // 4),
-            checkpoint_every=max(1, steps // CURVE_POINTS),
+            checkpoint_every=max(1, steps // SCORED_CHECKPOINTS),
             keep_checkpoints=0,
         ),
     )
@@ -127,23 +132,24 @@ def translate_tests(onnx: Path, out: Path) -> None:
 
 
 def write_demo_report(out: Path, config: TrainConfig, history: list[dict[str, Any]], onnx: Path) -> Path:
-    """Writes `out`/report.html: images there and back, scores, curves, settings, machine."""
+    """Writes `out`/report.html: translations and reconstructions, scores, curves, settings, machine."""
     from cyclegan_fast.engine import infer, load_engine
     from cyclegan_fast.monitoring.events import read_events
     from cyclegan_fast.monitoring.machine import machine_info
     from cyclegan_fast.monitoring.report import ImageBlock, write_report
 
     to_photo, to_labels = load_engine(out, direction="AtoB"), load_engine(out, direction="BtoA")
-    names = sorted(path.name for path in (out / "data" / "testA").iterdir())[:SHOWN]
+    names = sorted(path.name for path in (out / "data" / "testA").iterdir())[:REPORT_IMAGES]
     labels, photos = ([out / "data" / folder / name for name in names] for folder in ("testA", "testB"))
     blocks = []
-    for title, sources, truth, there, back in (
+    columns = ["real", "translated", "reconstructed", "hidden truth"]
+    for title, sources, truth, engine, inverse in (
         ("Labels to photo and back", labels, photos, to_photo, to_labels),
         ("Photo to labels and back", photos, labels, to_labels, to_photo),
     ):
-        made = infer(there, sources)
-        rows = [list(row) for row in zip(_open(sources), made, infer(back, made), _open(truth), strict=True)]
-        columns = ["real", "translated", "and back", "hidden truth"]
+        translated = infer(engine, sources)
+        reconstructed = infer(inverse, translated)
+        rows = [list(row) for row in zip(_open(sources), translated, reconstructed, _open(truth), strict=True)]
         blocks.append(ImageBlock(title=title, columns=columns, rows=rows))
     return write_report(
         out / "report.html",
@@ -166,8 +172,8 @@ def _open(paths: list[Path]) -> list[Any]:
     return [decode(path, 3) for path in paths]
 
 
-def _make_room(out: Path) -> None:
-    """Replaces an earlier demo; any other folder that holds something is left alone."""
+def _replace_earlier_demo(out: Path) -> None:
+    """Empties the folder of an earlier demo; a folder with any other content is refused."""
     with storage_errors(f"cannot use --out {out}"):
         if out.exists() and any(out.iterdir()):
             if not (out / MARKER).is_file():
@@ -177,19 +183,13 @@ def _make_room(out: Path) -> None:
         (out / MARKER).write_text('{"made_by": "python -m cyclegan_fast.demo"}\n')
 
 
-def _say(began: float, text: str) -> None:
-    print(f"[{time.perf_counter() - began:4.0f} s] {text}", flush=True)
-
-
-def _tell(scores: dict[str, Any], report: Path, seconds: float) -> None:
-    """The closing lines: what it scored and where to look."""
+def _print_scores(scores: dict[str, Any]) -> None:
     for direction, name in (("photo_to_labels", "photo -> labels"), ("labels_to_photo", "labels -> photo")):
         s, before = scores[direction], scores["untranslated"][direction]
         print(
             f"{name}: pixel accuracy {s['pixel_accuracy']:.3f} (untranslated {before['pixel_accuracy']:.3f}), "
             f"class accuracy {s['class_accuracy']:.3f}, class IoU {s['class_iou']:.3f}, L1 {s['l1']:.3f}"
         )
-    print(f"done in {seconds:.0f} s; open {report}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What this process may use: a device by its name, and the cores of the machine."""
+"""What this process may use: a device by its name, the cores of the machine, and free memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cyclegan_fast.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turns ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` into a device that is there.
+    """Turns ``auto``, ``cpu``, ``cuda`` or ``cuda:1`` into an existing device.
 
     Raises:
         UserError: The name is no device, or CUDA is asked for and missing.
@@ -26,19 +26,19 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, got '{name}'")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
+        raise UserError(f"there is no device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use cpu")
     return device
 
 
 def usable_cores() -> int:
-    """The processor cores that this process may run on."""
+    """Returns how many processor cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that may still be taken on a device; for the CPU those of the host, or of the container. 0 if unknown."""
+    """Returns the bytes still free on a device; for the CPU those of the host, or of the container. 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -54,16 +54,17 @@ def free_memory(device: torch.device) -> int:
 
 
 def free_in_container(cgroup: Path) -> int | None:
-    """Bytes left under the memory limit of this control group (version 2, then 1); None where there is no limit."""
+    """Returns the bytes left under the limit of this control group (version 2, then 1); None without a limit."""
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ):
         try:
-            most, now = int((cgroup / limit).read_text()), int((cgroup / used).read_text())
+            max_bytes, used_bytes = int((cgroup / limit).read_text()), int((cgroup / used).read_text())
             statistics = (cgroup / used).with_name("memory.stat").read_text()
         except (OSError, ValueError):  # not this version, or the limit is "max"
             continue
         found = re.search(rf"^{cache} (\d+)$", statistics, re.MULTILINE)
-        return most - now + (int(found[1]) if found else 0)  # pages of files that are given up when memory is short
+        reclaimable = int(found[1]) if found else 0  # pages of files, dropped when memory is short
+        return max_bytes - used_bytes + reclaimable
     return None

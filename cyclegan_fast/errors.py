@@ -1,4 +1,4 @@
-"""The one exception that a user may see: a sentence that says what, where and how to mend it."""
+"""The one exception that a user may see: a sentence with what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can mend. Commands print the sentence and exit with status 2, without a traceback."""
+    """Something the user can fix. Commands print the sentence and exit with status 2, without a traceback."""
 
 
 class StorageError(UserError):
-    """Nothing can be written there: the disk is full, say, or the folder is read-only."""
+    """Nothing can be written there: the disk is full, for example, or the folder is read-only."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

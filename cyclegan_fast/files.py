@@ -15,14 +15,14 @@ from pathlib import Path
 from cyclegan_fast.errors import StorageError, UserError
 
 _FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
-_PARTIAL = ".partial-"  # folders and files that are not finished, or that are on their way out
+_PARTIAL = ".partial-"  # folders and files that are unfinished, or being removed
 
 
 @contextlib.contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Turns what the system says of a file into a `UserError` that begins with `what`.
+    """Turns an `OSError` into a `UserError` that begins with `what`.
 
-    Of a full disk, a missing permission and the like, which other files would meet, too, into a `StorageError`.
+    A full disk, a missing permission and the like, which other files would meet, too, become a `StorageError`.
     """
     try:
         yield
@@ -32,7 +32,7 @@ def storage_errors(what: str) -> Iterator[None]:
 
 
 def write_durably(path: Path, content: bytes) -> dict[str, str | int]:
-    """Writes a new file down to the disk; returns its entry of a manifest: ``{"sha256": ..., "bytes": ...}``."""
+    """Writes a new file and flushes it to the disk; returns its manifest entry: ``{"sha256": ..., "bytes": ...}``."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -71,8 +71,8 @@ def partial_beside(path: Path) -> Path:
 def building_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes `target` in one move once the block is left without an error.
 
-    A lock lies beside it meanwhile and dies with the process: so `remove_leftovers` can tell what a killed process
-    left behind from what is being written.
+    A lock lies beside it meanwhile and is released when the process ends: that is how `remove_leftovers` knows what a
+    killed process left behind from what is being written.
     """
     partial = partial_beside(target)
     partial.mkdir()
@@ -115,7 +115,7 @@ def _lock_of(folder: Path) -> Path:
 
 
 def try_lock(descriptor: int) -> None:
-    """Takes the operating system's lock on an open file, which goes when its process does; OSError if it is taken."""
+    """Locks an open file until its process ends, however it ends; raises OSError if another process holds the lock."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -127,7 +127,7 @@ def try_lock(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder down to the disk, where the system can."""
+    """Flushes the names in a folder to the disk, where the system can."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)

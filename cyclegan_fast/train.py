@@ -64,7 +64,7 @@ def parse(words: list[str]) -> TrainCommand:
 
 
 def train(words: list[str]) -> int:
-    """Trains as the command line `words` says; returns the exit status."""
+    """Trains with the settings of the command line `words`; returns the exit status."""
     import yaml
 
     command = parse(words)

@@ -8,15 +8,13 @@ import signal
 import subprocess
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import NoReturn
 
 import pytest
 
-from cyclegan_fast.cli import with_errors
 
-
-def run_in_process(action: Callable[[], Any]) -> subprocess.CompletedProcess[str]:
-    """Runs `action` as the main function of a command; returns its exit status, stdout and stderr."""
+def run_in_process(main: Callable[[], NoReturn]) -> subprocess.CompletedProcess[str]:
+    """Runs `main`, which ends as `with_errors` and `run_command` do; returns its exit status, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -26,7 +24,7 @@ def run_in_process(action: Callable[[], Any]) -> subprocess.CompletedProcess[str
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as ended,
         ):
-            with_errors(action)
+            main()
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
     status = ended.value.code

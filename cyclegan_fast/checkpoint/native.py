@@ -1,4 +1,4 @@
-"""Our checkpoints: one folder each, written aside and moved into place in one step.
+"""Our checkpoints: one folder each, written under another name and moved into place in one step.
 
     <run>/checkpoints/step_00001200/
         weights.safetensors   every network, keys "G_A.stem.weight", contiguous NCHW
@@ -7,8 +7,8 @@
         state.json            ... and the structure that holds them (see `tree`)
         manifest.json         sha256 and size of each file above
 
-Whatever kills the process, the checkpoints before are as they were; whatever a disk does to the bytes, the manifest
-finds it on loading. There is no pickle anywhere.
+Whatever kills the process leaves the earlier checkpoints as they were; whatever a disk does to the bytes is found on
+loading, by the manifest. There is no pickle anywhere.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _NAME = re.compile(r"step_(\d+)(?:\.(\d+))?")  # .1 is the second checkpoint of 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a checkpoint says about itself."""
+    """The settings that are stored with a checkpoint."""
 
     config: TrainConfig
-    progress: dict[str, Any]  # where in the run it was taken: step, epoch
+    progress: dict[str, Any]  # where in the run it was saved: step, epoch
     versions: dict[str, str]  # of cyclegan_fast and torch that wrote it
     pixel_formats: dict[str, PixelFormat]  # of the images of A and B, as the networks name the domains
 
@@ -70,7 +70,7 @@ def save_checkpoint(
     """Writes a checkpoint into `folder`; a process killed meanwhile leaves the earlier ones as they were.
 
     Args:
-        folder: The folder of checkpoints, made if missing.
+        folder: The folder of checkpoints, created if missing.
         step: Training steps done.
         networks: Stored under their names.
         config: The run's settings, stored in full.
@@ -236,7 +236,7 @@ def _checkpoints_in(folder: Path) -> list[Path]:
 
 
 def _order(checkpoint: Path) -> tuple[int, int]:
-    """(step, revision) of a checkpoint; (-1, 0) of a folder that was given another name."""
+    """(step, revision) of a checkpoint; (-1, 0) of a renamed folder."""
     match = _NAME.fullmatch(checkpoint.name)
     return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
 
@@ -246,7 +246,7 @@ def _checkpoint(path: Path) -> Path:
     found = latest_checkpoint(path)
     if found is None:
         raise UserError(
-            f"{path}: there is no checkpoint here; give a run folder, its checkpoints folder or a checkpoint"
+            f"{path}: there is no checkpoint here; name a run folder, its checkpoints folder or a checkpoint"
         )
     return found
 
@@ -291,7 +291,7 @@ def _fault(content: bytes, expected: dict[str, Any]) -> str:
 
 
 def _damaged(checkpoint: Path, name: str, reason: str) -> UserError:
-    """The error about a damaged checkpoint, with the way back to a whole one."""
+    """Makes the error about a damaged checkpoint, which names the newest intact one before it."""
     earlier = [path for path in _checkpoints_in(checkpoint.parent) if _order(path) < _order(checkpoint)]
     whole = next(filter(_is_whole, reversed(earlier)), None)
     advice = f"remove that folder to go on from {whole}" if whole else "there is no whole checkpoint before it"

@@ -2,7 +2,7 @@
 
 ``{epoch}_net_{G_A,G_B,D_A,D_B}.pth`` (and ``latest_net_G.pth`` of the published generators) are bare state_dicts
 whose names come from positions in nn.Sequential. Here every network's modules are listed beside those positions, once,
-and all else follows from the list. What a file does not say, such as the number of blocks, is read from its names.
+and all else follows from the list. What a file does not state, such as the number of blocks, follows from its names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import io
 import logging
 import pickle
 import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ from cyclegan_fast.config import ModelConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import NLayerDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator, build_generator
-from cyclegan_fast.nn.layers import Norm
+from cyclegan_fast.nn.norm import Norm
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +154,7 @@ def to_reference(network: nn.Module) -> OrderedDict[str, Tensor]:
 
 
 def from_reference(network: nn.Module, tensors: Mapping[str, Tensor], source: str = "the file") -> dict[str, Tensor]:
-    """Gives the reference's tensors the names that `network`, one of ours, uses; names it lacks stay as they are.
+    """Renames the reference's tensors as `network`, one of ours, names them; names it lacks stay as they are.
 
     Running statistics of instance norms, which old files carry and nothing uses, are dropped with a warning.
     """
@@ -168,9 +167,7 @@ def from_reference(network: nn.Module, tensors: Mapping[str, Tensor], source: st
         else:
             named[f"{ours[module]}.{leaf}" if module in ours else name] = tensor
     if dropped:
-        warnings.warn(
-            f"{source}: {dropped} running statistics of instance norms are dropped; nothing uses them", stacklevel=3
-        )
+        log.warning("%s: %d running statistics of instance norms are dropped; nothing uses them", source, dropped)
     return named
 
 

@@ -2,7 +2,7 @@
 
 In the JSON, None, booleans, integers, strings, finite floats and lists stand for themselves; the rest is an object of
 one key: ``{"dict": [[key, value], ...]}``, ``{"tuple": [...]}``, ``{"float": "nan"}`` and ``{"tensor": name}``. A
-tensor that is not contiguous (channels_last, say) has its ``"strides"`` beside it: fused optimisers need the moments
+tensor that is not contiguous (such as channels_last) has its ``"strides"`` beside it: fused optimisers need the moments
 laid out as the weights are.
 """
 
@@ -19,7 +19,7 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
     """Returns `value` as JSON can hold it, and adds contiguous CPU copies of its tensors to `tensors`.
 
     Raises:
-        TypeError: A type that is not listed at this file's head; `path` says where it was found.
+        TypeError: A type that is not listed at this file's head; the message has its path.
     """
     if value is None or isinstance(value, bool | int | str):
         return value

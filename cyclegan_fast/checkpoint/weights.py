@@ -31,10 +31,10 @@ def assign_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: st
     ]
     if faults:
         more = f" (and {len(faults) - 1} more such)" if len(faults) > 1 else ""
-        raise UserError(f"{source} does not fit the network: {faults[0]}{more}; give the settings it was trained with")
+        raise UserError(f"{source} does not fit the network: {faults[0]}{more}; use the settings it was trained with")
     network.load_state_dict(dict(tensors))
 
 
 def freeze(network: nn.Module) -> nn.Module:
-    """Puts a network into evaluation, where nothing about it is ever differentiated."""
+    """Puts a network into evaluation mode and freezes its weights; returns it."""
     return network.eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """The reader: a small network that reads the class of every pixel out of a photo of a scene.
 
-It plays the part of the FCN in the paper's score of labels -> photo: a made photo is good if a reader trained on
-real photos sees in it what the label map said. Its training scenes are none of those it is used on.
+It plays the part of the FCN in the paper's score of labels -> photo: a generated photo is good if a reader trained on
+real photos recovers the label map from it. It is never trained on the scenes it reads.
 """
 
 from __future__ import annotations

@@ -52,9 +52,9 @@ def score_scenes(
     L1 is the mean absolute difference to the true image, in [0, 1] units.
 
     Args:
-        translate_B_to_A: Makes label maps of photos, [N, 3, H, W] in [-1, 1] both; it is given
-            images on the CPU and may answer on any device.
-        translate_A_to_B: Makes photos of label maps.
+        translate_B_to_A: Translates photos into label maps, [N, 3, H, W] in [-1, 1] both; its input is on the CPU, its
+            output may be on any device.
+        translate_A_to_B: Translates label maps into photos.
         tests: The test scenes, from `load_scene_tests`.
         reader: What reads photos, from `train_reader` with the size and the seed of the test scenes.
         batch_size: Images translated at a time.
@@ -88,14 +88,14 @@ def load_scene_tests(root: Path, limit: int | None = None) -> SceneTests:
         raise UserError(
             f"{root}: not a scenes data set (no {FACTS_NAME}); make one with python -m cyclegan_fast.dataset scenes"
         )
-    facts = json.loads((root / FACTS_NAME).read_text())
-    if facts["palette"] != PALETTE.tolist():
+    info = json.loads((root / FACTS_NAME).read_text())
+    if info["palette"] != PALETTE.tolist():
         raise UserError(f"{root}: rendered with other label colours, by another version; render the data set again")
     labels, photos = (paths[:limit] for paths in list_domains(root, "test"))
     if [path.stem for path in labels] != [path.stem for path in photos]:
         raise UserError(f"{root}: testA and testB do not hold the same scenes; render the data set again")
     truth = [np.asarray(Image.open(_truth_of(root, path))) for path in labels]
-    tests = SceneTests(load_images(labels), load_images(photos), np.stack(truth), facts["seed"])
+    tests = SceneTests(load_images(labels), load_images(photos), np.stack(truth), info["seed"])
     if tests.size % 4:
         raise UserError(f"{root}: images of {tests.size} pixels; the networks need a multiple of 4")
     return tests
@@ -119,22 +119,22 @@ def segmentation_scores(read: np.ndarray, truth: np.ndarray) -> dict[str, float]
     n = len(CLASSES)
     pairs = truth.astype(np.int64).ravel() * n + read.astype(np.int64).ravel()
     confusion = np.bincount(pairs, minlength=n * n).reshape(n, n)  # [truth, read]
-    right, there, said = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    present = there > 0
+    correct, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    present = true > 0
     return {
-        "pixel_accuracy": float(right.sum() / confusion.sum()),
-        "class_accuracy": float((right[present] / there[present]).mean()),
-        "class_iou": float((right[present] / (there + said - right)[present]).mean()),
+        "pixel_accuracy": float(correct.sum() / confusion.sum()),
+        "class_accuracy": float((correct[present] / true[present]).mean()),
+        "class_iou": float((correct[present] / (true + predicted - correct)[present]).mean()),
     }
 
 
-def _score_labels(made: Tensor, tests: SceneTests) -> dict[str, float]:
-    return {**segmentation_scores(nearest_classes(made), tests.truth), "l1": _l1(made, tests.labels)}
+def _score_labels(labels: Tensor, tests: SceneTests) -> dict[str, float]:
+    return {**segmentation_scores(nearest_classes(labels), tests.truth), "l1": _l1(labels, tests.labels)}
 
 
-def _score_photos(made: Tensor, tests: SceneTests, reader: Reader) -> dict[str, float]:
-    read = torch.cat([reader.read(part) for part in made.split(16)]).numpy()
-    return {**segmentation_scores(read, _sampled(tests.truth, read.shape[-1])), "l1": _l1(made, tests.photos)}
+def _score_photos(photos: Tensor, tests: SceneTests, reader: Reader) -> dict[str, float]:
+    read = torch.cat([reader.read(part) for part in photos.split(16)]).numpy()
+    return {**segmentation_scores(read, _sampled(tests.truth, read.shape[-1])), "l1": _l1(photos, tests.photos)}
 
 
 def _sampled(truth: np.ndarray, side: int) -> np.ndarray:
@@ -148,9 +148,9 @@ def _batched(translate: Translate, images: Tensor, batch_size: int) -> Tensor:
     return torch.cat([translate(part).float().cpu() for part in images.split(batch_size)])
 
 
-def _l1(made: Tensor, true: Tensor) -> float:
+def _l1(images: Tensor, target: Tensor) -> float:
     """Mean absolute difference in [0, 1] units."""
-    return float((made - true).abs().mean() / 2.0)
+    return float((images - target).abs().mean() / 2.0)
 
 
 def _truth_of(root: Path, labels: Path) -> Path:

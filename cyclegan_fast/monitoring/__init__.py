@@ -1,1 +1,1 @@
-"""What a run shows of itself: the console, event files, sample grids, the machine and the report."""
+"""What a run shows of itself: progress, event files, sample grids, the machine and the report."""

@@ -12,7 +12,7 @@ Points = Sequence[tuple[float, float | None]]  # (x, y); a y of None is a gap
 
 WIDTH, HEIGHT = 420, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 28  # margins of the plot
-MAX_POINTS = 600  # drawn per line; longer ones show the extremes of each stretch
+MAX_POINTS = 600  # drawn per line; longer ones show the extremes of each chunk
 COLOURS = 4  # classes s0 to s3 of the style sheet
 
 
@@ -47,7 +47,7 @@ def line_chart(title: str, series: Mapping[str, Points], *, smooth: bool = True,
 
 
 def running_mean(points: Points) -> list[tuple[float, float | None]]:
-    """The exponential running mean, unbiased at its start, over about a 25th of the points; few points stay raw."""
+    """Returns the exponential running mean, unbiased at its start, over about a 25th of the points."""
     keep = 1.0 - 1.0 / max(1.0, len(points) / 25)
     mean, weight = 0.0, 0.0
     result: list[tuple[float, float | None]] = []
@@ -61,7 +61,7 @@ def running_mean(points: Points) -> list[tuple[float, float | None]]:
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """About `count` round numbers; the first is at most `low` and the last at least `high`."""
+    """Returns about `count` round numbers, from `low` or below to `high` or above."""
     if high <= low:
         low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
     rough = (high - low) / count
@@ -72,7 +72,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number in few letters: 0.312, 12k, 2e-4."""
+    """Returns a short form of a number: 0.312, 12k, 2e-4."""
     if value != 0 and abs(value) < 1e-3:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
@@ -148,13 +148,13 @@ def _path(points: Points, scales: tuple[float, float, float, float]) -> str:
 
 
 def _thin(points: Points) -> Points:
-    """At most `MAX_POINTS`: of each stretch only its lowest and highest, so that no spike is lost."""
+    """At most `MAX_POINTS`: of each chunk only its lowest and highest, so that no spike is lost."""
     if len(points) <= MAX_POINTS:
         return points
-    stretch = math.ceil(2 * len(points) / MAX_POINTS)
+    chunk = math.ceil(2 * len(points) / MAX_POINTS)
     thinned: list[tuple[float, float | None]] = []
-    for start in range(0, len(points), stretch):
-        part = [(x, y) for x, y in points[start : start + stretch] if y is not None]
+    for start in range(0, len(points), chunk):
+        part = [(x, y) for x, y in points[start : start + chunk] if y is not None]
         if part:
             thinned += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
     return thinned

@@ -27,7 +27,7 @@ class EventLog:
     """Appends records to ``events.jsonl``; each is on its way to the disk before `write` returns.
 
     Args:
-        folder: The run's folder, made if it is absent.
+        folder: The run's folder, created if it is missing.
         resume_step: Steps done by the checkpoint that is being continued; later records are cut off, as their steps
             will be done again. None starts a new log.
 
@@ -37,8 +37,8 @@ class EventLog:
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
         self.path = folder / EVENTS_NAME
-        kept = [] if resume_step is None else [e for e in read_events(folder) if e["step"] <= resume_step]
-        write_atomically(self.path, "".join(_line(event) for event in kept).encode())
+        events = [] if resume_step is None else [e for e in read_events(folder) if e["step"] <= resume_step]
+        write_atomically(self.path, "".join(_line(event) for event in events).encode())
         self.file = self.path.open("ab", buffering=0)
         self.tensorboard = _tensorboard(folder / TENSORBOARD_FOLDER, (resume_step or 0) + 1)
 
@@ -80,7 +80,7 @@ class EventLog:
         """Closes the files."""
         self.file.close()
         if self.tensorboard is not None:
-            with contextlib.suppress(OSError):  # a full disk: `write` has told of it, and events.jsonl is whole
+            with contextlib.suppress(OSError):  # a full disk: `write` has raised it, and events.jsonl is whole
                 self.tensorboard.close()
 
 

@@ -20,16 +20,16 @@ SAVE_OPTIONS = {"PNG": {}, "JPEG": {"quality": 92, "subsampling": 0}}
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Makes an RGB image of float [C, H, W] in [-1, 1]: rounded to 8 bits and clamped, NaN black.
+    """Turns float [C, H, W] in [-1, 1] into an RGB image: rounded to 8 bits and clamped, NaN black.
 
-    1 channel is grey and 3 are RGB; of others `shown_channels` tells which are shown.
+    1 channel is grey and 3 are RGB; for others see `shown_channels`.
     """
     levels = ops.to_uint8(pixels[None, : 3 if len(pixels) > 2 else 1].contiguous())[0].cpu()
     return Image.fromarray(levels.expand(-1, -1, 3).contiguous().numpy())  # [H, W, 3]
 
 
 def shown_channels(channels: int) -> str:
-    """Which of many channels people are shown, in words; empty if all are."""
+    """Returns a description of the channels that are shown of so many; empty if all are."""
     return {1: "", 2: "the first, as grey", 3: ""}.get(channels, "the first three, as RGB")
 
 

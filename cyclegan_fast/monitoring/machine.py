@@ -21,12 +21,12 @@ PACKAGES = ("numpy", "pillow", "safetensors", "onnx", "onnxruntime", "openvino",
 
 
 def machine_info() -> dict[str, Any]:
-    """Facts about this machine.
+    """Describes this machine.
 
     Returns:
         ``os``, ``cpu`` (model name), ``cores`` (that this process may use), ``threads`` (torch's), ``memory_gib``,
         ``gpu`` (names), ``gpu_count``, ``gpu_memory_gib``, ``driver``, ``cuda`` (torch's), ``python``, ``torch``,
-        ``extension`` (a dict, empty where it is missing) and ``packages`` (name: version). Unknown facts are None.
+        ``extension`` (a dict, empty where it is missing) and ``packages`` (name: version). What is unknown is None.
     """
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return {
@@ -80,7 +80,7 @@ def _memory_gib() -> float | None:
 
 
 def _driver() -> str | None:
-    """The NVIDIA driver's version, as nvidia-smi tells it."""
+    """The NVIDIA driver's version, from nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

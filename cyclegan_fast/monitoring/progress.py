@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 PAINT_SECONDS = 0.2  # between two paintings of the bar
 LOG_SECONDS = 15.0  # between two log lines
-SPEED_SECONDS = 60.0  # of the past that the speed is taken from
+SPEED_SECONDS = 60.0  # of the past over which the speed is measured
 
 Progress = Callable[[float, float], None]
-"""Takes how many are done, and of how many; part of one counts as a fraction. May be called at every single one."""
+"""Called with how many are done and how many there are; a partial one counts as a fraction. Cheap at every one."""
 
 
 class ProgressBar:
@@ -70,13 +70,13 @@ class Display:
         self.shown = float("-inf")
 
     def start(self) -> None:
-        """Starts the clock, and takes the terminal's last lines for the bar."""
+        """Starts the clock and, on a terminal, the bar."""
         self.history[0] = time.monotonic(), self.history[0][1]
         if self.live:
             self.live.start()
 
     def stop(self) -> None:
-        """Gives the terminal's last lines back."""
+        """Ends the bar."""
         if self.live:
             self.live.stop()
 

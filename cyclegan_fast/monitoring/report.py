@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, to be opened, kept and sent around."""
+"""The report of a run: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL_SIDE = 128  # pixels; up to this size images are stored exactly and shown 
 LOSS_TITLES = {
     "G": "Generators against the discriminators",
     "D": "Discriminators",
-    "cycle": "There and back again (cycle)",
+    "cycle": "Cycle consistency",
     "idt": "Identity",
 }
 CAPITALS = {"l1": "L1", "iou": "IoU", "fid": "FID", "kid": "KID", "ssim": "SSIM", "psnr": "PSNR", "lr": "learning rate"}
@@ -32,7 +32,7 @@ CURVES = {  # of the events, beside their losses
     "data_wait_share": "Share of the time spent waiting for data",
 }
 EXACT = {CURVES["lr"]}  # charts of values without noise
-NAMES = "G_A turns images of A into B and G_B back again; D_A judges images of B and D_B images of A."
+NAMES = "G_A turns images of A into B and G_B images of B into A; D_A scores images of B and D_B images of A."
 
 
 class ImageBlock(TypedDict):
@@ -62,13 +62,13 @@ def write_report(
     Args:
         path: The .html file.
         title: Headline, such as "Scenes: labels and photos".
-        settings: Groups of settings, as `config.to_dict` gives them.
-        machine: As `machine_info` gives it.
-        events: As `read_events` gives them.
+        settings: Groups of settings, from `config.to_dict`.
+        machine: From `machine_info`.
+        events: From `read_events`.
         images: What was translated.
         scores: ``{"photo_to_labels": {"pixel_accuracy": 0.94, ...}, ...}``. The entry ``"untranslated"``, of the same
-            pixel_format, is shown beside each score; the entry ``"ceiling"`` (metrics) is told below; ``"images"`` and
-            ``"size"`` (pixels) say what was scored.
+            form, is shown beside each score, the entry ``"ceiling"`` (metrics) below; ``"images"`` and ``"size"`` are
+            how many test images were scored, and their side in pixels.
         score_history: Records ``{"step": int, "photo_to_labels": {...}, ...}``, drawn as curves.
         usage: Code that uses the trained networks.
         summary: One or two sentences under the headline.
@@ -103,9 +103,9 @@ def write_report(
 
 
 def humanise(name: str) -> str:
-    """A key in words: ``photo_to_labels`` is "photo → labels", ``class_iou`` is "class IoU"."""
-    words = name.replace("_to_", " → ").replace("_", " ").split(" ")
-    return " ".join(CAPITALS.get(word, word) for word in words)
+    """Returns a readable form of a key: ``photo_to_labels`` is "photo → labels", ``class_iou`` is "class IoU"."""
+    parts = name.replace("_to_", " → ").replace("_", " ").split(" ")
+    return " ".join(CAPITALS.get(part, part) for part in parts)
 
 
 def _section(title: str, *children: Element | None) -> Element:
@@ -116,19 +116,19 @@ def _section(title: str, *children: Element | None) -> Element:
 def _header(
     title: str, summary: str | None, events: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
 ) -> Element:
-    facts: list[tuple[str, str]] = []
+    figures: list[tuple[str, str]] = []
     if events:
         steps, seconds = events[-1]["step"], training_seconds(events)
-        facts += [(f"{steps:,}", "steps"), (duration(seconds), "of training")]
-        facts += [(number(steps / seconds), "steps per second")] if seconds else []
-    items = [el("li", el("b", value), f" {name}") for value, name in facts]
+        figures += [(f"{steps:,}", "steps"), (duration(seconds), "of training")]
+        figures += [(number(steps / seconds), "steps per second")] if seconds else []
+    items = [el("li", el("b", value), f" {name}") for value, name in figures]
     items += [el("li", f"torch {machine['torch']}")] if machine.get("torch") else []
     items += [el("li", str(machine.get("gpu") or machine["cpu"]))] if machine.get("gpu") or machine.get("cpu") else []
     return el(
         "header",
         el("h1", title),
         el("p", summary, class_="summary") if summary else None,
-        el("ul", *items, class_="facts"),
+        el("ul", *items, class_="figures"),
     )
 
 
@@ -178,13 +178,13 @@ def score(value: float | None) -> str:
 def _score_hints(scores: Mapping[str, Any]) -> list[Element]:
     hints = []
     if scores.get("untranslated"):
-        hints.append("After the word from: the score of the untranslated images.")
+        hints.append("Below each score: that of the untranslated images.")
     if "images" in scores:
         size = f" of {scores['size']} px" if "size" in scores else ""
         hints.append(f"Scored on {scores['images']:,} test images{size} that were not trained on.")
     if scores.get("ceiling"):
-        told = ", ".join(f"{humanise(name)} {score(value)}" for name, value in scores["ceiling"].items())
-        hints.append(f"The most that can be reached for made photos is what real ones score: {told}.")
+        ceiling = ", ".join(f"{humanise(name)} {score(value)}" for name, value in scores["ceiling"].items())
+        hints.append(f"Generated photos can reach at most what real ones score: {ceiling}.")
     if any("l1" in metrics for metrics in scores.values() if isinstance(metrics, Mapping)):
         hints.append("L1 is the mean difference to the true image: less is better.")
     return [el("p", " ".join(hints), class_="hint")] if hints else []
@@ -246,11 +246,11 @@ def score_series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Po
 
 def _with_numbers(charts: dict[str, dict[str, Points]]) -> dict[str, dict[str, Points]]:
     """Leaves out curves without a single number, and charts without a curve."""
-    kept = {
+    drawable = {
         title: {name: points for name, points in chart.items() if any(y is not None for _, y in points)}
         for title, chart in charts.items()
     }
-    return {title: chart for title, chart in kept.items() if chart}
+    return {title: chart for title, chart in drawable.items() if chart}
 
 
 def _usage(code: str | None) -> Element | None:
@@ -261,18 +261,18 @@ def _settings(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> Elemen
     groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
     single = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
     tables = [_table(name, group) for name, group in ({"": single} | groups).items() if group]
-    facts = {name.replace("_", " "): _fact(value) for name, value in machine.items() if value not in (None, {}, [])}
+    info = {name.replace("_", " "): _text(value) for name, value in machine.items() if value not in (None, {}, [])}
     return _section(
-        "How it was made",
+        "Settings and machine",
         el("details", el("summary", "Settings"), el("div", *tables, class_="columns")),
-        el("details", el("summary", "Machine"), el("div", _table("", facts), class_="columns")),
+        el("details", el("summary", "Machine"), el("div", _table("", info), class_="columns")),
     )
 
 
-def _fact(value: Any) -> str:
-    """A nested fact on one line."""
+def _text(value: Any) -> str:
+    """A nested value as text."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_fact(inner)}" for name, inner in value.items() if inner not in (None, [], {}))
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items() if inner not in (None, [], {}))
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -22,10 +22,10 @@ h2 { margin: 48px 0 14px; font-size: 1.2rem; letter-spacing: -.01em; }
 h3 { margin: 0 0 12px; font-size: 1rem; font-weight: 600; }
 p { margin: 0 0 10px; max-width: 72ch; }
 .summary { color: var(--soft); font-size: 1.05rem; }
-.facts { display: flex; flex-wrap: wrap; gap: 8px; margin: 16px 0 0; padding: 0; list-style: none; }
-.facts li { padding: 3px 12px; border: 1px solid var(--line); border-radius: 99px; background: var(--card);
+.figures { display: flex; flex-wrap: wrap; gap: 8px; margin: 16px 0 0; padding: 0; list-style: none; }
+.figures li { padding: 3px 12px; border: 1px solid var(--line); border-radius: 99px; background: var(--card);
   color: var(--soft); font-size: .875rem; }
-.facts b { color: var(--ink); font-weight: 600; }
+.figures b { color: var(--ink); font-weight: 600; }
 .cards { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); }
 .card, .chart, details, pre { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 14px; }
 .card { padding: 20px 22px; }

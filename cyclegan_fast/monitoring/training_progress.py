@@ -39,7 +39,7 @@ class TrainingProgress:
         self.display.stop()
 
     def update(self, step: int, info: Info | None = None) -> None:
-        """Takes that `step` steps are done; cheap enough to be called at every one.
+        """Notes that `step` steps are done; cheap enough to be called at every one.
 
         Args:
             step: Steps done.

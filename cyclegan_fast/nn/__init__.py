@@ -12,7 +12,7 @@ from cyclegan_fast.config import ModelConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn.discriminators import NLayerDiscriminator, PixelDiscriminator
 from cyclegan_fast.nn.generators import ResnetGenerator, UnetGenerator
-from cyclegan_fast.nn.layers import init_weights
+from cyclegan_fast.nn.init import init_weights
 
 __all__ = [
     "NLayerDiscriminator",
@@ -35,15 +35,15 @@ def build_generator(config: ModelConfig, direction: Direction = "AtoB") -> Resne
     Raises:
         UserError: `config.generator` names no generator.
     """
-    into, out = config.channels_A, config.channels_B
+    channels = config.channels_A, config.channels_B
     if direction == "BtoA":
-        into, out = out, into
+        channels = channels[::-1]
     if match := re.fullmatch(r"resnet_([1-9]\d?)blocks", config.generator):
-        return ResnetGenerator(into, out, config.ngf, int(match[1]), config.norm, config.dropout)
+        return ResnetGenerator(*channels, config.ngf, int(match[1]), config.norm, config.dropout)
     if match := re.fullmatch(r"unet_(\d+)", config.generator):
         depth = int(match[1]).bit_length() - 1
         if 2**depth == int(match[1]) and depth >= 5:
-            return UnetGenerator(into, out, depth, config.ngf, config.norm, config.dropout)
+            return UnetGenerator(*channels, depth, config.ngf, config.norm, config.dropout)
     raise UserError(
         f"generator '{config.generator}' is unknown: name resnet_<N>blocks with 1 to 99 blocks, or unet_<side> with a "
         "power of two from 32 (resnet_9blocks, resnet_6blocks, unet_256, unet_128)"
@@ -59,20 +59,20 @@ def build_discriminator(config: ModelConfig, channels: int) -> NLayerDiscriminat
 
 
 def image_requirements(config: ModelConfig) -> tuple[int, int]:
-    """(size_divisor, min_size): sides of a training image are multiples of the first and at least the second."""
+    """Returns (size_divisor, min_size) of training images: what their sides are multiples of, and their minimum."""
     with torch.device("meta"):
         generator = build_generator(config)
     if config.discriminator == "pixel":
         return generator.size_divisor, generator.min_size
     n_layers = 3 if config.discriminator == "basic" else config.n_layers
-    # The strided convolutions halve a side n_layers times; the last two take one pixel each and must leave one.
+    # The strided convolutions halve a side n_layers times; the last two shrink it by one pixel each and must leave one.
     return generator.size_divisor, max(generator.min_size, generator.size_divisor, 3 * 2**n_layers)
 
 
 def build_networks(config: ModelConfig) -> nn.ModuleDict:
     """Builds and initialises G_A, G_B, D_A and D_B, in this order, from torch's global generator.
 
-    D_A is G_A's discriminator and so judges images of B; D_B judges images of A.
+    D_A is G_A's discriminator and so scores images of B; D_B scores images of A.
     """
     networks = nn.ModuleDict(
         {

@@ -1,15 +1,16 @@
-"""The discriminators: PatchGANs judge overlapping patches (Isola et al. 2017), the 1x1 discriminator judges pixels."""
+"""The discriminators: PatchGANs score overlapping patches (Isola et al. 2017), the 1x1 discriminator single pixels."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclegan_fast.nn.layers import LEAKY_SLOPE, Conv2d, Norm, NormAct, conv_before_norm
+from cyclegan_fast.nn.conv import Conv2d, conv_before_norm
+from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm, NormAct
 
 
 class NLayerDiscriminator(nn.Module):
-    """4x4 convolutions, `n_layers` of them strided; with 3 each logit judges a 70x70 patch.
+    """4x4 convolutions, `n_layers` of them strided; with 3 each logit scores a patch of 70x70 pixels.
 
     No norm follows the first and the last convolution.
     """
@@ -35,7 +36,7 @@ class NLayerDiscriminator(nn.Module):
 
 
 class PixelDiscriminator(nn.Module):
-    """1x1 convolutions: every pixel is judged alone."""
+    """1x1 convolutions, which score every pixel by itself."""
 
     def __init__(self, in_channels: int, ndf: int = 64, norm: Norm = "instance") -> None:
         super().__init__()

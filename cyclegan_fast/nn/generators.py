@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cyclegan_fast import ops
-from cyclegan_fast.nn.layers import LEAKY_SLOPE, Conv2d, Norm, NormAct, conv_before_norm, conv_transpose_before_norm
+from cyclegan_fast.nn.conv import Conv2d, conv_before_norm, conv_transpose_before_norm
+from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm, NormAct
 
 
 class ResnetBlock(nn.Module):
     """x + norm(conv(relu(norm(conv(x))))), with no activation after the sum.
 
-    Takes and gives tensors that already carry the one-pixel mirrored border of the next convolution.
+    Input and output already carry the reflected border of one pixel that the next convolution needs.
     """
 
     def __init__(self, channels: int, norm: Norm, dropout: bool, pad: int) -> None:
@@ -28,7 +29,7 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H + 2, W + 2] -> [N, C, H + 2 pad, W + 2 pad]."""
         h = self.norm1(self.conv1(x))
-        if self.dropout is not None:  # drops pixels before they are mirrored into the border
+        if self.dropout is not None:  # drops pixels before they are reflected into the border
             h = ops.reflect_pad(self.dropout(h), 1)
         return self.norm2(self.conv2(h), residual=x)
 
@@ -36,8 +37,8 @@ class ResnetBlock(nn.Module):
 class ResnetGenerator(nn.Module):
     """7x7 stem, two strided convolutions, residual blocks, two transposed convolutions, 7x7 head, tanh."""
 
-    size_divisor = 4  # sides that are a multiple of this come back unchanged
-    min_size = 8  # the least side in pixels: the blocks mirror one pixel at a quarter of it
+    size_divisor = 4  # the output has the size of the input where its sides are multiples of this
+    min_size = 8  # of a side in pixels: the blocks reflect one pixel at a quarter of it
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class ResnetGenerator(nn.Module):
         self.head = Conv2d(ngf, out_channels, 7)
         self.dropout = dropout
         self.checkpoints_activations = False
-        """Whether the backward pass computes each block's activations anew, and only its input is kept."""
+        """Whether only the input of each block is stored and the backward pass recomputes its activations."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 4."""
@@ -90,7 +91,7 @@ class ResnetGenerator(nn.Module):
 
 
 class UnetGenerator(nn.Module):
-    """An encoder of `depth` halvings whose every level is handed across to the decoder.
+    """An encoder of `depth` halvings and a decoder, with a skip connection at every level.
 
     The reference applies its activations after the concatenation, in place; relu(leaky_relu(x)) = relu(x) and
     relu(dropout(x)) = dropout(relu(x)), so they can be fused into the norms before it with the same result.

@@ -1,4 +1,4 @@
-"""The image pool (Shrivastava et al. 2017): discriminators also see earlier fakes, so they do not chase the newest.
+"""The image pool (Shrivastava et al. 2017): discriminators also see earlier fakes, not only the newest.
 
 One decision per image. Until the pool is full an image is stored and returned. Then, with probability 0.5, a random
 slot's image is returned and the new one takes its place; otherwise the image itself is returned and not stored. The
@@ -21,7 +21,7 @@ class ImagePool:
     """A pool of images of one shape that lives on the device: no decision ever waits for the host.
 
     Args:
-        size: Images kept; with 0, `exchange` returns what it is given.
+        size: Images in the pool; with 0, `exchange` returns its input.
         seed: Seed of the decisions.
         device: Where the images and the decisions live.
     """
@@ -33,7 +33,7 @@ class ImagePool:
         self.images: Tensor | None = None  # [size, C, H, W], laid out as the first fakes
 
     def exchange(self, fakes: Tensor) -> Tensor:
-        """Offers the fakes [N, C, H, W] to the pool, one after the other; returns as many images, detached."""
+        """Offers the fakes [N, C, H, W] to the pool, one by one; returns as many images, detached."""
         if self.size == 0:
             return fakes.detach()
         if self.images is None:
@@ -42,12 +42,12 @@ class ImagePool:
         return ops.image_pool_exchange(self.images, self.count, self.drawn, fakes, seed=self.seed)
 
     def state_dict(self) -> dict[str, Any]:
-        """The images, how many there are, and where the decisions stand."""
+        """Returns the images, how many there are, and how many decisions were drawn."""
         return {"images": self.images, "count": self.count, "drawn": self.drawn, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where `state_dict` was taken."""
-        _check_form(state)
+        _check_version(state)
         images = state["images"]
         self.images = None if images is None else images.to(self.count.device, copy=True)
         self.count.copy_(state["count"])
@@ -56,7 +56,7 @@ class ImagePool:
 
 
 class MixedSizePool:
-    """The same pool for images whose sizes differ from step to step. The host reads whether an image is finite."""
+    """The same pool for images whose sizes differ from step to step. The host waits to learn whether each is finite."""
 
     def __init__(self, size: int, seed: int, device: torch.device | str = "cpu") -> None:
         self.size, self.seed, self.device = size, seed, device
@@ -64,7 +64,7 @@ class MixedSizePool:
         self.images: list[Tensor] = []  # each [1, C, H, W]
 
     def exchange(self, fakes: Tensor) -> Tensor:
-        """As `ImagePool.exchange`, for a batch of one image (its return may differ in size from what came)."""
+        """As `ImagePool.exchange`, for a batch of one image; the returned one may differ from it in size."""
         if self.size == 0:
             return fakes.detach()
         return torch.cat([self._exchange_one(fake) for fake in fakes.detach().split(1)])
@@ -83,18 +83,18 @@ class MixedSizePool:
         return fake
 
     def state_dict(self) -> dict[str, Any]:
-        """The images and where the decisions stand."""
+        """Returns the images and how many decisions were drawn."""
         return {"images": list(self.images), "drawn": self.drawn, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where `state_dict` was taken."""
-        _check_form(state)
+        _check_version(state)
         self.images = [image.to(self.device, copy=True) for image in state["images"]]
         self.drawn, self.seed = state["drawn"], state["seed"]
 
 
-def _check_form(state: dict[str, Any]) -> None:
-    """Refuses what an earlier version stored: its decisions came from a generator that is no more."""
+def _check_version(state: dict[str, Any]) -> None:
+    """Refuses the state of an earlier version, whose decisions came from another random generator."""
     if "drawn" not in state:
         raise UserError(
             "the checkpoint's image pools are of an earlier version, whose random decisions this one cannot continue: "

@@ -14,21 +14,21 @@ GanMode = Literal["lsgan", "vanilla", "wgangp", "hinge"]
 
 
 def l1_losses(terms: dict[str, tuple[float, Tensor, Tensor]]) -> dict[str, Tensor]:
-    """weight * mean |image - wanted| of each named (weight, image, wanted)."""
+    """Returns weight * mean |image - target| of each named (weight, image, target), images [N, C, H, W]."""
     if not terms:
         return {}
-    pairs = [(image, wanted) for _, image, wanted in terms.values()]
+    pairs = [(image, target) for _, image, target in terms.values()]
     weights = [weight for weight, _, _ in terms.values()]
     return dict(zip(terms, ops.cycle_loss(pairs, weights), strict=True))
 
 
 def discriminator_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """What a discriminator minimises: real images score high, fakes low; halved so that it learns at half the pace.
+    """Returns what a discriminator minimises: real images score high, fakes low; halved, which slows it down.
 
     Args:
         mode: lsgan (squared distance to 1 and 0), vanilla (the paper's equation 1), hinge, or wgangp.
-        real_logits: The discriminator's scores of real images, any shape.
-        fake_logits: The discriminator's scores of translated images.
+        real_logits: Its scores of real images, any shape.
+        fake_logits: Its scores of translated images.
     """
     if mode == "lsgan":
         return ops.lsgan_loss([real_logits, fake_logits], targets=[1, 0], weights=[0.5, 0.5]).sum()
@@ -38,7 +38,7 @@ def discriminator_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) 
 
 
 def generator_loss(mode: GanMode, weight: float, fake_logits: Tensor) -> Tensor:
-    """What a generator minimises: its images should score as high as real ones.
+    """Returns what a generator minimises: its images should score as high as real ones.
 
     Args:
         mode: As in `discriminator_loss`.
@@ -51,17 +51,17 @@ def generator_loss(mode: GanMode, weight: float, fake_logits: Tensor) -> Tensor:
 
 
 def _towards(mode: GanMode, logits: Tensor, *, real: bool) -> Tensor:
-    """How far the scores are from those of real (or fake) images, by cross-entropy or as they are."""
+    """Returns the distance of scores from those of real (or fake) images, by cross-entropy or as they are."""
     if mode == "vanilla":
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
     return -logits.mean() if real else logits.mean()
 
 
 def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
-    """mean((|d discriminator(x) / dx|_2 - 1)^2) at x = alpha real + (1 - alpha) fake (Gulrajani et al. 2017).
+    """Returns mean((|d discriminator(x) / dx|_2 - 1)^2) at x = alpha real + (1 - alpha) fake (Gulrajani et al. 2017).
 
     Args:
-        discriminator: The discriminator whose slope is held near one.
+        discriminator: The network whose gradient norm is held near one.
         real: Real images, [N, C, H, W].
         fake: Translated images, detached, [N, C, H, W].
         alpha: Mixing weights in [0, 1], [N, 1, 1, 1].
@@ -69,6 +69,6 @@ def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, alpha
     mixed = torch.lerp(fake, real, alpha).requires_grad_()
     with ops.use_reference():  # the penalty differentiates a gradient; the fused operators have one derivative
         logits = discriminator(mixed)
-    (slope,) = torch.autograd.grad(logits.sum(), mixed, create_graph=True)
-    norm = (slope.flatten(1) + 1e-16).norm(dim=1)
+    (gradient,) = torch.autograd.grad(logits.sum(), mixed, create_graph=True)
+    norm = (gradient.flatten(1) + 1e-16).norm(dim=1)
     return (norm - 1).square().mean()

@@ -18,11 +18,11 @@ class LearningRate:
     def __init__(self, config: OptimConfig) -> None:
         self.config = config
         self.best = math.inf
-        self.waited = 0
+        self.bad_epochs = 0
         self.drops = 0
 
     def at(self, epoch: int) -> float:
-        """The rate in epoch 1, 2, ...; linear: lr (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))."""
+        """Returns the rate in epoch 1, 2, ...; linear: lr (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))."""
         c = self.config
         if c.lr_policy == "linear":
             return c.lr * (1 - max(0, epoch - c.n_epochs) / (c.n_epochs_decay + 1))
@@ -33,18 +33,18 @@ class LearningRate:
         return c.lr * PLATEAU_FACTOR**self.drops
 
     def observe(self, loss: float) -> None:
-        """Tells the plateau policy the generators' mean loss of the epoch that has ended."""
+        """Updates the plateau policy with the generators' mean loss of the epoch that has ended."""
         if loss < self.best * (1 - PLATEAU_THRESHOLD):
-            self.best, self.waited = loss, 0
+            self.best, self.bad_epochs = loss, 0
             return
-        self.waited += 1
-        if self.waited > PLATEAU_PATIENCE:
-            self.drops, self.waited = self.drops + 1, 0
+        self.bad_epochs += 1
+        if self.bad_epochs > PLATEAU_PATIENCE:
+            self.drops, self.bad_epochs = self.drops + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What the plateau policy has seen."""
-        return {"best": self.best, "waited": self.waited, "drops": self.drops}
+        """Returns the state of the plateau policy."""
+        return {"best": self.best, "waited": self.bad_epochs, "drops": self.drops}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where `state_dict` was taken."""
-        self.best, self.waited, self.drops = state["best"], state["waited"], state["drops"]
+        self.best, self.bad_epochs, self.drops = state["best"], state["waited"], state["drops"]

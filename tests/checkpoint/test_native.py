@@ -1,12 +1,12 @@
 """Checkpoints come back bit for bit, and no crash, full disk or flipped bit goes unnoticed."""
 
+import contextlib
 import json
+import multiprocessing
 import os
 import random
 import resource
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +18,7 @@ from cyclegan_fast.checkpoint import native
 from cyclegan_fast.config import ModelConfig, TrainConfig, to_dict
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
+from tests.checkpoint.saving import CONFIG, save_for_ever
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_batch_norm_statistics_are_stored(tmp_path):
     assert torch.equal(loaded.stem_norm.norm.running_var, networks["G_A"].stem_norm.norm.running_var)
 
 
-def test_every_way_to_name_a_checkpoint(tmp_path, save):
+def test_every_path_that_names_a_checkpoint(tmp_path, save):
     run = tmp_path / "run"
     assert native.latest_checkpoint(run) is None
     run.mkdir()
@@ -129,12 +130,12 @@ def test_saving_a_step_again_replaces_it_without_a_moment_without_it(tmp_path, s
     assert native.load_state(third) == {"try": 3}
 
 
-def test_no_state_is_said(tmp_path, save):
+def test_no_state_is_an_error(tmp_path, save):
     with pytest.raises(UserError, match=r"no training state.*--init-from"):
         native.load_state(save(tmp_path, 1, state=None))
 
 
-def test_no_checkpoint_is_said(tmp_path):
+def test_no_checkpoint_is_an_error(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint here"):
         native.read_settings(tmp_path / "nowhere")
 
@@ -194,49 +195,37 @@ def test_a_newer_format_is_refused(tmp_path, save):
         native.read_settings(checkpoint)
 
 
-SAVE_FOR_EVER = """
-import sys, itertools, torch
-from pathlib import Path
-from cyclegan_fast.checkpoint import native
-from cyclegan_fast.config import ModelConfig, TrainConfig
-from cyclegan_fast.nn import build_networks
-torch.set_num_threads(1)
-config = TrainConfig(model=ModelConfig(generator="resnet_1blocks", ngf=8, ndf=8))
-networks = build_networks(config.model)
-for step in itertools.count(int(sys.argv[2])):
-    for p in networks.parameters():
-        p.data.fill_(step)
-    native.save_checkpoint(Path(sys.argv[1]), step, networks=networks, config=config, progress={"step": step},
-                           state={"step": torch.full((40_000,), step)}, keep=2)
-    print(step, flush=True)
-"""
-
-
 @pytest.mark.slow
 def test_sigkill_at_random_moments_never_costs_a_finished_checkpoint(tmp_path):
-    config = TrainConfig(model=ModelConfig(generator="resnet_1blocks", ngf=8, ndf=8))
-    networks = build_networks(config.model)
-    moments, next_step = random.Random(), 1
-    interrupted = 0
-    for _ in range(8):
-        command = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path), str(next_step)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()  # it is saving in a loop now
-        time.sleep(moments.uniform(0.0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        said = process.communicate()[0].split()
+    networks = build_networks(CONFIG.model)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([save_for_ever.__module__])  # torch is imported once
+    next_step, interrupted, kills = 1, 0, 0
+    while kills < 8 or not interrupted:
+        assert kills < 100, "no kill hit a save: the test has lost its aim"
+        saved, sender = processes.Pipe(duplex=False)
+        process = processes.Process(target=save_for_ever, args=(tmp_path, next_step, sender), daemon=True)
+        process.start()
+        sender.close()
+        steps = [saved.recv()]  # it is saving in a loop now
+        time.sleep(random.uniform(0.0, 0.1))
+        process.kill()
+        process.join()
+        with contextlib.suppress(EOFError):
+            while True:
+                steps.append(saved.recv())
+        kills += 1
         interrupted += any(tmp_path.glob(".partial-*"))
 
         newest = native.latest_checkpoint(tmp_path)
         native.verify(newest)
         step = native.read_settings(newest).progress["step"]
-        assert step >= max(map(int, said), default=next_step)
+        assert step >= max(steps)
         native.load_weights(newest, networks)
         assert all((p == step).all() for p in networks.parameters())
         assert (native.load_state(newest)["step"] == step).all()
         next_step = step + 1
-    assert interrupted, "no kill hit a save: the test has lost its aim"
-    native.save_checkpoint(tmp_path, next_step, networks=networks, config=config, progress={}, keep=2)
+    native.save_checkpoint(tmp_path, next_step, networks=networks, config=CONFIG, progress={}, keep=2)
     assert len(list(tmp_path.iterdir())) == 2, "what the dead left behind is still there"
 
 

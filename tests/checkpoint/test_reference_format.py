@@ -2,7 +2,6 @@
 
 import collections
 import os
-import warnings
 
 import pytest
 import torch
@@ -87,7 +86,7 @@ def test_the_keys_that_published_files_have():
     assert "model.10.conv_block.6.weight" in dropped and "model.10.conv_block.5.weight" not in dropped
 
 
-def test_an_old_file_with_statistics_metadata_and_data_parallel(tmp_path):
+def test_an_old_file_with_statistics_metadata_and_data_parallel(tmp_path, caplog):
     plain = PlainResnetGenerator(3, 3, 4, 2)
     old = collections.OrderedDict((f"module.{k}", v) for k, v in plain.state_dict().items())
     old._metadata = {"": {"version": 1}}
@@ -96,8 +95,8 @@ def test_an_old_file_with_statistics_metadata_and_data_parallel(tmp_path):
         old[f"module.{module}.running_var"] = torch.rand(4)
         old[f"module.{module}.num_batches_tracked"] = torch.tensor(7)
     torch.save(old, tmp_path / "old.pth")
-    with pytest.warns(UserWarning, match="6 running statistics of instance norms are dropped"):
-        ours, config = reference_format.load_reference_generator(tmp_path / "old.pth")
+    ours, config = reference_format.load_reference_generator(tmp_path / "old.pth")
+    assert "6 running statistics of instance norms are dropped" in caplog.text
     assert config.norm == "instance"
     assert_equal_tables(reference_format.to_reference(ours), plain.state_dict())
 
@@ -120,13 +119,12 @@ def test_loading_draws_no_random_numbers_and_freezes(tmp_path):
 SMALL = ModelConfig(generator="resnet_2blocks", ngf=4, ndf=4)
 
 
-def test_a_folder_both_ways(tmp_path):
+def test_a_folder_is_written_and_read(tmp_path, caplog):
     first, second = build_networks(SMALL), build_networks(SMALL)
     paths = reference_format.save_reference(tmp_path / "horse2zebra", first, "20")
     assert [p.name for p in paths] == ["20_net_G_A.pth", "20_net_G_B.pth", "20_net_D_A.pth", "20_net_D_B.pth"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        reference_format.load_reference_folder(tmp_path / "horse2zebra", second, "20")
+    reference_format.load_reference_folder(tmp_path / "horse2zebra", second, "20")
+    assert not caplog.messages
     assert_equal_tables(first.state_dict(), second.state_dict())
 
 

@@ -3,7 +3,6 @@
 import functools
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,25 @@ import torch
 
 from cyclegan_fast import evaluation
 from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.engine import build_engine
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluate import evaluate
 from cyclegan_fast.nn import build_networks
+from tests.commands import run_in_process
+
+cached_reader = functools.cache(evaluation.train_reader)
+
+
+@pytest.fixture(autouse=True)
+def one_reader_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "train_reader", cached_reader)
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cyclegan_fast.evaluate", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return run_in_process(lambda: run_command(evaluate, list(map(str, words))))
 
 
 def checkpoint(folder: Path, **model: int) -> Path:
@@ -48,9 +55,8 @@ def test_scores_are_printed_and_written(tmp_path: Path) -> None:
 
 
 def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_allowed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluation, "train_reader", functools.cache(evaluation.train_reader))
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     render_dataset(tmp_path / "data", 32, train=1, test=4, seed=0)
@@ -59,8 +65,8 @@ def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_al
     options: dict[str, Any] = {"out": out, "device": "cpu"}
     assert evaluate(run_folder, tmp_path / "data", engines=(engine,), **options) == 0
     scores = json.loads(out.read_text())
-    for way in ("photo_to_labels", "labels_to_photo"):
-        assert abs(scores[way]["pixel_accuracy"] - scores["checkpoint"][way]["pixel_accuracy"]) < 1e-3
+    for name in ("photo_to_labels", "labels_to_photo"):
+        assert abs(scores[name]["pixel_accuracy"] - scores["checkpoint"][name]["pixel_accuracy"]) < 1e-3
     assert "Engines: 4 test scenes" in capsys.readouterr().out
     assert evaluate(run_folder, tmp_path / "data", engines=(engine,), max_drop=-0.5, **options) == 2
     assert "the engine of BtoA loses" in capsys.readouterr().err
@@ -70,11 +76,11 @@ def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_al
         evaluate(run_folder, tmp_path / "data", max_drop=0.1, **options)
 
 
-@pytest.mark.parametrize(("size", "model", "word"), [(32, {"channels_B": 1}, "grey"), (50, {}, "size_divisor of 4")])
-def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, size: int, model: dict[str, int], word: str) -> None:
+@pytest.mark.parametrize(("size", "model", "reason"), [(32, {"channels_B": 1}, "grey"), (50, {}, "multiple of 4")])
+def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, size: int, model: dict[str, int], reason: str) -> None:
     render_dataset(tmp_path / "data", size, train=1, test=2, seed=0)
     done = run("--checkpoint", checkpoint(tmp_path / "run", **model), "--data", tmp_path / "data")
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and word in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and reason in done.stderr
     assert done.stderr.strip().count("\n") == 0
 
 
@@ -87,7 +93,7 @@ def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, size: int, model:
         ({"out": Path()}, "it is a folder; name a file with --out"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_read(
+def test_mistakes_are_reported_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], reason: str
 ) -> None:
     (tmp_path / "file").touch()

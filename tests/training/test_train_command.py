@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from cyclegan_fast.cli import with_errors
 from cyclegan_fast.config import TrainConfig, from_dict
 from cyclegan_fast.train import parse
 from cyclegan_fast.train import train as train_command
@@ -46,7 +47,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(*words: object) -> subprocess.CompletedProcess[str]:
     """Runs the command in this process."""
-    return run_in_process(lambda: train_command(list(map(str, words))))
+    return run_in_process(lambda: with_errors(lambda: train_command(list(map(str, words)))))
 
 
 def train_process(*words: object, **options: Any) -> subprocess.Popen[str]:

@@ -27,8 +27,9 @@ from cyclegan_fast import ops
 from cyclegan_fast.device import free_memory
 from cyclegan_fast.engine.tiling.rows import Rows
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn.conv import CancelledBiasConv2d
 from cyclegan_fast.nn.generators import ResnetGenerator
-from cyclegan_fast.nn.layers import LEAKY_SLOPE, DeadBiasConv2d
+from cyclegan_fast.nn.norm import LEAKY_SLOPE
 
 ProgressCallback = Callable[[float], None]  # is told the share of an image that is done
 
@@ -153,7 +154,7 @@ class _Conv(_Map):
             x = _mirror(x, above, below, self._pad)
         else:
             x = F.pad(x, (self._pad, self._pad, above, below))
-        bias = None if isinstance(self._conv, DeadBiasConv2d) else self._conv.bias
+        bias = None if isinstance(self._conv, CancelledBiasConv2d) else self._conv.bias
         return ops.conv2d(x, self._conv.weight, bias, stride=self._stride)
 
 

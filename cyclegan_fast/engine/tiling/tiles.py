@@ -26,7 +26,7 @@ from cyclegan_fast.engine.tiling.rows import MirroredRows, Rows, mirrored, reduc
 from cyclegan_fast.engine.tiling.strips import ProgressCallback, translate_exactly
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn.generators import ResnetGenerator
-from cyclegan_fast.nn.layers import LEAKY_SLOPE, NormAct
+from cyclegan_fast.nn.norm import LEAKY_SLOPE, NormAct
 
 Statistics = Literal["tile", "reduced", "exact"]
 STATISTICS = ("tile", "reduced", "exact")

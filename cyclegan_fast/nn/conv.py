@@ -1,0 +1,59 @@
+"""Convolutions run by `cyclegan_fast.ops`, and those that a norm follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from cyclegan_fast import ops
+from cyclegan_fast.nn.norm import Norm
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution with a square kernel, run by `ops.conv2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, h, w]."""
+        return ops.conv2d(x, self.weight, self.bias, stride=self.stride[0], pad=int(self.padding[0]))
+
+
+class CancelledBiasConv2d(nn.Conv2d):
+    """A convolution before an instance norm, which cancels its bias: checkpoints hold the bias, `forward` skips it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        assert self.bias is not None
+        self.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, h, w]."""
+        return ops.conv2d(x, self.weight, stride=self.stride[0], pad=int(self.padding[0]))
+
+
+class CancelledBiasConvTranspose2d(nn.ConvTranspose2d):
+    """The transposed form of `CancelledBiasConv2d`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        assert self.bias is not None
+        self.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, h, w]; `output_size` is the base class's and unused."""
+        stride, pad, output_pad = self.stride[0], int(self.padding[0]), self.output_padding[0]
+        return ops.conv_transpose2d(x, self.weight, stride=stride, pad=pad, output_pad=output_pad)
+
+
+def conv_before_norm(norm: Norm, *args: Any, **kwargs: Any) -> nn.Conv2d:
+    """Makes a convolution that `norm` follows. As in the reference, it has a bias only before an instance norm."""
+    if norm == "instance":
+        return CancelledBiasConv2d(*args, **kwargs)
+    return Conv2d(*args, **(kwargs | {"bias": False}))
+
+
+def conv_transpose_before_norm(norm: Norm, *args: Any, **kwargs: Any) -> nn.ConvTranspose2d:
+    """The transposed form of `conv_before_norm`."""
+    if norm == "instance":
+        return CancelledBiasConvTranspose2d(*args, **kwargs)
+    return nn.ConvTranspose2d(*args, **(kwargs | {"bias": False}))
