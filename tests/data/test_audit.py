@@ -29,11 +29,11 @@ def check(folder: Path, **settings: object) -> AuditReport:
 
 def test_every_flaw_is_found_and_nothing_else(flawed: Path) -> None:
     result = check(flawed)
-    told = {
+    found = {
         (finding.severity, finding.kind, finding.name, finding.like and finding.like.name)
         for finding in result.findings
     }
-    assert told == {
+    assert found == {
         ("error", "corrupt", "trainA/empty.jpg", None),
         ("error", "corrupt", "trainA/text.jpg", None),
         ("error", "corrupt", "trainA/bomb.png", None),
@@ -169,14 +169,14 @@ def test_members_of_archives_have_names_of_their_own(good_folder: Path) -> None:
 
 
 def test_processes_and_one_process_find_the_same(flawed: Path) -> None:
-    sources = [as_image_file(path) for path in sorted(flawed.glob("*/*.*"))]
-    told: list[tuple[int, int]] = []
+    files = [as_image_file(path) for path in sorted(flawed.glob("*/*.*"))]
+    found: list[tuple[int, int]] = []
     results = [
-        Manifest(None).probe(sources, workers=workers, progress=lambda done, total: told.append((done, total)))
+        Manifest(None).probe(files, workers=workers, progress=lambda done, total: found.append((done, total)))
         for workers in (1, 3)
     ]
     assert [str(result) for result in results[0]] == [str(result) for result in results[1]]
-    assert told[-1] == (len(sources), len(sources)) and len(sources) > 40
+    assert found[-1] == (len(files), len(files)) and len(files) > 40
 
 
 def test_training_honours_the_list_and_logs_it_in_one_line(bad_file: Path, caplog: pytest.LogCaptureFixture) -> None:

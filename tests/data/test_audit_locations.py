@@ -34,7 +34,7 @@ def check(**data: object) -> AuditReport:
     return audit(DataConfig(**(GEOMETRY | data)))  # type: ignore[arg-type]
 
 
-def told(result: AuditReport, root: Path) -> set[tuple[str, str]]:
+def findings_of(result: AuditReport, root: Path) -> set[tuple[str, str]]:
     return {(finding.kind, finding.name.removeprefix(f"{root}/")) for finding in result.findings}
 
 
@@ -60,33 +60,33 @@ def locations(tmp_path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (str(tmp_path / "a"), str(tmp_path / "a.tar")), (str(tmp_path / "b.txt"),)
 
 
-def test_places_are_checked_and_their_lists_honoured_by_training(
+def test_locations_are_checked_and_their_lists_honoured_by_training(
     locations: tuple[tuple[str, ...], tuple[str, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_A, data_B = locations
     result = check(data_A=data_A, data_B=data_B)
-    assert told(result, tmp_path) == {("corrupt", "a.tar:text.png"), ("duplicate", "a.tar:good.png")}
+    assert findings_of(result, tmp_path) == {("corrupt", "a.tar:text.png"), ("duplicate", "a.tar:good.png")}
     assert {name: len(found) for name, found in result.domains.items()} == {"trainA": 5, "trainB": 2}
     words = ["check", "--data-A", *data_A, "--data-B", *data_B, "--preprocess", "crop", "--crop-size", "32"]
     for quarantine, status in ((False, 2), (True, 0), (False, 0)):
         with pytest.raises(SystemExit) as end:
             run_command({"check": dataset.check}, [*words, *["--quarantine"] * quarantine])
         assert end.value.code == status, capsys.readouterr().out
-    said = capsys.readouterr().out
-    assert f"contact sheet: {tmp_path / 'a' / '.cyclegan_fast' / 'contact_sheet.png'}" in said
-    assert f"training leaves out the files with errors from now on: {tmp_path / 'a' / 'quarantine.txt'}" in said
-    assert "1 file left out: quarantine.txt" in said
+    output = capsys.readouterr().out
+    assert f"contact sheet: {tmp_path / 'a' / '.cyclegan_fast' / 'contact_sheet.png'}" in output
+    assert f"training leaves out the files with errors from now on: {tmp_path / 'a' / 'quarantine.txt'}" in output
+    assert "1 file left out: quarantine.txt" in output
     config = DataConfig(data_A=data_A, data_B=data_B, workers=0, **GEOMETRY)  # type: ignore[arg-type]
     assert build_train_loader(TrainConfig(data=config), "cpu").samples.counts == (4, 2)
 
 
-def test_what_is_known_of_places_is_not_read_again(locations: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+def test_what_is_known_of_locations_is_not_read_again(locations: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     first = check(data_A=locations[0], data_B=locations[1])
     again = check(data_A=locations[0], data_B=locations[1])
     assert (first.files_read, again.files_read) == (7, 1)  # a bad one is read each time
 
 
-def test_places_that_cannot_be_used_leave_the_others(tmp_path: Path) -> None:
+def test_locations_that_cannot_be_used_leave_the_others(tmp_path: Path) -> None:
     fill(tmp_path / "a", range(2))
     result = check(data_A=(str(tmp_path / "a"),), data_B=(str(tmp_path / "none.tar"),))
     assert [(f.kind, f.name) for f in result.findings] == [("folder", "trainB")] and list(result.domains) == ["trainA"]
@@ -107,7 +107,7 @@ def test_pairs_side_by_side(tmp_path: Path) -> None:
     noise(62, 40).save(tmp_path / "train" / "narrow.png")  # 31 pixels for each half
     (tmp_path / "test" / "0.png").write_bytes((tmp_path / "train" / "0.png").read_bytes())
     result = check(data=tmp_path, paired=True)
-    assert told(result, tmp_path) == {("too small", "train/narrow.png"), ("train and test", "test/0.png")}
+    assert findings_of(result, tmp_path) == {("too small", "train/narrow.png"), ("train and test", "test/0.png")}
     (small,) = [finding for finding in result.findings if finding.kind == "too small"]
     assert small.reason.startswith("31x40 pixels")
     assert list(result.domains) == ["train", "test"] and result.absent == ["val"]
@@ -120,7 +120,7 @@ def test_pairs_by_name(tmp_path: Path) -> None:
         noise(40, 40, seed=i).save(tmp_path / "trainB" / f"{i}.png")
     noise(40, 40, seed=9).save(tmp_path / "trainB" / "extra.png")
     result = check(data=tmp_path, paired=True)
-    assert told(result, tmp_path) == {
+    assert findings_of(result, tmp_path) == {
         ("partner", "trainA/0.png"),
         ("partner", "trainB/extra.png"),
         ("pair sizes", "trainA/3.png"),
@@ -137,7 +137,7 @@ def test_depths_and_channels(tmp_path: Path) -> None:
         values = np.random.default_rng(i).normal(size=(40, 40)).astype(np.float32)
         Image.fromarray(values).save(tmp_path / "trainB" / f"{i}.tif")
     result = check(data=tmp_path)
-    assert told(result, tmp_path) == {("mixed", "trainA"), ("range", "trainB")}
+    assert findings_of(result, tmp_path) == {("mixed", "trainA"), ("range", "trainB")}
     reasons = {finding.kind: finding.reason for finding in result.findings}
     assert reasons["mixed"] == "2 files 8 bit, 1 files 16 bit: all are taken as 8 bit (--depth)"
     assert "--value-low" in reasons["range"] and reasons["range"].startswith("from -")
@@ -212,8 +212,8 @@ def test_a_signal_ends_a_check_and_what_was_read_is_stored(tmp_path: Path, in_ba
         time.sleep(0.1)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-    out, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in said and out == ""
+    out, output = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in output and out == ""
     stored = json.loads((tmp_path / ".cyclegan_fast" / "manifest.json").read_text())["files"]
     assert 0 < len(stored) < 2 * COPIES
     manifest = Manifest(tmp_path)
@@ -228,5 +228,5 @@ def test_a_signal_ends_a_check_and_what_was_read_is_stored(tmp_path: Path, in_ba
 def test_a_reader_that_is_killed_is_one_sentence(tmp_path: Path) -> None:
     process = started(many(tmp_path))
     os.kill(readers(process.pid)[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2 and "a process that read images was killed" in said and said.count("\n") == 1
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 2 and "a process that read images was killed" in output and output.count("\n") == 1

@@ -105,8 +105,8 @@ def test_every_other_image_is_decoded_by_the_one_rule(
     n = len(ODD_FILES)
     with caplog.at_level(logging.WARNING):
         assert levels_apart(config, 2 * n).max() == 0
-    (said,) = [record.getMessage() for record in caplog.records if "Pillow decodes such" in record.getMessage()]
-    assert said.startswith(f"{2 * n} of the first {2 * n} images are no ordinary 8-bit JPEG or PNG")
+    (message,) = [record.getMessage() for record in caplog.records if "Pillow decodes such" in record.getMessage()]
+    assert message.startswith(f"{2 * n} of the first {2 * n} images are no ordinary 8-bit JPEG or PNG")
 
 
 def test_which_files_dali_may_decode(tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_batches_stay_as_they_were(good_folder: Path) -> None:
     """DALI must not write into memory that it has handed over."""
     with build_train_loader(settings(good_folder, "dali", load_size=36, crop_size=32), "cpu") as loader:
         raws = list(islice(loader.start(0), 20))
-        kept = [torch.from_dlpack(raw["A"].as_tensor()) for raw in raws]
-        copies = [pixels.clone() for pixels in kept]
+        held = [torch.from_dlpack(raw["A"].as_tensor()) for raw in raws]
+        copies = [pixels.clone() for pixels in held]
         list(islice(loader.start(0), 20))
-    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(held, copies, strict=True))
 
 
 def _held() -> tuple[int, int]:
@@ -296,5 +296,5 @@ def test_pixels_of_a_ppm_are_left_alone(tmp_path: Path) -> None:
     (path,) = batch["paths_A"]
     pixels = ((batch["A"][0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     image = np.asarray(Image.open(path))
-    places = [(y, x) for y in range(image.shape[0] - 59) for x in range(image.shape[1] - 59)]
-    assert any(np.array_equal(image[y : y + 60, x : x + 60], pixels) for y, x in places)
+    positions = [(y, x) for y in range(image.shape[0] - 59) for x in range(image.shape[1] - 59)]
+    assert any(np.array_equal(image[y : y + 60, x : x + 60], pixels) for y, x in positions)

@@ -33,15 +33,15 @@ def check(capsys: pytest.CaptureFixture[str]) -> Check:
 def in_process(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, list[str], str]:
     with pytest.raises(SystemExit) as status:
         run_command({"scenes": dataset.scenes, "check": dataset.check}, [*map(str, words)])
-    said = capsys.readouterr()
-    return int(status.value.code or 0), said.out.splitlines(), said.err
+    stderr = capsys.readouterr()
+    return int(status.value.code or 0), stderr.out.splitlines(), stderr.err
 
 
 def test_scenes_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scenes"
     words = ("scenes", "--out", out, "--size", "32", "--train", "4", "--test", "2", "--seed", "0")
-    status, lines, said = in_process(capsys, *words)
-    assert status == 0 and said == "" and lines[-1].startswith(f"{out}: 4 + 4 training and 2 + 2 test images")
+    status, lines, stderr = in_process(capsys, *words)
+    assert status == 0 and stderr == "" and lines[-1].startswith(f"{out}: 4 + 4 training and 2 + 2 test images")
     done = run("check", out)  # in a process of its own, as users run it
     assert done.returncode == 0, done.stderr
     assert "trainA: 4 images\n  pixels   all 32x32\n  formats  JPEG 4\n" in done.stdout
@@ -52,8 +52,8 @@ CROP = ("--preprocess", "crop", "--crop-size", "64", "--load-size", "64")
 
 def test_check_reports_everything_and_quarantines_the_errors(check: Check, flawed_copy: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheets" / "sheet.png"
-    status, lines, said = check(flawed_copy, *CROP, "--contact-sheet", sheet)
-    assert status == 2 and said == ""
+    status, lines, stderr = check(flawed_copy, *CROP, "--contact-sheet", sheet)
+    assert status == 2 and stderr == ""
     for line in (
         "trainA: 21 images, 4 of them cannot be used",
         "error: cannot be read (4)",
@@ -75,19 +75,19 @@ def test_check_reports_everything_and_quarantines_the_errors(check: Check, flawe
 
 
 def test_check_as_json(check: Check, flawed_copy: Path) -> None:
-    status, lines, said = check(flawed_copy, "--json")
-    told = json.loads("\n".join(lines))
-    assert status == 2 and said == "" and told["files_read"] == 46
-    assert told["domains"]["trainB"]["smallest"] == [30, 20] and told["domains"]["trainB"]["formats"]["GIF"] == 1
-    (near,) = [finding for finding in told["findings"] if finding["kind"] == "near-identical"]
+    status, lines, stderr = check(flawed_copy, "--json")
+    report = json.loads("\n".join(lines))
+    assert status == 2 and stderr == "" and report["files_read"] == 46
+    assert report["domains"]["trainB"]["smallest"] == [30, 20] and report["domains"]["trainB"]["formats"]["GIF"] == 1
+    (near,) = [finding for finding in report["findings"] if finding["kind"] == "near-identical"]
     assert near["severity"] == "warning" and (near["name"], near["like"]) == ("trainA/7.jpg", "trainB/near.webp")
 
 
 def test_check_of_folders_that_cannot_be_used(check: Check, good_folder: Path) -> None:
     shutil.rmtree(good_folder / "trainB")
     (good_folder / "testA").mkdir()
-    status, lines, said = check(good_folder)
-    assert status == 2 and said == ""
+    status, lines, stderr = check(good_folder)
+    assert status == 2 and stderr == ""
     assert "  trainB: the folder trainB is missing; put the images of that domain there" in lines
     assert any(line.startswith(f"  testA: {good_folder / 'testA'}: holds no image") for line in lines)
     assert "testB: absent" in lines
@@ -110,32 +110,32 @@ def test_a_read_only_folder_is_checked_all_the_same(check: Check, good_folder: P
         if is_root:  # root writes whatever the mode says
             os.seteuid(65534)
         try:
-            status, lines, said = check(folder)
+            status, lines, stderr = check(folder)
             named = check(folder, "--contact-sheet", folder / "sheet.png")
         finally:
             if is_root:
                 os.seteuid(0)
             folder.chmod(0o755)
-    assert status == 0 and said == "" and "2 images, nothing wrong" in lines
+    assert status == 0 and stderr == "" and "2 images, nothing wrong" in lines
     assert any("the metadata is not stored, and the next check reads every image again" in line for line in lines)
     assert any("name another location with --contact-sheet FILE.png" in line for line in lines)
     assert named[0] == 2 and named[2].startswith(f"error: cannot write {folder / 'sheet.png'}")
 
 
 def test_mistakes_are_one_sentence(check: Check, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    status, lines, said = check(tmp_path / "nowhere")
-    assert status == 2 and not lines and "there is no such data folder" in said
-    status, _, said = check(tmp_path, "--crop-size", "300")
-    assert status == 2 and said.startswith("error: --crop-size 300 is larger than --load-size 286")
+    status, lines, stderr = check(tmp_path / "nowhere")
+    assert status == 2 and not lines and "there is no such data folder" in stderr
+    status, _, stderr = check(tmp_path, "--crop-size", "300")
+    assert status == 2 and stderr.startswith("error: --crop-size 300 is larger than --load-size 286")
     (tmp_path / "trainA").mkdir()
-    status, _, said = check(tmp_path, "--contact-sheet", tmp_path / "trainA" / "sheet.png")
-    assert status == 2 and said.startswith(f"error: --contact-sheet {tmp_path / 'trainA' / 'sheet.png'} lies among")
+    status, _, stderr = check(tmp_path, "--contact-sheet", tmp_path / "trainA" / "sheet.png")
+    assert status == 2 and stderr.startswith(f"error: --contact-sheet {tmp_path / 'trainA' / 'sheet.png'} lies among")
     file = tmp_path / "file"
     file.touch()
     for words, reason in (
         ((tmp_path, "--size", "8"), "--size must be from 32 to 1024"),
         ((file, "--train", "1", "--test", "0"), f"cannot write the data set {file}: "),
     ):
-        status, lines, said = in_process(capsys, "scenes", "--out", *words)
+        status, lines, stderr = in_process(capsys, "scenes", "--out", *words)
         assert status == 2 and not lines
-        assert said.startswith(f"error: {reason}") and said.count("\n") == 1
+        assert stderr.startswith(f"error: {reason}") and stderr.count("\n") == 1

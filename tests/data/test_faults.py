@@ -1,6 +1,6 @@
 """Images and folders that are odd or wrong, with every loader: the same pixels, or the same sentence before training.
 
-Damaged files, bombs and files that vanish are in test_loader.py, archives in test_places.py.
+Damaged files, bombs and files that vanish are in test_loader.py, archives in test_locations.py.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ def test_animations_are_counted_in_the_log(loader_name: str, tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("kind", ["16 bit", "float"])
-def test_deep_pixels_are_delivered_whole_or_the_loader_says_that_it_cannot(
-    loader_name: str, tmp_path: Path, kind: str
-) -> None:
+def test_high_bit_depths_are_delivered_whole_or_the_loader_refuses(loader_name: str, tmp_path: Path, kind: str) -> None:
     levels = np.random.default_rng(0).integers(0, 65536, SIDES[::-1], dtype=np.uint16)
     pixels = levels if kind == "16 bit" else levels.astype(np.float32) / 64.0
     for folder in both_folders(tmp_path):
@@ -108,8 +106,8 @@ def test_deep_pixels_are_delivered_whole_or_the_loader_says_that_it_cannot(
         image = next(loader)["A"][0, 0]  # [60, 60]
     assert len(torch.unique(image)) > 3000  # of 3,600 pixels; 8 bits hold 256
     back = ((image.double() + 1.0) * 32767.5).round().numpy().astype(np.uint16)
-    places = [(y, x) for y in range(SIDES[1] - 59) for x in range(SIDES[0] - 59)]
-    assert any(np.array_equal(levels[y : y + 60, x : x + 60], back) for y, x in places)
+    positions = [(y, x) for y in range(SIDES[1] - 59) for x in range(SIDES[0] - 59)]
+    assert any(np.array_equal(levels[y : y + 60, x : x + 60], back) for y, x in positions)
 
 
 def _empty(root: Path) -> None:
@@ -161,9 +159,9 @@ def test_members_that_lead_out_of_an_archive(loader_name: str, good_folder: Path
         else:
             member.size = len(png.getvalue())
         archive.addfile(member, io.BytesIO(png.getvalue()))
-    places = {"data": None, "data_A": (str(good_folder / "a.tar"),), "data_B": (str(good_folder / "trainB"),)}
+    locations = {"data": None, "data_A": (str(good_folder / "a.tar"),), "data_B": (str(good_folder / "trainB"),)}
     with pytest.raises(UserError, match=r"a\.tar: the member .* (leads out of|is a link)"):
-        build_train_loader(settings(loader_name, good_folder, **places), "cpu")
+        build_train_loader(settings(loader_name, good_folder, **locations), "cpu")
     assert not (good_folder.parent / "out.png").exists()
 
 

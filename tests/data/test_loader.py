@@ -90,7 +90,7 @@ def test_resume_goes_on_exactly(config_for: ConfigFor, good_folder: Path, worker
         state = first.state_dict()
     assert state == {"sample": 11}
     with build_train_loader(config_for(good_folder, workers=workers), "cpu") as second:
-        take(second, 3)  # what it did before it was told its place must not matter
+        take(second, 3)  # what it did before it was given its position must not matter
         second.load_state_dict(state)
         assert_same(take(second, 14), whole[11:])
 

@@ -37,15 +37,15 @@ def test_the_cache_gives_the_workers_batches(
         assert loader._cached is not None
         image = loader._cached[0].images[0]
         assert image.is_cuda if where == "on the device" else image.is_pinned()
-        for ours, plain in zip(islice(DeviceBatches(loader, CUDA), 20), on_cpu, strict=False):
-            assert ours["paths_A"] == plain["paths_A"] and ours["A"].is_cuda
+        for ours, expected in zip(islice(DeviceBatches(loader, CUDA), 20), on_cpu, strict=False):
+            assert ours["paths_A"] == expected["paths_A"] and ours["A"].is_cuda
             for side in ("A", "B"):
-                torch.testing.assert_close(ours[side].cpu(), plain[side], rtol=0, atol=1e-6)
+                torch.testing.assert_close(ours[side].cpu(), expected[side], rtol=0, atol=1e-6)
 
 
 def test_workers_feed_the_device(good_folder: Path) -> None:
     data = DataConfig(data=good_folder, load_size=36, crop_size=32, loader="torch", workers=2)
     config = TrainConfig(data=data, run=RunConfig(seed=3))
     with build_train_loader(config, CUDA) as loader, build_train_loader(config, "cpu") as on_cpu:
-        for ours, plain in zip(islice(DeviceBatches(loader, CUDA), 20), on_cpu, strict=False):
-            torch.testing.assert_close(ours["A"].cpu(), plain["A"], rtol=0, atol=1e-6)
+        for ours, expected in zip(islice(DeviceBatches(loader, CUDA), 20), on_cpu, strict=False):
+            torch.testing.assert_close(ours["A"].cpu(), expected["A"], rtol=0, atol=1e-6)

@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
 from cyclegan_fast.data import build_train_loader, check_images
+from cyclegan_fast.data.audit.groups import list_groups
 from cyclegan_fast.data.locations.domains import locate
 from cyclegan_fast.data.locations.locations import find_images
 from cyclegan_fast.errors import UserError
@@ -91,13 +93,13 @@ def test_shards_give_what_their_members_give_as_files(loader_name: str, tmp_path
         assert_same_images(batches(locations, 14), expected)
 
 
-def test_several_places_follow_one_another(tmp_path: Path) -> None:
+def test_several_locations_follow_one_another(tmp_path: Path) -> None:
     first, second = make_images(tmp_path / "x", 2), make_images(tmp_path / "y", 3)
     found = find_images([str(tmp_path / "y"), str(tmp_path / "x")])
     assert [source.path for source in found] == [str(path) for path in second + first]
 
 
-def test_direction_and_number_apply_to_places(loader_name: str, tmp_path: Path) -> None:
+def test_direction_and_number_apply_to_locations(loader_name: str, tmp_path: Path) -> None:
     make_images(tmp_path / "x", 5)
     make_images(tmp_path / "y", 4, seed=50)
     locations = {"data_A": (str(tmp_path / "x"),), "data_B": (str(tmp_path / "y"),)}
@@ -106,7 +108,7 @@ def test_direction_and_number_apply_to_places(loader_name: str, tmp_path: Path) 
     assert len({b["paths_A"][0] for b in swapped}) == len({b["paths_B"][0] for b in swapped}) == 2
 
 
-def test_shards_are_taken_up_in_the_middle(loader_name: str, tmp_path: Path) -> None:
+def test_shards_are_resumed_in_the_middle(loader_name: str, tmp_path: Path) -> None:
     shard = make_shard(tmp_path / "a.tar", {f"{i}.png": png(i) for i in range(6)})
     make_images(tmp_path / "y", 4, seed=50)
     config = settings(loader_name, data_A=(str(shard),), data_B=(str(tmp_path / "y"),))
@@ -181,7 +183,7 @@ def test_one_of_a_pair_that_goes_bad_later_ends_the_run(loader_name: str, tmp_pa
             list(islice(loader, 3))
 
 
-def test_names_that_come_twice_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_names_that_come_twice_are_distinguished_by_their_folders(tmp_path: Path) -> None:
     for day in ("mon", "tue"):
         make_images(tmp_path / "x" / day, 2)
     members = {f"{day}/{i}.jpg": png(50 + i) for day in ("tue", "mon") for i in range(2)}
@@ -194,7 +196,7 @@ def test_names_that_come_twice_are_told_apart_by_their_folders(tmp_path: Path) -
         locate(DataConfig(paired=True, **locations))
 
 
-def test_a_folder_without_pairs_says_what_they_are(tmp_path: Path) -> None:
+def test_a_folder_without_pairs_explains_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no pairs; --paired takes a folder train"):
         locate(DataConfig(data=tmp_path, paired=True))
 
@@ -213,7 +215,7 @@ def test_direction_and_number_apply_to_pairs(loader_name: str, tmp_path: Path, d
     assert all(batch["paths_B"][0].endswith(f"({second} half)") for batch in found)
 
 
-def test_pairs_are_taken_up_in_the_middle(loader_name: str, tmp_path: Path) -> None:
+def test_pairs_are_resumed_in_the_middle(loader_name: str, tmp_path: Path) -> None:
     side_by_side(tmp_path / "train", 5)
     config = settings(loader_name, data=tmp_path, paired=True)
     whole = batches(config, 9)
@@ -252,7 +254,7 @@ def test_links_and_devices_in_a_shard_are_refused(tmp_path: Path, kind: bytes) -
 
 @pytest.mark.parametrize("packing", ["gz", "xz"])
 @pytest.mark.parametrize("honest", [True, False])
-def test_a_compressed_shard_says_so(tmp_path: Path, packing: str, honest: bool) -> None:
+def test_a_compressed_shard_is_named_as_such(tmp_path: Path, packing: str, honest: bool) -> None:
     path = tmp_path / (f"a.tar.{packing}" if honest else "a.tar")
     with tarfile.open(path, f"w:{packing}") as archive:  # type: ignore[call-overload]
         archive.add(make_images(tmp_path / "x", 1)[0], "x.png")
@@ -271,7 +273,7 @@ def test_a_shard_cut_off_is_damaged(tmp_path: Path) -> None:
     assert "damaged" in refused(str(shard))
 
 
-def test_places_that_give_nothing_say_why(tmp_path: Path) -> None:
+def test_locations_that_give_nothing_explain_why(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
     (tmp_path / "gone.txt").write_text("no/such.png\n")
@@ -305,7 +307,7 @@ def test_the_advice_about_shards_can_be_pasted(tmp_path: Path) -> None:
     assert [file.path for file in find_images([str(shard)])] == [str(shard)]  # its name is no pattern
 
 
-def test_places_that_contradict_each_other(tmp_path: Path) -> None:
+def test_locations_that_contradict_each_other(tmp_path: Path) -> None:
     make_images(tmp_path / "x", 2)
     x = (str(tmp_path / "x"),)
     for data, words in (
@@ -339,8 +341,8 @@ def many(path: Path, count: int = 600) -> Path:
 def test_headers_are_read_once_and_again_when_the_shard_changes(tmp_path: Path) -> None:
     shard = many(tmp_path / "a.tar")
     first = find_images([str(shard)])
-    kept = tmp_path / ".cyclegan_fast" / "shards" / "a.tar.json"
-    assert len(first) == 300 and kept.exists()
+    stored = tmp_path / ".cyclegan_fast" / "shards" / "a.tar.json"
+    assert len(first) == 300 and stored.exists()
 
     status = shard.stat()
     with shard.open("r+b") as file:  # unreadable, but with the length and time that the index knows
@@ -357,21 +359,21 @@ def test_headers_are_read_once_and_again_when_the_shard_changes(tmp_path: Path) 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda kept: kept.write_bytes(kept.read_bytes()[:-50]),
-        lambda kept: kept.write_text("[]"),
-        lambda kept: kept.write_text(kept.read_text().replace('"0000.png",512,', '"0000.png",99999999,')),
-        lambda kept: kept.write_text(kept.read_text().replace('"0000.png",512,', '"0000.png","512",')),
+        lambda stored: stored.write_bytes(stored.read_bytes()[:-50]),
+        lambda stored: stored.write_text("[]"),
+        lambda stored: stored.write_text(stored.read_text().replace('"0000.png",512,', '"0000.png",99999999,')),
+        lambda stored: stored.write_text(stored.read_text().replace('"0000.png",512,', '"0000.png","512",')),
     ],
     ids=["cut", "other", "outside", "type"],
 )
 def test_a_damaged_index_of_a_shard_is_made_anew(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     shard = many(tmp_path / "a.tar")
     first = find_images([str(shard)])
-    kept = tmp_path / ".cyclegan_fast" / "shards" / "a.tar.json"
-    before = kept.read_bytes()
-    damage(kept)
-    assert kept.read_bytes() != before
-    assert find_images([str(shard)]) == first and kept.read_bytes() == before
+    stored = tmp_path / ".cyclegan_fast" / "shards" / "a.tar.json"
+    before = stored.read_bytes()
+    damage(stored)
+    assert stored.read_bytes() != before
+    assert find_images([str(shard)]) == first and stored.read_bytes() == before
 
 
 def test_beside_a_shard_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,9 +382,9 @@ def test_beside_a_shard_nothing_can_be_written(tmp_path: Path, monkeypatch: pyte
     shard = many(tmp_path / "data" / "a.tar")
     (tmp_path / "data" / ".cyclegan_fast").write_text("in the way of a folder")
     first = find_images([str(shard)])
-    (kept,) = (tmp_path / "cache" / "cyclegan_fast" / "shards").iterdir()
-    before = kept.stat().st_mtime_ns
-    assert find_images([str(shard)]) == first and kept.stat().st_mtime_ns == before
+    (stored,) = (tmp_path / "cache" / "cyclegan_fast" / "shards").iterdir()
+    before = stored.stat().st_mtime_ns
+    assert find_images([str(shard)]) == first and stored.stat().st_mtime_ns == before
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "data" / ".cyclegan_fast"))  # nowhere at all
     assert find_images([str(shard)]) == first
 
@@ -426,7 +428,7 @@ def test_patterns_of_shards(tmp_path: Path) -> None:
     assert "day/a-11.tar" in refused(str(tmp_path / "day/a-{8..11}.tar"))
 
 
-def test_what_is_known_of_shards_is_kept_beside_the_first(tmp_path: Path) -> None:
+def test_the_manifest_of_shards_is_stored_beside_the_first(tmp_path: Path) -> None:
     for name in ("x/0.tar", "y/0.tar"):
         (tmp_path / name).parent.mkdir()
         make_shard(tmp_path / name, {"0.png": png(0), "1.png": png(1)})
@@ -438,9 +440,51 @@ def test_what_is_known_of_shards_is_kept_beside_the_first(tmp_path: Path) -> Non
     assert build_train_loader(config, "cpu").samples.counts == (3, 2)
 
 
+# ---- What may not be read ----
+@pytest.fixture
+def locked_folder() -> Iterator[Path]:
+    """Images beside a folder that nobody may read; the test is somebody who may not."""
+    with tempfile.TemporaryDirectory() as parent:
+        root, is_root = Path(parent), os.geteuid() == 0
+        for name in ("trainA", "trainB", "trainA/locked"):
+            make_images(root / name, 2, seed=len(name))
+        make_shard(root / "trainA" / "locked" / "0.tar", {"0.png": png(0)})
+        (root / "a.txt").write_text("trainA/0.png\ntrainA/locked/0.png\n")
+        root.chmod(0o755)
+        (root / "trainA" / "locked").chmod(0)
+        if is_root:  # root reads whatever the mode is
+            os.seteuid(65534)
+        try:
+            yield root
+        finally:
+            if is_root:
+                os.seteuid(0)
+            (root / "trainA" / "locked").chmod(0o700)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("name", ["trainA", "trainA/locked", "a.txt", "trainA/locked/0.tar", "trainA/locked/deep"])
+def test_what_may_not_be_read_is_one_sentence(locked_folder: Path, name: str) -> None:
+    data = DataConfig(data_A=(str(locked_folder / name),), data_B=(str(locked_folder / "trainB"),))
+    with pytest.raises(UserError, match="Permission denied") as error:
+        locate(data)
+    assert "trainA/locked" in str(error.value) and "\n" not in str(error.value)
+    ((kind, domain, reason),) = [(f.kind, f.name, f.reason) for f in list_groups(data).findings]
+    assert (kind, domain, reason) == ("folder", "trainA", str(error.value))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_data_folder_that_may_not_be_read_is_one_sentence(locked_folder: Path, paired: bool) -> None:
+    for folder in (locked_folder, locked_folder / "trainA" / "locked"):
+        with pytest.raises(UserError, match=r"trainA/locked.* cannot be read \(Permission denied\)"):
+            locate(DataConfig(data=folder, paired=paired))
+    assert [finding.name for finding in list_groups(DataConfig(data=locked_folder)).findings] == ["trainA"]
+
+
 # ---- Faults of every kind of location ----
 def small_locations(kind: str, tmp_path: Path) -> dict[str, Any]:
-    """Places whose images are 40x36, or 20x36 where they are halves."""
+    """Locations whose images are 40x36, or 20x36 where they are halves."""
     images = make_images(tmp_path / "x", 2)
     other = (str(make_images(tmp_path / "y", 2, seed=9)[0].parent),)
     (tmp_path / "x.txt").write_text("x/0.png\nx/1.png\n")
@@ -481,7 +525,7 @@ def test_both_folders_cannot_be_one(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [("location", "again"), ("list", "again.txt"), ("shard", "again.tar")])
-def test_both_places_cannot_be_one(tmp_path: Path, kind: str, name: str) -> None:
+def test_both_locations_cannot_be_one(tmp_path: Path, kind: str, name: str) -> None:
     data = small_locations(kind, tmp_path)
     (tmp_path / name).symlink_to(data["data_A"][0])
     with pytest.raises(UserError, match="same images"):
@@ -520,7 +564,7 @@ def test_a_list_may_not_name_sample_grids_of_a_run(tmp_path: Path, caplog: pytes
 
 
 # ---- The settings ----
-def test_places_survive_yaml_and_one_may_stand_alone() -> None:
+def test_locations_survive_yaml_and_one_may_stand_alone() -> None:
     config = settings("torch", data_A=("a", "b"), data_B=("c",))
     assert from_dict(TrainConfig, to_dict(config)) == config
     assert from_dict(DataConfig, {"data_A": "a"}).data_A == ("a",)

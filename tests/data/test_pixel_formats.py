@@ -24,7 +24,7 @@ ConfigFor = Callable[..., TrainConfig]
 def config_for(loader_name: str) -> ConfigFor:
     """Settings for a folder, with each loader that takes every depth in turn."""
     if loader_name == "dali":
-        pytest.skip("the loader dali gives 8 bits only, and says so")
+        pytest.skip("the loader dali gives 8 bits only")
 
     def make(folder: Path, channels: tuple[int, int] = (1, 1), **data: Any) -> TrainConfig:
         settings = {"loader": loader_name, "load_size": 36, "crop_size": 32, "workers": 0} | data
@@ -87,7 +87,7 @@ def float_folder(folder: Path) -> Path:
     return folder
 
 
-def test_floating_point_needs_a_range_and_the_error_tells_the_extrema(config_for: ConfigFor, tmp_path: Path) -> None:
+def test_floating_point_needs_a_range_and_the_error_names_the_extrema(config_for: ConfigFor, tmp_path: Path) -> None:
     float_folder(tmp_path)
     save(tmp_path / "trainA" / "1.tif", np.full((40, 44, 1), -1024.0, np.float32))
     save(tmp_path / "trainA" / "2.tif", np.full((40, 44, 1), 3071.0, np.float32))
@@ -126,7 +126,7 @@ def test_a_range_that_nothing_uses_is_refused(config_for: ConfigFor, good_folder
 
 
 @pytest.mark.parametrize("policy", ["error", "skip"])
-def test_a_file_that_cannot_have_the_form_is_bad(config_for: ConfigFor, good_folder: Path, policy: str) -> None:
+def test_a_file_that_cannot_have_the_pixel_format_is_bad(config_for: ConfigFor, good_folder: Path, policy: str) -> None:
     stray = save(good_folder / "trainA" / "stray.tif", np.zeros((60, 60, 1), np.float32))
     config = config_for(good_folder, (3, 3), on_bad_image=policy)
     if policy == "error":

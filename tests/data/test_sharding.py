@@ -40,7 +40,7 @@ def ranks(a: Domain, b: Domain, world: int, **data: Any) -> list[Samples]:
     return [Samples(DataConfig(**data), a, b, 5, rank=rank, world=world) for rank in range(world)]
 
 
-def taken(samples: Samples, first: int, count: int) -> list[tuple[ImageFile, ImageFile]]:
+def samples_of(samples: Samples, first: int, count: int) -> list[tuple[ImageFile, ImageFile]]:
     """What one rank takes, as (A, B)."""
     drawn = (samples.draw(number) for number in islice(samples.numbers(first), count))
     return [(samples.domains[0].files[s.index_A], samples.domains[1].files[s.index_B]) for s in drawn]
@@ -52,8 +52,8 @@ def taken(samples: Samples, first: int, count: int) -> list[tuple[ImageFile, Ima
 def test_ranks_share_the_stream_of_one(world: int, data: dict[str, Any]) -> None:
     a, b = files("a", 30), files("b", 30)
     (alone,) = ranks(a, b, 1, **data)
-    expected = taken(alone, 0, 60)
-    parts = [taken(samples, 0, 60 // world) for samples in ranks(a, b, world, **data)]
+    expected = samples_of(alone, 0, 60)
+    parts = [samples_of(samples, 0, 60 // world) for samples in ranks(a, b, world, **data)]
     assert [pair for together in zip(*parts, strict=True) for pair in together] == expected
     epoch = [source for part in parts for source, _ in part[: 30 // world]]
     assert sorted(epoch) == list(a.files)  # disjoint, and all of it
@@ -68,9 +68,9 @@ def test_augmentation_is_that_of_one() -> None:
 def test_another_number_of_ranks_goes_on_with_the_next_sample() -> None:
     a, b = files("a", 30), files("b", 20)
     (alone,) = ranks(a, b, 1)
-    expected = taken(alone, 10, 12)
+    expected = samples_of(alone, 10, 12)
     for world in (2, 3, 4):
-        parts = [taken(samples, 10, 12 // world) for samples in ranks(a, b, world)]
+        parts = [samples_of(samples, 10, 12 // world) for samples in ranks(a, b, world)]
         assert [pair for together in zip(*parts, strict=True) for pair in together] == expected
 
 
@@ -78,7 +78,7 @@ def test_another_number_of_ranks_goes_on_with_the_next_sample() -> None:
 @pytest.mark.parametrize("serial", [False, True])
 def test_each_rank_reads_its_own_shards_and_all_of_them(serial: bool) -> None:
     a, b = shards("a", 6, 2, 4, 4), shards("b", 3, 5, 4, 4)  # 8 and 8 of each domain for two ranks
-    seen = [taken(samples, 0, 8) for samples in ranks(a, b, 2, serial_batches=serial)]
+    seen = [samples_of(samples, 0, 8) for samples in ranks(a, b, 2, serial_batches=serial)]
     paths = [{source.path for pair in part for source in pair} for part in seen]
     assert paths[0].isdisjoint(paths[1])
     assert sorted(source for part in seen for source, _ in part) == sorted(a.files)  # one epoch, each once
@@ -88,7 +88,7 @@ def test_each_rank_reads_its_own_shards_and_all_of_them(serial: bool) -> None:
 
 def test_ranks_of_equal_size_go_through_their_shards_in_orders_of_their_own() -> None:
     first, second = (
-        [source.member for source, _ in taken(samples, 0, 50)]
+        [source.member for source, _ in samples_of(samples, 0, 50)]
         for samples in ranks(shards("a", 50, 50), files("b", 9), 2)
     )
     assert sorted(first) == sorted(second) and first != second
@@ -104,7 +104,7 @@ def test_files_beside_shards_are_shared_out_too() -> None:
 def test_pairs_stay_together_wherever_the_partner_is() -> None:
     a, b = shards("a", 3, 3, 3, 3), shards("b", 6, 6)
     partner = dict(zip(a.files, b.files, strict=True))
-    seen = [pair for one in ranks(a, b, 4, paired=True) for pair in taken(one, 0, 3)]
+    seen = [pair for one in ranks(a, b, 4, paired=True) for pair in samples_of(one, 0, 3)]
     assert sorted(source for source, _ in seen) == sorted(a.files)
     assert all(partner[source] == other for source, other in seen)
 
@@ -130,8 +130,8 @@ def from_shards(tmp_path: Path, loader_name: str, **data: Any) -> TrainConfig:
     for shard in range(4):
         make_shard(tmp_path / f"a-{shard}.tar", {f"{shard}{i}.png": png(10 * shard + i) for i in range(3)})
     make_images(tmp_path / "y", 6, seed=50)
-    places = {"data_A": (str(tmp_path / "a-{0..3}.tar"),), "data_B": (str(tmp_path / "y"),)}
-    return settings(loader_name, **places, **data)
+    locations = {"data_A": (str(tmp_path / "a-{0..3}.tar"),), "data_B": (str(tmp_path / "y"),)}
+    return settings(loader_name, **locations, **data)
 
 
 def take(loader: Loader, count: int) -> list[dict[str, Any]]:

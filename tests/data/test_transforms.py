@@ -55,7 +55,7 @@ def test_draws_cover_every_crop_and_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "word"),
+    ("config", "message"),
     [
         (DataConfig(load_size=64, crop_size=128), "larger than --load-size"),
         (DataConfig(crop_size=126, load_size=128), "multiple of 4"),
@@ -63,6 +63,6 @@ def test_draws_cover_every_crop_and_both_sides() -> None:
         (DataConfig(preprocess="scale_width", load_size=8), "at least 24"),
     ],
 )
-def test_sizes_that_cannot_work_are_refused(config: DataConfig, word: str) -> None:
-    with pytest.raises(UserError, match=word):
+def test_sizes_that_cannot_work_are_refused(config: DataConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         transforms.check_geometry(config)

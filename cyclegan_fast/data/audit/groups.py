@@ -10,7 +10,7 @@ from cyclegan_fast.config import DataConfig
 from cyclegan_fast.data.audit.findings import Finding
 from cyclegan_fast.data.catalog.quarantine import exclude
 from cyclegan_fast.data.locations.domains import refuse_unclear_locations
-from cyclegan_fast.data.locations.folders import DOMAIN_FOLDERS, list_domain
+from cyclegan_fast.data.locations.folders import DOMAIN_FOLDERS, list_domain, readable
 from cyclegan_fast.data.locations.locations import catalog_folder_of, find_images
 from cyclegan_fast.data.locations.pairs import match_names
 from cyclegan_fast.errors import UserError
@@ -54,16 +54,22 @@ def list_groups(config: DataConfig) -> Groups:
         locations = {"trainA": config.data_A, "trainB": config.data_B}
         result = _collect(title, list(locations), lambda name: _from_locations(name, locations[name]))
         return _with_pairs(result) if config.paired else result
-    folder = config.data
-    if folder is None or not folder.is_dir():
+    assert config.data is not None
+    with readable(config.data):
+        result = _in_data_folder(config.data, config.paired)
+    side_by_side = any(group.name in SIDE_BY_SIDE for group in result.groups)
+    return _with_pairs(result) if config.paired and not side_by_side else result
+
+
+def _in_data_folder(folder: Path, paired: bool) -> Groups:
+    if not folder.is_dir():
         raise UserError(f"{folder}: there is no such data folder; it should hold the folders trainA and trainB")
-    side_by_side = config.paired and (folder / "train").is_dir()
-    names = SIDE_BY_SIDE if side_by_side else DOMAIN_FOLDERS
+    names = SIDE_BY_SIDE if paired and (folder / "train").is_dir() else DOMAIN_FOLDERS
     present = [name for name in names if name in _REQUIRED or (folder / name).exists()]
     result = _collect(str(folder), present, lambda name: _from_folder(name, folder))
     result.absent.extend(name for name in names if name not in present)
     result.findings.extend(_one_folder_twice(folder, [group.name for group in result.groups]))
-    return _with_pairs(result) if config.paired and not side_by_side else result
+    return result
 
 
 def _collect(title: str, names: Sequence[str], find: Callable[[str], Group]) -> Groups:

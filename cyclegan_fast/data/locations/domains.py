@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cyclegan_fast.config import DataConfig
-from cyclegan_fast.data.locations.folders import list_domains, list_folder
+from cyclegan_fast.data.locations.folders import list_domains, list_folder, readable
 from cyclegan_fast.data.locations.locations import catalog_folder_of, find_images
 from cyclegan_fast.data.locations.pairs import partners
 from cyclegan_fast.errors import UserError
@@ -36,13 +36,11 @@ def locate(data: DataConfig) -> tuple[DomainFiles, DomainFiles]:
     refuse_unclear_locations(data)
     if data.data_A is not None and data.data_B is not None:
         pair = _at_locations(data.data_A, data.data_B, data.paired)
-    elif data.data is not None and data.paired and (data.data / "train").is_dir():
-        whole = [ImageFile(str(path)) for path in list_folder(data.data / "train")]
-        halves = ([replace(file, half=half) for file in whole] for half in ("left", "right"))
-        pair = DomainFiles(next(halves), data.data), DomainFiles(next(halves), data.data)
     else:
         assert data.data is not None
-        pair = _in_folder(data.data, data.paired)
+        with readable(data.data):
+            side_by_side = data.paired and (data.data / "train").is_dir()
+            pair = _halves_in_folder(data.data) if side_by_side else _in_folder(data.data, data.paired)
     return pair if data.direction == "AtoB" else (pair[1], pair[0])
 
 
@@ -76,6 +74,13 @@ def _at_locations(
         DomainFiles(a, catalog_folder_of(locations_A[0], a[0])),
         DomainFiles(b, catalog_folder_of(locations_B[0], b[0])),
     )
+
+
+def _halves_in_folder(root: Path) -> tuple[DomainFiles, DomainFiles]:
+    """What the images of the folder train show on their left and on their right."""
+    whole = [ImageFile(str(path)) for path in list_folder(root / "train")]
+    left, right = ([replace(file, half=half) for file in whole] for half in ("left", "right"))
+    return DomainFiles(left, root), DomainFiles(right, root)
 
 
 def _in_folder(root: Path, paired: bool) -> tuple[DomainFiles, DomainFiles]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,16 @@ log = logging.getLogger(__name__)
 
 DOMAIN_FOLDERS = ("trainA", "trainB", "testA", "testB")
 _RUN_FILES = ("config.yaml", "events.jsonl")  # a folder that holds both is that of a training run
+
+
+@contextlib.contextmanager
+def readable(location: Path | str) -> Iterator[None]:
+    """Turns what the system refuses while a location is read into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or location
+        raise UserError(f"{where}: cannot be read ({error.strerror or error}); make it readable") from error
 
 
 def list_folder(folder: Path) -> list[Path]:
@@ -62,11 +73,12 @@ def list_domain(root: Path, name: str) -> list[Path]:
     Raises:
         UserError: The folder is missing or holds no image, or a link leads out of it.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such data folder; it should hold the folders trainA and trainB")
-    if not (root / name).is_dir():
-        raise UserError(f"{root}: the folder {name} is missing; put the images of that domain there")
-    return list_folder(root / name)
+    with readable(root):
+        if not root.is_dir():
+            raise UserError(f"{root}: there is no such data folder; it should hold the folders trainA and trainB")
+        if not (root / name).is_dir():
+            raise UserError(f"{root}: the folder {name} is missing; put the images of that domain there")
+        return list_folder(root / name)
 
 
 def list_domains(

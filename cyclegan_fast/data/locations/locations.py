@@ -15,7 +15,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclegan_fast.data.locations.folders import find_runs, list_folder
+from cyclegan_fast.data.locations.folders import find_runs, list_folder, readable
 from cyclegan_fast.data.locations.shards import COMPRESSED, compressed_archive, find_shards, images_of
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.image_file import ImageFile
@@ -32,7 +32,11 @@ def find_images(locations: Sequence[str]) -> list[ImageFile]:
         UserError: A location is missing, of no known kind, or holds no image; an archive that is compressed, damaged,
             or has members that are refused.
     """
-    return [file for location in locations for file in _images_at(location)]
+    found: list[ImageFile] = []
+    for location in locations:
+        with readable(location):
+            found += _images_at(location)
+    return found
 
 
 def catalog_folder_of(location: str, image: ImageFile) -> Path:
