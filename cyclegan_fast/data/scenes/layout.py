@@ -68,7 +68,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Placed:
+class RasterShape:
     """A shape on the pixels of one image."""
 
     shape: Shape
@@ -79,7 +79,7 @@ class Placed:
     coverage: Array  # [h, w], in [0, 1]
 
 
-def place(shape: Shape, size: int) -> Placed | None:
+def rasterise(shape: Shape, size: int) -> RasterShape | None:
     """Rasterises `shape` for an image of `size` pixels a side; None when it lies outside."""
     left, top, right, bottom = shape.box
     cols = slice(max(0, int(left * size) - 1), min(size, int(right * size) + 2))
@@ -89,16 +89,16 @@ def place(shape: Shape, size: int) -> Placed | None:
     x = ((np.arange(cols.start, cols.stop, dtype=np.float32) + 0.5) / size)[None, :]
     y = ((np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5) / size)[:, None]
     coverage = np.clip(shape.distance(x, y) * size + 0.5, 0.0, 1.0).astype(np.float32)
-    return Placed(shape, rows, cols, x, y, coverage)
+    return RasterShape(shape, rows, cols, x, y, coverage)
 
 
 def class_map(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
     """Renders the truth: the class of every pixel, uint8 [size, size]."""
     out = np.full((size, size), SKY, dtype=np.uint8)
     for shape in scene.shapes:
-        placed = place(shape, size)
-        if placed is not None and shape.class_id is not None:
-            out[placed.rows, placed.cols][placed.coverage >= 0.5] = shape.class_id
+        raster = rasterise(shape, size)
+        if raster is not None and shape.class_id is not None:
+            out[raster.rows, raster.cols][raster.coverage >= 0.5] = shape.class_id
     return out
 
 
@@ -190,13 +190,13 @@ def _lake(rng: np.random.Generator, horizon: float, road: _Road) -> Shape:
 def _objects(rng: np.random.Generator, horizon: float, road: _Road, lakes: list[Shape]) -> list[Shape]:
     """Houses and trees on dry ground beside the road, the far ones first."""
     wanted = [_house] * int(rng.integers(1, 4)) + [_tree] * int(rng.integers(3, 7))
-    placed: list[tuple[float, list[Shape]]] = []
+    raster: list[tuple[float, list[Shape]]] = []
     for make in wanted:
         x, base = _dry_ground(rng, horizon, road, lakes)
         scale = 0.5 + 0.85 * (base - horizon) / (1.0 - horizon)
-        placed.append((base, make(rng, x, base, scale)))
-    placed.sort(key=lambda item: item[0])
-    return [shape for _, shapes in placed for shape in shapes]
+        raster.append((base, make(rng, x, base, scale)))
+    raster.sort(key=lambda item: item[0])
+    return [shape for _, shapes in raster for shape in shapes]
 
 
 def _dry_ground(rng: np.random.Generator, horizon: float, road: _Road, lakes: list[Shape]) -> tuple[float, float]:

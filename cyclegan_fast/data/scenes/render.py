@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cyclegan_fast.data.rng import RandomUse, rng_for
-from cyclegan_fast.data.scenes.layout import Array, Placed, Scene, class_map, place
+from cyclegan_fast.data.scenes.layout import Array, RasterShape, Scene, class_map, rasterise
 
 Colour = tuple[int, int, int]
 
@@ -70,9 +70,9 @@ def render_photo(scene: Scene, size: int) -> npt.NDArray[np.uint8]:
     texture, ripples = _texture(scene, size, stretch=1), _texture(scene, size, stretch=6)
     canvas = _sky(scene, size)
     for shape in scene.shapes:
-        placed = place(shape, size)
-        if placed is not None:
-            _paint(canvas, placed, ripples if _MATERIALS[shape.part].stretch else texture, scene.horizon)
+        raster = rasterise(shape, size)
+        if raster is not None:
+            _paint(canvas, raster, ripples if _MATERIALS[shape.part].stretch else texture, scene.horizon)
     light = rng.uniform(0.92, 1.07) * (1.0 + rng.uniform(-0.04, 0.04) * np.array([1.0, 0.1, -1.0]))
     canvas = canvas * light.astype(np.float32)
     canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * _NOISE
@@ -89,17 +89,17 @@ def _sky(scene: Scene, size: int) -> Array:
     return sky + (np.float32(240.0) - sky) * clouds
 
 
-def _paint(canvas: Array, placed: Placed, texture: Array, horizon: float) -> None:
+def _paint(canvas: Array, raster: RasterShape, texture: Array, horizon: float) -> None:
     """Lays one shape over `canvas` [size, size, 3]."""
-    shape, material = placed.shape, _MATERIALS[placed.shape.part]
+    shape, material = raster.shape, _MATERIALS[raster.shape.part]
     left, top, right, bottom = shape.box
-    depth = np.clip((placed.y - horizon) / (1.0 - horizon), 0.0, 1.0)
-    brightness = 1.0 + material.varied * shape.tone + material.grain * texture[placed.rows, placed.cols]
+    depth = np.clip((raster.y - horizon) / (1.0 - horizon), 0.0, 1.0)
+    brightness = 1.0 + material.varied * shape.tone + material.grain * texture[raster.rows, raster.cols]
     if material.lit:
-        across, down = (placed.x - left) / (right - left), (placed.y - top) / (bottom - top)
+        across, down = (raster.x - left) / (right - left), (raster.y - top) / (bottom - top)
         brightness = brightness + material.lit * (1.0 - across - down)
-    alpha = placed.coverage * (_SHADOW_STRENGTH if shape.part == "shadow" else 1.0)
-    under = canvas[placed.rows, placed.cols]
+    alpha = raster.coverage * (_SHADOW_STRENGTH if shape.part == "shadow" else 1.0)
+    under = canvas[raster.rows, raster.cols]
     under += (_between(material, depth[..., None]) * brightness[..., None] - under) * alpha[..., None]
 
 
@@ -112,7 +112,7 @@ def _between(material: _Material, t: Array) -> Array:
 def _texture(scene: Scene, size: int, *, stretch: int, finest: int = 256) -> Array:
     """Smooth noise of several octaves, float32 [size, size], about in [-1, 1].
 
-    Every octave has a stream of its own, so a larger image adds detail and changes nothing else.
+    Every octave has a generator of its own, so a larger image adds detail and changes nothing else.
     """
     out = np.zeros((size, size), dtype=np.float32)
     cells, strength = 8, 0.5
