@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.logs import show_logs
+from cyclegan_fast.logs import escape_what_streams_cannot_write, printable, show_logs
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,10 @@ def with_errors(action: Callable[[], Any]) -> NoReturn:
     """Runs `action` and exits with its status; a `UserError` becomes one sentence on stderr and status 2.
 
     Warnings become one line each. SIGTERM ends the command as Ctrl-C does; a signal that the process was started to
-    ignore, as a shell starts the background jobs of a script with SIGINT, stays ignored.
+    ignore, as a shell starts the background jobs of a script with SIGINT, stays ignored. Characters
+    that stdout or stderr cannot write become escapes.
     """
+    escape_what_streams_cannot_write()
     show_logs()
     warnings.showwarning = lambda message, *_: log.warning("%s", message)
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -57,7 +59,11 @@ def with_errors(action: Callable[[], Any]) -> NoReturn:
     try:
         status = action()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except PermissionError as error:
+        reason = f"{error.filename}: {error.strerror}; change its permissions, or run as a user who has them"
+        print(f"error: {printable(reason)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,7 +10,7 @@ from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, ModelConfig, Preprocess, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
-from cyclegan_fast.logs import show_logs
+from cyclegan_fast.logs import printable, show_logs
 
 if TYPE_CHECKING:
     from cyclegan_fast.data.audit.report import AuditReport
@@ -180,7 +180,7 @@ def _print_report(report: AuditReport) -> None:
     styles = {"title": "bold", "error": "bold red", "warning": "bold yellow", "info": "bold blue", "": ""}
     console = Console(soft_wrap=True)
     for style, line in as_text(report):
-        console.print(Text(line, styles[style]), soft_wrap=True)
+        console.print(Text(printable(line), styles[style]), soft_wrap=True)
 
 
 if __name__ == "__main__":

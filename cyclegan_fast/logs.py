@@ -7,9 +7,11 @@ Python's own rule, and an application sees as much as it asks for.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import threading
+import unicodedata
 
 _reported: set[tuple[str, str]] = set()
 _lock = threading.Lock()
@@ -25,9 +27,10 @@ class _PlainHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # The streams of this moment, so that a live progress bar that redirects them stays below the line.
         if record.levelno >= logging.WARNING:
-            print(f"note: {record.getMessage()}", file=sys.stderr, flush=True)
+            print(f"note: {printable(record.getMessage())}", file=sys.stderr, flush=True)
         else:
-            print(record.getMessage(), file=sys.stderr if self.info_to_stderr else sys.stdout, flush=True)
+            stream = sys.stderr if self.info_to_stderr else sys.stdout
+            print(printable(record.getMessage()), file=stream, flush=True)
 
 
 def show_logs(*, info_to_stderr: bool = False) -> None:
@@ -43,6 +46,29 @@ def show_logs(*, info_to_stderr: bool = False) -> None:
         logger.addHandler(_PlainHandler(info_to_stderr))
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def printable(text: str) -> str:
+    """Text with names of files in it as a terminal can show it.
+
+    Control characters, which a terminal would obey, and bytes of names that are no text become escapes, such as \\x1b
+    and \\udcff. Line breaks and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
+        else character
+        for character in text
+    )
+
+
+def escape_what_streams_cannot_write() -> None:
+    """Lets stdout and stderr write characters that their encoding lacks as escapes, where they would raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def warn_once(log: logging.Logger, message: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import StorageError, UserError
+from cyclegan_fast.logs import printable
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine import Engine
@@ -129,9 +130,9 @@ def _tell(results: list[Done], every: int, asked: int, output: Path, seconds: fl
         )
     for done in results:
         if done.note:
-            print(f"note: {done.job.source}: {done.note}", file=sys.stderr)
+            print(printable(f"note: {done.job.source}: {done.note}"), file=sys.stderr)
     for done in bad:
-        print(f"not translated: {done.job.source}: {done.fault}", file=sys.stderr)
+        print(printable(f"not translated: {done.job.source}: {done.fault}"), file=sys.stderr)
     return EXIT_USER_ERROR if bad else 0
 
 

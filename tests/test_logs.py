@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
-from cyclegan_fast.logs import show_logs, warn_once
+from cyclegan_fast.logs import printable, show_logs, warn_once
 
 
 @pytest.mark.parametrize("info_to_stderr", [False, True])
@@ -30,3 +33,31 @@ def test_once_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
     assert [(r.name[-1], r.getMessage()) for r in caplog.records] == [
         (name, text) for name in "ab" for text in ("values were clipped", "other values were clipped")
     ]
+
+
+def test_names_become_printable() -> None:
+    for text in ("a sentence.", "two\nlines\tand a tab", "日本 ü \u00a0\u200d", ""):
+        assert printable(text) == text
+    assert printable("red\x1b[31m\r\x07 \x9b \udcff.png") == "red\\x1b[31m\\r\\x07 \\x9b \\udcff.png"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_every_name_is_written_to_every_stream(encoding: str) -> None:
+    code = (
+        "import logging; from cyclegan_fast.cli import with_errors; from cyclegan_fast.errors import UserError\n"
+        "def act():\n"
+        "    name = '日本\\udcff\\x1b.png'\n"
+        "    print('result', name)\n"
+        "    logging.getLogger('cyclegan_fast.x').info('info %s', name)\n"
+        "    logging.getLogger('cyclegan_fast.x').warning('warning %s', name)\n"
+        "    raise UserError('error ' + name)\n"
+        "with_errors(act)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding}, check=False
+    )
+    name = "日本" if encoding == "utf-8" else "\\u65e5\\u672c"
+    out, err = done.stdout.decode(encoding).splitlines(), done.stderr.decode(encoding).splitlines()
+    assert out == [f"result {name}\\udcff\x1b.png", f"info {name}\\udcff\\x1b.png"]
+    assert err == [f"note: warning {name}\\udcff\\x1b.png", f"error: error {name}\\udcff\\x1b.png"]
+    assert done.returncode == 2

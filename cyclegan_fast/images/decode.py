@@ -44,6 +44,16 @@ log = logging.getLogger(__name__)
 
 _ANIMATED = "animated files: only the first frame is used"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+_OTHER_FORMATS = (  # name, signature, where it is
+    ("an image of HEIC or AVIF", b"ftyp", 4),
+    ("a DICOM file", b"DICM", 128),
+    ("an image of JPEG XL", b"\xff\x0a", 0),
+    ("an image of JPEG XL", b"\0\0\0\x0cJXL ", 0),
+    ("an image of JPEG 2000", b"\0\0\0\x0cjP  ", 0),
+    ("an image of OpenEXR", b"v/1\x01", 0),
+    ("an array of NumPy", b"\x93NUMPY", 0),
+    ("a document of Photoshop", b"8BPS", 0),
+)
 NO_RANGE = (
     "floating-point, signed and 32-bit pixels have no known range: give --depth float, and the range with "
     "--value-low and --value-high"
@@ -117,7 +127,7 @@ def unscaled_of(image: Image.Image, channels: int) -> np.ndarray:
     if image.mode in ("La", "RGBa"):  # premultiplied, from which Pillow converts to nothing else
         image = image.convert(image.mode.upper())
     if image.mode == "F" or image.mode.startswith("I"):
-        return to_channels(Raster(grey_of(image)), channels)
+        return to_channels(_grey_raster(image), channels)
     if channels not in MODES:
         names = stored_mode(image)
         pixels = np.array(image if image.mode == names else image.convert(names))
@@ -136,6 +146,7 @@ def to_pixel_format(pixels: np.ndarray, pixel_format: PixelFormat) -> np.ndarray
         ValueError: they have no range of their own, or hold what is no number.
     """
     refuse_no_numbers(pixels)
+    pixels = np.ascontiguousarray(pixels)  # which the operators ask for; channels and halves are views
     if pixel_format.depth == "float":
         values = pixels.astype(np.float64).clip(pixel_format.low, pixel_format.high)
         return ((values - pixel_format.low) * (2.0 / (pixel_format.high - pixel_format.low)) - 1.0).astype(np.float32)
@@ -189,6 +200,7 @@ def opened(file: BinaryIO, *, warn: bool = True) -> Iterator[tuple[BinaryIO, Ima
                 raise
             yield file, None
             return
+        high_bit_depth.scale_transparent_value(image)
         if warn and getattr(image, "is_animated", False) and image.format != "MPO":
             warn_once(log, _ANIMATED)
         yield file, image
@@ -200,6 +212,15 @@ def grey_of(image: Image.Image) -> np.ndarray:
     return narrowed(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
 
 
+def _grey_raster(image: Image.Image) -> Raster:
+    """A grey image of more than 8 bits; a value that stands for transparency becomes a channel."""
+    pixels, key = grey_of(image), image.info.get("transparency")
+    if pixels.dtype != np.uint16 or not isinstance(key, int):
+        return Raster(pixels)
+    opaque = np.where(pixels == key, 0, 65535).astype(np.uint16)
+    return Raster(np.concatenate([pixels, opaque], axis=2), alpha="straight")
+
+
 def refuse_no_numbers(pixels: np.ndarray) -> None:
     """Raises ValueError where floating-point pixels are NaN or infinite."""
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
@@ -208,8 +229,10 @@ def refuse_no_numbers(pixels: np.ndarray) -> None:
 
 def stored_mode(image: Image.Image) -> str:
     """The mode that has the channels of an 8-bit image as they are stored: that of a palette's colours, say."""
-    if "transparency" not in image.info and image.mode in ("1", "L", "RGB", "CMYK", "LA", "RGBA"):
-        return "L" if image.mode == "1" else image.mode
+    if image.mode in ("1", "L"):
+        return "LA" if "transparency" in image.info else "L"
+    if "transparency" not in image.info and image.mode in ("RGB", "CMYK", "LA", "RGBA"):
+        return image.mode
     return "RGBA" if image.has_transparency_data else "RGB"
 
 
@@ -229,10 +252,23 @@ def reason_of(source: ImageFile | Path | str, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels to be decoded safely ({error})"
     if isinstance(error, UnidentifiedImageError):
-        empty = as_image_file(source).size == 0
-        return "the file is empty" if empty else "not an image in a known format (JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)"
+        return _why_unidentified(as_image_file(source))
     if isinstance(error, FileNotFoundError):
         return "the file does not exist"
     if isinstance(error, PermissionError | IsADirectoryError):
         return f"cannot be read ({error.strerror})"
     return f"damaged or unsupported ({error})" if isinstance(error, OSError | SyntaxError) else str(error)
+
+
+def _why_unidentified(source: ImageFile) -> str:
+    """What a file is that no decoder knows, by its first bytes."""
+    with source.open() as file:
+        start = file.read(132)
+    if not start:
+        return "the file is empty"
+    if start.startswith(b"\xff\xd8\xff"):
+        return "a damaged JPEG, or one of 12 bits or without loss, which is not read; convert it to PNG"
+    for what, signature, at in _OTHER_FORMATS:
+        if start[at : at + len(signature)] == signature:
+            return f"{what}, which is not read; convert it to PNG, JPEG or TIFF"
+    return f"not an image in a known format ({', '.join(FORMATS)})"

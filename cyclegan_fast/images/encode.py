@@ -17,7 +17,7 @@ from cyclegan_fast.images.raster import to_pil
 from cyclegan_fast.images.tiff import encode_tiff
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}
-_CHANNELS = {"PNG": (1, 2, 3, 4), "WEBP": (1, 3, 4), "BMP": (1, 3, 4)}  # 2 and 4 with transparency; others 1 and 3
+_CHANNELS = {"PNG": (1, 2, 3, 4), "WEBP": (1, 3, 4)}  # 2 and 4 with transparency; others 1 and 3
 _CONTAINERS = "TIFF, or PNG where the channels are grey or colour and transparency"
 
 

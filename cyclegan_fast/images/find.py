@@ -1,13 +1,23 @@
-"""Image files: which there are in a folder, or match a pattern."""
+"""Image files: which there are in a folder, or match a pattern.
+
+Hidden files and folders are no images: those whose names begin with a dot (``._0.png`` of macOS,
+``.ipynb_checkpoints``) and the folders that storage systems keep for themselves (``@eaDir``, ``lost+found``). Images of
+kinds that are not read are passed over, and a warning counts them.
+"""
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import warn_once
+
+log = logging.getLogger(__name__)
 
 # Every name of the formats that `decode` reads.
 SUFFIXES = frozenset(
@@ -16,25 +26,67 @@ SUFFIXES = frozenset(
 )
 OWN_FOLDER = ".cyclegan_fast"  # beside the data, for everything that is not the user's
 
+# Kinds of images, volumes and videos that are not read, and how to make images of them.
+_CONVERT = {
+    "convert them to PNG, JPEG or TIFF": (
+        ".heic .heif .hif .avif .jxl .jp2 .j2k .jpf .jpx .jxr .psd .psb .xcf .tga .ico .svg .eps .exr .hdr .dds .webp2 "
+        ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw"
+    ),
+    "export their slices or arrays as PNG or TIFF, with 16 bits or floating-point values": (
+        ".dcm .dicom .ima .nii .nii.gz .mha .mhd .nrrd .img .mgz .npy .npz .mat .h5 .hdf5 .czi .lif .nd2 .svs .ndpi "
+        ".mrxs .vsi .fits .fit"
+    ),
+    "cut them into frames (ffmpeg -i FILE FOLDER/%06d.png)": ".mp4 .mov .mkv .m4v .webm .avi .mpg .mpeg .wmv",
+}
+_OTHER_KINDS = {suffix: fix for fix, suffixes in _CONVERT.items() for suffix in suffixes.split()}
+_SYSTEM_NAMES = frozenset(
+    {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "lost+found", "$recycle.bin"}
+    | {"system volume information"}
+)
+
 
 def list_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Lists the image files of a folder and of those below it, or files of other suffixes, sorted by path.
 
     The folder itself may be a link. A link inside it is followed only if it stays inside: a linked file counts as a
-    file, a linked folder is not walked again.
+    file, a linked folder is not walked again. Hidden files and folders are left out.
 
     Raises:
-        UserError: the folder holds no image, or a link leads out of it.
+        UserError: The folder is missing, holds no image or may not be read, or a link leads out of it.
     """
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise UserError(f"{folder}: there is no such folder; name one with images")
+    others = Counter[str]()
     # As Paths compare, a/x before a-b/x, ten times as fast.
-    paths = sorted(_walk(folder, folder.resolve(), suffixes), key=lambda path: str(path).replace(os.sep, "\0"))
+    found = _walk(folder, folder.resolve(), suffixes, others)
+    paths = sorted(found, key=lambda path: str(path).replace(os.sep, "\0"))
     if not paths:
-        if shard := next(folder.rglob("*.tar"), None):
-            raise UserError(f"{folder}: holds no image but shards; name them: --data-A (or -B) '{shard.parent}/*.tar'")
-        raise UserError(f"{folder}: holds no image; put files ending in {', '.join(sorted(SUFFIXES))} there")
+        raise UserError(_why_empty(folder, others))
+    warn_of_others(folder, others)
     return paths
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder belongs to the system and not to the user, by its name alone."""
+    return name.startswith(".") or name.lower() in _SYSTEM_NAMES
+
+
+def is_hidden_member(name: str) -> bool:
+    """Whether a member of an archive, or a folder that it is in, is hidden."""
+    return any(is_hidden(part) for part in PurePosixPath(name).parts if part != ".")
+
+
+def other_kind(name: str) -> str:
+    """The suffix of an image, volume or video of a kind that is not read; empty for anything else."""
+    lower = name.lower()
+    suffix = ".nii.gz" if lower.endswith(".nii.gz") else Path(lower).suffix
+    return suffix if suffix in _OTHER_KINDS else ""
+
+
+def warn_of_others(where: Path | str, others: Counter[str]) -> None:
+    """Reports, once in a process, how many files of which kinds are passed over, and what to do about it."""
+    if others:
+        warn_once(log, f"{where}: passes over {_counted(others)}, which are not read; {_fix_of(others)}")
 
 
 def is_pattern(name: Path | str) -> bool:
@@ -42,26 +94,92 @@ def is_pattern(name: Path | str) -> bool:
     return any(mark in str(name) for mark in "*?[")
 
 
+def split_pattern(pattern: Path | str) -> tuple[Path, str]:
+    """Splits a glob pattern into the folder that its fixed part names, and the rest.
+
+    A part that exists as it is written is fixed, whatever marks are in its name. The rest is empty where all exist.
+    """
+    parts, root = Path(pattern).parts, Path()
+    for i, part in enumerate(parts):
+        if is_pattern(part) and not os.path.lexists(root / part):
+            return root, str(Path(*parts[i:]))
+        root /= part
+    return root, ""
+
+
 def match_files(pattern: Path | str) -> list[Path]:
-    """The files that a glob pattern matches (``**`` for any folders), sorted."""
-    matches = map(Path, glob.glob(str(pattern), recursive=True))  # noqa: PTH207 - a Path takes no absolute patterns
-    return sorted(path for path in matches if path.is_file())
+    """The files that a glob pattern matches (``**`` for any folders), sorted; hidden ones only where it names them."""
+    root, rest = split_pattern(pattern)
+    whole = os.path.join(glob.escape(str(root)), rest) if rest else glob.escape(str(root))  # noqa: PTH118
+    matches = map(Path, glob.glob(whole, recursive=True))  # noqa: PTH207 - a Path takes no absolute patterns
+    named = set(Path(rest).parts)
+    return sorted(
+        path
+        for path in matches
+        if path.is_file()
+        and not any(part.lower() in _SYSTEM_NAMES for part in path.parts[len(root.parts) :] if part not in named)
+    )
 
 
-def _walk(folder: Path, top: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """Yields the files at and below `folder`; `top` is the resolved folder that nothing may leave."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.name == OWN_FOLDER:  # the check's contact sheet is no image of the set
-                continue
-            if entry.is_symlink():
-                target = path.resolve()
-                if not target.is_relative_to(top):
-                    raise UserError(f"{path}: this link leads out of the folder, to {target}; copy the file instead")
-                if target.is_dir():
-                    continue
-            if entry.is_dir():
-                yield from _walk(path, top, suffixes)
-            elif path.suffix.lower() in suffixes:
-                yield path
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
+
+
+def _walk(folder: Path, top: Path, suffixes: Collection[str], others: Counter[str]) -> Iterator[Path]:
+    """Yields the files at and below `folder` and counts images of other kinds; nothing may leave `top`."""
+    for entry in _entries(folder):
+        if is_hidden(entry.name):
+            continue
+        path = Path(entry.path)
+        if entry.is_symlink() and _leads_to_folder(path, top):
+            continue
+        if entry.is_dir():
+            yield from _walk(path, top, suffixes, others)
+        elif path.suffix.lower() in suffixes:
+            yield path
+        elif suffix := other_kind(entry.name):
+            others[suffix] += 1
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: this folder cannot be read ({error.strerror}); make it readable, or move it out of the data"
+        ) from error
+
+
+def _leads_to_folder(link: Path, top: Path) -> bool:
+    """Whether a link leads to a folder.
+
+    Raises:
+        UserError: It leads out of `top`, the resolved folder, or to itself.
+    """
+    try:
+        target = link.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError up to Python 3.12
+        raise UserError(f"{link}: this link leads to itself; remove it") from error
+    if not target.is_relative_to(top):
+        raise UserError(f"{link}: this link leads out of the folder, to {target}; copy the file instead")
+    return target.is_dir()
+
+
+def _why_empty(folder: Path, others: Counter[str]) -> str:
+    if others:
+        return f"{folder}: holds no image that is read, but {_counted(others)}; {_fix_of(others)}"
+    if shard := next(folder.rglob("*.tar"), None):
+        return f"{folder}: holds no image but shards; name them: --data-A (or -B) '{shard.parent}/*.tar'"
+    return f"{folder}: holds no image; put files ending in {', '.join(sorted(SUFFIXES))} there"
+
+
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+
+
+def _fix_of(suffixes: Iterable[str]) -> str:
+    return ", or ".join(dict.fromkeys(_OTHER_KINDS[suffix] for suffix in suffixes))

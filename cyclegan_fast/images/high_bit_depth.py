@@ -23,11 +23,19 @@ def withheld(image: Image.Image) -> Withheld | None:
         return withheld_of(image)
     arguments = str(_tile(image)[3])
     if image.format == "PNG" and ";16" in arguments and not image.mode.startswith("I"):
-        kind = arguments.split(";")[0]
-        return Withheld(len(kind) + ("transparency" in image.info), "16", "imagecodecs")
+        has_key = "transparency" in image.info  # a colour of 16 bits, which Pillow compares with high bytes
+        return Withheld(len(arguments.split(";")[0]) + has_key, "16", "imagecodecs", mistaken=has_key)
     if image.format == "PPM" and image.mode == "RGB" and _maxval(image) > 255:
         return Withheld(3, "16", "")
     return None
+
+
+def scale_transparent_value(image: Image.Image) -> None:
+    """Corrects the grey that a PNG of fewer than 8 bits makes transparent: Pillow scales the pixels, but not that."""
+    factor = {"1": 255, "L;2": 85, "L;4": 17}.get(str(_tile(image)[3]))
+    key = image.info.get("transparency")
+    if image.format == "PNG" and factor is not None and isinstance(key, int):
+        image.info["transparency"] = key * factor
 
 
 def load(file: BinaryIO, image: Image.Image | None) -> Raster:

@@ -17,12 +17,13 @@ from cyclegan_fast.images.packages import import_package
 from cyclegan_fast.images.raster import Raster
 
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian; with 32-bit and with 64-bit offsets
-_BITS, _PHOTOMETRIC, _CHANNELS, _PLANES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 277, 284, 338, 339  # tags
-_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8  # photometric kinds
-_JPEG = 7  # a compression
+# Tags.
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _CHANNELS, _PLANES = 258, 259, 262, 274, 277, 284
+_COLORMAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 320, 338, 339
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8  # photometric
+_JPEG, _WEBP = 7, 50001  # compressions
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3  # sample formats
 _ALPHA = {1: "premultiplied", 2: "straight"}  # kinds of extra samples; others are channels like any
-_ORIENTATION = 274
 # Photometric kinds, channels and extra samples of 8 bits, stored pixel by pixel.
 _PILLOW_COLOURS = {
     (_BLACK_IS_ZERO, 2, (2,)),
@@ -82,7 +83,10 @@ def withheld_of(image: Image.Image) -> Withheld | None:
     channels, planes = tags.get(_CHANNELS, 1), tags.get(_PLANES, 1)
     extras = tuple(tags.get(_EXTRA_SAMPLES, ()))
     kind = _Kind(tags.get(_PHOTOMETRIC, 0), channels, extras, formats.pop() if len(formats) == 1 else 0, max(bits))
-    if len(bits) == 1 and kind.is_right_in_pillow(planes):
+    whole_palette = len(tags.get(_COLORMAP, ())) in (0, 3 << max(bits))
+    has_codec = tags.get(_COMPRESSION, 1) != _WEBP  # not in the libtiff that comes with Pillow
+    in_pillow = len(bits) == 1 and has_codec and whole_palette
+    if in_pillow and kind.is_right_in_pillow(planes):
         return None
     unsigned = kind.sample_format == _UNSIGNED
     depth: Depth = "float" if not unsigned or kind.bits > 16 else "16" if kind.bits > 8 else "8"
@@ -91,7 +95,7 @@ def withheld_of(image: Image.Image) -> Withheld | None:
         or kind.photometric in (_RGB, _CMYK, _PALETTE, _YCBCR)
         or (channels == 2 and extras[:1] in ((1,), (2,)))
     )
-    near = len(bits) == 1 and planes == 1 and kind.is_near_in_pillow
+    near = in_pillow and planes == 1 and kind.is_near_in_pillow
     return Withheld(channels, depth, "tifffile", not near, is_image)
 
 
@@ -135,22 +139,17 @@ def check_page(page: Any) -> None:
     photometric, channels = _photometric(page), page.samplesperpixel
     if page.imagedepth > 1:
         raise ValueError("a TIFF of a volume: give its slices, one image each")
-    if page.dtype is None or page.dtype.kind not in "buif":
+    if page.dtype is None or page.dtype.kind not in "buif" or not isinstance(page.bitspersample, int):
         raise ValueError("a TIFF of complex numbers, or of channels of different bits: there is no rule for it")
     if page.dtype.kind in "ui" and _bits(page) > 16 and _bits(page) not in (32, 64):
         raise ValueError(f"a TIFF of {_bits(page)} bits: there is no rule for it; convert it to 16 or 32 bits")
-    if photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK):
-        raise ValueError(
-            f"a TIFF of {_bits(page)}-bit {_name(page)} pixels: there is no rule for it; convert it to RGB"
-        )
+    has_rule = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK)
+    if not has_rule or (photometric in (_PALETTE, _CMYK) and page.dtype.kind == "u" and _bits(page) > 16):
+        raise ValueError(f"a TIFF of {_bits(page)}-bit {_name(page)}: there is no rule for it; convert it to RGB")
     if page.dtype.kind not in "bu" and photometric in (_WHITE_IS_ZERO, _PALETTE, _CMYK):
         raise ValueError(f"a TIFF of {_name(page)} pixels must hold unsigned whole numbers, and it has {page.dtype}")
     if channels - len(page.extrasamples) < {_RGB: 3, _CMYK: 4}.get(photometric, 1):
         raise ValueError(f"a TIFF of {_name(page)} pixels with {channels} channels: the file contradicts itself")
-    if photometric in (_PALETTE, _CMYK) and _bits(page) > 16:
-        raise ValueError(
-            f"a TIFF of {_bits(page)}-bit {_name(page)} pixels: there is no rule for it; convert it to RGB"
-        )
     if photometric == _PALETTE and (page.colormap is None or page.colormap.shape[1] < 1 << _bits(page)):
         raise ValueError("a TIFF with a palette that is missing or too short")
 

@@ -14,7 +14,7 @@ import pytest
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.data.catalog.probe import inspect, why_not
 from cyclegan_fast.images import BadImageError
-from cyclegan_fast.images.decode import read_unscaled
+from cyclegan_fast.images.decode import read, read_unscaled
 from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.tiff_rows import TiffRows
 from tests.data.sample_images import needs_deep
@@ -33,6 +33,7 @@ LAYOUTS: list[dict[str, Any]] = [
     {"pages": 2, "deflate": True},
 ]
 HEIGHT, WIDTH = 7, 19
+COMPRESSIONS = ["lzw", "deflate", "packbits", "zstd", "lzma", "webp", "jpeg2000", "png", "jpeg"]
 
 
 class Sample(NamedTuple):
@@ -160,9 +161,113 @@ def test_every_kind_gives_its_values_or_a_sentence(tmp_path: Path, photometric: 
     assert read_well > 100 or photometric in ("ycbcr", "palette", "cmyk")
 
 
-def rows_of(path: Path, channels: int) -> np.ndarray:
+def rows_of(path: Path, channels: int, height: int = HEIGHT) -> np.ndarray:
     rows = TiffRows(path, channels)
     try:
-        return np.concatenate([rows.pixels(0, 2), rows.pixels(2, HEIGHT)])
+        return np.concatenate([rows.pixels(0, 2), rows.pixels(2, height)])
     finally:
         rows.close()
+
+
+@needs_deep
+@pytest.mark.parametrize(
+    "compression", ["lzw", "deflate", "packbits", "zstd", "lzma", "webp", "jpeg2000", "png", "jpeg"]
+)
+@pytest.mark.parametrize("layout", [{"rowsperstrip": 16}, {"tile": (16, 16)}, {"planarconfig": "separate"}], ids=str)
+@pytest.mark.parametrize("predictor", [False, True])
+def test_compressions(tmp_path: Path, compression: str, layout: dict[str, Any], predictor: bool) -> None:
+    import tifffile
+
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 40, 3), dtype=np.uint8)
+    pixels = np.sort(np.sort(pixels, axis=0), axis=1)  # smooth, for those with loss
+    planar = "planarconfig" in layout
+    if (predictor and compression not in ("lzw", "deflate", "zstd")) or (
+        planar and compression in ("webp", "png", "jpeg")
+    ):
+        pytest.skip("no such file")
+    stored = np.moveaxis(pixels, -1, 0) if planar else pixels
+    options = {"photometric": "rgb", "compression": compression, "predictor": predictor, "metadata": None}
+    if compression in ("webp", "jpeg2000"):
+        options["compressionargs"] = {"level": 100} if compression == "webp" else {"reversible": True}
+    tifffile.imwrite(tmp_path / "x.tif", np.ascontiguousarray(stored), **options, **layout)
+    whole, rows = read_unscaled(tmp_path / "x.tif", 3), rows_of(tmp_path / "x.tif", 3, 33)
+    if compression in ("jpeg", "webp"):  # with loss, and chroma that is interpolated in more than one way
+        assert np.abs(whole.astype(int) - pixels).mean() <= 4 and np.abs(rows.astype(int) - whole).max() <= 12
+    else:
+        assert np.array_equal(whole, pixels) and np.array_equal(rows, pixels)
+    assert inspect(ImageFile(str(tmp_path / "x.tif"))).size == (40, 33)
+
+
+@needs_deep
+@pytest.mark.parametrize("bits", [1, 8, 16])
+def test_bits_in_reversed_order(tmp_path: Path, bits: int) -> None:
+    samples = np.random.default_rng(0).integers(0, 1 << bits, (HEIGHT, WIDTH, 1))
+    content = bytearray(tiff(samples, bits, "black"))
+    at = content.index(np.array([277, 3, 1, 0], "<u2").tobytes())  # the channels, which stand for the order here
+    content[at : at + 12] = np.array([266, 3, 1, 0, 2, 0], "<u2").tobytes()
+    end = 8 + HEIGHT * -(-WIDTH * bits // 8)
+    content[8:end] = [int(f"{byte:08b}"[::-1], 2) for byte in content[8:end]]
+    (tmp_path / "x.tif").write_bytes(content)
+    try:
+        made = read_unscaled(tmp_path / "x.tif", 1)
+    except BadImageError as error:  # tifffile knows no such files of 16 bits
+        assert "\n" not in error.reason
+    else:
+        assert np.array_equal(made, samples * ((255 if bits <= 8 else 65535) // ((1 << bits) - 1)))
+
+
+@needs_deep
+def test_ycbcr_of_8_bits_is_read_as_a_whole(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(60, 190, (HEIGHT, WIDTH, 3))
+    (tmp_path / "x.tif").write_bytes(tiff(samples, 8, "ycbcr"))
+    y, cb, cr = np.moveaxis(samples.astype(float), -1, 0)
+    rgb = np.stack(
+        [y + 1.402 * (cr - 128), y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128), y + 1.772 * (cb - 128)], -1
+    )
+    assert np.abs(read_unscaled(tmp_path / "x.tif", 3) - rgb.clip(0, 255)).max() <= 1.5
+    with pytest.raises(BadImageError, match="8-bit YCBCR: there is no rule for it"):
+        rows_of(tmp_path / "x.tif", 3)
+
+
+@needs_deep
+def test_lab_of_8_bits_is_read_as_a_whole(tmp_path: Path) -> None:
+    samples = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    samples[..., 0] = np.rint(53.585 * 2.55)  # L* of mid-grey
+    (tmp_path / "x.tif").write_bytes(tiff(samples, 8, "lab"))
+    assert np.abs(read_unscaled(tmp_path / "x.tif", 3).astype(int) - 128).max() <= 2
+    with pytest.raises(BadImageError, match="8-bit CIELAB: there is no rule for it"):
+        rows_of(tmp_path / "x.tif", 3)
+
+
+@needs_deep
+def test_contradictions_are_refused(tmp_path: Path) -> None:
+    samples = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    unsigned, complex_samples = (np.array([339, 3, 1, 0, kind], "<u2").tobytes() for kind in (1, 6))
+    for name, content, reason in (
+        ("lab 16", tiff(samples, 16, "lab"), "16-bit CIELAB: there is no rule"),
+        ("rgb of two", tiff(samples[..., :2], 8, "rgb"), "contradicts itself"),
+        ("palette of none", tiff(samples[..., :1], 8, "palette"), "palette"),
+        ("palette too short", tiff(samples[..., :1], 8, "palette", colours=np.zeros((9, 3), np.uint16)), "palette"),
+        ("mixed bits", tiff(samples, 8, "rgb").replace(bytes([8, 0] * 3), bytes([5, 0, 6, 0, 5, 0])), ""),
+        ("complex", tiff(samples[..., :1], 64, "black").replace(unsigned, complex_samples), "complex"),
+    ):  # fmt: skip
+        (tmp_path / "x.tif").write_bytes(content)
+        with pytest.raises(BadImageError, match=reason) as error:
+            read_unscaled(tmp_path / "x.tif", 3)
+        assert "\n" not in str(error.value), name
+        with pytest.raises(BadImageError):
+            inspect(ImageFile(str(tmp_path / "x.tif")))
+
+
+@needs_deep
+@pytest.mark.parametrize("depth", ["8", "16", "float"])
+def test_every_depth_of_a_domain_takes_12_bits(tmp_path: Path, depth: Any) -> None:
+    samples = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH, 1))
+    samples[0, 0] = 4095
+    (tmp_path / "x.tif").write_bytes(tiff(samples, 12, "white"))
+    share = 1 - samples / 4095
+    made = read(tmp_path / "x.tif", PixelFormat(channels=1, depth=depth, low=0.0, high=65535.0))
+    if depth == "float":
+        assert np.abs((made + 1) / 2 - share).max() < 1e-5
+    else:
+        assert np.abs(made - share * (255 if depth == "8" else 65535)).max() <= 0.51

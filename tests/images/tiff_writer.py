@@ -104,9 +104,13 @@ def _packed(samples: np.ndarray, bits: int, kind: Kind, order: str) -> bytes:
         return samples.astype(f"{order}f{bits // 8}").tobytes()
     if bits in (8, 16, 32, 64):
         return samples.astype(f"{order}{'u' if kind == 'unsigned' else 'i'}{bits // 8}").tobytes()
-    rows = samples.reshape(len(samples), -1).astype(np.int64) & (1 << bits) - 1
-    each = rows[..., None] >> np.arange(bits - 1, -1, -1) & 1  # most significant bit first, in either byte order
-    return np.packbits(each.reshape(len(rows), -1).astype(np.uint8), axis=1).tobytes()
+    return pack_bits(samples.reshape(len(samples), -1), bits).tobytes()
+
+
+def pack_bits(rows: np.ndarray, bits: int) -> np.ndarray:
+    """Samples [H, N] as bytes, uint8 [H, ...]: the most significant bit first, each row in bytes of its own."""
+    each = rows.astype(np.int64)[..., None] >> np.arange(bits - 1, -1, -1) & 1
+    return np.packbits(each.reshape(len(rows), -1).astype(np.uint8), axis=1)
 
 
 def _append_directory(file: bytearray, tags: dict[int, tuple[str, Any]], order: str, link: int) -> int:

@@ -114,7 +114,8 @@ def _metadata_of(content: bytes) -> ImageMetadata:
     with opened(io.BytesIO(content), warn=False) as (file, image):
         withheld = None if image is None else high_bit_depth.withheld(image)
         if image is None or (withheld is not None and (withheld.mistaken or withheld.depth == "float")):
-            return _metadata_of_raster(content, high_bit_depth.load(file, image))
+            kind = "TIFF" if image is None else str(image.format)
+            return _metadata_of_raster(content, kind, high_bit_depth.load(file, image))
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # a stereo camera's JPEG
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
         rotated = image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
@@ -127,7 +128,8 @@ def _metadata_of(content: bytes) -> ImageMetadata:
             turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
         values: Depth
         if turned.mode in _DEPTHS and turned.mode != "1":
-            channels, (values, low, high) = 1, _range_of(grey_of(turned))
+            values, low, high = _range_of(grey_of(turned))
+            channels = 2 if values == "16" and isinstance(turned.info.get("transparency"), int) else 1
         else:
             values, low, high = ("8", 0.0, 255.0) if withheld is None or withheld.depth == "8" else ("16", 0.0, 65535.0)
         constant = _is_constant(turned)
@@ -152,8 +154,8 @@ def _metadata_of(content: bytes) -> ImageMetadata:
         )
 
 
-def _metadata_of_raster(content: bytes, raster: Raster) -> ImageMetadata:
-    """Of a TIFF that Pillow cannot read, or not rightly."""
+def _metadata_of_raster(content: bytes, kind: str, raster: Raster) -> ImageMetadata:
+    """Of an image that Pillow cannot read, or not rightly."""
     pixels = narrowed(upright(raster))
     height, width, channels = pixels.shape
     values, low, high = _range_of(pixels)
@@ -162,7 +164,7 @@ def _metadata_of_raster(content: bytes, raster: Raster) -> ImageMetadata:
     return ImageMetadata(
         width=width,
         height=height,
-        format="TIFF",
+        format=kind,
         mode=f"{channels} channels of {pixels.dtype}",
         depth=8 * pixels.dtype.itemsize,
         frames=raster.pages,

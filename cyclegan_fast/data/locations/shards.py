@@ -7,7 +7,6 @@ time of change.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
@@ -21,7 +20,7 @@ from typing import Any
 from cyclegan_fast.data.catalog.manifest import FOLDER
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import user_cache, write_atomically
-from cyclegan_fast.images.find import SUFFIXES
+from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, match_files
 from cyclegan_fast.images.image_file import ImageFile
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -29,7 +28,7 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 log = logging.getLogger(__name__)
 
 _STORED_FROM = 500  # members; the headers of fewer are read at once, and leave no trace in the user's folder
-_VERSION = 1  # of what is stored, and of the rules by which members are refused
+_VERSION = 2  # of what is stored, and of the rules by which members are refused
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _BRACES = re.compile(r"(?<!\[)\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")  # [{] stands for the brace itself
 
@@ -49,7 +48,7 @@ def find_shards(pattern: str) -> list[str]:
     if braces := _BRACES.search(pattern):
         before, after = pattern[: braces.start()], pattern[braces.end() :]
         return [shard for middle in _choices(pattern, braces) for shard in find_shards(before + middle + after)]
-    if not (found := sorted(glob.glob(pattern, recursive=True))):  # noqa: PTH207  an absolute pattern is welcome
+    if not (found := [str(path) for path in match_files(pattern)]):
         raise UserError(f"{pattern}: there is no such shard")
     return found
 
@@ -106,7 +105,8 @@ def _read_headers(shard: str) -> tuple[Members, int]:
             archive.members.clear()  # type: ignore[attr-defined]  # or it would keep a kilobyte of each
             count += 1
             _refuse_unsafe(shard, member)
-            if member.isreg() and PurePosixPath(member.name).suffix.lower() in SUFFIXES:
+            is_image = PurePosixPath(member.name).suffix.lower() in SUFFIXES and not is_hidden_member(member.name)
+            if member.isreg() and is_image:
                 found.append((member.name, member.offset_data, member.size))
         end = archive.offset
     with Path(shard).open("rb") as file:  # a block of zeros follows the last member, unless the file was cut off

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files
+from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, split_pattern
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
 _KEPT_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v"})  # of videos; others become .mkv, which takes any sound
@@ -79,8 +78,8 @@ def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
     below = output.resolve()
     matches = [path for path in match_files(source) if not path.resolve().is_relative_to(below)]
     if not matches:
-        raise UserError(f"{source} matches no file outside the output folder: mend the pattern, or give a folder")
-    return Path(*takewhile(lambda part: not is_pattern(part), source.parts[:-1])), matches
+        raise UserError(f"{source} matches no file outside the output folder: correct the pattern, or give a folder")
+    return split_pattern(source)[0], matches
 
 
 def _target(path: Path) -> Path:
