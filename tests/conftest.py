@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from cyclegan_fast import logs
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves out, by name, what needs a CUDA device where there is none."""
@@ -20,13 +22,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _package_logger() -> Iterator[None]:
-    """Leaves the package's logger as it was: a command that a test calls in this process sets it up for people."""
-    package = logging.getLogger("cyclegan_fast")
-    handlers, level, propagate = package.handlers[:], package.level, package.propagate
+def _logging_as_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test meets the loggers as they are at a start, whatever commands ran in this process before it.
+
+    What is logged once in a process may come in every test, and what a command sets up for people is undone.
+    """
+    monkeypatch.setattr(logs, "_reported", set())
+    loggers = [logging.getLogger(name) for name in ("cyclegan_fast", "__main__")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
-    package.handlers[:], package.propagate = handlers, propagate
-    package.setLevel(level)
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture

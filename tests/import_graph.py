@@ -32,7 +32,7 @@ def read_imports(package: Path) -> dict[str, set[Import]]:
     return {
         name: {
             Import(_existing(target, known), at_head)
-            for target, at_head in _targets(ast.parse(path.read_text()), package.name, _home(name, path))
+            for target, at_head in _targets(ast.parse(path.read_text("utf-8")), package.name, _home(name, path))
         }
         for name, path in sources.items()
     }

@@ -122,7 +122,7 @@ def test_circles_are_found() -> None:
 
 
 def includes(path: Path) -> list[str]:
-    return re.findall(r'^\s*#\s*include\s*([<"][^>"]+[>"])', path.read_text(), re.MULTILINE)
+    return re.findall(r'^\s*#\s*include\s*([<"][^>"]+[>"])', path.read_text("utf-8"), re.MULTILINE)
 
 
 FOLDERS = sorted(folder.name for folder in CSRC.iterdir() if folder.is_dir())
@@ -163,7 +163,7 @@ def test_files_of_csrc_include_each_other_in_no_circle() -> None:
 
 def test_command_line_libraries_are_imported_lazily() -> None:
     for path in PACKAGE.rglob("*.py"):
-        for statement in ast.parse(path.read_text()).body:
+        for statement in ast.parse(path.read_text("utf-8")).body:
             names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
             if isinstance(statement, ast.ImportFrom):
                 names = [statement.module or ""]

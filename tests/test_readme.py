@@ -23,7 +23,7 @@ from PIL import Image
 from cyclegan_fast.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 ALIASES = {"card": "model_card"}  # the former name of a command
 PAGES = [ROOT / "docs" / name for name in ("engines.md", "large_images.md", "translate.md")]
 
@@ -99,11 +99,11 @@ def test_commands(desk: Path) -> None:
 def test_the_pages_examples(desk: Path, page: Path) -> None:
     for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package)
-    commands = re.findall(r"^    (python -m cyclegan_fast\.\S+ --.*)$", page.read_text(), re.MULTILINE)
+    commands = re.findall(r"^    (python -m cyclegan_fast\.\S+ --.*)$", page.read_text("utf-8"), re.MULTILINE)
     for command in commands:
         if ".evaluate" not in command:  # which needs rendered scenes: tests/evaluation runs it
             run(desk, command.replace("--output ", f"--output {page.stem}_"))
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
         (desk / f"{page.stem}.py").write_text(block)
         run(desk, f"python {page.stem}.py")
 
@@ -120,5 +120,5 @@ def test_every_command_has_a_help_page_with_an_example(name: str) -> None:
 
 def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

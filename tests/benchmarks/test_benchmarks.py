@@ -56,10 +56,10 @@ def test_every_file_is_collected_and_a_case_of_each_passes(monkeypatch: pytest.M
 
 
 def test_every_file_is_explained() -> None:
-    readme = (BENCHMARKS / "README.md").read_text()
+    readme = (BENCHMARKS / "README.md").read_text("utf-8")
     for path in BENCHMARKS.glob("*.py"):
         assert f"`{path.name}`" in readme or f"| `{path.stem}" in readme, path.name
-        assert ast.get_docstring(ast.parse(path.read_text())), path.name
+        assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path.name
 
 
 def test_cases_take_turns_and_ratios_are_taken_round_by_round() -> None:
@@ -73,23 +73,23 @@ def test_cases_take_turns_and_ratios_are_taken_round_by_round() -> None:
 
 def test_pages_are_what_their_numbers_give(tmp_path: Path) -> None:
     """The pages in docs/ of the results that are stored there, byte for byte."""
-    stored = json.loads((RESULTS / "cpu.json").read_text())
+    stored = json.loads((RESULTS / "cpu.json").read_text("utf-8"))
     write_page(tmp_path / "cpu.md", measure.device_page("cpu", stored))
-    assert (tmp_path / "cpu.md").read_text() == (RESULTS / "cpu.md").read_text()
+    assert (tmp_path / "cpu.md").read_text("utf-8") == (RESULTS / "cpu.md").read_text("utf-8")
     for name, lines in (
         ("data.md", bench_data.data_page(stored["data"])),
         ("engines.md", bench_infer.infer_page(stored["infer"])),
     ):
-        assert "\n".join(lines) in (ROOT / "docs" / name).read_text(), name
-    trained = json.loads((RESULTS / "cpu-agreement.json").read_text())
-    assert "\n".join(agreement.rows(trained["results"])) in (RESULTS / "cpu-agreement.md").read_text()
+        assert "\n".join(lines) in (ROOT / "docs" / name).read_text("utf-8"), name
+    trained = json.loads((RESULTS / "cpu-agreement.json").read_text("utf-8"))
+    assert "\n".join(agreement.rows(trained["results"])) in (RESULTS / "cpu-agreement.md").read_text("utf-8")
 
 
 def test_what_people_wrote_around_the_markers_stays(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_between_markers(page, ["| new |", ""])
-    assert page.read_text() == f"before\n{BEGIN}\n\n| new |\n\n{END}\nafter\n"
+    assert page.read_text("utf-8") == f"before\n{BEGIN}\n\n| new |\n\n{END}\nafter\n"
     page.write_text("no markers")
     with pytest.raises(SystemExit, match=r"markers .* are missing"):
         write_between_markers(page, [])
