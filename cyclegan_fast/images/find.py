@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -173,7 +174,8 @@ def _why_empty(folder: Path, others: Counter[str]) -> str:
     if others:
         return f"{folder}: holds no image that is read, but {_counted(others)}; {_fix_of(others)}"
     if shard := next(folder.rglob("*.tar"), None):
-        return f"{folder}: holds no image but shards; name them: --data-A (or -B) '{shard.parent}/*.tar'"
+        pattern = shlex.quote(f"{glob.escape(str(shard.parent)).replace('{', '[{]')}/*.tar")  # can be pasted
+        return f"{folder}: holds no image but shards; name them: --data-A (or -B) {pattern}"
     return f"{folder}: holds no image; put files ending in {', '.join(sorted(SUFFIXES))} there"
 
 

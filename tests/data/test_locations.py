@@ -252,6 +252,20 @@ def test_links_and_devices_in_a_shard_are_refused(tmp_path: Path, kind: bytes) -
     assert "link or a device" in refused(str(tmp_path / "a.tar"))
 
 
+def test_hidden_members_are_left_out_and_other_kinds_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    hidden = ["._0.png", "__MACOSX/0.png", "./.ipynb_checkpoints/0.png", "@eaDir/0.png"]
+    for i in range(2):
+        others = {f"{i}.heic": b"x", f"{i}.dcm": b"x"}
+        names = ["./0.png", "a/1.png", *hidden]
+        make_shard(tmp_path / f"{i}.tar", {name: png(i) for name in names} | others)
+    found = find_images([str(tmp_path / "*.tar")])
+    assert [image.member for image in found] == ["./0.png", "a/1.png"] * 2
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path}/*.tar: passes over 2 .heic, 2 .dcm, which are not read; convert them to")
+    other = make_shard(tmp_path / "c.tar", {"0.heic": b"x"})
+    assert "holds no image that is read, but 1 of other kinds" in refused(str(other))
+
+
 @pytest.mark.parametrize("packing", ["gz", "xz"])
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_compressed_shard_is_named_as_such(tmp_path: Path, packing: str, honest: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cyclegan_fast import logs
-from cyclegan_fast.data.locations.shards import find_shards, images_of
+from cyclegan_fast.data.locations.shards import find_shards, read_shard
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.find import list_images, match_files, other_kind, split_pattern
 from tests.data.sample_images import noise
@@ -54,7 +54,7 @@ def test_hidden_files_are_no_images(folder: Path, name: str, caplog: pytest.LogC
     with tarfile.open(folder.parent / "s.tar", "w") as tar:
         tar.add(folder / "0.png", "./0.png")
         tar.add(folder / name, name)
-    assert [image.member for image in images_of(str(folder.parent / "s.tar"))] == ["./0.png"]
+    assert [image.member for image in read_shard(str(folder.parent / "s.tar"))[0]] == ["./0.png"]
     assert caplog.messages == []
 
 

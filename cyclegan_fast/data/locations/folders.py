@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import logging
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -37,7 +35,7 @@ def list_folder(folder: Path) -> list[Path]:
     Raises:
         UserError: The folder holds no image, or a link leads out of it.
     """
-    paths = _list_images(folder)
+    paths = list_images(folder)
     runs = find_runs(paths, folder)
     if not runs:
         return paths
@@ -47,16 +45,6 @@ def list_folder(folder: Path) -> list[Path]:
     if not kept:
         raise UserError(f"{folder}: holds no image but those of training runs ({min(runs)}); name a folder with images")
     return kept
-
-
-def _list_images(folder: Path) -> list[Path]:
-    try:
-        return list_images(folder)
-    except UserError:
-        if (shard := next(folder.rglob("*.tar"), None)) is None:
-            raise
-    pattern = shlex.quote(f"{glob.escape(str(shard.parent)).replace('{', '[{]')}/*.tar")  # to be pasted into a shell
-    raise UserError(f"{folder}: holds no image but shards; name them: --data-A (or -B) {pattern}")
 
 
 def find_runs(paths: Sequence[Path], folder: Path | None = None) -> set[Path]:

@@ -12,12 +12,14 @@ A location is
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from cyclegan_fast.data.locations.folders import find_runs, list_folder, readable
-from cyclegan_fast.data.locations.shards import COMPRESSED, compressed_archive, find_shards, images_of
+from cyclegan_fast.data.locations.shards import COMPRESSED, compressed_archive, find_shards, read_shard
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.find import warn_of_others
 from cyclegan_fast.images.image_file import ImageFile
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,9 @@ def _images_at(location: str) -> list[ImageFile]:
     if path.suffix.lower() == ".txt":
         return [ImageFile(str(file)) for file in _read_list(path)]
     if path.suffix.lower() == ".tar":
-        return [image for shard in find_shards(location) for image in images_of(shard)]
+        shards = [read_shard(shard) for shard in find_shards(location)]
+        warn_of_others(location, sum((others for _, others in shards), Counter()))
+        return [image for images, _ in shards for image in images]
     if location.lower().endswith(COMPRESSED):
         raise UserError(compressed_archive(location))
     missing = "is none of them" if path.exists() else "is not there"

@@ -13,14 +13,15 @@ import logging
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclegan_fast.data.catalog.manifest import FOLDER
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import user_cache, write_atomically
-from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, match_files
+from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, match_files, other_kind
 from cyclegan_fast.images.image_file import ImageFile
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -32,7 +33,14 @@ _VERSION = 2  # of what is stored, and of the rules by which members are refused
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _BRACES = re.compile(r"(?<!\[)\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")  # [{] stands for the brace itself
 
-Members = list[tuple[str, int, int]]  # name, offset, length of each image
+
+class Shard(NamedTuple):
+    """What an archive holds."""
+
+    members: list[tuple[str, int, int]]
+    """Name, offset and length of each image, in the order of the archive."""
+    others: Counter[str]
+    """Members that are images of kinds that are not read: suffix -> how many."""
 
 
 def find_shards(pattern: str) -> list[str]:
@@ -53,8 +61,8 @@ def find_shards(pattern: str) -> list[str]:
     return found
 
 
-def images_of(shard: str) -> list[ImageFile]:
-    """Returns the images of an archive, in its order.
+def read_shard(shard: str) -> tuple[list[ImageFile], Counter[str]]:
+    """Returns the images of an archive, in its order, and how many images it has of kinds that are not read.
 
     Raises:
         UserError: It is compressed, damaged or cut off, holds no image, or has a member that is refused.
@@ -62,11 +70,11 @@ def images_of(shard: str) -> list[ImageFile]:
     try:
         status = os.stat(shard)  # noqa: PTH116
         stamp = [status.st_size, status.st_mtime_ns]
-        members = _load_members(shard, stamp)
-        if members is None:
-            members, count = _read_headers(shard)
+        found = _load(shard, stamp)
+        if found is None:
+            found, count = _read_headers(shard)
             if count >= _STORED_FROM:
-                _store_members(shard, stamp, members)
+                _store(shard, stamp, found)
     except tarfile.ReadError as error:
         with Path(shard).open("rb") as file:
             compressed = file.read(6).startswith(_MAGIC)
@@ -75,9 +83,10 @@ def images_of(shard: str) -> list[ImageFile]:
         ) from error
     except OSError as error:
         raise UserError(f"{shard}: this archive cannot be read ({error.strerror or error})") from error
-    if not members:
-        raise UserError(f"{shard}: holds no image; members ending in {', '.join(sorted(SUFFIXES))} count")
-    return [ImageFile(shard, *member) for member in members]
+    if not found.members:
+        others = f" that is read, but {sum(found.others.values())} of other kinds" * bool(found.others)
+        raise UserError(f"{shard}: holds no image{others}; members ending in {', '.join(sorted(SUFFIXES))} count")
+    return [ImageFile(shard, *member) for member in found.members], found.others
 
 
 def compressed_archive(location: str) -> str:
@@ -96,18 +105,21 @@ def _choices(pattern: str, braces: re.Match[str]) -> Iterator[str]:
         yield f"{number:0{len(first)}d}"
 
 
-def _read_headers(shard: str) -> tuple[Members, int]:
+def _read_headers(shard: str) -> tuple[Shard, int]:
     """Returns the images of an archive, and how many members it has."""
-    found: Members = []
+    found = Shard([], Counter())
     count = 0
     with tarfile.open(shard, "r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # or it would keep a kilobyte of each
             count += 1
             _refuse_unsafe(shard, member)
-            is_image = PurePosixPath(member.name).suffix.lower() in SUFFIXES and not is_hidden_member(member.name)
-            if member.isreg() and is_image:
-                found.append((member.name, member.offset_data, member.size))
+            if not member.isreg() or is_hidden_member(member.name):
+                continue
+            if PurePosixPath(member.name).suffix.lower() in SUFFIXES:
+                found.members.append((member.name, member.offset_data, member.size))
+            elif suffix := other_kind(member.name):
+                found.others[suffix] += 1
         end = archive.offset
     with Path(shard).open("rb") as file:  # a block of zeros follows the last member, unless the file was cut off
         file.seek(end)
@@ -136,13 +148,15 @@ def _stores(shard: str) -> Iterator[Path]:
     yield user_cache() / "shards" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
 
 
-def _load_members(shard: str, stamp: list[int]) -> Members | None:
-    """Returns the stored members of an archive; None if there are none, or those of another state of it."""
+def _load(shard: str, stamp: list[int]) -> Shard | None:
+    """Returns what is stored of an archive; None if that is nothing, or of another state of it."""
     for path in _stores(shard):
         try:
             stored: Any = json.loads(path.read_bytes())
             if stored["version"] == _VERSION and stored["stamp"] == stamp:
-                return [_checked(member, length_of_file=stamp[0]) for member in stored["members"]]
+                members = [_checked(member, length_of_file=stamp[0]) for member in stored["members"]]
+                others = {str(suffix): int(count) for suffix, count in dict(stored["others"]).items()}
+                return Shard(members, Counter(others))
         except (OSError, ValueError, LookupError, TypeError):
             continue  # it is read again from the archive itself, and written anew
     return None
@@ -157,8 +171,8 @@ def _checked(member: list[Any], length_of_file: int) -> tuple[str, int, int]:
     return name, offset, length
 
 
-def _store_members(shard: str, stamp: list[int], members: Members) -> None:
-    content = json.dumps({"version": _VERSION, "stamp": stamp, "members": members}, separators=(",", ":"))
+def _store(shard: str, stamp: list[int], found: Shard) -> None:
+    content = json.dumps({"version": _VERSION, "stamp": stamp, **found._asdict()}, separators=(",", ":"))
     for path in _stores(shard):
         try:
             write_atomically(path, content.encode())
