@@ -22,15 +22,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every test meets the loggers as they are at a start, whatever commands ran in this process before it.
+def _as_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undoes what a command that a test calls in this process sets for its process: loggers, the handler of SIGTERM.
 
-    What is logged once in a process may come in every test, and what a command sets up for people is undone.
+    What is logged once in a process may come in every test.
     """
     monkeypatch.setattr(logs, "_reported", set())
     loggers = [logging.getLogger(name) for name in ("cyclegan_fast", "__main__")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, on_sigterm)
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)

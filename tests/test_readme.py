@@ -10,7 +10,6 @@ import os
 import re
 import runpy
 import shlex
-import signal
 import subprocess
 import sys
 import warnings
@@ -50,8 +49,7 @@ def run(folder: Path, command: str) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         patched.setattr(sys, "argv", words[1:] if words[0] == "-m" else words)
-        patched.setattr(warnings, "showwarning", warnings.showwarning)  # both of these a command sets for its process
-        on_sigterm = signal.getsignal(signal.SIGTERM)
+        patched.setattr(warnings, "showwarning", warnings.showwarning)  # which a command sets for its process
         try:
             if words[0] == "-m":
                 runpy.run_module(words[1], run_name="__main__", alter_sys=True)
@@ -59,8 +57,6 @@ def run(folder: Path, command: str) -> None:
                 runpy.run_path(words[0], run_name="__main__")
         except SystemExit as end:
             assert end.code == 0, command
-        finally:
-            signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def run_as_a_process(folder: Path, command: str) -> None:
