@@ -131,7 +131,7 @@ def _unpack_input(image: InputImage, name: str, out_format: PixelFormat) -> Unpa
 
 def _unpack_array(array: np.ndarray, in_channels: int, out_channels: int) -> Unpacked:
     if isinstance(array, np.ma.MaskedArray):
-        raise UserError("a masked array says nothing of its hidden pixels: give x.filled(value)")
+        raise UserError("a masked array has no values where it is masked: give x.filled(value)")
     _check_layout(array.shape, -1, -3, in_channels, "an array is [H, W, C] or [N, H, W, C]", "transpose(1, 2, 0)")
     own_order = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])  # torch warns of what cannot be written
     try:

@@ -228,7 +228,7 @@ def refuse_no_numbers(pixels: np.ndarray) -> None:
 
 
 def stored_mode(image: Image.Image) -> str:
-    """The mode that has the channels of an 8-bit image as they are stored: that of a palette's colours, say."""
+    """Returns the mode with the channels of an 8-bit image as they are stored; of a palette, that of its colours."""
     if image.mode in ("1", "L"):
         return "LA" if "transparency" in image.info else "L"
     if "transparency" not in image.info and image.mode in ("RGB", "CMYK", "LA", "RGBA"):

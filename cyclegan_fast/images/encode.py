@@ -22,7 +22,7 @@ _CONTAINERS = "TIFF, or PNG where the channels are grey or colour and transparen
 
 
 def encode_like(source: Path, pixels: np.ndarray) -> bytes:
-    """The bytes of [H, W, C] in the format that the source file really has, whatever its name says.
+    """Encodes [H, W, C] in the format of the source file, which its content decides and not its name.
 
     Raises:
         UserError: That format cannot hold such pixels, or a package is missing that writes them.

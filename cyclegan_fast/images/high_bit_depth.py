@@ -5,6 +5,7 @@ The packages of the extra [deep] read and write them: imagecodecs PNG, tifffile 
 
 from __future__ import annotations
 
+import re
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -75,8 +76,16 @@ def encode_ppm(pixels: np.ndarray) -> bytes:
 
 def _load_ppm(content: bytes, image: Image.Image) -> Raster:
     width, height = image.size
-    values = np.frombuffer(content, ">u2", 3 * width * height, _tile(image)[2]).reshape(height, width, 3)
-    levels = np.rint(values * (65535.0 / _maxval(image))).clip(0, 65535)
+    codec, _, offset, _ = _tile(image)
+    body, count = content[offset:], 3 * width * height
+    if codec == "ppm_plain":  # numbers as text, with comments
+        numbers = re.sub(rb"#[^\r\n]*", b"", body).split(maxsplit=count)[:count]
+        values = np.array(numbers, np.int64)
+    else:
+        values = np.frombuffer(body[: 2 * count], ">u2", len(body[: 2 * count]) // 2)
+    if len(values) < count:
+        raise OSError("image file is truncated")
+    levels = np.rint(values.reshape(height, width, 3) * (65535.0 / _maxval(image))).clip(0, 65535)
     return Raster(levels.astype(np.uint16), "rgb")
 
 

@@ -1,7 +1,8 @@
 """Damage in the middle of a JPEG, which most decoders turn into wrong pixels without a warning.
 
 The scanner is compiled, so that a set of 100,000 files is checked in minutes; csrc/jpeg/jpeg_damage.h explains what it
-looks for. Without the compiled extension nothing is found, which `why_not_scanned` tells those who read many files.
+looks for. Without the compiled extension nothing is found, and `why_not_scanned` has the sentence for whoever reads
+many files.
 """
 
 from __future__ import annotations

@@ -49,13 +49,13 @@ class Withheld(NamedTuple):
 
 
 class _Kind(NamedTuple):
-    """What the tags of a page say that its pixels are."""
+    """The pixels of a page, by its tags."""
 
     photometric: int
     channels: int
     extras: tuple[int, ...]
     sample_format: int  # 0 for several
-    bits: int  # the most of a channel
+    bits: int  # of its deepest channel
 
     def is_right_in_pillow(self, planes: int) -> bool:
         """Whether Pillow gives all of it, as it is."""
@@ -134,7 +134,7 @@ def check_page(page: Any) -> None:
     """Refuses a page of a TIFF for which there is no rule.
 
     Raises:
-        ValueError: It tells why.
+        ValueError: There is no rule for it.
     """
     photometric, channels = _photometric(page), page.samplesperpixel
     if page.imagedepth > 1:
@@ -155,7 +155,7 @@ def check_page(page: Any) -> None:
 
 
 def page_raster(page: Any, pixels: np.ndarray) -> Raster:
-    """All or some rows of a checked page, [h, W, C] as tifffile decodes them, with what the page says of them."""
+    """All or some rows of a checked page, [h, W, C] as tifffile decodes them, with their meaning."""
     photometric, bits, orientation = _photometric(page), _bits(page), page.tags.get(_ORIENTATION)
     pixels = pixels.astype(np.uint8 if pixels.dtype.kind == "b" else pixels.dtype.newbyteorder("="), copy=False)
     if photometric == _WHITE_IS_ZERO:

@@ -92,8 +92,8 @@ class TiffRows:
         mapped = np.memmap(self._path, dtype, "r", page.dataoffsets[0], stored_shape(page))
         return mapped.view(np.ndarray)
 
-    def _segment(self, index: int, kept: int) -> np.ndarray | None:
-        """A strip or tile, [h, w, C] or of one channel; the last `kept` stay decoded."""
+    def _segment(self, index: int, cached: int) -> np.ndarray | None:
+        """A strip or tile, [h, w, C] or of one channel; the last `cached` ones stay decoded."""
         if index not in self._decoded:
             page = self._page
             (content, _), *_ = self._file.filehandle.read_segments(
@@ -104,7 +104,7 @@ class TiffRows:
             )
             decoded = page.decode(content, index, **tables)[0]
             self._decoded[index] = None if decoded is None else decoded[0]  # of its depth of one
-            while len(self._decoded) > kept:
+            while len(self._decoded) > cached:
                 self._decoded.popitem(last=False)
         self._decoded.move_to_end(index)
         return self._decoded[index]

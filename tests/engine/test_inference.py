@@ -14,6 +14,7 @@ from cyclegan_fast.engine import Engine, infer, load_engine
 from cyclegan_fast.engine.tiling.rows import mirror_to
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.model_io import to_levels
+from tests.data.sample_images import png_header
 
 
 class Identity(Engine):
@@ -249,7 +250,7 @@ def test_bad_files_are_refused_by_name(tmp_path):
 
 def test_a_bomb_is_refused_from_its_header(tmp_path):
     path = tmp_path / "bomb.png"
-    Image.new("1", (30_000, 30_000)).save(path)
+    path.write_bytes(png_header(30_000, 30_000))
     with pytest.raises(UserError, match=r"bomb\.png: too many pixels"):
         infer(Identity(), path)
 

@@ -98,7 +98,7 @@ def test_much_text_is_left_out(tmp_path: Path, kind: str, where: str) -> None:
     exif[0x0112] = 3
     Image.fromarray(pixels).save(path, exif=exif)
     body = b"workflow\0" + {"zTXt": b"\0", "iTXt": b"\1\0\0\0", "tEXt": b"", "iCCP": b"\0"}[kind]
-    text = b"x" * 80_000_000
+    text = b"x" * (70_000_000 if (kind, where) == ("tEXt", "before") else 3_000_000)  # beyond what Pillow takes
     large = chunk(kind.encode(), body + (text if kind == "tEXt" else zlib.compress(text)))
     content = path.read_bytes()
     at = 33 if where == "before" else len(content) - 12
@@ -114,7 +114,7 @@ def test_much_text_is_left_out(tmp_path: Path, kind: str, where: str) -> None:
 
 def test_many_texts_are_left_out_together(tmp_path: Path) -> None:
     info = PngImagePlugin.PngInfo()
-    for i in range(200):
-        info.add_text(f"text {i}", "x" * 400_000, zip=True)
+    for i in range(180):
+        info.add_text(f"text {i}", "x" * 400_000, zip=True)  # 72 MB, more than Pillow takes
     noise(20, 12).save(tmp_path / "x.png", pnginfo=info)
     assert np.array_equal(read_unscaled(tmp_path / "x.png", 3), np.asarray(noise(20, 12)))

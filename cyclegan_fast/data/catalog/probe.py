@@ -41,7 +41,7 @@ class ImageMetadata(NamedTuple):
     height: int
     """Pixels, upright."""
     format: str
-    """What the content is, whatever the name says, such as "JPEG"."""
+    """Of the content, not of the name, such as "JPEG"."""
     mode: str
     """Pillow's word for the channels, such as "RGB"."""
     depth: int
@@ -64,9 +64,9 @@ class ImageMetadata(NamedTuple):
     values: Depth
     """The depth that takes all of it; float where the pixels have no range of their own."""
     low: float
-    """The least value that there may be, or that there is of float."""
+    """The lowest value that there may be; of floating-point images, that there is."""
     high: float
-    """The greatest value."""
+    """The highest, alike."""
     package: str
     """What gives all bits and channels, where Pillow gives the high byte; else empty."""
 
@@ -93,7 +93,7 @@ def inspect(source: ImageFile) -> ImageMetadata:
     try:
         content = source.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, say; what matters raises
+            warnings.simplefilter("ignore")  # of odd metadata; what matters raises
             return _metadata_of(content)
     except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
         raise BadImageError(source, reason_of(source, error)) from error
@@ -183,7 +183,7 @@ def _metadata_of_raster(content: bytes, kind: str, raster: Raster) -> ImageMetad
 
 
 def _range_of(pixels: np.ndarray) -> tuple[Depth, float, float]:
-    """The depth that takes native pixels, and the range that they lie in."""
+    """The depth that takes unscaled pixels, and the range that they lie in."""
     if pixels.dtype == np.uint8:
         return "8", 0.0, 255.0
     if pixels.dtype == np.uint16:
