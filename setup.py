@@ -26,9 +26,8 @@ ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
 DEFAULT_ARCHS = "80 90a 100 120+PTX"
-CXX_SOURCES = sorted(
-    path for folder in ("torch", "kernels", "kernels/cpu", "jpeg") for path in CSRC.glob(f"{folder}/*.cpp")
-)
+FOLDERS = ("torch", "kernels", "kernels/cpu", "kernels/cpu_conv", "jpeg")
+CXX_SOURCES = sorted(path for folder in FOLDERS for path in CSRC.glob(f"{folder}/*.cpp"))
 CUDA_SOURCES = sorted(CSRC.glob("kernels/*.cu"))
 
 

@@ -97,7 +97,7 @@ def build(arch: str) -> None:
 def build_cpp_tests(setup: dict[str, Any]) -> None:
     """Links tests/cpp, compiled for a card, with the kernels that the extension was just linked with."""
     cuda, folder = setup["find_cuda_home"](), ROOT / "tests" / "cpp"
-    flags = ["-std=c++17", "-O1", "-DCYCLEGAN_FAST_CUDA_TWIN", "-DCYCLEGAN_FAST_ON_GPU"]
+    flags = ["-std=c++17", "-O1", "-DCYCLEGAN_FAST_TEST_CUDA", "-DCYCLEGAN_FAST_ON_GPU"]
     includes = [f"-I{place}" for place in (ROOT / "csrc" / "kernels", folder, cuda / "include")]
     sources = [source for source in sorted(folder.glob("*.cpp")) if source.stem != "test_plans"]
     objects = [BUILD / "objects" / f"{source.stem}.o" for source in sources]

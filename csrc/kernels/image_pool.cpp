@@ -1,5 +1,5 @@
-// The CPU twin. It compares and moves bits, which the compiler vectorises by itself: no kernel per
-// instruction set.
+// The CPU implementation. It compares and moves bits, which the compiler vectorises by itself: no
+// kernel per instruction set.
 #include "image_pool.h"
 
 #include <algorithm>
@@ -12,7 +12,9 @@ constexpr int64_t kSlice = 16384;  // elements
 // The workspace: one Exchange per image, then for each slice of each image whether it holds a value
 // that is not finite.
 Exchange* exchanges_of(const ImagePoolParams& p) { return static_cast<Exchange*>(p.workspace); }
-bool* spoilt_of(const ImagePoolParams& p) { return reinterpret_cast<bool*>(exchanges_of(p) + p.n); }
+bool* non_finite_of(const ImagePoolParams& p) {
+  return reinterpret_cast<bool*>(exchanges_of(p) + p.n);
+}
 
 // values [count]
 template <typename T>
@@ -37,7 +39,7 @@ void image_pool_check_cpu(const ImagePoolParams& p, int64_t begin, int64_t end) 
     for (int64_t s = begin; s < end; ++s) {
       const int64_t first = s % slices * kSlice, count = std::min(kSlice, p.elements - first);
       const T* values = static_cast<const T*>(p.fakes) + s / slices * p.elements + first;
-      spoilt_of(p)[s] = any_not_finite(values, count);
+      non_finite_of(p)[s] = any_not_finite(values, count);
     }
   });
 }
@@ -45,8 +47,8 @@ void image_pool_check_cpu(const ImagePoolParams& p, int64_t begin, int64_t end) 
 void image_pool_decide_cpu(const ImagePoolParams& p) {
   const int64_t slices = image_pool_cpu_slices(p);
   for (int64_t i = 0; i < p.n; ++i) {
-    const bool* spoilt = spoilt_of(p) + i * slices;
-    const bool finite = std::find(spoilt, spoilt + slices, true) == spoilt + slices;
+    const bool* non_finite = non_finite_of(p) + i * slices;
+    const bool finite = std::find(non_finite, non_finite + slices, true) == non_finite + slices;
     const uint64_t draw = splitmix64(p.seed, static_cast<uint64_t>(*p.drawn + i));
     exchanges_of(p)[i] = decide(draw, finite, *p.count, p.size);
     *p.count += finite && *p.count < p.size;

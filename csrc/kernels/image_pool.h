@@ -60,13 +60,14 @@ void image_pool_copy_cpu(const ImagePoolParams& params, int64_t begin,
 // ---- CUDA. Asynchronous on `stream`; no allocation, no synchronisation, no atomics: safe under
 // graph capture, and every replay draws anew. ----
 struct ImagePoolPlan {
-  int vec;         // elements per access: 16 bytes' worth, or 1
-  int64_t parts;   // blocks that look through one image
-  int64_t blocks;  // of the copies
+  int vec;                           // elements per access: 16 bytes' worth, or 1
+  int64_t parts;                     // blocks that check one image
+  LaunchConfig check, decide, copy;  // the three passes
   int64_t workspace_bytes;
 };
-ImagePoolPlan plan_of(
-    const ImagePoolParams& params);  // pure: reads sizes, the type and the pointers' alignment
-Status image_pool_exchange_cuda(const ImagePoolParams& params, Stream stream);
+// Pure: reads sizes, the type and the pointers' alignment.
+ImagePoolPlan plan_of(const ImagePoolParams& params);
+Status image_pool_exchange_cuda(const ImagePoolParams& params, const ImagePoolPlan& plan,
+                                Stream stream);
 
 }  // namespace cyclegan_fast

@@ -1,4 +1,4 @@
-// The CPU twin: cuts the work into slices and chooses the instruction set. The kernel is
+// The CPU implementation: cuts the work into slices and chooses the instruction set. The kernel is
 // cpu/instance_norm_act.simd.h.
 #include "instance_norm_act.h"
 

@@ -3,7 +3,7 @@
 //   xhat = (x - mean) * rstd            act(v) = v > 0 ? v : slope * v
 //   mean[n, c] = sum_hw x / HW          rstd[n, c] = 1 / sqrt(sum_hw (x - mean)^2 / HW + eps)
 //
-// or with ready statistics: sums over `count` pixels that another kernel took.
+// or with given statistics: sums over `count` pixels that another kernel computed.
 //
 // Backward, with z = xhat * weight + bias, g = the adjoint of the pad applied to grad_y (a gather),
 // gz = z > 0 ? g : slope * g:
@@ -16,6 +16,7 @@
 // below is the type of a sum: float, or double for double.
 #pragma once
 
+#include "norm_plan.h"
 #include "types.h"
 
 namespace cyclegan_fast {
@@ -52,11 +53,11 @@ struct InstanceNormActBwdParams {
   const void* bias;     // [in]  [C] Stat, or null: 0
   void* grad_x;         // [out] [N, C, H, W]
   void* grad_residual;  // [out] [N, C, H + 2 residual_pad, W + 2 residual_pad], border zero; or
-                        // null: not wanted
-  void* grad_weight;    // [out] [C] Stat, or null: not wanted (then grad_bias is null as well)
-  void* grad_bias;      // [out] [C] Stat, or null: not wanted
+                        // null: not needed
+  void* grad_weight;    // [out] [C] Stat, or null: not needed (then grad_bias is null as well)
+  void* grad_bias;      // [out] [C] Stat, or null: not needed
   void* workspace;      // CUDA: plan_of().workspace_bytes, 16-byte aligned; CPU: [2, N, C] Stat
-                        // where grad_weight is wanted, else unused
+                        // where grad_weight is needed, else unused
   int64_t n, c, h, w;
   int64_t pad;
   int64_t residual_pad;
@@ -73,37 +74,16 @@ struct InstanceNormActBwdParams {
 int64_t instance_norm_act_cpu_slices(int64_t n, int64_t c, DType dtype, Layout layout);
 void instance_norm_act_fwd_cpu(const InstanceNormActParams& params, int64_t begin, int64_t end);
 void instance_norm_act_bwd_cpu(const InstanceNormActBwdParams& params, int64_t begin, int64_t end);
-// grad_weight and grad_bias, where wanted, once all slices of the backward pass are done.
+// grad_weight and grad_bias, where needed, once all slices of the backward pass are done.
 void instance_norm_act_affine_grads_cpu(const InstanceNormActBwdParams& params);
 
 // ---- CUDA. Asynchronous on `stream`; no allocation, no synchronisation, no atomics: safe under
 // graph capture. ----
 
-// How the forward or the backward pass runs.
-enum class NormRegime : int8_t {
-  kResident,  // a slab (a plane, or some channels of an image) stays in the registers of a group of
-              // threads or of a cluster of blocks: one read, one write
-  kSplit,     // a statistics pass over many blocks, whose partial results are merged in a fixed
-              // order, then a write pass
-  kMap        // the write pass alone: ready or constant statistics
-};
-
-struct NormPlan {
-  NormRegime regime;
-  int vec;         // elements per access of the reading pass: 16 bytes' worth, or 1
-  int packs;       // neighbouring packs of channels that a block covers (1 for NCHW): a
-                   // power of two <= 32
-  int threads;     // of a block: a multiple of 32, at most 256
-  int group;       // threads that share a slab: kResident has threads / group slabs a block
-  int cluster;     // kResident: blocks that share a slab; more than 1 from sm_90 on
-  int64_t tiles;   // blocks across the channels of an image (1 for NCHW)
-  int64_t splits;  // kSplit: blocks that share a statistic
-  int64_t workspace_bytes;  // partial results
-};
-
-// Pure: they read sizes, types and the alignment of the pointers.
-NormPlan plan_of(const InstanceNormActParams& params, const Card& card);
-NormPlan plan_of(const InstanceNormActBwdParams& params, const Card& card);
+// Pure: they read sizes, types and the alignment of the pointers. What they plan is what is
+// launched.
+NormPlan plan_of(const InstanceNormActParams& params, const DeviceProperties& device);
+NormPlan plan_of(const InstanceNormActBwdParams& params, const DeviceProperties& device);
 
 // kInvalidArgument: one padded image, or one plane, has 2^31 elements or more, or there are too
 // many of them.

@@ -1,11 +1,12 @@
-// The CUDA twin of the backward pass, in one of three regimes:
+// The CUDA implementation of the backward pass, in one of three regimes:
 //
-//   resident   one kernel: a thread keeps its packs of x and grad_y in registers, the two sums are
+//   resident   one kernel: a thread keeps its vectors of x and grad_y in registers, the two sums
+//   are
 //              taken over its group and its cluster
 //   split      grad_sums_kernel -> merge_sums_kernel -> grad_kernel
 //   map        grad_kernel alone: constant statistics
 //
-// and, where they are wanted, a last kernel for the gradients of weight and bias. The pad's adjoint
+// and, where they are needed, a last kernel for the gradients of weight and bias. The pad's adjoint
 // is a gather: no atomics anywhere.
 #include <algorithm>
 
@@ -15,13 +16,13 @@
 namespace cyclegan_fast {
 namespace {
 
-constexpr int kGradUnroll = 2;  // pixels in flight per thread, each two packs
+constexpr int kGradUnroll = 2;  // pixels in flight per thread, each two vectors
 
 // What all backward passes read.
 template <typename T>
 struct Inputs {
-  const T* grad_y;         // [slabs, height + 2 pad, width + 2 pad, inner * kVec]
-  const T* x;              // [slabs, height, width, inner * kVec]
+  const T* grad_y;         // [planes, height + 2 pad, width + 2 pad, inner * kVec]
+  const T* x;              // [planes, height, width, inner * kVec]
   const Compute<T>* mean;  // [N * C]
   const Compute<T>* rstd;  // [N * C]
   Affine<Compute<T>> affine;
@@ -30,31 +31,31 @@ struct Inputs {
   Compute<T> slope;
 
   template <int kVec>
-  __device__ void load(const Place& at, uint32_t pixel, Pack<T, kVec>& own_x,
-                       Pack<T, kVec>& own_gradient) const {
+  __device__ void load(const Position& at, uint32_t pixel, Vector<T, kVec>& own_x,
+                       Vector<T, kVec>& own_gradient) const {
     const Pixel p = image.pixel(pixel);
-    own_x = load_pack<kVec>(x, at.element(pixel, kVec));
+    own_x = load_vector<kVec>(x, at.element(pixel, kVec));
     own_gradient = gradient<kVec>(at, p.i, p.j);
   }
   template <int kVec>
-  __device__ Pack<T, kVec> gradient(const Place& at, int i, int j) const {
-    const int64_t place = image.at(at.slab, i, j, pad) * at.inner + at.pack;
-    return load_pack<kVec>(grad_y, place * kVec);
+  __device__ Vector<T, kVec> gradient(const Position& at, int i, int j) const {
+    const int64_t offset = image.at(at.plane, i, j, pad) * at.inner + at.vector;
+    return load_vector<kVec>(grad_y, offset * kVec);
   }
-  // The adjoint of the pad: g [kVec] at a pixel, whose own pack of grad_y is `own`.
+  // The adjoint of the pad: g [kVec] at a pixel, whose own vector of grad_y is `own`.
   template <int kVec>
-  __device__ void fold(const Place& at, const Pixel& p, const Pack<T, kVec>& own,
+  __device__ void fold(const Position& at, const Pixel& p, const Vector<T, kVec>& own,
                        Compute<T> (&g)[kVec]) const {
 #pragma unroll
     for (int k = 0; k < kVec; ++k) g[k] = to_compute(own.v[k]);
     image.for_each_reflection(p, pad, [&](int i, int j) {
-      const Pack<T, kVec> more = gradient<kVec>(at, i, j);
+      const Vector<T, kVec> more = gradient<kVec>(at, i, j);
 #pragma unroll
       for (int k = 0; k < kVec; ++k) g[k] += to_compute(more.v[k]);
     });
   }
-  template <bool kPerLane, int kStats>
-  __device__ ChannelMap<Compute<T>, kStats> map(const Place& at) const {
+  template <bool kPerElement, int kStats>
+  __device__ ChannelMap<Compute<T>, kStats> map(const Position& at) const {
     Compute<T> means[kStats] = {}, rstds[kStats] = {};
 #pragma unroll
     for (int k = 0; k < kStats; ++k) {
@@ -62,14 +63,14 @@ struct Inputs {
       means[k] = mean[first_stat<kStats>(at) + k];
       rstds[k] = rstd[first_stat<kStats>(at) + k];
     }
-    return channel_map<kPerLane>(means, rstds, affine, at);
+    return channel_map<kPerElement>(means, rstds, affine, at);
   }
 };
 
 // Adds a pixel's gz and gz * (x - mean).
-template <bool kPerLane, typename T, int kVec, int kStats>
-__device__ void add_sums(const Inputs<T>& in, const Place& at, const Pixel& p,
-                         const Pack<T, kVec>& x, const Pack<T, kVec>& own,
+template <bool kPerElement, typename T, int kVec, int kStats>
+__device__ void add_sums(const Inputs<T>& in, const Position& at, const Pixel& p,
+                         const Vector<T, kVec>& x, const Vector<T, kVec>& own,
                          const ChannelMap<Compute<T>, kStats>& map,
                          GradSums<Compute<T>> (&sums)[kStats]) {
   using C = Compute<T>;
@@ -77,24 +78,24 @@ __device__ void add_sums(const Inputs<T>& in, const Place& at, const Pixel& p,
   in.fold(at, p, own, g);
 #pragma unroll
   for (int k = 0; k < kVec; ++k) {
-    const int s = kPerLane ? k : 0;
+    const int s = kPerElement ? k : 0;
     const C value = to_compute(x.v[k]), gz = map.z(value, s) > 0 ? g[k] : g[k] * in.slope;
     sums[s].gz += gz;
     sums[s].gzx += gz * (value - map.mean[s]);
   }
 }
 
-// Sums over a block's stretch of pixels.
-template <typename T, int kVec, bool kPerLane>
+// Sums over a block's chunk of pixels.
+template <typename T, int kVec, bool kPerElement>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    grad_sums_kernel(Inputs<T> in, GradSums<Compute<T>>* partial,  // [stretches, N * C]
-                     int64_t stats, Place at) {
-  constexpr int kStats = kStatsOf<kVec, kPerLane>;
+    grad_sums_kernel(Inputs<T> in, GradSums<Compute<T>>* partial,  // [chunks, N * C]
+                     int64_t stats, Position at) {
+  constexpr int kStats = kStatsOf<kVec, kPerElement>;
   at.locate();
   GradSums<Compute<T>> mine[kStats] = {};
-  const auto map = in.template map<kPerLane, kStats>(at);
+  const auto map = in.template map<kPerElement, kStats>(at);
   for (uint32_t pixel = at.pixel; pixel < at.end; pixel += kGradUnroll * at.step) {
-    Pack<T, kVec> xs[kGradUnroll], gs[kGradUnroll];
+    Vector<T, kVec> xs[kGradUnroll], gs[kGradUnroll];
 #pragma unroll
     for (int u = 0; u < kGradUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
@@ -103,24 +104,24 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 #pragma unroll
     for (int u = 0; u < kGradUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one < at.end) add_sums<kPerLane>(in, at, in.image.pixel(one), xs[u], gs[u], map, mine);
+      if (one < at.end) add_sums<kPerElement>(in, at, in.image.pixel(one), xs[u], gs[u], map, mine);
     }
   }
-  block_reduce(mine, at.packs);
-  if (static_cast<int>(threadIdx.x) >= at.packs || !at.active) return;
-  const int64_t stat = first_stat<kStats>(at), split = blockIdx.x % at.stretches;
+  block_reduce(mine, at.vectors);
+  if (static_cast<int>(threadIdx.x) >= at.vectors || !at.active) return;
+  const int64_t stat = first_stat<kStats>(at), split = blockIdx.x % at.chunks;
 #pragma unroll
   for (int k = 0; k < kStats; ++k) partial[split * stats + stat + k] = mine[k];
 }
 
-// One thread per statistic merges its splits, in order, into the first of them.
+// One thread per statistic merges its chunks, in order, into the first of them.
 template <typename C>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    merge_sums_kernel(GradSums<C>* partial, int64_t stats, int splits) {
+    merge_sums_kernel(GradSums<C>* partial, int64_t stats, int chunks) {
   const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (stat >= stats) return;
   GradSums<C> total = partial[stat];
-  for (int s = 1; s < splits; ++s) total.merge(partial[s * stats + stat]);
+  for (int s = 1; s < chunks; ++s) total.merge(partial[s * stats + stat]);
   partial[stat] = total;
 }
 
@@ -132,7 +133,7 @@ struct GradMap {
 
   // `size`: pixels of the plane. Without this the statistics are constants.
   __device__ void follow_statistics(const C* rstd, const GradSums<C> (&sums)[kStats], C size,
-                                    const Place& at) {
+                                    const Position& at) {
 #pragma unroll
     for (int k = 0; k < kStats; ++k) {
       const C r = rstd[first_stat<kStats>(at) + k];
@@ -145,40 +146,40 @@ struct GradMap {
 // grad_x and grad_residual.
 template <typename T>
 struct Outputs {
-  T* grad_x;         // [slabs, height, width, inner * kVec]
-  T* grad_residual;  // [slabs, height + 2 border, width + 2 border, inner * kVec] or null
+  T* grad_x;         // [planes, height, width, inner * kVec]
+  T* grad_residual;  // [planes, height + 2 border, width + 2 border, inner * kVec] or null
   int border;
 
-  template <bool kPerLane, int kVec, int kStats>
-  __device__ void write(const Inputs<T>& in, const Place& at, const Pixel& p,
-                        const Pack<T, kVec>& x, const Pack<T, kVec>& own,
+  template <bool kPerElement, int kVec, int kStats>
+  __device__ void write(const Inputs<T>& in, const Position& at, const Pixel& p,
+                        const Vector<T, kVec>& x, const Vector<T, kVec>& own,
                         const GradMap<Compute<T>, kStats>& map) const {
     using C = Compute<T>;
     C g[kVec];
     in.fold(at, p, own, g);
-    Pack<T, kVec> out;
+    Vector<T, kVec> out;
 #pragma unroll
     for (int k = 0; k < kVec; ++k) {
-      const int s = kPerLane ? k : 0;
+      const int s = kPerElement ? k : 0;
       const C value = to_compute(x.v[k]), d = value - map.z.mean[s];
       const C gz = map.z.z(value, s) > 0 ? g[k] : g[k] * in.slope;
       out.v[k] = from_compute<T>(map.z.scale[s] * gz + (d * map.along[s] + map.offset[s]));
     }
-    store_pack(grad_x, (in.image.at(at.slab, p.i, p.j, 0) * at.inner + at.pack) * kVec, out);
+    store_vector(grad_x, (in.image.at(at.plane, p.i, p.j, 0) * at.inner + at.vector) * kVec, out);
     if (grad_residual == nullptr) return;
 #pragma unroll
     for (int k = 0; k < kVec; ++k) out.v[k] = from_compute<T>(g[k]);
     store_residual(in.image, at, p.i, p.j, out);
   }
-  // Zeros on the border, whose pixels are shared out over the threads of all stretches.
+  // Zeros on the border, whose pixels are distributed over the threads of all chunks.
   template <int kVec>
-  __device__ void clear_border(const Image& image, const Place& at) const {
+  __device__ void clear_border(const Image& image, const Position& at) const {
     if (grad_residual == nullptr || border == 0 || !at.active) return;
     const int width = image.width + 2 * border, above_and_below = 2 * border * width;
     const int total = above_and_below + image.height * 2 * border;
-    const int step = at.stretches * static_cast<int>(at.step);
+    const int step = at.chunks * static_cast<int>(at.step);
     int k =
-        static_cast<int>(blockIdx.x % at.stretches * at.step + threadIdx.x % at.group / at.packs);
+        static_cast<int>(blockIdx.x % at.chunks * at.step + threadIdx.x % at.group / at.vectors);
     for (; k < total; k += step) {
       int i = k / width - border, j = k % width - border;
       if (k >= above_and_below) {
@@ -188,26 +189,27 @@ struct Outputs {
       } else if (i >= 0) {
         i += image.height;
       }
-      store_residual(image, at, i, j, Pack<T, kVec>{});
+      store_residual(image, at, i, j, Vector<T, kVec>{});
     }
   }
   template <int kVec>
-  __device__ void store_residual(const Image& image, const Place& at, int i, int j,
-                                 const Pack<T, kVec>& pack) const {
-    store_pack(grad_residual, (image.at(at.slab, i, j, border) * at.inner + at.pack) * kVec, pack);
+  __device__ void store_residual(const Image& image, const Position& at, int i, int j,
+                                 const Vector<T, kVec>& vector) const {
+    store_vector(grad_residual, (image.at(at.plane, i, j, border) * at.inner + at.vector) * kVec,
+                 vector);
   }
 };
 
-template <typename T, int kVec, bool kPerLane>
+template <typename T, int kVec, bool kPerElement>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     grad_kernel(Inputs<T> in, Outputs<T> out,
                 const GradSums<Compute<T>>* __restrict__ sums,  // [N * C], or null: constants
-                Compute<T> size, Place at) {
+                Compute<T> size, Position at) {
   using C = Compute<T>;
-  constexpr int kStats = kStatsOf<kVec, kPerLane>;
+  constexpr int kStats = kStatsOf<kVec, kPerElement>;
   at.locate();
   if (!at.active) return;
-  GradMap<C, kStats> map{in.template map<kPerLane, kStats>(at)};
+  GradMap<C, kStats> map{in.template map<kPerElement, kStats>(at)};
   if (sums != nullptr) {
     GradSums<C> mine[kStats];
 #pragma unroll
@@ -215,7 +217,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     map.follow_statistics(in.rstd, mine, size, at);
   }
   for (uint32_t pixel = at.pixel; pixel < at.end; pixel += kGradUnroll * at.step) {
-    Pack<T, kVec> xs[kGradUnroll], gs[kGradUnroll];
+    Vector<T, kVec> xs[kGradUnroll], gs[kGradUnroll];
 #pragma unroll
     for (int u = 0; u < kGradUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
@@ -225,37 +227,37 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     for (int u = 0; u < kGradUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
       if (one < at.end)
-        out.template write<kPerLane>(in, at, in.image.pixel(one), xs[u], gs[u], map);
+        out.template write<kPerElement>(in, at, in.image.pixel(one), xs[u], gs[u], map);
     }
   }
   out.template clear_border<kVec>(in.image, at);
 }
 
-template <typename T, int kVec, bool kPerLane>
+template <typename T, int kVec, bool kPerElement>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     resident_grad_kernel(Inputs<T> in, Outputs<T> out,
-                         GradSums<Compute<T>>* sums,  // [N * C] or null: not wanted
-                         Compute<T> size, Place at) {
+                         GradSums<Compute<T>>* sums,  // [N * C] or null: not needed
+                         Compute<T> size, Position at) {
   using C = Compute<T>;
-  constexpr int kStats = kStatsOf<kVec, kPerLane>, kPacks = kResidentPacks<kVec> / 2;
+  constexpr int kStats = kStatsOf<kVec, kPerElement>, kVectors = kResidentVectors<kVec> / 2;
   at.locate();
-  GradMap<C, kStats> map{in.template map<kPerLane, kStats>(at)};
-  Pack<T, kVec> xs[kPacks], gs[kPacks];
+  GradMap<C, kStats> map{in.template map<kPerElement, kStats>(at)};
+  Vector<T, kVec> xs[kVectors], gs[kVectors];
 #pragma unroll
-  for (int u = 0; u < kPacks; ++u) {
+  for (int u = 0; u < kVectors; ++u) {
     const uint32_t one = at.pixel + u * at.step;
     if (one < at.end) in.template load<kVec>(at, one, xs[u], gs[u]);
   }
   GradSums<C> mine[kStats] = {};
 #pragma unroll
-  for (int u = 0; u < kPacks; ++u) {
+  for (int u = 0; u < kVectors; ++u) {
     const uint32_t one = at.pixel + u * at.step;
-    if (one < at.end) add_sums<kPerLane>(in, at, in.image.pixel(one), xs[u], gs[u], map.z, mine);
+    if (one < at.end) add_sums<kPerElement>(in, at, in.image.pixel(one), xs[u], gs[u], map.z, mine);
   }
-  group_merge(mine, at.packs, at.group);
-  cluster_merge(mine, at.packs);
-  keep_packed(xs);
-  keep_packed(gs);
+  group_merge(mine, at.vectors, at.group);
+  cluster_merge(mine, at.vectors);
+  keep_narrow(xs);
+  keep_narrow(gs);
   if (!at.active) return;
   map.follow_statistics(in.rstd, mine, size, at);
 #pragma unroll
@@ -263,9 +265,10 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     if (sums != nullptr && at.pixel == 0) sums[first_stat<kStats>(at) + k] = mine[k];
   }
 #pragma unroll
-  for (int u = 0; u < kPacks; ++u) {
+  for (int u = 0; u < kVectors; ++u) {
     const uint32_t one = at.pixel + u * at.step;
-    if (one < at.end) out.template write<kPerLane>(in, at, in.image.pixel(one), xs[u], gs[u], map);
+    if (one < at.end)
+      out.template write<kPerElement>(in, at, in.image.pixel(one), xs[u], gs[u], map);
   }
   out.template clear_border<kVec>(in.image, at);
 }
@@ -291,82 +294,103 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 
 // ---- Launchers ----
 
-View view_of(const InstanceNormActBwdParams& p) {
-  const bool flat = p.pad == 0 && (p.grad_residual == nullptr || p.residual_pad == 0);
-  const int64_t neighbours = p.layout == Layout::kNHWC ? p.c : flat ? p.h * p.w : 1;
-  return view_of(p, vec_of(p.dtype, neighbours, {p.x, p.grad_y, p.grad_x, p.grad_residual}), flat);
+bool is_flat(const InstanceNormActBwdParams& p) {
+  return p.pad == 0 && (p.grad_residual == nullptr || p.residual_pad == 0);
 }
 
-bool wants_affine(const InstanceNormActBwdParams& p) {
+View view_of(const InstanceNormActBwdParams& p) {
+  const int64_t neighbours = p.layout == Layout::kNHWC ? p.c : is_flat(p) ? p.h * p.w : 1;
+  return view_of(p, vec_of(p.dtype, neighbours, {p.x, p.grad_y, p.grad_x, p.grad_residual}),
+                 is_flat(p));
+}
+
+bool needs_affine_grads(const InstanceNormActBwdParams& p) {
   return p.grad_weight != nullptr || p.grad_bias != nullptr;
 }
 
-template <typename T, int kVec, bool kPerLane>
-Status backward(const InstanceNormActBwdParams& p, const NormPlan& plan, Stream stream) {
+template <typename T>
+Inputs<T> inputs_of(const InstanceNormActBwdParams& p, const View& view) {
   using C = Compute<T>;
-  const View view = view_of(p);
-  const int64_t stats = p.n * p.c;
+  return {static_cast<const T*>(p.grad_y),
+          static_cast<const T*>(p.x),
+          static_cast<const C*>(p.mean),
+          static_cast<const C*>(p.rstd),
+          {static_cast<const C*>(p.weight), static_cast<const C*>(p.bias), static_cast<int>(p.c)},
+          image_of(view),
+          static_cast<int>(p.pad),
+          C(slope_of(p.activation, p.negative_slope))};
+}
+
+template <typename T, int kVec, bool kPerElement>
+Status backward(const InstanceNormActBwdParams& p, const NormPlan& plan, const View& view,
+                Stream stream) {
+  using C = Compute<T>;
   const auto sums = static_cast<GradSums<C>*>(p.workspace);
   const C size = C(p.h * p.w);
-  const Inputs<T> in = {
-      static_cast<const T*>(p.grad_y),
-      static_cast<const T*>(p.x),
-      static_cast<const C*>(p.mean),
-      static_cast<const C*>(p.rstd),
-      {static_cast<const C*>(p.weight), static_cast<const C*>(p.bias), static_cast<int>(p.c)},
-      image_of(view),
-      static_cast<int>(p.pad),
-      C(slope_of(p.activation, p.negative_slope))};
+  const Inputs<T> in = inputs_of<T>(p, view);
   const Outputs<T> out = {static_cast<T*>(p.grad_x), static_cast<T*>(p.grad_residual),
                           static_cast<int>(p.grad_residual ? p.residual_pad : 0)};
+  const Position position = position_of(view, plan.write);
+  if (plan.regime == NormRegime::kResident)
+    return launch(resident_grad_kernel<T, kVec, kPerElement>, plan.write.launch, stream, in, out,
+                  needs_affine_grads(p) ? sums : nullptr, size, position);
+  return launch(grad_kernel<T, kVec, kPerElement>, plan.write.launch, stream, in, out,
+                p.constant_statistics ? nullptr : sums, size, position);
+}
 
-  if (plan.regime == NormRegime::kResident) {
-    const Tiling tiling = tiling_from(plan, view);
-    return LaunchClusters(resident_grad_kernel<T, kVec, kPerLane>, tiling.blocks(view),
-                          tiling.threads, plan.cluster, 0, stream, in, out,
-                          wants_affine(p) ? sums : nullptr, size, place_of(view, tiling));
-  }
-  if (plan.regime == NormRegime::kSplit) {
-    const Tiling tiling = reduction_tiling(view);
-    Status status = Launch(grad_sums_kernel<T, kVec, kPerLane>, tiling.blocks(view), tiling.threads,
-                           0, stream, in, sums, stats, place_of(view, tiling));
-    if (status == Status::kOk && tiling.stretches > 1) {
-      status = Launch(merge_sums_kernel<C>, ceil_div(stats, kMaxThreads), kMaxThreads, 0, stream,
-                      sums, stats, static_cast<int>(tiling.stretches));
-    }
-    if (status != Status::kOk) return status;
-  }
-  const Tiling tiling = map_tiling(view);
-  return Launch(grad_kernel<T, kVec, kPerLane>, tiling.blocks(view), tiling.threads, 0, stream, in,
-                out, p.constant_statistics ? nullptr : sums, size, place_of(view, tiling));
+// The sums of gz and of gz * (x - mean) of each plane, into p.workspace [N * C].
+template <typename T, int kVec, bool kPerElement>
+Status sum_gradients(const InstanceNormActBwdParams& p, const ReductionPlan& plan, const View& view,
+                     Stream stream) {
+  using C = Compute<T>;
+  const auto sums = static_cast<GradSums<C>*>(p.workspace);
+  const int64_t stats = p.n * p.c;
+  const Status status = launch(grad_sums_kernel<T, kVec, kPerElement>, plan.pass.launch, stream,
+                               inputs_of<T>(p, view), sums, stats, position_of(view, plan.pass));
+  if (status != Status::kOk || plan.merge.grid == 0) return status;
+  return launch(merge_sums_kernel<C>, plan.merge, stream, sums, stats,
+                static_cast<int>(plan.pass.chunks));
 }
 
 }  // namespace
 
-NormPlan plan_of(const InstanceNormActBwdParams& p, const Card& card) {
+NormPlan plan_of(const InstanceNormActBwdParams& p, const DeviceProperties& device) {
   const View view = view_of(p);
-  const int64_t sums_bytes = p.n * p.c * 2 * stat_size_of(p.dtype);
-  if (p.constant_statistics && !wants_affine(p))
-    return plan_from(NormRegime::kMap, map_tiling(view), view.vec, 0);
-  Tiling tiling = {};
-  if (!p.constant_statistics && resident_tiling(view, resident_packs(view.vec) / 2, card, tiling))
-    return plan_from(NormRegime::kResident, tiling, view.vec, wants_affine(p) ? sums_bytes : 0);
-  tiling = reduction_tiling(view);
-  return plan_from(NormRegime::kSplit, tiling, view.vec, tiling.stretches * sums_bytes);
+  const int64_t stats = p.n * p.c, sums_bytes = 2 * stat_size_of(p.dtype);
+  const bool affine = needs_affine_grads(p);
+  NormPlan plan = {NormRegime::kMap, {}, map_pass(view), {}, 0};
+  if (affine) plan.affine_grads = thread_per_element(p.c, kMaxThreads);
+  if (p.constant_statistics && !affine) return plan;
+  const auto resident = p.constant_statistics
+                            ? std::nullopt
+                            : resident_pass(view, resident_vectors(view.vec) / 2, device);
+  if (resident) {
+    plan.regime = NormRegime::kResident, plan.write = *resident;
+    plan.workspace_bytes = affine ? stats * sums_bytes : 0;
+    return plan;
+  }
+  plan.regime = NormRegime::kSplit, plan.reduction = reduction_plan(view, stats, sums_bytes, true);
+  plan.workspace_bytes = plan.reduction.workspace_bytes;
+  return plan;
 }
 
 Status instance_norm_act_bwd_cuda(const InstanceNormActBwdParams& p, const NormPlan& plan,
                                   Stream stream) {
-  const View view = view_of(p);
+  const View view = view_of(p, plan.write.vec, is_flat(p));
   if (!fits(view, std::max(p.pad, p.residual_pad))) return Status::kInvalidArgument;
   return dispatch(p.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    const Status status = dispatch_vec<T>(p.layout, view.vec, [&](auto vec, auto per_lane) {
-      return backward<T, vec(), per_lane()>(p, plan, stream);
+    Status status = dispatch_vec<T>(p.layout, plan.write.vec, [&](auto vec, auto per_element) {
+      if (plan.regime == NormRegime::kSplit) {
+        const Status summed =
+            sum_gradients<T, vec(), per_element()>(p, plan.reduction, view, stream);
+        if (summed != Status::kOk) return summed;
+      }
+      return backward<T, vec(), per_element()>(p, plan, view, stream);
     });
-    if (status != Status::kOk || !wants_affine(p)) return status;
-    return Launch(affine_grads_kernel<C>, ceil_div(p.c, kMaxThreads), kMaxThreads, 0, stream,
+    if (status != Status::kOk || plan.affine_grads.grid == 0) return status;
+    return launch(affine_grads_kernel<C>, plan.affine_grads, stream,
                   static_cast<const GradSums<C>*>(p.workspace), static_cast<const C*>(p.rstd), p.n,
                   static_cast<int>(p.c), static_cast<C*>(p.grad_weight),
                   static_cast<C*>(p.grad_bias));

@@ -1,4 +1,4 @@
-// The CUDA twin: the statistics pass of cuda/norm.cuh.
+// The CUDA implementation: the statistics pass of cuda/norm.cuh.
 #include "plane_statistics.h"
 
 #include "cuda/norm.cuh"
@@ -21,14 +21,15 @@ struct WriteStatistics {
 
 }  // namespace
 
-int64_t plane_statistics_workspace(const PlaneStatisticsParams& p) { return moments_bytes(p); }
+ReductionPlan plan_of(const PlaneStatisticsParams& p) { return moments_plan(p); }
 
-Status plane_statistics_cuda(const PlaneStatisticsParams& p, Stream stream) {
+Status plane_statistics_cuda(const PlaneStatisticsParams& p, const ReductionPlan& plan,
+                             Stream stream) {
   if (!fits(reading_view(p), 0)) return Status::kInvalidArgument;
   return dispatch(p.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;
-    return compute_moments<T>(p, stream,
+    return compute_moments<T>(p, plan, stream,
                               WriteStatistics<C>{static_cast<C*>(p.statistics), p.n * p.c});
   });
 }

@@ -3,6 +3,7 @@
 // the sum of (x - shift)^2, where the shift is the mean.
 #pragma once
 
+#include "norm_plan.h"
 #include "types.h"
 
 namespace cyclegan_fast {
@@ -10,7 +11,7 @@ namespace cyclegan_fast {
 struct PlaneStatisticsParams {
   const void* x;       // [in]  [N, C, H, W]
   void* statistics;    // [out] [3, N, C], float (double for kFloat64)
-  void* workspace;     // CUDA: plane_statistics_workspace() bytes, 16-byte aligned; CPU: unused
+  void* workspace;     // CUDA: plan_of().workspace_bytes, 16-byte aligned; CPU: unused
   int64_t n, c, h, w;  // h * w >= 1
   DType dtype;         // of x
   Layout layout;       // of x, dense
@@ -21,8 +22,9 @@ int64_t plane_statistics_cpu_slices(int64_t n, int64_t c, DType dtype, Layout la
 void plane_statistics_cpu(const PlaneStatisticsParams& params, int64_t begin, int64_t end);
 
 // ---- CUDA. Asynchronous on `stream`; no allocation, no synchronisation, no atomics. ----
-int64_t plane_statistics_workspace(const PlaneStatisticsParams& params);
+ReductionPlan plan_of(const PlaneStatisticsParams& params);  // pure, as for instance_norm_act
 // kInvalidArgument: as for instance_norm_act.
-Status plane_statistics_cuda(const PlaneStatisticsParams& params, Stream stream);
+Status plane_statistics_cuda(const PlaneStatisticsParams& params, const ReductionPlan& plan,
+                             Stream stream);
 
 }  // namespace cyclegan_fast

@@ -21,11 +21,19 @@ enum class Status : int8_t { kOk, kInvalidArgument, kLaunchFailed };
 
 using Stream = void*;  // a cudaStream_t
 
-// What a launch plan needs to know of the card that it runs on.
-struct Card {
+// What a launch plan needs to know of the device that it runs on.
+struct DeviceProperties {
   int multiprocessors;
-  int max_cluster;  // blocks that may share their memory: up to 8 where the card and the code that
-                    // it runs have clusters, else 1
+  int max_cluster_size;  // blocks that may share their memory: up to 8 where the device and the
+                         // code that it runs have clusters, else 1
+};
+
+// How one kernel is launched. A grid of 0: it is not.
+struct LaunchConfig {
+  int64_t grid = 0;           // blocks: a multiple of `cluster`
+  int block = 0;              // threads of a block
+  int cluster = 1;            // neighbouring blocks that share their memory: above 1 from sm_90 on
+  int64_t shared_memory = 0;  // bytes that are allocated at the launch
 };
 
 struct BFloat16 {

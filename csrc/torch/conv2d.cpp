@@ -1,16 +1,16 @@
 // Binding of conv2d and conv3x3: check, fill the parameters, allocate, run phase by phase. See
-// csrc/kernels/conv2d.h; with `winograd`, windows of 3x3 with stride 1 go by
-// csrc/kernels/conv3x3.h.
-#include "conv2d.h"
+// csrc/kernels/cpu_conv/conv2d.h; with `winograd`, kernels of 3x3 with stride 1 run by
+// csrc/kernels/cpu_conv/conv3x3.h.
+#include "cpu_conv/conv2d.h"
 
-#include "conv3x3.h"
+#include "cpu_conv/conv3x3.h"
 #include "tensors.h"
 
 namespace cyclegan_fast {
 namespace {
 
 constexpr const char* kOp = "conv2d";
-constexpr int64_t kLeastChannels = 16;        // fewer do not fill the vectors of Winograd's way
+constexpr int64_t kMinChannels = 16;  // fewer do not fill the vectors of Winograd's algorithm
 constexpr int64_t kSerialProducts = 1 << 17;  // less work than this is not worth a second thread
 
 void check_dense(const char* name, const Tensor& t) {
@@ -36,10 +36,10 @@ Conv2dParams params_of(const Tensor& like, const Shape& x, const Shape& y, const
   STD_TORCH_CHECK(p.dtype == DType::kFloat32 || p.dtype == DType::kBFloat16,
                   "conv2d: the type must be float32 or bfloat16");
   STD_TORCH_CHECK(stride >= 1 && pad >= 0 && p.r >= 1 && p.s >= 1, "conv2d: stride ", stride,
-                  ", padding ", pad, " and a window of ", p.r, "x", p.s, " do not fit");
+                  ", padding ", pad, " and a kernel of ", p.r, "x", p.s, " do not fit");
   // A pixel of y more would see only zeros beyond the far edge of x.
-  const auto fits = [&](int64_t in, int64_t out, int64_t window) {
-    return out >= 1 && (out - 1) * stride + window <= in + 2 * pad;
+  const auto fits = [&](int64_t in, int64_t out, int64_t kernel) {
+    return out >= 1 && (out - 1) * stride + kernel <= in + 2 * pad;
   };
   STD_TORCH_CHECK(x[1] == weight[1] && y[0] == x[0] && y[1] == weight[0] && fits(p.h, p.oh, p.r) &&
                       fits(p.w, p.ow, p.s),
@@ -60,10 +60,10 @@ Conv3x3Params winograd_params(const Conv2dParams& p, Conv2dPass pass) {
   return q;
 }
 
-bool takes_winograd(const Conv2dParams& p) {
+bool fits_winograd(const Conv2dParams& p) {
   return p.r == 3 && p.s == 3 && p.stride == 1 && p.pad <= 2 && p.bias == nullptr &&
-         p.oh == p.h + 2 * p.pad - 2 && p.ow == p.w + 2 * p.pad - 2 && p.c >= kLeastChannels &&
-         p.k >= kLeastChannels;
+         p.oh == p.h + 2 * p.pad - 2 && p.ow == p.w + 2 * p.pad - 2 && p.c >= kMinChannels &&
+         p.k >= kMinChannels;
 }
 
 // Calls f(phase, begin, end) for all slices of every phase.
@@ -79,7 +79,7 @@ void run_phases(const Conv2dParams& p, int64_t phases, const Slices& slices_of, 
 }
 
 void run(Conv2dParams& p, Conv2dPass pass, bool winograd, const Tensor& like) {
-  if (winograd && takes_winograd(p)) {
+  if (winograd && fits_winograd(p)) {
     Conv3x3Params q = winograd_params(p, pass);
     const auto kind =
         pass == Conv2dPass::kWeightGradient ? Conv3x3Pass::kWeightGradient : Conv3x3Pass::kForward;

@@ -33,9 +33,10 @@ void run(ImagePoolParams& p, const Tensor& pool) {
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(pool.get_device_index());
-    const Tensor workspace = empty_bytes(pool, plan_of(p).workspace_bytes);
+    const ImagePoolPlan plan = plan_of(p);
+    const Tensor workspace = empty_bytes(pool, plan.workspace_bytes);
     p.workspace = workspace.mutable_data_ptr();
-    check_status(kOp, image_pool_exchange_cuda(p, current_stream(pool)));
+    check_status(kOp, image_pool_exchange_cuda(p, plan, current_stream(pool)));
   }
 #endif
   if constexpr (!kCuda) {

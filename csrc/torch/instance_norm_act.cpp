@@ -9,7 +9,7 @@
 #include <tuple>
 
 #ifdef CYCLEGAN_FAST_WITH_CUDA
-#include "cuda/card.h"
+#include "cuda/device_properties.h"
 #endif
 #include "tensors.h"
 
@@ -74,7 +74,7 @@ template <typename Params>
 void run_cuda(Params& p, const Tensor& x,
               Status (*launch)(const Params&, const NormPlan&, Stream)) {
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  const NormPlan plan = plan_of(p, current_card());
+  const NormPlan plan = plan_of(p, current_device_properties());
   std::optional<Tensor> workspace;
   if (plan.workspace_bytes > 0) {
     workspace = empty_bytes(x, plan.workspace_bytes);

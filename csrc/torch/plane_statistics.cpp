@@ -14,9 +14,10 @@ void run(PlaneStatisticsParams& p, const Tensor& x) {
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-    const Tensor workspace = empty_bytes(x, plane_statistics_workspace(p));
+    const ReductionPlan plan = plan_of(p);
+    const Tensor workspace = empty_bytes(x, plan.workspace_bytes);
     p.workspace = workspace.mutable_data_ptr();
-    check_status(kOp, plane_statistics_cuda(p, current_stream(x)));
+    check_status(kOp, plane_statistics_cuda(p, plan, current_stream(x)));
   }
 #endif
   if constexpr (!kCuda) {

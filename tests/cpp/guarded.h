@@ -11,7 +11,7 @@
 
 #include "types.h"
 
-// The memory of a vector that a kernel sees: on a real GPU it is shared by host and card.
+// The memory of a vector that a kernel sees: on a real GPU it is shared by host and device.
 #ifdef CYCLEGAN_FAST_ON_GPU
 #include <cuda_runtime_api.h>
 

@@ -1,6 +1,6 @@
-// What the C++ tests share: checks that NaN fails, tolerances, and how a twin is run. Each test is
-// compiled against the CPU kernels; with CYCLEGAN_FAST_CUDA_TWIN against the CUDA kernels under
-// emulation; and with CYCLEGAN_FAST_ON_GPU as well against those on a card.
+// What the C++ tests share: checks that NaN fails, tolerances, and how an implementation is run.
+// Each test is compiled against the CPU kernels; with CYCLEGAN_FAST_TEST_CUDA against the CUDA
+// kernels under emulation; and with CYCLEGAN_FAST_ON_GPU as well against those on a GPU.
 #pragma once
 
 #include <cstdio>
@@ -12,10 +12,20 @@
 
 inline int failures = 0, checks = 0;
 
+inline void fail(const std::string& what) {
+  if (++failures <= 20) std::fprintf(stderr, "FAILED %s\n", what.c_str());
+}
+
 inline void expect(bool ok, const std::string& what) {
   ++checks;
-  if (ok) return;
-  if (++failures <= 20) std::fprintf(stderr, "FAILED %s\n", what.c_str());
+  if (!ok) fail(what);
+}
+
+// For checks of every element: what() is only called where one fails.
+template <typename F, typename = decltype(std::declval<F>()())>
+void expect(bool ok, const F& what) {
+  ++checks;
+  if (!ok) fail(what());
 }
 
 template <typename T>
@@ -39,23 +49,48 @@ double tolerance() {
 template <typename T>
 void expect_close(const Guarded<T>& got, const std::vector<double>& expected, double limit,
                   const std::string& what) {
-  double worst = 0;
+  double max_error = 0;
   for (int64_t i = 0; i < got.size(); ++i) {
     const double error =
         std::abs(got[i] - expected[size_t(i)]) / (1 + std::abs(expected[size_t(i)]));
-    if (!(error <= worst)) worst = error;  // a NaN stays
-    if (worst != worst) break;
+    if (!(error <= max_error)) max_error = error;  // a NaN stays
+    if (max_error != max_error) break;
   }
-  expect(worst <= limit, what + ": error " + std::to_string(worst));
+  expect(max_error <= limit, what + ": error " + std::to_string(max_error));
   expect(got.intact(), what + ": wrote outside");
 }
 
-#ifdef CYCLEGAN_FAST_CUDA_TWIN
+#ifdef CYCLEGAN_FAST_TEST_CUDA
+#include <cuda_runtime.h>
+
 // A launch that must succeed. Its results are there on return.
 inline void expect_launch(cyclegan_fast::Status status, const std::string& what) {
   expect(status == cyclegan_fast::Status::kOk, what + ": launch");
 #ifdef CYCLEGAN_FAST_ON_GPU
   expect(cudaDeviceSynchronize() == cudaSuccess, what + ": the kernel failed");
+#endif
+}
+
+// What has been launched since the last call must be what was planned, kernel by kernel. Only the
+// emulation takes note of it.
+inline void expect_launched([[maybe_unused]] const std::vector<cyclegan_fast::LaunchConfig>& plan,
+                            [[maybe_unused]] const std::string& what) {
+#ifdef CYCLEGAN_FAST_EMULATED
+  size_t next = 0;
+  for (const cyclegan_fast::LaunchConfig& p : plan) {
+    if (p.grid == 0) continue;  // not to be launched
+    const bool launched = next < emulation::launches.size();
+    const emulation::Launch got = launched ? emulation::launches[next] : emulation::Launch{};
+    ++next;
+    expect(got.grid == p.grid && int(got.block) == p.block && got.cluster == p.cluster &&
+               int64_t(got.shared_memory) == p.shared_memory,
+           what + ": a launch is not as planned: grid " + std::to_string(got.grid) + " for " +
+               std::to_string(p.grid) + ", block " + std::to_string(got.block) + " for " +
+               std::to_string(p.block) + ", cluster " + std::to_string(got.cluster) + " for " +
+               std::to_string(p.cluster));
+  }
+  expect(next == emulation::launches.size(), what + ": more launches than planned");
+  emulation::launches.clear();
 #endif
 }
 
@@ -87,6 +122,7 @@ void run_slices(const Params& p, int64_t slices, void (*kernel)(const Params&, i
 #endif
 
 inline bool quick = false;  // two types only: for tools that make everything slow
+inline unsigned seed = 0;   // another one draws other inputs
 
 // Calls test(T{}) for every element type.
 template <typename F>
@@ -104,6 +140,6 @@ void test_conv3x3();
 void test_image_pool();
 void test_instance_norm_act();
 void test_jpeg_damage();
-void test_mean_losses();
-void test_pixels();
+void test_losses();
+void test_uint8_conversion();
 void test_plane_statistics();

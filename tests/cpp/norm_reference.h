@@ -36,10 +36,10 @@ struct Sizes {
       }
     }
   }
-  // Calls f(index of the place, index of the pixel that it shows) for every place of the padded
-  // image.
+  // Calls f(index of the position, index of the pixel that it shows) for every position of the
+  // padded image.
   template <typename F>
-  void for_each_place(int64_t pad, const F& f) const {
+  void for_each_position(int64_t pad, const F& f) const {
     for (int64_t plane = 0; plane < n * c; ++plane) {
       for (int64_t i = -pad; i < h + pad; ++i) {
         for (int64_t j = -pad; j < w + pad; ++j) {
@@ -85,7 +85,7 @@ inline Values forward(const Sizes& s, const Norm& norm, const Values& x, const V
     const double z = norm.xhat(plane, x[at]) * norm.weight[c] + norm.bias[c];
     v[at] = norm.act(z, z) + (residual.empty() ? 0 : residual[bordered]);
   });
-  s.for_each_place(pad, [&](size_t place, size_t at) { y[place] = v[at]; });
+  s.for_each_position(pad, [&](size_t position, size_t at) { y[position] = v[at]; });
   return y;
 }
 
@@ -99,7 +99,7 @@ inline Gradients backward(const Sizes& s, const Norm& norm, const Values& grad_y
   Gradients out{Values(x.size()), Values(size_t(s.count(border))), Values(channels),
                 Values(channels)};
   Values g(x.size()), gz(x.size()), sum(planes), along(planes);
-  s.for_each_place(pad, [&](size_t place, size_t at) { g[at] += grad_y[place]; });
+  s.for_each_position(pad, [&](size_t position, size_t at) { g[at] += grad_y[position]; });
   s.for_each_pixel(border, [&](size_t plane, size_t c, size_t at, size_t bordered) {
     const double xhat = norm.xhat(plane, x[at]);
     gz[at] = norm.act(xhat * norm.weight[c] + norm.bias[c], g[at]);

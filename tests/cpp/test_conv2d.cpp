@@ -1,12 +1,12 @@
-// conv2d against plain loops in double: every pass, windows larger and smaller than the stride,
-// pixels that no window sees, and every edge of panels. There is no CUDA twin.
+// conv2d against plain loops in double: every pass, kernels larger and smaller than the stride,
+// pixels that no output sees, and every edge of panels. There is no CUDA implementation.
 #include "harness.h"
 
-#ifdef CYCLEGAN_FAST_CUDA_TWIN
+#ifdef CYCLEGAN_FAST_TEST_CUDA
 void test_conv2d() {}
 #else
 
-#include "conv2d.h"
+#include "cpu_conv/conv2d.h"
 
 using namespace cyclegan_fast;
 
@@ -14,7 +14,7 @@ namespace {
 
 struct Sizes {
   int64_t n, h, w, c, k, r, s, stride, pad;
-  int64_t extra;  // rows and columns of x that no window sees
+  int64_t extra;  // rows and columns of x that no output sees
   int64_t oh() const { return (h + 2 * pad - r - extra) / stride + 1; }
   int64_t ow() const { return (w + 2 * pad - s - extra) / stride + 1; }
 };
@@ -51,10 +51,10 @@ template <typename T>
 void test_passes(const Sizes& s, int64_t shift) {
   const std::string name = "conv2d " + std::to_string(s.n) + "x" + std::to_string(s.h) + "x" +
                            std::to_string(s.w) + "x" + std::to_string(s.c) + " to " +
-                           std::to_string(s.k) + " window " + std::to_string(s.r) + "x" +
+                           std::to_string(s.k) + " kernel " + std::to_string(s.r) + "x" +
                            std::to_string(s.s) + " stride " + std::to_string(s.stride) + " pad " +
                            std::to_string(s.pad) + " dtype " + std::to_string(int(kDType<T>));
-  std::mt19937 random(9);
+  std::mt19937 random(9 + seed);
   Guarded<T> x(s.n * s.h * s.w * s.c, shift), y(s.n * s.oh() * s.ow() * s.k, shift);
   Guarded<float> weight(s.k * s.r * s.s * s.c), grad(weight.size()), bias(s.k);
   const auto xs = x.randomize(random, 0), ws = weight.randomize(random, 0);
@@ -100,7 +100,7 @@ void test_type() {
     test_passes<T>({2, 8, 10, 17, 33, 3, 3, 2, 1, 0}, shift);  // down, and up as its gradient
     test_passes<T>({1, 9, 7, 5, 2, 4, 4, 2, 1, 0}, shift);     // a discriminator
     test_passes<T>({1, 6, 7, 40, 1, 4, 4, 1, 1, 0}, shift);
-    test_passes<T>({1, 9, 9, 4, 70, 1, 2, 3, 0, 2}, shift);   // a window smaller than its stride
+    test_passes<T>({1, 9, 9, 4, 70, 1, 2, 3, 0, 2}, shift);   // a kernel smaller than its stride
     test_passes<T>({1, 3, 2, 32, 64, 5, 3, 1, 4, 0}, shift);  // more zeros than pixels
   }
 }

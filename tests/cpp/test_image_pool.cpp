@@ -9,11 +9,13 @@ using namespace cyclegan_fast;
 
 namespace {
 
-#ifdef CYCLEGAN_FAST_CUDA_TWIN
+#ifdef CYCLEGAN_FAST_TEST_CUDA
 void exchange(ImagePoolParams p, const std::string& what) {
-  Workspace workspace(plan_of(p).workspace_bytes);
+  const ImagePoolPlan plan = plan_of(p);
+  Workspace workspace(plan.workspace_bytes);
   p.workspace = workspace.data();
-  expect_launch(image_pool_exchange_cuda(p, nullptr), what);
+  expect_launch(image_pool_exchange_cuda(p, plan, nullptr), what);
+  if (p.n > 0) expect_launched({plan.check, plan.decide, plan.copy}, what);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
 #else
@@ -84,9 +86,9 @@ void test_pool(const Case& c, int64_t shift) {
   const std::string name = "image pool " + std::to_string(c.size) + " n " + std::to_string(c.n) +
                            " elements " + std::to_string(c.elements) + " shift " +
                            std::to_string(shift) + " dtype " + std::to_string(int(kDType<T>));
-  std::mt19937 random(5);
-  const uint64_t seed = 0xfedcba9876543210u;
-  PlainPool plain{size_t(c.size), seed, {}};
+  std::mt19937 random(5 + seed);
+  const uint64_t pool_seed = 0xfedcba9876543210u + seed;
+  PlainPool plain{size_t(c.size), pool_seed, {}};
   Guarded<T> pool(c.size * c.elements, shift);
   const Image untouched = image_of(pool, 0, c.elements);
   Guarded<int64_t> count(1), drawn(1);
@@ -95,19 +97,20 @@ void test_pool(const Case& c, int64_t shift) {
     Guarded<T> fakes(c.n * c.elements, shift), returned(c.n * c.elements, shift);
     fakes.randomize(random, 0);
     if (c.n > 0) fakes.data()[0] = largest<T>();
-    const int64_t spoilt = round % 3 == 2 && c.n > 0 ? int64_t(random() % unsigned(c.n)) : -1;
-    if (spoilt >= 0) {
+    const int64_t non_finite = round % 3 == 2 && c.n > 0 ? int64_t(random() % unsigned(c.n)) : -1;
+    if (non_finite >= 0) {
       using C = Compute<T>;
       const C bad[] = {std::numeric_limits<C>::quiet_NaN(), std::numeric_limits<C>::infinity(),
                        -std::numeric_limits<C>::infinity()};
-      const int64_t last = c.elements - 1, places[] = {last, 0, int64_t(random()) % c.elements};
-      fakes.data()[spoilt * c.elements + places[round / 3 % 3]] = narrow<T>(bad[round / 3 % 3]);
+      const int64_t last = c.elements - 1, positions[] = {last, 0, int64_t(random()) % c.elements};
+      fakes.data()[non_finite * c.elements + positions[round / 3 % 3]] =
+          narrow<T>(bad[round / 3 % 3]);
     }
     exchange(ImagePoolParams{pool.data(), fakes.data(), returned.data(), count.data(), drawn.data(),
-                             nullptr, seed, c.size, c.n, c.elements, kDType<T>},
+                             nullptr, pool_seed, c.size, c.n, c.elements, kDType<T>},
              name);
     for (int64_t i = 0; i < c.n; ++i) {
-      const Image expected = plain.offer(image_of(fakes, i, c.elements), i != spoilt);
+      const Image expected = plain.offer(image_of(fakes, i, c.elements), i != non_finite);
       expect(image_of(returned, i, c.elements) == expected, name + ": returned");
     }
     expect(returned.intact() && fakes.intact(), name + ": wrote outside");

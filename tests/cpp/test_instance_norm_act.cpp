@@ -1,7 +1,7 @@
 // instance_norm_act against plain loops in double, unwritten elements being NaN.
 #include "instance_norm_act.h"
 
-#include "cuda/card.h"
+#include "cuda/device_properties.h"
 #include "harness.h"
 #include "norm_reference.h"
 
@@ -9,45 +9,97 @@ using namespace cyclegan_fast;
 
 namespace {
 
-// ---- Running a twin; a card stands for a launch plan ----
-#ifdef CYCLEGAN_FAST_CUDA_TWIN
-// A large card without and with clusters, one whose blocks are all busy, and one that keeps nothing
-// resident.
-const Card kCards[] = {{132, 1}, {132, 8}, {1, 1}, {132, 0}};
+// ---- Running an implementation ----
 
-bool runs_here([[maybe_unused]] const Card& card) {
+// What a launch plan depends on besides the parameters; with `recut`, another plan than plan_of's.
+struct Setting {
+  DeviceProperties device;
+  bool recut = false;
+};
+
+#ifdef CYCLEGAN_FAST_TEST_CUDA
+// A large device without and with clusters, one whose blocks are all busy, and one that keeps
+// nothing resident.
+const std::vector<Setting> kSettings = {{{132, 1}}, {{132, 8}}, {{1, 1}}, {{132, 0}}};
+const std::vector<Setting> kRecut = {{{132, 8}, true}, {{132, 0}, true}};
+
+bool runs_here([[maybe_unused]] const Setting& setting) {
 #ifdef CYCLEGAN_FAST_ON_GPU
-  return card.max_cluster <= current_card().max_cluster;
+  return setting.device.max_cluster_size <= current_device_properties().max_cluster_size;
 #else
   return true;
 #endif
 }
 
 template <typename Params>
-void run(Params p, const Card& card, Status (*launch)(const Params&, const NormPlan&, Stream),
-         const std::string& what) {
-  const NormPlan plan = plan_of(p, card);
+using Launcher = Status (*)(const Params&, const NormPlan&, Stream);
+
+template <typename Params>
+void run(Params p, const NormPlan& plan, Launcher<Params> launch, const std::string& what) {
   Workspace workspace(plan.workspace_bytes);
   p.workspace = workspace.data();
   expect_launch(launch(p, plan, nullptr), what);
+  expect_launched(
+      {plan.reduction.pass.launch, plan.reduction.merge, plan.write.launch, plan.affine_grads},
+      what);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
-void forward(const InstanceNormActParams& p, const Card& card, const std::string& what) {
-  run(p, card, instance_norm_act_fwd_cuda, what);
+
+// A pass cut into chunks of another size.
+TiledPass recut(TiledPass pass, int64_t pixels, int64_t chunk_size) {
+  pass.launch.grid /= pass.chunks;
+  pass.chunk_size = chunk_size, pass.chunks = ceil_div(pixels, chunk_size);
+  pass.launch.grid *= pass.chunks;
+  return pass;
 }
-void backward(const InstanceNormActBwdParams& p, const Card& card, const std::string& what) {
-  run(p, card, instance_norm_act_bwd_cuda, what);
+
+// Another plan for the same tensors, which nothing but its own fields can tell: a launch that cuts
+// the tensor up by itself does not follow it.
+template <typename Params>
+NormPlan recut_plan(const Params& p, NormPlan plan) {
+  TiledPass& write = plan.write;
+  const bool flat = p.layout == Layout::kNCHW && write.vec > 1;
+  const int64_t pixels = p.h * p.w / (flat ? write.vec : 1);
+  const int64_t planes = p.layout == Layout::kNCHW ? p.n * p.c : p.n;
+  if (plan.regime == NormRegime::kResident) {  // a plane a block
+    write.launch.block = write.group;
+    write.launch.grid = planes * write.tiles * write.chunks;
+    return plan;
+  }
+  write = recut(write, pixels, ceil_div(write.chunk_size, 3));
+  if (plan.regime != NormRegime::kSplit) return plan;
+  ReductionPlan& reduction = plan.reduction;
+  const int64_t chunks = reduction.pass.chunks;
+  if (reduction.merge.grid == 0 || reduction.pass.vec != write.vec) return plan;
+  reduction.pass = recut(reduction.pass, pixels, ceil_div(reduction.pass.chunk_size, 2));
+  reduction.merge.block = 32, reduction.merge.grid = ceil_div(p.n * p.c, 32);
+  plan.workspace_bytes = reduction.workspace_bytes =
+      reduction.workspace_bytes / chunks * reduction.pass.chunks;
+  return plan;
+}
+
+template <typename Params>
+void run(const Params& p, const Setting& setting, Launcher<Params> launch,
+         const std::string& what) {
+  const NormPlan plan = plan_of(p, setting.device);
+  run(p, setting.recut ? recut_plan(p, plan) : plan, launch, what);
+}
+void forward(const InstanceNormActParams& p, const Setting& setting, const std::string& what) {
+  run(p, setting, instance_norm_act_fwd_cuda, what);
+}
+void backward(const InstanceNormActBwdParams& p, const Setting& setting, const std::string& what) {
+  run(p, setting, instance_norm_act_bwd_cuda, what);
 }
 #else
-const Card kCards[] = {{}};
+const std::vector<Setting> kSettings = {{}}, kRecut = {};
 
-bool runs_here(const Card&) { return true; }
+bool runs_here(const Setting&) { return true; }
 
-void forward(const InstanceNormActParams& p, const Card&, const std::string&) {
+void forward(const InstanceNormActParams& p, const Setting&, const std::string&) {
   run_slices(p, instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout),
              instance_norm_act_fwd_cpu);
 }
-void backward(InstanceNormActBwdParams p, const Card&, const std::string& what) {
+void backward(InstanceNormActBwdParams p, const Setting&, const std::string& what) {
   Guarded<double> workspace(ceil_div(2 * p.n * p.c * stat_size_of(p.dtype), 8));
   p.workspace = p.grad_weight ? workspace.data() : nullptr;
   run_slices(p, instance_norm_act_cpu_slices(p.n, p.c, p.dtype, p.layout),
@@ -68,21 +120,21 @@ struct NormCase {
 // What a case is run with.
 struct Options {
   bool weight, bias;
-  bool grad_weight, grad_bias;  // wanted
+  bool grad_weight, grad_bias;  // needed
   bool ready;                   // statistics
   bool constant;                // statistics in the backward pass
 };
 
 std::string name_of(const NormCase& k, const Options& o, DType dtype, Layout layout,
-                    Activation activation, const Card& card) {
+                    Activation activation, const Setting& setting) {
   char text[300];
   std::snprintf(text, sizeof text,
                 "norm %ldx%ldx%ldx%ld pad %ld residual %ld mean %g shift %ld dtype %d layout %d "
-                "act %d weight %d bias %d grads %d%d ready %d constant %d card %d %d",
+                "act %d weight %d bias %d grads %d%d ready %d constant %d device %d %d recut %d",
                 long(k.n), long(k.c), long(k.h), long(k.w), long(k.pad), long(k.residual), k.mean,
                 long(k.shift), int(dtype), int(layout), int(activation), o.weight, o.bias,
-                o.grad_weight, o.grad_bias, o.ready, o.constant, card.multiprocessors,
-                card.max_cluster);
+                o.grad_weight, o.grad_bias, o.ready, o.constant, setting.device.multiprocessors,
+                setting.device.max_cluster_size, setting.recut);
   return text;
 }
 
@@ -92,9 +144,9 @@ void* pointer_if(bool wanted, Guarded<T>& buffer) {
 }
 
 double largest(const reference::Values& values) {
-  double most = 0;
-  for (double v : values) most = std::max(most, std::abs(v));
-  return most;
+  double max = 0;
+  for (double v : values) max = std::max(max, std::abs(v));
+  return max;
 }
 
 constexpr double kSlope = 0.2;
@@ -107,13 +159,13 @@ class NormTest {
 
  public:
   NormTest(const NormCase& k, const Options& o, Layout layout, Activation activation,
-           const Card& card)
+           const Setting& setting)
       : k_(k),
         o_(o),
         layout_(layout),
         activation_(activation),
-        card_(card),
-        name_(name_of(k, o, kDType<T>, layout, activation, card)),
+        setting_(setting),
+        name_(name_of(k, o, kDType<T>, layout, activation, setting)),
         sizes_{k.n, k.c, k.h, k.w, layout},
         x_(sizes_.count(0), k.shift),
         mean_(k.n * k.c),
@@ -140,7 +192,7 @@ class NormTest {
     p.statistics = pointer_if(o_.ready, statistics);
     p.y = y.data(), p.mean = mean_.data(), p.rstd = rstd_.data();
     p.count = kCount, p.eps = eps();
-    ::forward(p, card_, name_);
+    ::forward(p, setting_, name_);
     const auto expected =
         reference::forward(sizes_, norm_, x_values_, residual_values, k_.pad, border());
     const double growth = std::max(1.0, largest(norm_.weight));
@@ -154,7 +206,7 @@ class NormTest {
     Guarded<T> grad_residual(has_residual() ? sizes_.count(border()) : 0, k_.shift);
     Guarded<C> grad_weight(k_.c), grad_bias(k_.c);
     const Values grad_values = grad_y.randomize(random_, 0);
-    for (size_t i = 0; i < norm_.mean.size(); ++i) {  // as the twin rounded them
+    for (size_t i = 0; i < norm_.mean.size(); ++i) {  // as the implementation rounded them
       norm_.mean[i] = mean_[int64_t(i)], norm_.rstd[i] = rstd_[int64_t(i)];
     }
     InstanceNormActBwdParams p = {};
@@ -164,7 +216,7 @@ class NormTest {
     p.grad_weight = pointer_if(o_.grad_weight, grad_weight);
     p.grad_bias = pointer_if(o_.grad_bias, grad_bias);
     p.constant_statistics = o_.constant;
-    ::backward(p, card_, name_);
+    ::backward(p, setting_, name_);
     const auto expected =
         reference::backward(sizes_, norm_, grad_values, x_values_, o_.constant, k_.pad, border());
     // Gradients grow with rstd, which is large for planes of few pixels.
@@ -227,23 +279,24 @@ class NormTest {
   Options o_;
   Layout layout_;
   Activation activation_;
-  Card card_;
+  Setting setting_;
   std::string name_;
   reference::Sizes sizes_;
   Guarded<T> x_;
   Guarded<C> mean_, rstd_, weight_, bias_;
   reference::Norm norm_;
   Values x_values_;
-  std::mt19937 random_{7};
+  std::mt19937 random_{7 + seed};
 };
 
 template <typename T>
-void test_norm(const NormCase& k, const Options& o, Activation activation) {
+void test_norm(const NormCase& k, const Options& o, Activation activation,
+               const std::vector<Setting>& settings) {
   if (kDType<T> == DType::kFloat16 && k.mean != 0) return;  // half has 3 digits there
   for (Layout layout : {Layout::kNCHW, Layout::kNHWC}) {
-    for (const Card& card : kCards) {
-      if (!runs_here(card) || (activation != Activation::kLeakyRelu && &card != kCards)) continue;
-      NormTest<T> test(k, o, layout, activation, card);
+    for (const Setting& setting : settings) {
+      if (!runs_here(setting)) continue;
+      NormTest<T> test(k, o, layout, activation, setting);
       test.forward();
       test.backward();
     }
@@ -261,14 +314,14 @@ void test_shapes() {
       {2, 3, 2, 2, 1},              // the smallest that reflects
       {2, 3, 5, 4, 3, 2},           // rows and columns shown three times
       {1, 8, 7, 9, 1, 0},           //
-      {2, 16, 6, 8, 0, 0},          // whole packs
+      {2, 16, 6, 8, 0, 0},          // whole vectors
       {1, 16, 8, 8, 2, 1, 0, 1},    // misaligned
       {1, 16, 8, 8, 0, 0, 0, 3},    //
-      {1, 24, 5, 6, 1, 1},          // packs that no power of two counts
+      {1, 24, 5, 6, 1, 1},          // vectors that no power of two counts
       {1, 37, 5, 11, 2, 1},         // channels that fill no vector
       {1, 70, 3, 5, 1, -1},         //
       {1, 264, 3, 4, 1, 0},         // several tiles of channels
-      {1, 3, 40, 37, 3, -1, 1000},  // far from zero, several splits
+      {1, 3, 40, 37, 3, -1, 1000},  // far from zero, several chunks
       {1, 8, 33, 40, 1, 3, 1000},   //
       {1, 2, 64, 64, 0, -1, 1000},  //
       {1, 1, 20, 54},
@@ -276,9 +329,10 @@ void test_shapes() {
       {1, 1, 2, 2600, 1, 0},  // a row longer than a block of the CPU's
   };
   for (const NormCase& k : cases) {
-    for (Activation a : {Activation::kNone, Activation::kRelu, Activation::kLeakyRelu}) {
-      test_norm<T>(k, Options{}, a);
-    }
+    // The others are slopes of the same code: they are tried on any size.
+    const Activation other = &k - cases < 11 ? Activation::kNone : Activation::kRelu;
+    test_norm<T>(k, Options{}, other, {kSettings[0]});
+    test_norm<T>(k, Options{}, Activation::kLeakyRelu, kSettings);
   }
 }
 
@@ -288,7 +342,7 @@ void test_options() {
       {true, false, true, false, false, false},   // weight alone
       {false, true, true, true, false, false},    // bias alone
       {true, true, true, true, false, false},     // both
-      {true, true, false, false, false, false},   // their gradients are not wanted
+      {true, true, false, false, false, false},   // their gradients are not needed
       {false, false, false, false, true, false},  // ready statistics
       {true, true, true, true, true, false},      //
       {false, false, false, false, false, true},  // constant statistics
@@ -301,8 +355,23 @@ void test_options() {
       {2, 37, 5, 11, 1, 1, 0, 1},  {2, 72, 7, 9, 0, 0}, {1, 3, 33, 40, 1, -1, 1000},
       {1, 2, 36, 35, 0, -1, 0, 3},
   };
+  size_t turn = 0;  // each set of options meets every setting, though not with every size
   for (const Options& o : options) {
-    for (const NormCase& k : cases) test_norm<T>(k, o, Activation::kLeakyRelu);
+    for (const NormCase& k : cases) {
+      test_norm<T>(k, o, Activation::kLeakyRelu, {kSettings[turn++ % kSettings.size()]});
+    }
+  }
+}
+
+// The launches follow a plan that only its fields can tell.
+template <typename T>
+void test_recut_plans() {
+  const NormCase cases[] = {
+      {2, 16, 9, 8, 1, 1}, {3, 70, 7, 9, 0, 0}, {1, 8, 33, 40, 2, 0}, {1, 2, 64, 64, 0, -1}};
+  const Options given = {false, false, false, false, true, false};
+  const Options affine = {true, true, true, true, false, false};
+  for (const NormCase& k : cases) {
+    for (const Options& o : {given, affine}) test_norm<T>(k, o, Activation::kLeakyRelu, kRecut);
   }
 }
 
@@ -311,7 +380,7 @@ template <typename T>
 void test_rounding(Layout layout) {
   using C = Compute<T>;
   const int64_t c = 67, h = 5, w = 13, count = c * h * w;
-  std::mt19937 random(3);
+  std::mt19937 random(3 + seed);
   Guarded<T> x(count), residual(count);
   x.randomize(random, 0), residual.randomize(random, 0);
   std::vector<double> expected;
@@ -320,7 +389,7 @@ void test_rounding(Layout layout) {
   }
   std::vector<C> statistics(size_t(3 * c), C(0));
   std::fill(statistics.end() - c, statistics.end(), C(1));
-  for (const Card& card : kCards) {
+  for (const Setting& setting : kSettings) {
     Guarded<T> y(count);
     Guarded<C> mean(c), rstd(c);
     InstanceNormActParams p = {};
@@ -329,7 +398,7 @@ void test_rounding(Layout layout) {
     p.n = 1, p.c = c, p.h = h, p.w = w, p.count = 1;
     p.activation = Activation::kNone, p.dtype = kDType<T>, p.layout = layout;
     const std::string name = "norm: rounding of dtype " + std::to_string(int(kDType<T>));
-    forward(p, card, name);
+    forward(p, setting, name);
     expect_close(y, expected, 0, name);
   }
 }
@@ -343,4 +412,6 @@ void test_instance_norm_act() {
     test_shapes<decltype(element)>();
     test_options<decltype(element)>();
   });
+  test_recut_plans<float>();
+  test_recut_plans<BFloat16>();
 }

@@ -8,11 +8,13 @@ using namespace cyclegan_fast;
 
 namespace {
 
-#ifdef CYCLEGAN_FAST_CUDA_TWIN
+#ifdef CYCLEGAN_FAST_TEST_CUDA
 void run(PlaneStatisticsParams p, const std::string& what) {
-  Workspace workspace(plane_statistics_workspace(p));
+  const ReductionPlan plan = plan_of(p);
+  Workspace workspace(plan.workspace_bytes);
   p.workspace = workspace.data();
-  expect_launch(plane_statistics_cuda(p, nullptr), what);
+  expect_launch(plane_statistics_cuda(p, plan, nullptr), what);
+  expect_launched({plan.pass.launch, plan.merge}, what);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
 #else
@@ -29,7 +31,7 @@ void test_planes(const reference::Sizes& s, double mean, int64_t shift) {
                            std::to_string(mean) + " shift " + std::to_string(shift) + " dtype " +
                            std::to_string(int(kDType<T>)) + " layout " +
                            std::to_string(int(s.layout));
-  std::mt19937 random(5);
+  std::mt19937 random(5 + seed);
   Guarded<T> x(s.count(0), shift);
   Guarded<C> statistics(3 * s.n * s.c);
   const reference::Moments m = reference::moments(s, x.randomize(random, mean));

@@ -108,7 +108,7 @@ void add_folded_row(const T* source, const Block& block, int64_t w, int64_t pad,
     store(g + j, first ? v : v + load(g + j, count), count);
   };
   int64_t j = 0;
-  for (; j + kLanes<T> <= block.columns; j += kLanes<T>) add(j, kLanes<T>);
+  for (; j + kVectorLanes<T> <= block.columns; j += kVectorLanes<T>) add(j, kVectorLanes<T>);
   if (j < block.columns) add(j, block.columns - j);
   for (int64_t i = std::max<int64_t>(begin, 1); i < std::min(end, pad + 1); ++i) {
     g[i - begin] += widen(source[pad - i]);
@@ -119,7 +119,7 @@ void add_folded_row(const T* source, const Block& block, int64_t w, int64_t pad,
 }
 
 // The adjoint of the pad: g [rows, columns] of a block is the sum of grad_y [H + 2 pad, W + 2 pad]
-// over the padded places that show each pixel.
+// over the padded positions that show each pixel.
 template <typename T>
 void fold(const T* grad_y, const Block& block, int64_t h, int64_t w, int64_t pad, Compute<T>* g) {
   for (int64_t i = 0; i < block.rows; ++i) {

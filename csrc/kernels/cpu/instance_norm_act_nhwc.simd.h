@@ -101,7 +101,7 @@ void write_group_moments(const InstanceNormActParams& p, int64_t n, int64_t chan
     for (int64_t i = 0; i < count; ++i) write_moments<C>(p, at + i, ready_moments<C>(p, at + i));
     return;
   }
-  Sums sums[kVecs * kLanes<T>];
+  Sums sums[kVecs * kVectorLanes<T>];
   group_sums<T, kVecs>(static_cast<const T*>(p.x) + n * size * p.c + channel, size, p.c, count,
                        sums);
   for (int64_t i = 0; i < count; ++i) {
@@ -138,7 +138,7 @@ void zero_border(const Image<T>& y, int64_t count) {
   }
 }
 
-// The adjoint of the pad at one pixel: the sum of grad_y over the padded places that show it.
+// The adjoint of the pad at one pixel: the sum of grad_y over the padded positions that show it.
 template <typename T, int kVecs>
 inline Group<T, kVecs> gather(const Image<const T>& grad_y, const Mirrors& rows,
                               const Mirrors& columns, int64_t count) {
@@ -146,8 +146,8 @@ inline Group<T, kVecs> gather(const Image<const T>& grad_y, const Mirrors& rows,
   Group<T, kVecs> sum = {};
   for (int r = 0; r < rows.count; ++r) {
     for (int s = 0; s < columns.count; ++s) {
-      const T* place = grad_y.data + (rows.at[r] * width + columns.at[s]) * grad_y.stride;
-      const auto g = Group<T, kVecs>::load_from(place, count);
+      const T* source = grad_y.data + (rows.at[r] * width + columns.at[s]) * grad_y.stride;
+      const auto g = Group<T, kVecs>::load_from(source, count);
 #pragma GCC unroll 4
       for (int k = 0; k < kVecs; ++k) sum.v[k] += g.v[k];
     }
@@ -188,7 +188,7 @@ GroupGradSums<T, kVecs> group_grad_sums(const Image<const T>& x, const Image<con
   return total;
 }
 
-// grad_x = scale * gz + (x - mean) * along + offset; grad_residual = g where it is wanted
+// grad_x = scale * gz + (x - mean) * along + offset; grad_residual = g where it is needed
 template <typename T, int kVecs>
 void write_group_grad(const Image<const T>& x, const Image<const T>& grad_y, const Image<T>& grad_x,
                       const Image<T>& grad_residual, int64_t count,

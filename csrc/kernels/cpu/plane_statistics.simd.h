@@ -22,7 +22,7 @@ void run_plane(const PlaneStatisticsParams& p, int64_t plane) {
 template <typename T, int kVecs>
 void run_group(const PlaneStatisticsParams& p, int64_t n, int64_t channel, int64_t count) {
   const int64_t size = p.h * p.w;
-  Sums sums[kVecs * kLanes<T>];
+  Sums sums[kVecs * kVectorLanes<T>];
   group_sums<T, kVecs>(static_cast<const T*>(p.x) + n * size * p.c + channel, size, p.c, count,
                        sums);
   for (int64_t i = 0; i < count; ++i) write_statistics<T>(p, n * p.c + channel + i, sums[i]);

@@ -36,12 +36,12 @@ using VecOf = typename Simd<Compute<T>>::Vec;
 
 // Elements of type T that fill a vector once widened.
 template <typename T>
-constexpr int kLanes = CYCLEGAN_FAST_VECTOR_BYTES / sizeof(Compute<T>);
+constexpr int kVectorLanes = CYCLEGAN_FAST_VECTOR_BYTES / sizeof(Compute<T>);
 
 // As many elements of type E as a vector has lanes once widened from T.
 template <typename E, typename T>
-struct Lanes {
-  typedef E Vec __attribute__((vector_size(kLanes<T> * sizeof(E))));
+struct LanesOf {
+  typedef E Vec __attribute__((vector_size(kVectorLanes<T> * sizeof(E))));
 };
 
 template <typename V, typename T>
@@ -51,7 +51,7 @@ inline V load_as(const T* p) {
   return v;
 }
 
-// ---- load: kLanes<T> elements, widened ----
+// ---- load: kVectorLanes<T> elements, widened ----
 inline VecF load(const float* p) { return load_as<VecF>(p); }
 inline VecD load(const double* p) { return load_as<VecD>(p); }
 inline VecF load(const BFloat16* p) {
@@ -70,7 +70,7 @@ inline VecF load(const Half* p) {
   return (VecF)_mm256_cvtph_ps(load_as<__m128i>(p));
 #else
   VecF v;
-  for (int i = 0; i < kLanes<Half>; ++i) v[i] = widen(p[i]);
+  for (int i = 0; i < kVectorLanes<Half>; ++i) v[i] = widen(p[i]);
   return v;
 #endif
 }
@@ -100,22 +100,22 @@ inline void store(Half* p, VecF v) {
   const __m128i out = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
   std::memcpy(p, &out, sizeof out);
 #else
-  for (int i = 0; i < kLanes<Half>; ++i) p[i] = narrow<Half>(v[i]);
+  for (int i = 0; i < kVectorLanes<Half>; ++i) p[i] = narrow<Half>(v[i]);
 #endif
 }
 
 // ---- the first `count` lanes only; the others load as zero ----
 template <typename T>
 inline VecOf<T> load(const T* p, int64_t count) {
-  if (count >= kLanes<T>) return load(p);
-  T lanes[kLanes<T>] = {};
+  if (count >= kVectorLanes<T>) return load(p);
+  T lanes[kVectorLanes<T>] = {};
   std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(T));
   return load(lanes);
 }
 template <typename T>
 inline void store(T* p, VecOf<T> v, int64_t count) {
-  if (count >= kLanes<T>) return store(p, v);
-  T lanes[kLanes<T>];
+  if (count >= kVectorLanes<T>) return store(p, v);
+  T lanes[kVectorLanes<T>];
   store(lanes, v);
   std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
 }
@@ -127,7 +127,8 @@ inline V keep_first(V v, int64_t count) {
   return v;
 }
 
-// ---- Pairs of vectors: 2 kLanes<T> neighbouring elements in some order, always the same for T.
+// ---- Pairs of vectors: 2 kVectorLanes<T> neighbouring elements in some order, always the same for
+// T.
 // ---- For bfloat16 the even elements come first, then the odd ones, which takes fewer
 // instructions.
 template <typename T>
@@ -135,12 +136,12 @@ struct Pair {
   VecOf<T> v[2];
 };
 template <typename T>
-constexpr int kPair = 2 * kLanes<T>;
+constexpr int kPair = 2 * kVectorLanes<T>;
 
 // G is T, or Compute<T> for elements that are already wide.
 template <typename T, typename G>
 inline Pair<T> load_pair(const G* p) {
-  return {{load(p), load(p + kLanes<T>)}};
+  return {{load(p), load(p + kVectorLanes<T>)}};
 }
 template <>
 inline Pair<BFloat16> load_pair<BFloat16, BFloat16>(const BFloat16* p) {
@@ -150,21 +151,21 @@ inline Pair<BFloat16> load_pair<BFloat16, BFloat16>(const BFloat16* p) {
 template <>
 inline Pair<BFloat16> load_pair<BFloat16, float>(const float* p) {
   VecI32 even;
-  for (int i = 0; i < kLanes<float>; ++i) even[i] = 2 * i;
-  const VecF low = load(p), high = load(p + kLanes<float>);
+  for (int i = 0; i < kVectorLanes<float>; ++i) even[i] = 2 * i;
+  const VecF low = load(p), high = load(p + kVectorLanes<float>);
   return {{__builtin_shuffle(low, high, even), __builtin_shuffle(low, high, even + 1)}};
 }
 
 template <typename T>
 inline void store_pair(T* p, const Pair<T>& pair) {
   store(p, pair.v[0]);
-  store(p + kLanes<T>, pair.v[1]);
+  store(p + kVectorLanes<T>, pair.v[1]);
 }
 inline void store_pair(BFloat16* p, const Pair<BFloat16>& pair) {
 #ifdef CYCLEGAN_FAST_HAS_BF16
   typedef uint16_t VecWords __attribute__((vector_size(CYCLEGAN_FAST_VECTOR_BYTES)));
   VecWords order;
-  for (int i = 0; i < kPair<BFloat16>; ++i) order[i] = i / 2 + i % 2 * kLanes<BFloat16>;
+  for (int i = 0; i < kPair<BFloat16>; ++i) order[i] = i / 2 + i % 2 * kVectorLanes<BFloat16>;
   const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)pair.v[1], (__m512)pair.v[0]);
   const VecWords out = __builtin_shuffle((VecWords)halves, order);
 #else
@@ -201,17 +202,17 @@ inline void for_each_pair(int64_t size, const F& f) {
 
 // Halves first: log2(lanes) additions, one after another.
 template <typename C, typename V>
-inline C sum_lanes(V v) {
+inline C sum_of_lanes(V v) {
   if constexpr (sizeof(V) == 2 * sizeof(C)) {
     return v[0] + v[1];
   } else {
     typedef C Half __attribute__((vector_size(sizeof(V) / 2)));
     Half halves[2];
     std::memcpy(halves, &v, sizeof v);
-    return sum_lanes<C>(halves[0] + halves[1]);
+    return sum_of_lanes<C>(halves[0] + halves[1]);
   }
 }
 template <typename T>
 inline Compute<T> sum_pairs(const Pair<T>& a, const Pair<T>& b) {
-  return sum_lanes<Compute<T>>((a.v[0] + a.v[1]) + (b.v[0] + b.v[1]));
+  return sum_of_lanes<Compute<T>>((a.v[0] + a.v[1]) + (b.v[0] + b.v[1]));
 }

@@ -6,15 +6,15 @@
 template <typename T, typename Params>
 void run_groups(const Params& p, int64_t slice) {
   constexpr int64_t kGroup = kGroupBytes / int64_t(sizeof(T));
-  constexpr int kVecs = kGroup / kLanes<T> < 4 ? int(kGroup / kLanes<T>) : 4;
+  constexpr int kVecs = kGroup / kVectorLanes<T> < 4 ? int(kGroup / kVectorLanes<T>) : 4;
   const int64_t groups = ceil_div(p.c, kGroup), n = slice / groups;
   int64_t channel = slice % groups * kGroup;
   const int64_t end = std::min(channel + kGroup, p.c);
-  for (; channel + kVecs * kLanes<T> <= end; channel += kVecs * kLanes<T>) {
-    run_group<T, kVecs>(p, n, channel, kVecs * kLanes<T>);
+  for (; channel + kVecs * kVectorLanes<T> <= end; channel += kVecs * kVectorLanes<T>) {
+    run_group<T, kVecs>(p, n, channel, kVecs * kVectorLanes<T>);
   }
-  for (; channel < end; channel += kLanes<T>) {
-    run_group<T, 1>(p, n, channel, std::min<int64_t>(kLanes<T>, end - channel));
+  for (; channel < end; channel += kVectorLanes<T>) {
+    run_group<T, 1>(p, n, channel, std::min<int64_t>(kVectorLanes<T>, end - channel));
   }
 }
 

@@ -24,7 +24,7 @@ inline Moments moments_of(const Sums& sums, double count) {
 
 // ---- NCHW ----
 
-// Adds the sums over x [size], size <= kChunk * kLanes.
+// Adds the sums over x [size], size <= kChunk * kVectorLanes.
 template <typename T>
 void add_shifted_sums(const T* x, int64_t size, Compute<T> shift, Sums& total) {
   constexpr int kPairs = 2;
@@ -54,7 +54,7 @@ void add_shifted_sums(const T* x, int64_t size, Compute<T> shift, Sums& total) {
 // Sums over a plane x [size].
 template <typename T>
 Sums plane_sums(const T* x, int64_t size) {
-  constexpr int64_t kStep = kChunk * kLanes<T>;
+  constexpr int64_t kStep = kChunk * kVectorLanes<T>;
   const int64_t sample = std::min(size, kSample);
   Sums first = {double(widen(x[0])), 0, 0};
   for (int64_t i = 0; i < sample; i += kStep) {
@@ -80,7 +80,7 @@ struct Group {
     Group group;
 #pragma GCC unroll 4
     for (int k = 0; k < kVecs; ++k) {
-      group.v[k] = kVecs == 1 ? load(p, count) : load(p + k * kLanes<T>);
+      group.v[k] = kVecs == 1 ? load(p, count) : load(p + k * kVectorLanes<T>);
     }
     return group;
   }
@@ -88,7 +88,7 @@ struct Group {
   void store_to(U* p, int64_t count) const {
     if (kVecs == 1) return store(p, v[0], count);
 #pragma GCC unroll 4
-    for (int k = 0; k < kVecs; ++k) store(p + k * kLanes<T>, v[k]);
+    for (int k = 0; k < kVecs; ++k) store(p + k * kVectorLanes<T>, v[k]);
   }
 };
 
@@ -126,7 +126,7 @@ void group_sums(const T* x, int64_t size, int64_t stride, int64_t count, Sums* s
     add_shifted_sums(x + i * stride, std::min(kChunk, size - i), stride, count, shift, sum, square);
   }
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t k = i / kLanes<T>, lane = i % kLanes<T>;
+    const int64_t k = i / kVectorLanes<T>, lane = i % kVectorLanes<T>;
     sums[i] = {double(shift.v[k][lane]), double(sum.v[k][lane]), double(square.v[k][lane])};
   }
 }

@@ -6,21 +6,23 @@
 
 #include "instance_norm_act.h"
 #include "launch.h"
-#include "pack.cuh"
-#include "reduce.cuh"
+#include "reductions.cuh"
 #include "tiling.cuh"
+#include "vectors.cuh"
 
 namespace cyclegan_fast {
 
-// Statistics per thread: one for each lane of the pack (NHWC), or one for all of them (NCHW).
-template <int kVec, bool kPerLane>
-constexpr int kStatsOf = kPerLane ? kVec : 1;
+// Statistics per thread: one for each element of the vector (NHWC), or one for all of them (NCHW).
+template <int kVec, bool kPerElement>
+constexpr int kStatsOf = kPerElement ? kVec : 1;
 
-// Packs that a thread of a resident kernel keeps.
+// Vectors that a thread of a resident kernel keeps.
 template <int kVec>
-constexpr int kResidentPacks = kVec > 1 ? 8 : 16;
+constexpr int kResidentVectors = kVec > 1 ? 8 : 16;
 
-inline int64_t resident_packs(int vec) { return vec > 1 ? kResidentPacks<2> : kResidentPacks<1>; }
+inline int64_t resident_vectors(int vec) {
+  return vec > 1 ? kResidentVectors<2> : kResidentVectors<1>;
+}
 
 // ---- Where a pixel lies ----
 
@@ -36,17 +38,17 @@ struct Image {
     const uint32_t row = row_length.divide(index);
     return {static_cast<int>(row), static_cast<int>(index - row * row_length.divisor)};
   }
-  // Index in [slabs, height + 2 border, width + 2 border] of pixel (i, j), which may be on the
+  // Index in [planes, height + 2 border, width + 2 border] of pixel (i, j), which may be on the
   // border.
-  __device__ int64_t at(int64_t slab, int i, int j, int border) const {
-    return (slab * (height + 2 * border) + i + border) * (width + 2 * border) + j + border;
+  __device__ int64_t at(int64_t plane, int i, int j, int border) const {
+    return (plane * (height + 2 * border) + i + border) * (width + 2 * border) + j + border;
   }
   // Whether a border of `pad` pixels shows (i, j) once more.
   __device__ bool mirrored(const Pixel& p, int pad) const {
     return pad > 0 &&
            (p.i <= pad || p.i >= height - 1 - pad || p.j <= pad || p.j >= width - 1 - pad);
   }
-  // Calls f(i, j) for the places on a reflected border of `pad` pixels that show (i, j).
+  // Calls f(i, j) for the positions on a reflected border of `pad` pixels that show (i, j).
   template <typename F>
   __device__ void for_each_reflection(const Pixel& p, int pad, F&& f) const {
     if (!mirrored(p, pad)) return;
@@ -86,16 +88,16 @@ struct ChannelMap {
 
 // Index of the thread's first statistic in [N, C].
 template <int kStats>
-__device__ int64_t first_stat(const Place& at) {
-  return (at.slab * at.inner + at.pack) * kStats;
+__device__ int64_t first_stat(const Position& at) {
+  return (at.plane * at.inner + at.vector) * kStats;
 }
 
-template <bool kPerLane, int kStats, typename C>
+template <bool kPerElement, int kStats, typename C>
 __device__ ChannelMap<C, kStats> channel_map(const C (&mean)[kStats], const C (&rstd)[kStats],
-                                             const Affine<C>& affine, const Place& at) {
+                                             const Affine<C>& affine, const Position& at) {
   ChannelMap<C, kStats> map;
-  const uint32_t first = kPerLane ? static_cast<uint32_t>(at.pack * kStats)
-                                  : static_cast<uint32_t>(at.slab) % affine.channels;
+  const uint32_t first = kPerElement ? static_cast<uint32_t>(at.vector * kStats)
+                                     : static_cast<uint32_t>(at.plane) % affine.channels;
 #pragma unroll
   for (int k = 0; k < kStats; ++k) {
     map.mean[k] = mean[k];
@@ -107,7 +109,7 @@ __device__ ChannelMap<C, kStats> channel_map(const C (&mean)[kStats], const C (&
 
 // ---- The statistics pass ----
 
-// Moments of x - shift, where the shift is the first pixel of the slab: means that are small are
+// Moments of x - shift, where the shift is the first pixel of the plane: means that are small are
 // merged without loss.
 template <typename C>
 struct ShiftedMoments {
@@ -119,28 +121,28 @@ struct ShiftedMoments {
   }
 };
 
-// Those of a block's stretch of pixels: into partial, or to `finish` where it is all of them.
-template <typename T, int kVec, bool kPerLane, typename Finish>
+// Those of a block's chunk of pixels: into partial, or to `finish` where it is all of them.
+template <typename T, int kVec, bool kPerElement, typename Finish>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    moments_kernel(const T* __restrict__ x,              // [slabs, pixels, inner * kVec]
-                   ShiftedMoments<Compute<T>>* partial,  // [stretches, N * C]
-                   int64_t stats, Finish finish, Place at) {
+    moments_kernel(const T* __restrict__ x,              // [planes, pixels, inner * kVec]
+                   ShiftedMoments<Compute<T>>* partial,  // [chunks, N * C]
+                   int64_t stats, Finish finish, Position at) {
   using C = Compute<T>;
-  constexpr int kStats = kStatsOf<kVec, kPerLane>;
+  constexpr int kStats = kStatsOf<kVec, kPerElement>;
   at.locate();
   C shift[kStats] = {}, sum[kVec] = {}, square[kVec] = {};
   C count = 0;
   if (at.active) {
-    const Pack<T, kVec> pack = load_pack<kVec>(x, at.element(0, kVec));
+    const Vector<T, kVec> vector = load_vector<kVec>(x, at.element(0, kVec));
 #pragma unroll
-    for (int k = 0; k < kStats; ++k) shift[k] = to_compute(pack.v[k]);
+    for (int k = 0; k < kStats; ++k) shift[k] = to_compute(vector.v[k]);
   }
   for (uint32_t pixel = at.pixel; pixel < at.end; pixel += kUnroll * at.step) {
-    Pack<T, kVec> packs[kUnroll];
+    Vector<T, kVec> vectors[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one < at.end) packs[u] = load_pack<kVec>(x, at.element(one, kVec));
+      if (one < at.end) vectors[u] = load_vector<kVec>(x, at.element(one, kVec));
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
@@ -148,7 +150,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
       count += 1;
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
-        const C d = to_compute(packs[u].v[k]) - shift[kPerLane ? k : 0];
+        const C d = to_compute(vectors[u].v[k]) - shift[kPerElement ? k : 0];
         sum[k] += d;
         square[k] += d * d;
       }
@@ -156,7 +158,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   }
 
   Moments<C> mine[kStats];
-  if (!kPerLane) {
+  if (!kPerElement) {
 #pragma unroll
     for (int k = 1; k < kVec; ++k) {
       sum[0] += sum[k];
@@ -169,13 +171,13 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     const C offset = count > 0 ? sum[k] / count : C(0), m2 = square[k] - sum[k] * offset;
     mine[k] = {count, offset, m2 > 0 ? m2 : C(0)};
   }
-  block_reduce(mine, at.packs);
-  if (static_cast<int>(threadIdx.x) >= at.packs || !at.active) return;
-  const int64_t stat = first_stat<kStats>(at), split = blockIdx.x % at.stretches;
+  block_reduce(mine, at.vectors);
+  if (static_cast<int>(threadIdx.x) >= at.vectors || !at.active) return;
+  const int64_t stat = first_stat<kStats>(at), split = blockIdx.x % at.chunks;
 #pragma unroll
   for (int k = 0; k < kStats; ++k) {
     const ShiftedMoments<C> result{mine[k], shift[k]};
-    if (at.stretches > 1) {
+    if (at.chunks > 1) {
       partial[split * stats + stat + k] = result;
     } else {
       finish(stat + k, result.unshifted());
@@ -183,21 +185,21 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   }
 }
 
-// One thread per statistic merges its splits in order and hands the total to `finish`.
+// One thread per statistic merges its chunks in order and hands the total to `finish`.
 template <typename C, typename Finish>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    merge_moments_kernel(const ShiftedMoments<C>* __restrict__ partial, int64_t stats, int splits,
+    merge_moments_kernel(const ShiftedMoments<C>* __restrict__ partial, int64_t stats, int chunks,
                          Finish finish) {
   const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (stat >= stats) return;
   ShiftedMoments<C> total = partial[stat];
-  for (int s = 1; s < splits; ++s) total.moments.merge(partial[s * stats + stat].moments);
+  for (int s = 1; s < chunks; ++s) total.moments.merge(partial[s * stats + stat].moments);
   finish(stat, total.unshifted());
 }
 
 // ---- Launchers ----
 
-// The view of a [N, C, H, W] tensor. A flat one (NCHW without borders) is a single row of packs.
+// The view of a [N, C, H, W] tensor. A flat one (NCHW without borders) is a single row of vectors.
 template <typename Params>
 View view_of(const Params& p, int vec, bool flat) {
   if (p.layout == Layout::kNHWC) return {p.n, p.h, p.w, p.c / vec, vec};
@@ -211,49 +213,37 @@ View reading_view(const Params& p) {
   return view_of(p, vec_of(p.dtype, neighbours, {p.x}), true);
 }
 
-// Calls f(vec as a constant, per lane as a constant).
+// Calls f(vec as a constant, per element as a constant).
 template <typename T, typename F>
 Status dispatch_vec(Layout layout, int vec, F&& f) {
-  using Packed = std::integral_constant<int, kPackLanes<T>>;
+  using Whole = std::integral_constant<int, kVectorElements<T>>;
   using Single = std::integral_constant<int, 1>;
   if (layout == Layout::kNHWC)
-    return vec > 1 ? f(Packed{}, std::true_type{}) : f(Single{}, std::true_type{});
-  return vec > 1 ? f(Packed{}, std::false_type{}) : f(Single{}, std::false_type{});
+    return vec > 1 ? f(Whole{}, std::true_type{}) : f(Single{}, std::true_type{});
+  return vec > 1 ? f(Whole{}, std::false_type{}) : f(Single{}, std::false_type{});
 }
 
-inline NormPlan plan_from(NormRegime regime, const Tiling& t, int vec, int64_t workspace_bytes) {
-  return {regime,  vec,         t.packs,        t.threads, t.group, static_cast<int>(t.stretches),
-          t.tiles, t.stretches, workspace_bytes};
-}
-
-// The resident tiling that a plan stands for.
-inline Tiling tiling_from(const NormPlan& plan, const View& view) {
-  return {plan.packs, plan.threads, plan.group,
-          plan.tiles, plan.cluster, ceil_div(view.pixels(), plan.cluster)};
-}
-
+// The statistics of x: count, mean, squares and shift of each chunk.
 template <typename Params>
-int64_t moments_bytes(const Params& p) {
-  const int64_t splits = reduction_tiling(reading_view(p)).stretches;
-  return splits == 1 ? 0 : splits * p.n * p.c * 4 * stat_size_of(p.dtype);
+ReductionPlan moments_plan(const Params& p) {
+  return reduction_plan(reading_view(p), p.n * p.c, 4 * stat_size_of(p.dtype), false);
 }
 
-// finish(stat, moments) for every statistic of x, on the device. p.workspace: moments_bytes().
+// finish(stat, moments) for every statistic of x, on the device. p.workspace: plan.workspace_bytes.
 template <typename T, typename Params, typename Finish>
-Status compute_moments(const Params& p, Stream stream, const Finish& finish) {
+Status compute_moments(const Params& p, const ReductionPlan& plan, Stream stream,
+                       const Finish& finish) {
   using C = Compute<T>;
-  const View view = reading_view(p);
-  const Tiling tiling = reduction_tiling(view);
+  const View view = view_of(p, plan.pass.vec, true);
   const int64_t stats = p.n * p.c;
   const auto partial = static_cast<ShiftedMoments<C>*>(p.workspace);
-  const Status status = dispatch_vec<T>(p.layout, view.vec, [&](auto vec, auto per_lane) {
-    return Launch(moments_kernel<T, vec(), per_lane(), Finish>, tiling.blocks(view), tiling.threads,
-                  0, stream, static_cast<const T*>(p.x), partial, stats, finish,
-                  place_of(view, tiling));
+  const Status status = dispatch_vec<T>(p.layout, plan.pass.vec, [&](auto vec, auto per_element) {
+    return launch(moments_kernel<T, vec(), per_element(), Finish>, plan.pass.launch, stream,
+                  static_cast<const T*>(p.x), partial, stats, finish, position_of(view, plan.pass));
   });
-  if (status != Status::kOk || tiling.stretches == 1) return status;
-  return Launch(merge_moments_kernel<C, Finish>, ceil_div(stats, kMaxThreads), kMaxThreads, 0,
-                stream, partial, stats, static_cast<int>(tiling.stretches), finish);
+  if (status != Status::kOk || plan.merge.grid == 0) return status;
+  return launch(merge_moments_kernel<C, Finish>, plan.merge, stream, partial, stats,
+                static_cast<int>(plan.pass.chunks), finish);
 }
 
 }  // namespace cyclegan_fast

@@ -1,24 +1,27 @@
-// How a tensor is cut into slabs, tiles of channels and stretches of pixels: pure functions of the
-// view, and for what stays resident of the card.
+// How a tensor is cut into planes, tiles of channels and chunks of pixels: pure functions of the
+// view, and for what stays resident of the device.
 #pragma once
 
 #include <algorithm>
+#include <optional>
 
-#include "pack.cuh"
-#include "reduce.cuh"
+#include "launch.h"
+#include "norm_plan.h"
+#include "reductions.cuh"
+#include "vectors.cuh"
 
 namespace cyclegan_fast {
 
 constexpr int kUnroll = 4;  // pixels in flight per thread
 constexpr int64_t kTargetBlocks =
-    512;  // enough for every card that is known: three to five a multiprocessor
-constexpr int64_t kMaxSplits = 64;
+    512;  // enough for every device that is known: three to five a multiprocessor
+constexpr int64_t kMaxChunks = 64;
 constexpr int64_t kMaxPixelsPerThread = 16;
 
-// How the kernels see a tensor: slabs x [height, width] pixels x [inner] packs of `vec` elements.
-// A slab is an image (NHWC) or a plane (NCHW, inner = 1).
+// How the kernels see a tensor: planes x [height, width] pixels x [inner] vectors of `vec`
+// elements. A plane is one channel of an image (NCHW: inner = 1), or a whole image (NHWC).
 struct View {
-  int64_t slabs, height, width, inner;
+  int64_t planes, height, width, inner;
   int vec;
 
   int64_t pixels() const { return height * width; }
@@ -30,129 +33,146 @@ inline int64_t power_of_two(int64_t at_least, int64_t at_most) {
   return value;
 }
 
-// ---- The shape of a launch over a view ----
-struct Tiling {
-  int packs, threads, group;  // of a block; threads of it that share a slab
-  int64_t tiles, stretches,
-      stretch;  // blocks over the channels, over the pixels; pixels of a block
-
-  int64_t blocks(const View& view) const {
-    return ceil_div(view.slabs, threads / group) * tiles * stretches;
-  }
-};
-
-// What a kernel needs to find its place; blocks that share a statistic are neighbours.
-struct Place {
-  int packs, group, tiles, stretches;
-  uint32_t stretch, pixels, slabs;
+// What a kernel needs to find its position; blocks that share a statistic are neighbours.
+struct Position {
+  int vectors, group, tiles, chunks;
+  uint32_t chunk_size, pixels, planes;
   int inner;
 
-  // The thread's slab and pack of channels, its block's stretch [begin, end), and of that the
+  // The thread's plane and vector of channels, its block's chunk [begin, end), and of that the
   // thread's first pixel and the step to its next one.
-  int64_t slab;
-  int pack;
+  int64_t plane;
+  int vector;
   uint32_t begin, end, pixel, step;
   bool active;  // else the thread has no pixels
 
   __device__ void locate() {
-    const uint32_t rest = blockIdx.x / stretches, thread = threadIdx.x % group;
-    slab = int64_t{rest / tiles} * (blockDim.x / group) + threadIdx.x / group;
-    pack = static_cast<int>(rest % tiles) * packs + static_cast<int>(thread % packs);
-    begin = blockIdx.x % stretches * stretch;
+    const uint32_t rest = blockIdx.x / chunks, thread = threadIdx.x % group;
+    plane = int64_t{rest / tiles} * (blockDim.x / group) + threadIdx.x / group;
+    vector = static_cast<int>(rest % tiles) * vectors + static_cast<int>(thread % vectors);
+    begin = blockIdx.x % chunks * chunk_size;
     begin = begin < pixels ? begin : pixels;
-    end = stretch < pixels - begin ? begin + stretch : pixels;
-    active = pack < inner && slab < slabs;
-    pixel = active ? begin + thread / packs : end;
-    step = group / packs;
+    end = chunk_size < pixels - begin ? begin + chunk_size : pixels;
+    active = vector < inner && plane < planes;
+    pixel = active ? begin + thread / vectors : end;
+    step = group / vectors;
   }
   // Index of the thread's first element at a pixel of a tensor without a border.
   __device__ int64_t element(uint32_t index, int vec) const {
-    return ((slab * pixels + index) * inner + pack) * vec;
+    return ((plane * pixels + index) * inner + vector) * vec;
   }
 };
 
-inline Place place_of(const View& view, const Tiling& tiling) {
-  Place place = {};
-  place.packs = tiling.packs;
-  place.group = tiling.group;
-  place.tiles = static_cast<int>(tiling.tiles);
-  place.stretches = static_cast<int>(tiling.stretches);
-  place.stretch = static_cast<uint32_t>(tiling.stretch);
-  place.pixels = static_cast<uint32_t>(view.pixels());
-  place.slabs = static_cast<uint32_t>(view.slabs);
-  place.inner = static_cast<int>(view.inner);
-  return place;
+inline Position position_of(const View& view, const TiledPass& pass) {
+  Position position = {};
+  position.vectors = pass.vectors;
+  position.group = pass.group;
+  position.tiles = static_cast<int>(pass.tiles);
+  position.chunks = static_cast<int>(pass.chunks);
+  position.chunk_size = static_cast<uint32_t>(pass.chunk_size);
+  position.pixels = static_cast<uint32_t>(view.pixels());
+  position.planes = static_cast<uint32_t>(view.planes);
+  position.inner = static_cast<int>(view.inner);
+  return position;
 }
 
-// One slab a block, with as many threads as the pixels keep busy.
-inline Tiling tiling_of(const View& view) {
-  Tiling t = {};
-  t.packs = static_cast<int>(power_of_two(view.inner, 32));
-  const int64_t wanted = t.packs * power_of_two(ceil_div(view.pixels(), kUnroll), kMaxThreads);
-  t.threads = static_cast<int>(std::min<int64_t>(std::max<int64_t>(wanted, 32), kMaxThreads));
-  t.group = t.threads;
-  t.tiles = ceil_div(view.inner, t.packs);
-  return t;
+inline int64_t blocks_of(const View& view, const TiledPass& pass) {
+  return ceil_div(view.planes, pass.launch.block / pass.group) * pass.tiles * pass.chunks;
 }
 
-// Few stretches, each as long as a full card allows: their partial results must be merged.
-inline Tiling reduction_tiling(const View& view) {
-  Tiling t = tiling_of(view);
-  const int64_t most = ceil_div(view.pixels(), t.threads / t.packs * kMaxPixelsPerThread);
-  const int64_t wanted =
-      std::max<int64_t>(kTargetBlocks / std::max<int64_t>(view.slabs * t.tiles, 1), 1);
-  t.stretch = ceil_div(view.pixels(), std::min({wanted, most, kMaxSplits}));
-  t.stretches = ceil_div(view.pixels(), t.stretch);
-  return t;
+// Completes a pass whose blocks have `chunk_size` pixels each.
+inline TiledPass in_chunks(const View& view, TiledPass pass, int64_t chunk_size) {
+  pass.chunk_size = chunk_size;
+  pass.chunks = ceil_div(view.pixels(), chunk_size);
+  pass.launch.grid = blocks_of(view, pass);
+  return pass;
 }
 
-// Many short stretches, longer once the card is full.
-inline Tiling map_tiling(const View& view) {
-  Tiling t = tiling_of(view);
-  t.stretch = t.threads / t.packs * kUnroll;
-  const int64_t longest = t.threads / t.packs * kMaxPixelsPerThread;
-  while (t.stretch < longest &&
-         view.slabs * t.tiles * ceil_div(view.pixels(), t.stretch) >= 4 * kTargetBlocks)
-    t.stretch *= 2;
-  t.stretches = ceil_div(view.pixels(), t.stretch);
-  return t;
+// One plane a block, with as many threads as the pixels keep busy.
+inline TiledPass plane_per_block(const View& view) {
+  TiledPass pass = {};
+  pass.vec = view.vec;
+  pass.vectors = static_cast<int>(power_of_two(view.inner, 32));
+  const int64_t useful = pass.vectors * power_of_two(ceil_div(view.pixels(), kUnroll), kMaxThreads);
+  pass.launch.block =
+      static_cast<int>(std::min<int64_t>(std::max<int64_t>(useful, 32), kMaxThreads));
+  pass.group = pass.launch.block;
+  pass.tiles = ceil_div(view.inner, pass.vectors);
+  return pass;
 }
 
-// Every pixel in a register: a slab's tile is shared out over a group of threads, `capacity` packs
-// to each, or over a cluster of blocks. False where it is too large for that.
-inline bool resident_tiling(const View& view, int64_t capacity, const Card& card, Tiling& t) {
-  if (view.inner > 1 && view.vec == 1) return false;  // short, scattered reads
-  const auto cluster_for = [&](int64_t packs) {
-    return power_of_two(ceil_div(view.pixels() * packs, capacity * kMaxThreads), 1 << 30);
+// Few chunks, each as long as a busy device allows: their partial results must be merged.
+inline TiledPass reduction_pass(const View& view) {
+  const TiledPass pass = plane_per_block(view);
+  const int64_t max_chunks =
+      ceil_div(view.pixels(), pass.group / pass.vectors * kMaxPixelsPerThread);
+  const int64_t useful =
+      std::max<int64_t>(kTargetBlocks / std::max<int64_t>(view.planes * pass.tiles, 1), 1);
+  return in_chunks(view, pass, ceil_div(view.pixels(), std::min({useful, max_chunks, kMaxChunks})));
+}
+
+// Partial results of `bytes` for each of `stats` statistics and each chunk; `always`: even where
+// there is one chunk alone.
+inline ReductionPlan reduction_plan(const View& view, int64_t stats, int64_t bytes, bool always) {
+  ReductionPlan plan = {};
+  plan.pass = reduction_pass(view);
+  if (plan.pass.chunks > 1) plan.merge = thread_per_element(stats, kMaxThreads);
+  if (plan.pass.chunks > 1 || always) plan.workspace_bytes = plan.pass.chunks * stats * bytes;
+  return plan;
+}
+
+// Many short chunks, longer once the device is busy.
+inline TiledPass map_pass(const View& view) {
+  const TiledPass pass = plane_per_block(view);
+  int64_t size = pass.group / pass.vectors * kUnroll;
+  const int64_t max_size = pass.group / pass.vectors * kMaxPixelsPerThread;
+  while (size < max_size &&
+         view.planes * pass.tiles * ceil_div(view.pixels(), size) >= 4 * kTargetBlocks)
+    size *= 2;
+  return in_chunks(view, pass, size);
+}
+
+// Every pixel in a register: a plane's tile is distributed over a group of threads, `capacity`
+// vectors to each, or over a cluster of blocks. Nothing where it is too large for that.
+inline std::optional<TiledPass> resident_pass(const View& view, int64_t capacity,
+                                              const DeviceProperties& device) {
+  if (view.inner > 1 && view.vec == 1) return std::nullopt;  // short, scattered reads
+  const auto cluster_for = [&](int64_t vectors) {
+    return power_of_two(ceil_div(view.pixels() * vectors, capacity * kMaxThreads), 1 << 30);
   };
+  TiledPass pass = {};
+  pass.vec = view.vec;
   // 128 bytes of neighbouring channels if they fit, at least a sector of 32.
-  t.packs = static_cast<int>(power_of_two(view.inner, kMaxColumns));
-  while (t.packs > 2 && cluster_for(t.packs) > card.max_cluster) t.packs /= 2;
-  t.stretches = cluster_for(t.packs);
-  if (t.stretches > card.max_cluster) return false;
-  const int64_t wanted = power_of_two(ceil_div(view.pixels() * t.packs, capacity), kMaxThreads);
-  t.group = static_cast<int>(std::max<int64_t>(wanted, 32));
-  t.threads = kMaxThreads;
+  pass.vectors = static_cast<int>(power_of_two(view.inner, kMaxColumns));
+  while (pass.vectors > 2 && cluster_for(pass.vectors) > device.max_cluster_size) pass.vectors /= 2;
+  pass.chunks = cluster_for(pass.vectors);
+  if (pass.chunks > device.max_cluster_size) return std::nullopt;
+  const int64_t useful =
+      power_of_two(ceil_div(view.pixels() * pass.vectors, capacity), kMaxThreads);
+  pass.group = static_cast<int>(std::max<int64_t>(useful, 32));
+  pass.launch.block = kMaxThreads;
 
-  // Spreads over the whole card: fewer slabs to a block, narrower tiles, wider clusters.
+  // Spreads over the whole device: fewer planes to a block, narrower tiles, wider clusters.
   const auto idle = [&] {
-    t.tiles = ceil_div(view.inner, t.packs);
-    return t.blocks(view) < card.multiprocessors;
+    pass.tiles = ceil_div(view.inner, pass.vectors);
+    return blocks_of(view, pass) < device.multiprocessors;
   };
-  while (idle() && t.threads > t.group) t.threads /= 2;
-  while (idle() && t.packs > 2) t.packs /= 2;
-  while (idle() && 2 * t.stretches <= card.max_cluster &&
-         view.pixels() * t.packs >= 4 * t.stretches * t.group)
-    t.stretches *= 2;
-  t.stretch = ceil_div(view.pixels(), t.stretches);
-  return true;
+  while (idle() && pass.launch.block > pass.group) pass.launch.block /= 2;
+  while (idle() && pass.vectors > 2) pass.vectors /= 2;
+  while (idle() && 2 * pass.chunks <= device.max_cluster_size &&
+         view.pixels() * pass.vectors >= 4 * pass.chunks * pass.group)
+    pass.chunks *= 2;
+  pass.chunk_size = ceil_div(view.pixels(), pass.chunks);
+  pass.launch.cluster = static_cast<int>(pass.chunks);
+  pass.launch.grid = blocks_of(view, pass);
+  return pass;
 }
 
-// Indices inside a slab are 32 bits wide, as a FastDivisor wants them, and slabs are counted so.
+// Indices inside a plane are 32 bits wide, as a FastDivisor wants them, and planes are counted so.
 inline bool fits(const View& view, int64_t border) {
   const int64_t pixels = (view.height + 2 * border) * (view.width + 2 * border);
-  return pixels * view.inner * view.vec < (int64_t{1} << 31) && view.slabs > 0 &&
-         view.slabs * view.inner * view.vec < (int64_t{1} << 31);
+  return pixels * view.inner * view.vec < (int64_t{1} << 31) && view.planes > 0 &&
+         view.planes * view.inner * view.vec < (int64_t{1} << 31);
 }
 
 }  // namespace cyclegan_fast

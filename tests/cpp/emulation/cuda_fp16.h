@@ -1,1 +1,1 @@
-// Empty: on the host the kernels convert in software (see csrc/kernels/cuda/pack.cuh).
+// Empty: on the host the kernels convert in software (see csrc/kernels/cuda/vectors.cuh).

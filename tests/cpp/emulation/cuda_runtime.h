@@ -32,7 +32,7 @@
 #define __grid_constant__
 #define CYCLEGAN_FAST_EMULATED
 
-// In place of `__shared__ Type name[count]`.
+// Instead of `__shared__ Type name[count]`.
 #define CYCLEGAN_FAST_SHARED(Type, name, count) \
   static const char name##_key = 0;             \
   Type* const name = static_cast<Type*>(emulation::shared(&name##_key, sizeof(Type) * (count)))
@@ -71,10 +71,18 @@ struct Fiber {
   std::unique_ptr<char[]> stack{new char[kStack]};
   ucontext_t context;
   State state = State::kReady;
-  uint64_t shuffled[2] = {};  // two, because a fast lane may be one shuffle ahead
+  uint64_t shuffled[2] = {};  // two, because a fast thread may be one shuffle ahead
   int shuffles = 0;
   void* fake_stack = nullptr;
 };
+
+// What was launched, for tests to compare with what was planned.
+struct Launch {
+  unsigned grid, block;
+  int cluster;
+  size_t shared_memory;
+};
+inline std::vector<Launch> launches;
 
 inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
@@ -117,19 +125,19 @@ inline std::vector<unsigned char>& array_of(int block, const char* key, size_t b
 }
 inline void* shared(const char* key, size_t bytes) { return array_of(rank(), key, bytes).data(); }
 
-// The same place in another block's memory.
+// The same address in another block's memory.
 inline void* shared_of(const void* p, int block) {
-  const auto place = reinterpret_cast<uintptr_t>(p);
+  const auto address = reinterpret_cast<uintptr_t>(p);
   for (auto& [key, mine] : memory[static_cast<size_t>(rank())]) {
     const auto begin = reinterpret_cast<uintptr_t>(mine.data());
-    if (place < begin || place >= begin + mine.size()) continue;
+    if (address < begin || address >= begin + mine.size()) continue;
     if (block < 0 || block >= cluster_blocks) fail("no such block in the cluster");
     const int first = block * static_cast<int>(blockDim.x);
     bool alive = false;
     for (unsigned i = 0; i < blockDim.x; ++i)
       alive |= fibers[static_cast<size_t>(first) + i].state != State::kDone;
     if (!alive) fail("a block's memory is used after its end");
-    return array_of(block, key, mine.size()).data() + (place - begin);
+    return array_of(block, key, mine.size()).data() + (address - begin);
   }
   fail("a pointer into another block's memory must start from shared memory");
 }
@@ -224,8 +232,10 @@ inline void run_grid(const cudaLaunchConfig_t& config, const std::function<void(
   if (cluster_blocks < 1 || cluster_blocks > 8) fail("a cluster has 1 to 8 blocks");
   if (config.gridDim.x % static_cast<unsigned>(cluster_blocks) != 0)
     fail("the grid is not a multiple of the cluster");
-  const auto wanted = static_cast<size_t>(threads * cluster_blocks);
-  if (fibers.size() < wanted) fibers = std::vector<Fiber>(wanted);
+  launches.push_back(
+      {config.gridDim.x, config.blockDim.x, cluster_blocks, config.dynamicSmemBytes});
+  const auto needed = static_cast<size_t>(threads * cluster_blocks);
+  if (fibers.size() < needed) fibers = std::vector<Fiber>(needed);
   body = &kernel;
   blockDim = config.blockDim;
   gridDim = config.gridDim;

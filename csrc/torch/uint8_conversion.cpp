@@ -1,6 +1,6 @@
 // Binding of to_uint8 and from_uint8: check, fill the parameters, allocate, launch. See
-// csrc/kernels/pixels.h.
-#include "pixels.h"
+// csrc/kernels/uint8_conversion.h.
+#include "uint8_conversion.h"
 
 #include "tensors.h"
 

@@ -1,8 +1,8 @@
-// Binding of mean_losses: check, fill the parameters, allocate, launch. See
-// csrc/kernels/mean_losses.h.
+// Binding of losses: check, fill the parameters, allocate, launch. See
+// csrc/kernels/losses.h.
 //
 // b in another layout than a is copied into that of a.
-#include "mean_losses.h"
+#include "losses.h"
 
 #include <tuple>
 
@@ -11,23 +11,23 @@
 namespace cyclegan_fast {
 namespace {
 
-constexpr const char* kOp = "mean_losses";
+constexpr const char* kOp = "losses";
 
 using Tensors = std::vector<Tensor>;
 using Numbers = std::vector<double>;
 
 // The terms' sizes and constants; `like` has the shape of each term.
-MeanLossesParams params_of(int64_t loss, const Tensors& like, ScalarType dtype,
-                           const Numbers& targets, const Numbers& weights) {
-  MeanLossesParams p{};
-  STD_TORCH_CHECK(loss >= 0 && loss <= int64_t(MeanLoss::kHinge),
-                  "mean_losses: loss must be 0 (l1), 1 (square) or 2 (hinge), got ", loss);
-  STD_TORCH_CHECK(!like.empty() && like.size() <= kMaxTerms, "mean_losses: from 1 to ", kMaxTerms,
+LossesParams params_of(int64_t loss, const Tensors& like, ScalarType dtype, const Numbers& targets,
+                       const Numbers& weights) {
+  LossesParams p{};
+  STD_TORCH_CHECK(loss >= 0 && loss <= int64_t(Loss::kHinge),
+                  "losses: loss must be 0 (l1), 1 (square) or 2 (hinge), got ", loss);
+  STD_TORCH_CHECK(!like.empty() && like.size() <= kMaxTerms, "losses: from 1 to ", kMaxTerms,
                   " terms, got ", like.size());
-  p.loss = MeanLoss(loss), p.size = int(like.size()), p.dtype = dtype_of(kOp, dtype);
-  STD_TORCH_CHECK(targets.size() == (p.loss == MeanLoss::kL1 ? 0 : like.size()) &&
-                      weights.size() == like.size(),
-                  "mean_losses: one weight per term, and but for l1 one target");
+  p.loss = Loss(loss), p.size = int(like.size()), p.dtype = dtype_of(kOp, dtype);
+  STD_TORCH_CHECK(
+      targets.size() == (p.loss == Loss::kL1 ? 0 : like.size()) && weights.size() == like.size(),
+      "losses: one weight per term, and but for l1 one target");
   for (int k = 0; k < p.size; ++k) {
     check_like(kOp, "every term", like[k], shape_of(like[k]), like[0]);
     p.terms[k].count = like[k].numel();
@@ -37,29 +37,30 @@ MeanLossesParams params_of(int64_t loss, const Tensors& like, ScalarType dtype,
   return p;
 }
 
-int64_t elements_of(const MeanLossesParams& p) {
+int64_t elements_of(const LossesParams& p) {
   int64_t count = 0;
   for (int k = 0; k < p.size; ++k) count += p.terms[k].count;
   return count;
 }
 
 template <bool kCuda>
-void run_forward(MeanLossesParams& p, const Tensor& like) {
+void run_forward(LossesParams& p, const Tensor& like) {
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-    const Tensor workspace = empty_bytes(like, plan_of(p).workspace_bytes);
+    const LossesPlan plan = plan_of(p);
+    const Tensor workspace = empty_bytes(like, plan.workspace_bytes);
     p.workspace = workspace.mutable_data_ptr();
-    check_status(kOp, mean_losses_fwd_cuda(p, current_stream(like)));
+    check_status(kOp, losses_fwd_cuda(p, plan, current_stream(like)));
   }
 #endif
   if constexpr (!kCuda) {
-    const int64_t slices = mean_losses_cpu_slices(p);
+    const int64_t slices = losses_cpu_slices(p);
     Numbers workspace(slices);
     p.workspace = workspace.data();
     parallel_slices(slices, elements_of(p),
-                    [&](int64_t begin, int64_t end) { mean_losses_fwd_cpu(p, begin, end); });
-    mean_losses_finish_cpu(p);
+                    [&](int64_t begin, int64_t end) { losses_fwd_cpu(p, begin, end); });
+    losses_finish_cpu(p);
   }
 }
 
@@ -67,10 +68,10 @@ template <bool kCuda>
 std::tuple<Tensor, Tensors> forward(int64_t loss, const Tensors& a, const Tensors& b,
                                     const Numbers& targets, const Numbers& weights,
                                     bool with_sign) {  // values, signs
-  STD_TORCH_CHECK(!a.empty(), "mean_losses: a must have a term");
-  MeanLossesParams p = params_of(loss, a, a[0].scalar_type(), targets, weights);
-  const bool pairs = p.loss == MeanLoss::kL1;
-  STD_TORCH_CHECK(b.size() == (pairs ? a.size() : 0), "mean_losses: l1, and no other, takes b");
+  STD_TORCH_CHECK(!a.empty(), "losses: a must have a term");
+  LossesParams p = params_of(loss, a, a[0].scalar_type(), targets, weights);
+  const bool pairs = p.loss == Loss::kL1;
+  STD_TORCH_CHECK(b.size() == (pairs ? a.size() : 0), "losses: l1, and no other, takes b");
   const Tensor values = empty_like(a[0], {p.size}, stat_type_of(p.dtype), Layout::kNCHW);
   p.values = values.mutable_data_ptr();
   Tensors others, signs;
@@ -90,16 +91,16 @@ std::tuple<Tensor, Tensors> forward(int64_t loss, const Tensors& a, const Tensor
 }
 
 template <bool kCuda>
-void run_backward(const MeanLossesParams& p, const Tensor& like) {
+void run_backward(const LossesParams& p, const Tensor& like) {
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-    check_status(kOp, mean_losses_bwd_cuda(p, current_stream(like)));
+    check_status(kOp, losses_bwd_cuda(p, plan_of(p), current_stream(like)));
   }
 #endif
   if constexpr (!kCuda) {
-    parallel_slices(mean_losses_cpu_slices(p), elements_of(p),
-                    [&](int64_t begin, int64_t end) { mean_losses_bwd_cpu(p, begin, end); });
+    parallel_slices(losses_cpu_slices(p), elements_of(p),
+                    [&](int64_t begin, int64_t end) { losses_bwd_cpu(p, begin, end); });
   }
 }
 
@@ -107,14 +108,14 @@ void run_backward(const MeanLossesParams& p, const Tensor& like) {
 template <bool kCuda>
 Tensors backward(int64_t loss, const Tensor& grad, const Tensors& saved, const Numbers& targets,
                  const Numbers& weights, ScalarType dtype) {  // grad_a
-  MeanLossesParams p = params_of(loss, saved, dtype, targets, weights);
-  const bool signs = p.loss == MeanLoss::kL1;
+  LossesParams p = params_of(loss, saved, dtype, targets, weights);
+  const bool signs = p.loss == Loss::kL1;
   STD_TORCH_CHECK(saved[0].scalar_type() == (signs ? ScalarType::Char : dtype),
-                  "mean_losses: saved must be the int8 signs of l1, or a");
+                  "losses: saved must be the int8 signs of l1, or a");
   STD_TORCH_CHECK(shape_of(grad) == Shape({p.size}) &&
                       grad.scalar_type() == stat_type_of(p.dtype) &&
                       grad.device() == saved[0].device(),
-                  "mean_losses: grad must have the shape, the type and the device of the values");
+                  "losses: grad must have the shape, the type and the device of the values");
   p.grad = grad.const_data_ptr(), p.grad_stride = grad.stride(0);
   Tensors grads;
   for (int k = 0; k < p.size; ++k) {
@@ -136,22 +137,22 @@ Tensors backward(int64_t loss, const Tensor& grad, const Tensors& saved, const N
 
 STABLE_TORCH_LIBRARY_FRAGMENT(cyclegan_fast, m) {
   m.def(
-      "mean_losses_fwd(int loss, Tensor[] a, Tensor[] b, float[] targets, float[] weights, "
+      "losses_fwd(int loss, Tensor[] a, Tensor[] b, float[] targets, float[] weights, "
       "bool with_sign) -> (Tensor values, Tensor[] signs)");
   m.def(
-      "mean_losses_bwd(int loss, Tensor grad, Tensor[] saved, float[] targets, float[] weights, "
+      "losses_bwd(int loss, Tensor grad, Tensor[] saved, float[] targets, float[] weights, "
       "ScalarType dtype) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(cyclegan_fast, CPU, m) {
-  m.impl("mean_losses_fwd", TORCH_BOX(&forward<false>));
-  m.impl("mean_losses_bwd", TORCH_BOX(&backward<false>));
+  m.impl("losses_fwd", TORCH_BOX(&forward<false>));
+  m.impl("losses_bwd", TORCH_BOX(&backward<false>));
 }
 
 #ifdef CYCLEGAN_FAST_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(cyclegan_fast, CUDA, m) {
-  m.impl("mean_losses_fwd", TORCH_BOX(&forward<true>));
-  m.impl("mean_losses_bwd", TORCH_BOX(&backward<true>));
+  m.impl("losses_fwd", TORCH_BOX(&forward<true>));
+  m.impl("losses_bwd", TORCH_BOX(&backward<true>));
 }
 #endif
 

@@ -1,5 +1,5 @@
-// mean_losses against plain loops in double.
-#include "mean_losses.h"
+// losses against plain loops in double.
+#include "losses.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,26 +11,30 @@ using namespace cyclegan_fast;
 
 namespace {
 
-#ifdef CYCLEGAN_FAST_CUDA_TWIN
-void forward(MeanLossesParams p, const std::string& what) {
-  Workspace workspace(plan_of(p).workspace_bytes);
+#ifdef CYCLEGAN_FAST_TEST_CUDA
+void forward(LossesParams p, const std::string& what) {
+  const LossesPlan plan = plan_of(p);
+  Workspace workspace(plan.workspace_bytes);
   p.workspace = workspace.data();
-  expect_launch(mean_losses_fwd_cuda(p, nullptr), what);
+  expect_launch(losses_fwd_cuda(p, plan, nullptr), what);
+  expect_launched({plan.terms, plan.finish}, what);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
-void backward(const MeanLossesParams& p, const std::string& what) {
-  expect_launch(mean_losses_bwd_cuda(p, nullptr), what);
+void backward(const LossesParams& p, const std::string& what) {
+  const LossesPlan plan = plan_of(p);
+  expect_launch(losses_bwd_cuda(p, plan, nullptr), what);
+  expect_launched({plan.terms}, what);
 }
 #else
-void forward(MeanLossesParams p, const std::string& what) {
-  Guarded<double> workspace(mean_losses_cpu_slices(p));
+void forward(LossesParams p, const std::string& what) {
+  Guarded<double> workspace(losses_cpu_slices(p));
   p.workspace = workspace.data();
-  run_slices(p, workspace.size(), mean_losses_fwd_cpu);
-  mean_losses_finish_cpu(p);
+  run_slices(p, workspace.size(), losses_fwd_cpu);
+  losses_finish_cpu(p);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
-void backward(const MeanLossesParams& p, const std::string&) {
-  run_slices(p, mean_losses_cpu_slices(p), mean_losses_bwd_cpu);
+void backward(const LossesParams& p, const std::string&) {
+  run_slices(p, losses_cpu_slices(p), losses_bwd_cpu);
 }
 #endif
 
@@ -38,9 +42,9 @@ struct Exact {
   double value, slope;
 };
 
-Exact exact(MeanLoss loss, double a, double b, double target) {
-  if (loss == MeanLoss::kL1) return {std::abs(a - b), double((a > b) - (a < b))};
-  if (loss == MeanLoss::kSquare) return {(a - target) * (a - target), 2 * (a - target)};
+Exact exact(Loss loss, double a, double b, double target) {
+  if (loss == Loss::kL1) return {std::abs(a - b), double((a > b) - (a < b))};
+  if (loss == Loss::kSquare) return {(a - target) * (a - target), 2 * (a - target)};
   const double margin = 1 - target * a;
   return margin > 0 ? Exact{margin, -target} : Exact{0, 0};
 }
@@ -53,14 +57,14 @@ struct Term {
   double target, weight, value = 0, steepest = 0;
   std::vector<double> slopes;
 
-  Term(MeanLoss loss, int64_t count, int64_t shift, std::mt19937& random)
+  Term(Loss loss, int64_t count, int64_t shift, std::mt19937& random)
       : a(count, shift), b(count, shift), grad_a(count, shift), sign(count, shift) {
-    target = loss == MeanLoss::kHinge ? (count % 2 ? -1 : 1) : double(count % 3) / 2;
+    target = loss == Loss::kHinge ? (count % 2 ? -1 : 1) : double(count % 3) / 2;
     weight = 0.5 + double(count % 5);
     const auto b_values = b.randomize(random, 0);
     auto a_values = a.randomize(random, 0);
     if (count > 2) {  // exactly at the kink
-      const double kink = loss == MeanLoss::kL1 ? b_values[2] : target;
+      const double kink = loss == Loss::kL1 ? b_values[2] : target;
       a.data()[2] = narrow<T>(Compute<T>(kink)), a_values[2] = kink;
     }
     for (int64_t i = 0; i < count; ++i) {
@@ -74,17 +78,17 @@ struct Term {
 };
 
 template <typename T>
-void test_losses(MeanLoss loss, const std::vector<int64_t>& counts, int64_t shift, bool with_sign) {
+void test_losses(Loss loss, const std::vector<int64_t>& counts, int64_t shift, bool with_sign) {
   using C = Compute<T>;
-  const std::string name = "mean_losses " + std::to_string(int(loss)) + " terms " +
+  const std::string name = "losses " + std::to_string(int(loss)) + " terms " +
                            std::to_string(counts.size()) + " of " + std::to_string(counts[0]) +
                            " shift " + std::to_string(shift) + " dtype " +
                            std::to_string(int(kDType<T>));
-  const bool pairs = loss == MeanLoss::kL1;
-  std::mt19937 random(11);
+  const bool pairs = loss == Loss::kL1;
+  std::mt19937 random(11 + seed);
   std::vector<std::unique_ptr<Term<T>>> terms;
   Guarded<C> values(int64_t(counts.size())), grad(int64_t(counts.size()));
-  MeanLossesParams p{};
+  LossesParams p{};
   p.size = int(counts.size()), p.loss = loss, p.dtype = kDType<T>, p.values = values.data();
   for (int k = 0; k < p.size; ++k) {  // alternately aligned and not
     terms.push_back(std::make_unique<Term<T>>(loss, counts[size_t(k)], k % 2 ? 0 : shift, random));
@@ -128,10 +132,10 @@ void test_losses(MeanLoss loss, const std::vector<int64_t>& counts, int64_t shif
 
 }  // namespace
 
-void test_mean_losses() {
+void test_losses() {
   for_each_type([](auto element) {
     using T = decltype(element);
-    for (MeanLoss loss : {MeanLoss::kL1, MeanLoss::kSquare, MeanLoss::kHinge}) {
+    for (Loss loss : {Loss::kL1, Loss::kSquare, Loss::kHinge}) {
       for (int64_t shift : {0, 1}) {
         for (int64_t count : {1, 7, 63, 64, 4096}) test_losses<T>(loss, {count}, shift, true);
         test_losses<T>(loss, {40003, 900, 0, 64, 7}, shift, true);
@@ -141,6 +145,5 @@ void test_mean_losses() {
     }
   });
   // More than the blocks of a launch hold at once: each goes round again.
-  test_losses<float>(MeanLoss::kL1, {1100003, 64}, 1, true);
-  test_losses<float>(MeanLoss::kSquare, {900, 1100003}, 1, true);
+  test_losses<float>(Loss::kL1, {900, 1100003, 64}, 1, true);
 }

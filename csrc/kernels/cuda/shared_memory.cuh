@@ -13,7 +13,7 @@ namespace cyclegan_fast {
 #define CYCLEGAN_FAST_SHARED(Type, name, count) __shared__ Type name[count]
 #endif
 
-constexpr int kMaxCluster = 8;  // the largest that every whole card with clusters takes
+constexpr int kMaxCluster = 8;  // the largest that every device with clusters supports
 
 #if defined(CYCLEGAN_FAST_EMULATED) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
 __device__ inline int cluster_size() { return __clusterSizeInBlocks(); }
@@ -22,7 +22,7 @@ __device__ inline void cluster_sync() {
   __cluster_barrier_arrive();
   __cluster_barrier_wait();
 }
-// The place in block `rank` of what lies at `p` in this block's shared memory.
+// The address in block `rank` of what lies at `p` in this block's shared memory.
 template <typename T>
 __device__ T* shared_of(int rank, T* p) {
   return static_cast<T*>(__cluster_map_shared_rank(p, static_cast<unsigned>(rank)));

@@ -1,7 +1,7 @@
 // Matrix products on panels: a panel is rows of kPanel floats, two vectors, that lie one behind the
 // other, so that a product reads it as a stream.
 
-constexpr int kPanel = 2 * kLanes<float>;
+constexpr int kPanel = 2 * kVectorLanes<float>;
 // Rows of a product held in registers: as many as there are, less one row and one number.
 constexpr int kRows = CYCLEGAN_FAST_VECTOR_BYTES == 64 ? 12 : 6;
 
@@ -22,7 +22,7 @@ inline __attribute__((always_inline)) void multiply_add(VecF (&acc)[kCount][kVec
                                                         int64_t b_step, int64_t length) {
   for (int64_t t = 0; t < length; ++t, a += step, b += b_step) {
     VecF values[kVecs];
-    for (int v = 0; v < kVecs; ++v) values[v] = load(b + v * kLanes<float>);
+    for (int v = 0; v < kVecs; ++v) values[v] = load(b + v * kVectorLanes<float>);
 #pragma GCC unroll 12
     for (int i = 0; i < kCount; ++i) {
       const VecF factor = broadcast(a[i * row]);
@@ -32,12 +32,12 @@ inline __attribute__((always_inline)) void multiply_add(VecF (&acc)[kCount][kVec
 }
 
 // Calls f(std::integral_constant<int, count>, first) for a count known only now.
-template <int kMost = kRows, typename F>
+template <int kMax = kRows, typename F>
 inline void with_constant(int64_t count, int64_t first, const F& f) {
-  if constexpr (kMost > 1) {
-    if (count < kMost) return with_constant<kMost - 1>(count, first, f);
+  if constexpr (kMax > 1) {
+    if (count < kMax) return with_constant<kMax - 1>(count, first, f);
   }
-  f(std::integral_constant<int, kMost>{}, first);
+  f(std::integral_constant<int, kMax>{}, first);
 }
 
 // Calls f(count as a constant, first row) for groups of about as many rows each, at most kRows,
@@ -57,8 +57,8 @@ inline void store_rows(float* out, const VecF (&acc)[kCount][2], bool add) {
 #pragma GCC unroll 12
   for (int i = 0; i < kCount; ++i) {
     for (int v = 0; v < 2; ++v) {
-      float* place = out + i * kPanel + v * kLanes<float>;
-      store(place, add ? load(place) + acc[i][v] : acc[i][v]);
+      float* target = out + i * kPanel + v * kVectorLanes<float>;
+      store(target, add ? load(target) + acc[i][v] : acc[i][v]);
     }
   }
 }

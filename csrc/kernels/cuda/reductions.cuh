@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "shared.cuh"
+#include "shared_memory.cuh"
 #include "types.h"
 
 namespace cyclegan_fast {
@@ -21,7 +21,7 @@ struct Moments {
     m2 += other.m2 + delta * delta * count * share;
     count = total;
   }
-  __device__ Moments from_lane(int offset) const {
+  __device__ Moments from_warp_lane(int offset) const {
     return {__shfl_xor_sync(0xffffffffu, count, offset), __shfl_xor_sync(0xffffffffu, mean, offset),
             __shfl_xor_sync(0xffffffffu, m2, offset)};
   }
@@ -36,7 +36,7 @@ struct GradSums {
     gz += other.gz;
     gzx += other.gzx;
   }
-  __device__ GradSums from_lane(int offset) const {
+  __device__ GradSums from_warp_lane(int offset) const {
     return {__shfl_xor_sync(0xffffffffu, gz, offset), __shfl_xor_sync(0xffffffffu, gzx, offset)};
   }
 };
@@ -46,7 +46,7 @@ struct Sum {
   C value;
 
   __device__ void merge(const Sum& other) { value += other.value; }
-  __device__ Sum from_lane(int offset) const {
+  __device__ Sum from_warp_lane(int offset) const {
     return {__shfl_xor_sync(0xffffffffu, value, offset)};
   }
 };
@@ -67,7 +67,7 @@ __device__ void block_reduce(Partial (&mine)[kStats], int columns) {
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, warps = blockDim.x / 32;
   for (int offset = 16; offset >= columns; offset /= 2) {
 #pragma unroll
-    for (int k = 0; k < kStats; ++k) mine[k].merge(mine[k].from_lane(offset));
+    for (int k = 0; k < kStats; ++k) mine[k].merge(mine[k].from_warp_lane(offset));
   }
   if (lane < columns) {
 #pragma unroll
@@ -90,7 +90,7 @@ __device__ void group_merge(Partial (&mine)[kStats], int columns, int group) {
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   for (int offset = 16; offset >= columns; offset /= 2) {
 #pragma unroll
-    for (int k = 0; k < kStats; ++k) mine[k].merge(mine[k].from_lane(offset));
+    for (int k = 0; k < kStats; ++k) mine[k].merge(mine[k].from_warp_lane(offset));
   }
   if (group == 32) return;
   if (lane < columns) {

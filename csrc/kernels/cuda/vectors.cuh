@@ -1,4 +1,4 @@
-// Packs: kVec neighbouring elements that move in one access of up to 16 bytes and are computed in
+// Vectors: kVec neighbouring elements that move in one access of up to 16 bytes and are computed in
 // Compute<T>.
 #pragma once
 
@@ -11,13 +11,13 @@
 namespace cyclegan_fast {
 
 template <typename T, int kVec>
-struct alignas(sizeof(T) * kVec) Pack {
+struct alignas(sizeof(T) * kVec) Vector {
   T v[kVec];
 };
 
 // Elements of type T in 16 bytes.
 template <typename T>
-constexpr int kPackLanes = 16 / sizeof(T);
+constexpr int kVectorElements = 16 / sizeof(T);
 
 // On the device by instruction, on the host (tests) in software.
 template <typename T>
@@ -64,30 +64,30 @@ inline Half from_compute<Half>(float value) {
 }
 #endif
 
-// The pack at element `index`, a multiple of kVec.
+// The vector at element `index`, a multiple of kVec.
 template <int kVec, typename T>
-__device__ inline Pack<T, kVec> load_pack(const T* p, int64_t index) {
-  return *reinterpret_cast<const Pack<T, kVec>*>(p + index);
+__device__ inline Vector<T, kVec> load_vector(const T* p, int64_t index) {
+  return *reinterpret_cast<const Vector<T, kVec>*>(p + index);
 }
 template <int kVec, typename T>
-__device__ inline void store_pack(T* p, int64_t index, const Pack<T, kVec>& pack) {
-  *reinterpret_cast<Pack<T, kVec>*>(p + index) = pack;
+__device__ inline void store_vector(T* p, int64_t index, const Vector<T, kVec>& vector) {
+  *reinterpret_cast<Vector<T, kVec>*>(p + index) = vector;
 }
 
-// Makes the compiler forget what it widened `packs` to, so that they, not the wider values, stay in
-// registers across a barrier.
-template <int kPacks, int kVec, typename T>
-__device__ inline void keep_packed(Pack<T, kVec> (&packs)[kPacks]) {
+// Makes the compiler forget what it widened `vectors` to, so that they, not the wider values, stay
+// in registers across a barrier.
+template <int kVectors, int kVec, typename T>
+__device__ inline void keep_narrow(Vector<T, kVec> (&vectors)[kVectors]) {
 #ifdef __CUDA_ARCH__
-  if constexpr (sizeof(Pack<T, kVec>) == 16) {
+  if constexpr (sizeof(Vector<T, kVec>) == 16) {
 #pragma unroll
-    for (int u = 0; u < kPacks; ++u) {
-      uint4& words = reinterpret_cast<uint4&>(packs[u]);
+    for (int u = 0; u < kVectors; ++u) {
+      uint4& words = reinterpret_cast<uint4&>(vectors[u]);
       asm volatile("" : "+r"(words.x), "+r"(words.y), "+r"(words.z), "+r"(words.w));
     }
   }
 #else
-  (void)packs;
+  (void)vectors;
 #endif
 }
 

@@ -2,16 +2,16 @@
 // weights as panels of outputs (phase 1); then come the sums (phase 2).
 //
 // The input gradient is a forward pass of stride 1 over dL/dy, one for each of the stride^2 classes
-// of pixels of x that see the same taps of the window: tap r for row y where (y + pad - r) is a
+// of pixels of x that see the same taps of the kernel: tap r for row y where (y + pad - r) is a
 // multiple of the stride.
 
-#include "cpu/panels.simd.h"
+#include "cpu_conv/panels.simd.h"
 
 constexpr int kFewOutputs = 4;  // so few do not fill a panel
 
 // One forward pass of a class: output q sees source pixels [q step, q step + taps).
 struct Taps {
-  int64_t rows, columns;  // of the window that this class sees
+  int64_t rows, columns;  // of the kernel that this class sees
   int64_t row0, column0;  // the first of them; the others are `stride` apart
 };
 
@@ -21,8 +21,9 @@ inline Taps taps_of(const Conv2dParams& p, Conv2dPass pass, int64_t class_y, int
           ceil_div(std::max<int64_t>(p.s - class_x, 0), p.stride), class_y, class_x};
 }
 
-// What a pass reads, writes, and where its parts lie in the workspace, counted in floats.
-struct Conv2dPlaces {
+// The sizes of what a pass reads and writes, and where its parts lie in the workspace, counted in
+// floats.
+struct Conv2dGeometry {
   bool back;                       // the input gradient
   int64_t in_h, in_w, in_c;        // of what is summed: x, or dL/dy
   int64_t out_h, out_w, out_c;     // of what is written: y, or dL/dx
@@ -34,14 +35,14 @@ struct Conv2dPlaces {
   int64_t panels, panel, weights;  // of a class: outputs / kPanel, size of one, size of all
   int64_t source, gradients, u, total;
 
-  Conv2dPlaces(const Conv2dParams& p, Conv2dPass pass) {
+  Conv2dGeometry(const Conv2dParams& p, Conv2dPass pass) {
     back = pass == Conv2dPass::kInputGradient;
     in_h = back ? p.oh : p.h, in_w = back ? p.ow : p.w, in_c = back ? p.k : p.c;
     out_h = back ? p.h : p.oh, out_w = back ? p.w : p.ow, out_c = back ? p.c : p.k;
     classes = back ? p.stride : 1;
-    const int64_t most_y = ceil_div(p.r, classes), most_x = ceil_div(p.s, classes);
-    before_y = back ? most_y - 1 : p.pad;
-    before_x = back ? most_x - 1 : p.pad;
+    const int64_t max_y = ceil_div(p.r, classes), max_x = ceil_div(p.s, classes);
+    before_y = back ? max_y - 1 : p.pad;
+    before_x = back ? max_x - 1 : p.pad;
     source_h = before_y + (back ? std::max(p.oh, (p.h - 1 + p.pad) / p.stride + 1)
                                 : std::max(p.h, (p.oh - 1) * p.stride + p.r - p.pad));
     source_w = before_x + (back ? std::max(p.ow, (p.w - 1 + p.pad) / p.stride + 1)
@@ -51,10 +52,10 @@ struct Conv2dPlaces {
              (sums_weights && p.s * p.c % (2 * kPanel) != 0);
     narrow = out_c <= kFewOutputs;
     panels = narrow ? 1 : ceil_div(out_c, kPanel);
-    panel = most_y * most_x * in_c * kPanel;
-    weights = narrow ? most_y * most_x * in_c * out_c : panels * panel;
+    panel = max_y * max_x * in_c * kPanel;
+    weights = narrow ? max_y * max_x * in_c * out_c : panels * panel;
     source = 0;
-    // Some more than needed: the last numbers under a window are read with their neighbours.
+    // Some more than needed: the last numbers under a kernel are read with their neighbours.
     gradients = source + (copies ? p.n * source_h * source_w * in_c + 2 * kPanel : 0);
     u = gradients + (sums_weights && p.dtype != DType::kFloat32 ? p.n * p.oh * p.ow * p.k : 0);
     total = u + (sums_weights ? 0 : classes * classes * weights);
@@ -66,14 +67,14 @@ struct Conv2dPlaces {
 
 template <typename T>
 inline void widen_row(const T* from, int64_t count, float* to) {
-  for (int64_t i = 0; i < count; i += kLanes<float>) {
+  for (int64_t i = 0; i < count; i += kVectorLanes<float>) {
     store(to + i, load(from + i, count - i), count - i);
   }
 }
 
 // x or dL/dy as float with zeros around; a slice is one row.
 template <typename T>
-void lay_out_source(const Conv2dParams& p, const Conv2dPlaces& at, int64_t begin, int64_t end) {
+void lay_out_source(const Conv2dParams& p, const Conv2dGeometry& at, int64_t begin, int64_t end) {
   const T* in = static_cast<const T*>(at.back ? p.y : p.x);
   for (int64_t row = begin; row < end; ++row) {
     const int64_t y = row % at.source_h - at.before_y;
@@ -91,9 +92,9 @@ void lay_out_source(const Conv2dParams& p, const Conv2dPlaces& at, int64_t begin
 
 // weight -> panels [class][panel][taps][inputs][kPanel], or narrow [class][output][taps][inputs]; a
 // slice is kPanel inputs.
-void lay_out_weights(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces& at, int64_t begin,
-                     int64_t end) {
-  const int64_t width = at.narrow ? at.out_c : kPanel, window = p.r * p.s;
+void lay_out_weights(const Conv2dParams& p, Conv2dPass pass, const Conv2dGeometry& at,
+                     int64_t begin, int64_t end) {
+  const int64_t width = at.narrow ? at.out_c : kPanel, taps_of_kernel = p.r * p.s;
   const int64_t first = begin * kPanel, last = std::min(end * kPanel, at.in_c);
   for (int64_t c = 0; c < at.classes * at.classes; ++c) {
     const Taps taps = taps_of(p, pass, c / at.classes, c % at.classes);
@@ -112,7 +113,8 @@ void lay_out_weights(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces&
       const int64_t s = at.back ? taps.column0 + (taps.columns - 1 - x) * p.stride : x;
       const float* from =
           p.weight + (r * p.s + s) * p.c;  // of output channel 0 and input channel 0
-      const int64_t from_o = at.back ? 1 : window * p.c, from_i = at.back ? window * p.c : 1;
+      const int64_t from_o = at.back ? 1 : taps_of_kernel * p.c,
+                    from_i = at.back ? taps_of_kernel * p.c : 1;
       for (int64_t i0 = first; i0 < last; i0 += kPanel) {
         for (int64_t o = 0; o < count; ++o) {
           for (int64_t i = i0; i < std::min(i0 + kPanel, last); ++i) {
@@ -130,7 +132,7 @@ struct RowOfPixels {
   const float* source;   // under the first tap of the first pixel
   int64_t source_row;    // floats from one row of the source to the next
   int64_t step;          // floats from one pixel's first tap to the next's
-  int64_t taps, length;  // rows of the window, and numbers under one of them
+  int64_t taps, length;  // rows of the kernel, and numbers under one of them
   const float* weights;
   T* out;
   int64_t out_step, count;
@@ -144,7 +146,7 @@ inline void sum_panel(const RowOfPixels<T>& row, const float* bias, int64_t chan
   for_each_row_group(row.count, [&](auto pixels, int64_t first) {
     VecF acc[pixels][kVecs];
     for (int i = 0; i < pixels; ++i) {
-      for (int v = 0; v < kVecs; ++v) acc[i][v] = load(start + v * kLanes<float>);
+      for (int v = 0; v < kVecs; ++v) acc[i][v] = load(start + v * kVectorLanes<float>);
     }
     for (int64_t tap = 0; tap < row.taps; ++tap) {
       multiply_add(acc, row.source + tap * row.source_row + first * row.step, row.step, 1,
@@ -153,7 +155,7 @@ inline void sum_panel(const RowOfPixels<T>& row, const float* bias, int64_t chan
     for (int i = 0; i < pixels; ++i) {
       T* out = row.out + (first + i) * row.out_step;
       for (int v = 0; v < kVecs; ++v) {
-        store(out + v * kLanes<float>, acc[i][v], channels - v * kLanes<float>);
+        store(out + v * kVectorLanes<float>, acc[i][v], channels - v * kVectorLanes<float>);
       }
     }
   });
@@ -184,7 +186,7 @@ inline void sum_along_inputs(const RowOfPixels<T>& row, const float* bias, int64
     const float* a = row.source + tap * row.source_row + first * row.step;
     const float* b = row.weights + tap * row.length;
     int64_t t = 0;
-    for (; t + kLanes<float> <= row.length; t += kLanes<float>) {
+    for (; t + kVectorLanes<float> <= row.length; t += kVectorLanes<float>) {
       multiply_along<true>(acc, a + t, row.step, b + t, b_step, 0);
     }
     if (t < row.length) {
@@ -193,7 +195,7 @@ inline void sum_along_inputs(const RowOfPixels<T>& row, const float* bias, int64
   }
   for (int i = 0; i < kPixels; ++i) {
     for (int o = 0; o < kOutputs; ++o) {
-      const float sum = sum_lanes<float>(acc[i][o]) + (bias == nullptr ? 0.0f : bias[o]);
+      const float sum = sum_of_lanes<float>(acc[i][o]) + (bias == nullptr ? 0.0f : bias[o]);
       row.out[(first + i) * row.out_step + o] = narrow<T>(sum);
     }
   }
@@ -208,7 +210,7 @@ void sum_narrow(const RowOfPixels<T>& row, const float* bias) {
 
 // Row `index` of all images' output rows, of one class in x and one panel of outputs.
 template <typename T>
-RowOfPixels<T> row_of_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces& at,
+RowOfPixels<T> row_of_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2dGeometry& at,
                              int64_t index, int64_t class_x, int64_t panel) {
   const int64_t image = index / at.out_h, y = index % at.out_h;
   const int64_t class_y = at.back ? (y + p.pad) % p.stride : 0;
@@ -235,7 +237,7 @@ RowOfPixels<T> row_of_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2
 
 // The sums; a slice is some rows of the output.
 template <typename T>
-void sum_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces& at, int64_t begin,
+void sum_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2dGeometry& at, int64_t begin,
                 int64_t end) {
   const int64_t rows = at.rows_per_slice();
   const float* bias = at.back ? nullptr : p.bias;
@@ -253,8 +255,8 @@ void sum_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces& at, 
         }
         const int64_t channels = std::min<int64_t>(kPanel, at.out_c - panel * kPanel);
         const float* start = bias == nullptr ? nullptr : bias + panel * kPanel;
-        channels > kLanes<float> ? sum_panel<2>(row, start, channels)
-                                 : sum_panel<1>(row, start, channels);
+        channels > kVectorLanes<float> ? sum_panel<2>(row, start, channels)
+                                       : sum_panel<1>(row, start, channels);
       }
     }
   }
@@ -265,8 +267,8 @@ void sum_pixels(const Conv2dParams& p, Conv2dPass pass, const Conv2dPlaces& at, 
 constexpr int64_t kOutputsPerSlice = 64;
 constexpr int64_t kPixelsPerBlock = 96;  // summed in registers before they go to memory
 
-// Few outputs: the window's rows are shared out as well.
-inline bool splits_window(const Conv2dParams& p) { return p.k <= 4 * kOutputsPerSlice; }
+// Few outputs: the kernel's rows are distributed as well.
+inline bool splits_kernel_rows(const Conv2dParams& p) { return p.k <= 4 * kOutputsPerSlice; }
 
 // Adds the sums of `kCount` outputs, those in memory from `from` on, or starts with them.
 template <int kCount, int kVecs>
@@ -275,8 +277,8 @@ inline void add_sums(const Conv2dParams& p, const VecF (&acc)[kCount][kVecs], in
   const int64_t length = p.s * p.c;
   for (int i = 0; i < kCount; ++i) {
     float* out = p.grad_weight + ((k + i) * p.r + r) * length;
-    for (int v = 0; v < kVecs && t + v * kLanes<float> < length; ++v) {
-      const int64_t at = t + v * kLanes<float>;
+    for (int v = 0; v < kVecs && t + v * kVectorLanes<float> < length; ++v) {
+      const int64_t at = t + v * kVectorLanes<float>;
       const VecF before = start ? VecF{} : load(out + at, length - at);
       store(out + at, before + acc[i][v], length - at);
     }
@@ -285,7 +287,7 @@ inline void add_sums(const Conv2dParams& p, const VecF (&acc)[kCount][kVecs], in
 
 // A few outputs: pixels are read where they lie, four vectors of them.
 template <int kOutputs>
-void sum_narrow_weights(const Conv2dParams& p, const Conv2dPlaces& at, const float* source,
+void sum_narrow_weights(const Conv2dParams& p, const Conv2dGeometry& at, const float* source,
                         const float* dy, int64_t r) {
   for (int64_t row = 0; row < p.n * p.oh; ++row) {
     const int64_t y = row / p.oh * at.source_h + row % p.oh * p.stride + r;
@@ -298,12 +300,12 @@ void sum_narrow_weights(const Conv2dParams& p, const Conv2dPlaces& at, const flo
   }
 }
 
-// Outputs [k0, k1) under rows [r0, r1) of the window, a block of pixels at a time, which is laid
+// Outputs [k0, k1) under rows [r0, r1) of the kernel, a block of pixels at a time, which is laid
 // side by side so that it stays in the first cache.
-void sum_many_weights(const Conv2dParams& p, const Conv2dPlaces& at, const float* source,
+void sum_many_weights(const Conv2dParams& p, const Conv2dGeometry& at, const float* source,
                       const float* dy, int64_t k0, int64_t k1, int64_t r0, int64_t r1) {
   float gradients[kPixelsPerBlock][kOutputsPerSlice], inputs[kPixelsPerBlock][kPanel];
-  const float* under[kPixelsPerBlock];             // the source under the first tap of the window
+  const float* under[kPixelsPerBlock];             // the source under the first tap of the kernel
   const bool one_slice = p.k <= kOutputsPerSlice;  // dL/dy lies side by side already
   int64_t row = 0, column = 0;                     // of the next pixel
   for (int64_t first = 0; row < p.n * p.oh; first += kPixelsPerBlock) {
@@ -327,7 +329,7 @@ void sum_many_weights(const Conv2dParams& p, const Conv2dPlaces& at, const float
         for (int64_t i = 0; i < count; ++i) {
           const float* from = under[i] + r * at.source_w * p.c + t;
           store(inputs[i], load(from));
-          store(inputs[i] + kLanes<float>, load(from + kLanes<float>));
+          store(inputs[i] + kVectorLanes<float>, load(from + kVectorLanes<float>));
         }
         for_each_row_group(k1 - k0, [&](auto outputs, int64_t k) {
           VecF acc[outputs][2] = {};
@@ -339,13 +341,14 @@ void sum_many_weights(const Conv2dParams& p, const Conv2dPlaces& at, const float
   }
 }
 
-void sum_weights(const Conv2dParams& p, const Conv2dPlaces& at, int64_t begin, int64_t end) {
+void sum_weights(const Conv2dParams& p, const Conv2dGeometry& at, int64_t begin, int64_t end) {
   const float* source = at.copies ? p.workspace + at.source : static_cast<const float*>(p.x);
   const float* dy =
       p.dtype == DType::kFloat32 ? static_cast<const float*>(p.y) : p.workspace + at.gradients;
   for (int64_t slice = begin; slice < end; ++slice) {
-    const int64_t group = splits_window(p) ? slice / p.r : slice;
-    const int64_t r0 = splits_window(p) ? slice % p.r : 0, r1 = splits_window(p) ? r0 + 1 : p.r;
+    const int64_t group = splits_kernel_rows(p) ? slice / p.r : slice;
+    const int64_t r0 = splits_kernel_rows(p) ? slice % p.r : 0,
+                  r1 = splits_kernel_rows(p) ? r0 + 1 : p.r;
     if (p.k <= kFewOutputs) {
       with_constant<kFewOutputs>(p.k, r0, [&](auto outputs, int64_t r) {
         sum_narrow_weights<outputs>(p, at, source, dy, r);
@@ -358,23 +361,23 @@ void sum_weights(const Conv2dParams& p, const Conv2dPlaces& at, int64_t begin, i
 }
 
 int64_t workspace_floats(const Conv2dParams& p, Conv2dPass pass) {
-  return Conv2dPlaces(p, pass).total;
+  return Conv2dGeometry(p, pass).total;
 }
 
 int64_t slices_of_phase(const Conv2dParams& p, Conv2dPass pass, int64_t phase) {
-  const Conv2dPlaces at(p, pass);
+  const Conv2dGeometry at(p, pass);
   const bool sums_weights = pass == Conv2dPass::kWeightGradient;
   if (phase == 0) return at.copies ? p.n * at.source_h : 0;
   if (phase == 1 && !sums_weights) return ceil_div(at.in_c, kPanel);
   if (phase == 1) return at.u > at.gradients ? p.n * p.oh : 0;
   if (!sums_weights) return ceil_div(p.n * at.out_h, at.rows_per_slice());
-  return ceil_div(p.k, kOutputsPerSlice) * (splits_window(p) ? p.r : 1);
+  return ceil_div(p.k, kOutputsPerSlice) * (splits_kernel_rows(p) ? p.r : 1);
 }
 
 template <typename T>
 void run_phase_on(const Conv2dParams& p, Conv2dPass pass, int64_t phase, int64_t begin,
                   int64_t end) {
-  const Conv2dPlaces at(p, pass);
+  const Conv2dGeometry at(p, pass);
   if (phase == 0) return lay_out_source<T>(p, at, begin, end);
   if (pass == Conv2dPass::kWeightGradient) {
     if (phase == 2) return sum_weights(p, at, begin, end);

@@ -1,5 +1,5 @@
 // Chooses the instruction set. The kernel is cpu/conv3x3.simd.h.
-#include "conv3x3.h"
+#include "cpu_conv/conv3x3.h"
 
 #include <algorithm>
 #include <type_traits>
@@ -14,7 +14,7 @@ constexpr int64_t kTilesPerChunk = 256;
 
 }  // namespace cyclegan_fast
 
-#define CYCLEGAN_FAST_KERNEL_FILE "cpu/conv3x3.simd.h"
+#define CYCLEGAN_FAST_KERNEL_FILE "cpu_conv/conv3x3.simd.h"
 #include "cpu/for_each_isa.h"
 
 namespace cyclegan_fast {

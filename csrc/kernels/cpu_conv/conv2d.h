@@ -1,6 +1,7 @@
-// conv2d: y = conv(zero_pad(x), weight) + bias for any window and stride, its input gradient and
-// its weight gradient, as sums over rows of pixels. CPU only, NHWC: there the pixels under one row
-// of the window, S x C numbers, lie side by side. A transposed convolution is the input gradient.
+// conv2d: y = conv(zero_pad(x), weight) + bias for any kernel size and stride, its input gradient
+// and its weight gradient, as sums over rows of pixels. CPU only, NHWC: there the pixels under one
+// row of the kernel, S x C numbers, lie side by side. A transposed convolution is the input
+// gradient.
 #pragma once
 
 #include "types.h"
@@ -15,7 +16,7 @@ struct Conv2dParams {
   float* grad_weight;   // [out] [K, R, S, C]; of the weight gradient only
   float* workspace;     // conv2d_workspace() bytes, 64-byte aligned
   int64_t n, h, w, c, k;
-  int64_t r, s;    // rows and columns of the window
+  int64_t r, s;    // kernel size: rows and columns
   int64_t oh, ow;  // pixel (oy, ox) of y sees those of x from (oy stride - pad, ox stride - pad)
   int64_t stride, pad;
   DType dtype;  // of x and y: kFloat32 or kBFloat16; sums are in float

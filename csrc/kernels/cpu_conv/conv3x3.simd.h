@@ -5,18 +5,18 @@
 //   sums      S [36][C / kPanel][K padded][kPanel]   of the weight gradient: M^T V
 // Channels beyond C and K are zero. One chunk of tiles is worked on at a time.
 
-#include "cpu/panels.simd.h"
-#include "cpu/winograd.simd.h"
+#include "cpu_conv/panels.simd.h"
+#include "cpu_conv/winograd.simd.h"
 
-// How a pass lies in its workspace; counted in floats.
-struct Conv3x3Places {
+// The sizes of a pass, and where its parts lie in the workspace; counted in floats.
+struct Conv3x3Geometry {
   int64_t rows, columns;                 // of tiles in an image of y
   int64_t tiles;                         // in all images
   int64_t c_panels, k_panels;            //
   int64_t v_stride, m_stride, u_stride;  // from one of the 36 positions to the next
   int64_t v, m, u, total;
 
-  explicit Conv3x3Places(const Conv3x3Params& p)
+  explicit Conv3x3Geometry(const Conv3x3Params& p)
       : rows(ceil_div(p.h + 2 * p.pad - 2, 4)),
         columns(ceil_div(p.w + 2 * p.pad - 2, 4)),
         tiles(p.n * rows * columns),
@@ -34,10 +34,10 @@ struct Conv3x3Places {
   int64_t chunk_at(int64_t first) const { return std::min(kTilesPerChunk, tiles - first); }
 };
 
-// A tile's place: its image, and the first of its pixels in y.
+// A tile's position: its image, and the first of its pixels in y.
 struct Tile {
   int64_t image, y, x;
-  Tile(const Conv3x3Places& at, int64_t index)
+  Tile(const Conv3x3Geometry& at, int64_t index)
       : image(index / (at.rows * at.columns)),
         y(index / at.columns % at.rows * 4),
         x(index % at.columns * 4) {}
@@ -50,7 +50,7 @@ inline void load_patch(const T* image, int64_t h, int64_t w, int64_t c, int64_t 
                        int64_t count, VecF (&out)[kSide][kSide]) {
   const T* first = image + (y * w + x) * c;
   const bool inside = y >= 0 && x >= 0 && y + kSide <= h && x + kSide <= w;
-  if (inside && count >= kLanes<T>) {
+  if (inside && count >= kVectorLanes<T>) {
     for (int i = 0; i < kSide; ++i) {
       for (int j = 0; j < kSide; ++j) out[i][j] = load(first + (i * w + j) * c);
     }
@@ -67,25 +67,25 @@ inline void load_patch(const T* image, int64_t h, int64_t w, int64_t c, int64_t 
 }
 
 template <int kSide>
-inline void store_positions(float* place, int64_t stride, const VecF (&values)[kSide][kSide]) {
+inline void store_positions(float* first, int64_t stride, const VecF (&values)[kSide][kSide]) {
   for (int i = 0; i < kSide; ++i) {
-    for (int j = 0; j < kSide; ++j) store(place + (i * kSide + j) * stride, values[i][j]);
+    for (int j = 0; j < kSide; ++j) store(first + (i * kSide + j) * stride, values[i][j]);
   }
 }
 
 template <int kSide>
-inline void load_positions(const float* place, int64_t stride, VecF (&values)[kSide][kSide]) {
+inline void load_positions(const float* first, int64_t stride, VecF (&values)[kSide][kSide]) {
   for (int i = 0; i < kSide; ++i) {
-    for (int j = 0; j < kSide; ++j) values[i][j] = load(place + (i * kSide + j) * stride);
+    for (int j = 0; j < kSide; ++j) values[i][j] = load(first + (i * kSide + j) * stride);
   }
 }
 
-// Calls f(panel, lane, count): for each vector of `channels` its place in the panels, and how many
-// of its lanes are channels (none or fewer where a panel is padded).
+// Calls f(panel, lane, count): for each vector of `channels` its position in the panels, and how
+// many of its lanes are channels (none or fewer where a panel is padded).
 template <typename F>
 inline void for_each_vector(int64_t channels, const F& f) {
   for (int64_t panel = 0; panel < ceil_div(channels, kPanel); ++panel) {
-    for (int64_t lane = 0; lane < kPanel; lane += kLanes<float>) {
+    for (int64_t lane = 0; lane < kPanel; lane += kVectorLanes<float>) {
       f(panel, lane, channels - panel * kPanel - lane);
     }
   }
@@ -94,7 +94,7 @@ inline void for_each_vector(int64_t channels, const F& f) {
 // x -> V, for tiles first + [begin, end).
 template <typename T>
 void transform_input(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end) {
-  const Conv3x3Places at(p);
+  const Conv3x3Geometry at(p);
   const int64_t chunk = at.chunk_at(first);
   for (int64_t t = begin; t < end; ++t) {
     const Tile tile(at, first + t);
@@ -113,7 +113,7 @@ void transform_input(const Conv3x3Params& p, int64_t first, int64_t begin, int64
 // dy -> M, for tiles first + [begin, end).
 template <typename T>
 void transform_output_gradient(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end) {
-  const Conv3x3Places at(p);
+  const Conv3x3Geometry at(p);
   const int64_t chunk = at.chunk_at(first), h = p.h + 2 * p.pad - 2, w = p.w + 2 * p.pad - 2;
   for (int64_t t = begin; t < end; ++t) {
     const Tile tile(at, first + t);
@@ -131,7 +131,7 @@ void transform_output_gradient(const Conv3x3Params& p, int64_t first, int64_t be
 // M -> y, for tiles first + [begin, end).
 template <typename T>
 void transform_output(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end) {
-  const Conv3x3Places at(p);
+  const Conv3x3Geometry at(p);
   const int64_t chunk = at.chunk_at(first), h = p.h + 2 * p.pad - 2, w = p.w + 2 * p.pad - 2;
   for (int64_t t = begin; t < end; ++t) {
     const Tile tile(at, first + t);
@@ -155,7 +155,7 @@ void transform_output(const Conv3x3Params& p, int64_t first, int64_t begin, int6
 
 // weight -> U; a slice is one panel of outputs with one panel of inputs.
 void transform_weight(const Conv3x3Params& p, int64_t begin, int64_t end) {
-  const Conv3x3Places at(p);
+  const Conv3x3Geometry at(p);
   for (int64_t slice = begin; slice < end; ++slice) {
     const int64_t k0 = slice / at.c_panels * kPanel, c0 = slice % at.c_panels * kPanel;
     const int64_t count = std::min<int64_t>(kPanel, p.k - k0);
@@ -170,10 +170,10 @@ void transform_weight(const Conv3x3Params& p, int64_t begin, int64_t end) {
           for (int64_t k = 0; k < count; ++k) taps[tap][k] = w[k * 9 * p.c];
         }
       }
-      for (int lane = 0; lane < kPanel; lane += kLanes<float>) {
-        VecF window[3][3], positions[6][6];
-        for (int tap = 0; tap < 9; ++tap) window[tap / 3][tap % 3] = load(&taps[tap][lane]);
-        along_both_axes<transform_weights>(window, positions);
+      for (int lane = 0; lane < kPanel; lane += kVectorLanes<float>) {
+        VecF kernel[3][3], positions[6][6];
+        for (int tap = 0; tap < 9; ++tap) kernel[tap / 3][tap % 3] = load(&taps[tap][lane]);
+        along_both_axes<transform_weights>(kernel, positions);
         store_positions(panel + (c - c0) * kPanel + lane, at.u_stride, positions);
       }
     }
@@ -182,7 +182,7 @@ void transform_weight(const Conv3x3Params& p, int64_t begin, int64_t end) {
 
 // V times U -> M; a slice is one of the 36 positions of one panel of outputs.
 void multiply(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end) {
-  const Conv3x3Places at(p);
+  const Conv3x3Geometry at(p);
   const int64_t chunk = at.chunk_at(first);
   for (int64_t slice = begin; slice < end; ++slice) {
     const int64_t position = slice / at.k_panels, panel = slice % at.k_panels;
@@ -203,7 +203,7 @@ void multiply(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end)
 
 // S += M^T V over the chunk's tiles; a slice is one of the 36 positions of one panel of outputs.
 void correlate(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end) {
-  const Conv3x3Places at(p);
+  const Conv3x3Geometry at(p);
   const int64_t chunk = at.chunk_at(first);
   for (int64_t slice = begin; slice < end; ++slice) {
     const int64_t position = slice / at.k_panels, k_panel = slice % at.k_panels;
@@ -223,16 +223,16 @@ void correlate(const Conv3x3Params& p, int64_t first, int64_t begin, int64_t end
 
 // S -> grad_weight; a slice is one output channel.
 void gather_weight_gradient(const Conv3x3Params& p, int64_t begin, int64_t end) {
-  const Conv3x3Places at(p);
+  const Conv3x3Geometry at(p);
   for (int64_t k = begin; k < end; ++k) {
     for_each_vector(p.c, [&](int64_t panel, int64_t lane, int64_t count) {
       if (count <= 0) return;
-      VecF positions[6][6], window[3][3];
+      VecF positions[6][6], kernel[3][3];
       load_positions(p.workspace + at.u + (panel * at.k_panels * kPanel + k) * kPanel + lane,
                      at.u_stride, positions);
-      along_both_axes<gather_weights>(positions, window);
+      along_both_axes<gather_weights>(positions, kernel);
       for (int tap = 0; tap < 9; ++tap) {
-        store(p.grad_weight + (k * 9 + tap) * p.c + panel * kPanel + lane, window[tap / 3][tap % 3],
+        store(p.grad_weight + (k * 9 + tap) * p.c + panel * kPanel + lane, kernel[tap / 3][tap % 3],
               count);
       }
     });
@@ -245,14 +245,16 @@ void on_type(const Conv3x3Params& p, const F& f) {
   p.dtype == DType::kBFloat16 ? f(BFloat16{}) : f(float{});
 }
 
-int64_t workspace_floats(const Conv3x3Params& p) { return Conv3x3Places(p).total; }
+int64_t workspace_floats(const Conv3x3Params& p) { return Conv3x3Geometry(p).total; }
 
-int64_t chunks(const Conv3x3Params& p) { return ceil_div(Conv3x3Places(p).tiles, kTilesPerChunk); }
+int64_t chunks(const Conv3x3Params& p) {
+  return ceil_div(Conv3x3Geometry(p).tiles, kTilesPerChunk);
+}
 
 // Of the forward pass: the weights, then for each chunk patches, products, pixels. Of the other:
 // for each chunk patches, gradients, sums; then the weights.
 int64_t slices_of_phase(const Conv3x3Params& p, Conv3x3Pass pass, int64_t phase) {
-  const Conv3x3Places at(p);
+  const Conv3x3Geometry at(p);
   const bool forward = pass == Conv3x3Pass::kForward;
   if (phase == (forward ? 0 : 3 * chunks(p))) return forward ? at.k_panels * at.c_panels : p.k;
   const int64_t step = forward ? phase - 1 : phase;

@@ -4,13 +4,13 @@
 // buffer that stays in the cache.
 
 template <typename T>
-using BytesOf = typename Lanes<uint8_t, T>::Vec;
+using BytesOf = typename LanesOf<uint8_t, T>::Vec;
 
-// `count` bytes, at most kMost; those are one instruction.
-template <size_t kMost>
+// `count` bytes, at most kMax; those are one instruction.
+template <size_t kMax>
 void copy(void* to, const void* from, int64_t count) {
-  if (count == int64_t(kMost)) {
-    std::memcpy(to, from, kMost);
+  if (count == int64_t(kMax)) {
+    std::memcpy(to, from, kMax);
   } else {
     std::memcpy(to, from, size_t(count));
   }
@@ -55,8 +55,8 @@ BytesOf<T> to_levels(VecOf<T> x, bool tanh) {
 // x [count] -> levels [count]
 template <typename T>
 void to_levels(const T* x, uint8_t* levels, int64_t count, bool tanh) {
-  for (int64_t i = 0; i < count; i += kLanes<T>) {
-    const int64_t lanes = std::min<int64_t>(kLanes<T>, count - i);
+  for (int64_t i = 0; i < count; i += kVectorLanes<T>) {
+    const int64_t lanes = std::min<int64_t>(kVectorLanes<T>, count - i);
     const BytesOf<T> bytes = to_levels<T>(load(x + i, lanes), tanh);
     copy<sizeof bytes>(levels + i, &bytes, lanes);
   }
@@ -72,13 +72,13 @@ void interleave(const uint8_t* __restrict planes, uint8_t* __restrict pixels, in
   }
 }
 
-// Slices [begin, end), through planes [c, kStretch].
+// Slices [begin, end), through planes [c, kChunk].
 template <typename T>
 void run_typed(const ToUint8Params& p, uint8_t* planes, int64_t begin, int64_t end) {
-  const int64_t stretches = ceil_div(p.pixels, kStretch);
+  const int64_t chunks = ceil_div(p.pixels, kChunk);
   for (int64_t s = begin; s < end; ++s) {
-    const int64_t image = s / stretches, first = s % stretches * kStretch;
-    const int64_t count = std::min(kStretch, p.pixels - first);
+    const int64_t image = s / chunks, first = s % chunks * kChunk;
+    const int64_t count = std::min(kChunk, p.pixels - first);
     const T* x = static_cast<const T*>(p.x) + image * p.c * p.pixels + first;
     uint8_t* levels = p.levels + (image * p.pixels + first) * p.c;
     if (p.c == 1) {
@@ -95,13 +95,13 @@ void run_typed(const ToUint8Params& p, uint8_t* planes, int64_t begin, int64_t e
 template <typename T>
 void to_values(const uint8_t* levels, T* y, int64_t count) {
   using C = Compute<T>;
-  for (int64_t i = 0; i < count; i += kLanes<T>) {
-    const int64_t lanes = std::min<int64_t>(kLanes<T>, count - i);
+  for (int64_t i = 0; i < count; i += kVectorLanes<T>) {
+    const int64_t lanes = std::min<int64_t>(kVectorLanes<T>, count - i);
     BytesOf<T> bytes = {};
     copy<sizeof bytes>(&bytes, levels + i, lanes);
     // By steps: gcc has an instruction for each, and takes a longer one lane by lane.
-    const auto words = __builtin_convertvector(bytes, typename Lanes<uint16_t, T>::Vec);
-    const auto ints = __builtin_convertvector(words, typename Lanes<int32_t, T>::Vec);
+    const auto words = __builtin_convertvector(bytes, typename LanesOf<uint16_t, T>::Vec);
+    const auto ints = __builtin_convertvector(words, typename LanesOf<int32_t, T>::Vec);
     const VecOf<T> level = __builtin_convertvector(ints, VecOf<T>);
     store(y + i, level * Inverse<C>::high + level * Inverse<C>::low - C(1), lanes);
   }

@@ -1,12 +1,12 @@
 // Chooses the instruction set. The kernel is cpu/conv2d.simd.h.
-#include "conv2d.h"
+#include "cpu_conv/conv2d.h"
 
 #include <algorithm>
 #include <type_traits>
 
 #include "cpu/isa.h"
 
-#define CYCLEGAN_FAST_KERNEL_FILE "cpu/conv2d.simd.h"
+#define CYCLEGAN_FAST_KERNEL_FILE "cpu_conv/conv2d.simd.h"
 #include "cpu/for_each_isa.h"
 
 namespace cyclegan_fast {

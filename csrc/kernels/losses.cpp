@@ -1,6 +1,6 @@
-// The CPU twin: cuts the terms into slices and chooses the instruction set. The kernel is
-// cpu/mean_losses.simd.h.
-#include "mean_losses.h"
+// The CPU implementation: cuts the terms into slices and chooses the instruction set. The kernel is
+// cpu/losses.simd.h.
+#include "losses.h"
 
 #include <algorithm>
 
@@ -12,12 +12,12 @@ namespace {
 constexpr int64_t kSlice = 4096;  // elements: so few that their sum in float stays exact enough
 
 // Where a slice lies: elements [begin, end) of a term.
-struct Place {
+struct Position {
   int term;
   int64_t begin, end;
 };
 
-Place place_of(const MeanLossesParams& p, int64_t slice) {
+Position position_of(const LossesParams& p, int64_t slice) {
   int k = 0;
   for (; slice >= ceil_div(p.terms[k].count, kSlice); ++k) {
     slice -= ceil_div(p.terms[k].count, kSlice);
@@ -27,7 +27,7 @@ Place place_of(const MeanLossesParams& p, int64_t slice) {
 
 }  // namespace
 
-int64_t mean_losses_cpu_slices(const MeanLossesParams& p) {
+int64_t losses_cpu_slices(const LossesParams& p) {
   int64_t slices = 0;
   for (int k = 0; k < p.size; ++k) slices += ceil_div(p.terms[k].count, kSlice);
   return slices;
@@ -35,16 +35,16 @@ int64_t mean_losses_cpu_slices(const MeanLossesParams& p) {
 
 }  // namespace cyclegan_fast
 
-#define CYCLEGAN_FAST_KERNEL_FILE "cpu/mean_losses.simd.h"
+#define CYCLEGAN_FAST_KERNEL_FILE "cpu/losses.simd.h"
 #include "cpu/for_each_isa.h"
 
 namespace cyclegan_fast {
 
-void mean_losses_fwd_cpu(const MeanLossesParams& params, int64_t begin, int64_t end) {
+void losses_fwd_cpu(const LossesParams& params, int64_t begin, int64_t end) {
   CYCLEGAN_FAST_CALL(run_forward, params, begin, end);
 }
 
-void mean_losses_finish_cpu(const MeanLossesParams& p) {
+void losses_finish_cpu(const LossesParams& p) {
   const double* partial = static_cast<const double*>(p.workspace);
   for (int k = 0; k < p.size; ++k) {
     const LossTerm& term = p.terms[k];
@@ -59,7 +59,7 @@ void mean_losses_finish_cpu(const MeanLossesParams& p) {
   }
 }
 
-void mean_losses_bwd_cpu(const MeanLossesParams& params, int64_t begin, int64_t end) {
+void losses_bwd_cpu(const LossesParams& params, int64_t begin, int64_t end) {
   CYCLEGAN_FAST_CALL(run_backward, params, begin, end);
 }
 

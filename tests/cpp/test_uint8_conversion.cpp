@@ -1,5 +1,5 @@
 // to_uint8 and from_uint8 against plain loops in double, and the one against the other.
-#include "pixels.h"
+#include "uint8_conversion.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,7 +10,7 @@ using namespace cyclegan_fast;
 
 namespace {
 
-#ifdef CYCLEGAN_FAST_CUDA_TWIN
+#ifdef CYCLEGAN_FAST_TEST_CUDA
 void run(const ToUint8Params& p, const std::string& what) {
   expect_launch(to_uint8_cuda(p, nullptr), what);
 }
@@ -64,7 +64,7 @@ void test_to_uint8(int64_t n, int64_t c, int64_t pixels, int64_t shift, bool tan
   const std::string name = "to_uint8 " + std::to_string(n) + "x" + std::to_string(c) + "x" +
                            std::to_string(pixels) + " shift " + std::to_string(shift) + " tanh " +
                            std::to_string(tanh) + " dtype " + std::to_string(int(kDType<T>));
-  std::mt19937 random(5);
+  std::mt19937 random(5 + seed);
   const int64_t count = n * c * pixels;
   Guarded<T> x(count, shift);
   auto values = x.randomize(random, 0);
@@ -86,7 +86,7 @@ void test_to_uint8(int64_t n, int64_t c, int64_t pixels, int64_t shift, bool tan
         // Beside a tie rounding decides: v + 1 is rounded to Compute<T>.
         const bool tie = std::abs(scaled - std::floor(scaled) - 0.5) < 1e-4 && v != 0;
         expect(got == level_of(scaled) || (tie && std::abs(got - scaled) < 0.51),
-               name + ": " + std::to_string(v) + " became " + std::to_string(got));
+               [&] { return name + ": " + std::to_string(v) + " became " + std::to_string(got); });
       }
     }
   }
@@ -104,18 +104,18 @@ void test_from_uint8(const CropCase& k, bool channels_last, bool placed, int64_t
       std::to_string(k.c) + " crop " + std::to_string(k.h) + "x" + std::to_string(k.w) + " shift " +
       std::to_string(shift) + " last " + std::to_string(channels_last) + " placed " +
       std::to_string(placed) + " dtype " + std::to_string(int(kDType<T>));
-  std::mt19937 random(3);
+  std::mt19937 random(3 + seed);
   // Of exactly this size, so that the sanitizers see a read over the edge.
   SharedVector<uint8_t> pixels(size_t(k.n * k.height * k.width * k.c));
   for (auto& level : pixels) level = uint8_t(random());
   const int32_t far = 2'000'000'000;  // over the edges: to be moved inside
   SharedVector<int32_t> placement;
   for (int64_t i = 0; i < k.n; ++i) {
-    const int32_t places[4][3] = {{0, 0, 0},
-                                  {int32_t(k.height - k.h), int32_t(k.width - k.w), 1},
-                                  {far, -far, 7},
-                                  {int32_t((k.height - k.h) / 2), far, 0}};
-    placement.insert(placement.end(), places[i % 4], places[i % 4] + 3);
+    const int32_t placements[4][3] = {{0, 0, 0},
+                                      {int32_t(k.height - k.h), int32_t(k.width - k.w), 1},
+                                      {far, -far, 7},
+                                      {int32_t((k.height - k.h) / 2), far, 0}};
+    placement.insert(placement.end(), placements[i % 4], placements[i % 4] + 3);
   }
   Guarded<T> y(k.n * k.c * k.h * k.w, shift);
   run(FromUint8Params{pixels.data(), placed ? placement.data() : nullptr, y.data(), k.n, k.height,
@@ -127,10 +127,10 @@ void test_from_uint8(const CropCase& k, bool channels_last, bool placed, int64_t
     const int64_t plane = k.h * k.w, image = at / (plane * k.c);
     const int64_t channel = channels_last ? at % k.c : at / plane % k.c;
     const int64_t pixel = channels_last ? at / k.c % plane : at % plane;
-    const int32_t* place = placement.data() + 3 * image;
-    const int64_t top = placed ? std::clamp<int64_t>(place[0], 0, k.height - k.h) : 0;
-    const int64_t left = placed ? std::clamp<int64_t>(place[1], 0, k.width - k.w) : 0;
-    const int64_t j = pixel % k.w, column = placed && place[2] ? k.w - 1 - j : j;
+    const int32_t* crop = placement.data() + 3 * image;
+    const int64_t top = placed ? std::clamp<int64_t>(crop[0], 0, k.height - k.h) : 0;
+    const int64_t left = placed ? std::clamp<int64_t>(crop[1], 0, k.width - k.w) : 0;
+    const int64_t j = pixel % k.w, column = placed && crop[2] ? k.w - 1 - j : j;
     const int64_t row = (image * k.height + top + pixel / k.w) * k.width + left + column;
     const volatile C value = C(pixels[size_t(row * k.c + channel)]) / C(127.5);  // rounded here
     same &= y[at] == double(widen(narrow<T>(C(value - C(1)))));
@@ -148,14 +148,16 @@ void test_round_trip() {
       "trip");
   run(ToUint8Params{y.data(), back.data(), 1, 1, 256, false, kDType<T>}, "trip");
   for (int i = 0; i < 256; ++i) {
-    expect(back.data()[i] == i,
-           "round trip of level " + std::to_string(i) + " dtype " + std::to_string(int(kDType<T>)));
+    expect(back.data()[i] == i, [&] {
+      return "round trip of level " + std::to_string(i) + " dtype " +
+             std::to_string(int(kDType<T>));
+    });
   }
 }
 
 }  // namespace
 
-void test_pixels() {
+void test_uint8_conversion() {
   test_limits();
   for_each_type([](auto element) {
     using T = decltype(element);

@@ -1,23 +1,23 @@
-// The CPU kernel of mean_losses. Included through cpu/for_each_isa.h.
+// The CPU kernel of losses. Included through cpu/for_each_isa.h.
 //
-// `other` is what a is held against: b, or the target in every lane.
+// `other` is what a is compared with: b, or the target in every lane.
 
-template <MeanLoss kLoss, typename V>
+template <Loss kLoss, typename V>
 inline V distance(V a, V other) {
-  return kLoss == MeanLoss::kHinge ? 1 - other * a : a - other;
+  return kLoss == Loss::kHinge ? 1 - other * a : a - other;
 }
 
 // Written so that a NaN stays one.
-template <MeanLoss kLoss, typename V>
+template <Loss kLoss, typename V>
 inline V loss_at(V distance) {
-  if (kLoss == MeanLoss::kSquare) return distance * distance;
-  return distance < 0 ? (kLoss == MeanLoss::kL1 ? -distance : V{}) : distance;
+  if (kLoss == Loss::kSquare) return distance * distance;
+  return distance < 0 ? (kLoss == Loss::kL1 ? -distance : V{}) : distance;
 }
 
 // The derivative by a of kSquare and kHinge.
-template <MeanLoss kLoss, typename V>
+template <Loss kLoss, typename V>
 inline V slope_at(V distance, V target) {
-  return kLoss == MeanLoss::kSquare ? 2 * distance : (distance <= 0 ? V{} : -target);
+  return kLoss == Loss::kSquare ? 2 * distance : (distance <= 0 ? V{} : -target);
 }
 
 // From lanes to bytes in two steps: gcc makes a step wider than that lane by lane.
@@ -39,40 +39,40 @@ inline typename Simd<C>::Vec load_signs(const int8_t* sign, int64_t count) {
 }
 
 // The losses of `count` elements from `i` on, zero in the other lanes; writes their signs.
-template <MeanLoss kLoss, typename T>
+template <Loss kLoss, typename T>
 inline VecOf<T> losses_of(const LossTerm& term, int64_t i, int64_t count) {
   VecOf<T> other = VecOf<T>{} + Compute<T>(term.target);
-  if (kLoss == MeanLoss::kL1) other = load(static_cast<const T*>(term.b) + i, count);
+  if (kLoss == Loss::kL1) other = load(static_cast<const T*>(term.b) + i, count);
   const VecOf<T> a = load(static_cast<const T*>(term.a) + i, count);
   const VecOf<T> d = distance<kLoss>(a, other);
-  if (kLoss == MeanLoss::kL1 && term.sign) store_signs<Compute<T>>(term.sign + i, d, count);
+  if (kLoss == Loss::kL1 && term.sign) store_signs<Compute<T>>(term.sign + i, d, count);
   return keep_first(loss_at<kLoss>(d), count);
 }
 
 // The sum of the losses over elements [begin, end), in chains that do not wait for each other.
-template <MeanLoss kLoss, typename T>
+template <Loss kLoss, typename T>
 double sum_of(const LossTerm& term, int64_t begin, int64_t end) {
-  constexpr int kChains = 4, kStep = kChains * kLanes<T>;
+  constexpr int kChains = 4, kStep = kChains * kVectorLanes<T>;
   VecOf<T> sums[kChains] = {};
   int64_t i = begin;
   for (; i + kStep <= end; i += kStep) {
     for (int c = 0; c < kChains; ++c) {
-      sums[c] += losses_of<kLoss, T>(term, i + c * kLanes<T>, kLanes<T>);
+      sums[c] += losses_of<kLoss, T>(term, i + c * kVectorLanes<T>, kVectorLanes<T>);
     }
   }
-  for (; i < end; i += kLanes<T>) {
-    sums[0] += losses_of<kLoss, T>(term, i, std::min<int64_t>(kLanes<T>, end - i));
+  for (; i < end; i += kVectorLanes<T>) {
+    sums[0] += losses_of<kLoss, T>(term, i, std::min<int64_t>(kVectorLanes<T>, end - i));
   }
   double total = 0;
-  for (const VecOf<T>& sum : sums) total += sum_lanes<Compute<T>>(sum);
+  for (const VecOf<T>& sum : sums) total += sum_of_lanes<Compute<T>>(sum);
   return total;
 }
 
 // `count` elements from `i` on of grad_a = scale * slope.
-template <MeanLoss kLoss, typename T>
+template <Loss kLoss, typename T>
 inline void write_grad(const LossTerm& term, Compute<T> scale, int64_t i, int64_t count) {
   VecOf<T> slope;
-  if constexpr (kLoss == MeanLoss::kL1) {
+  if constexpr (kLoss == Loss::kL1) {
     slope = load_signs<Compute<T>>(term.sign + i, count);
   } else {
     const VecOf<T> target = VecOf<T>{} + Compute<T>(term.target);
@@ -83,41 +83,42 @@ inline void write_grad(const LossTerm& term, Compute<T> scale, int64_t i, int64_
 }
 
 struct Forward {
-  template <MeanLoss kLoss, typename T>
-  static void run(const MeanLossesParams& p, int64_t slice) {
-    const Place at = place_of(p, slice);
+  template <Loss kLoss, typename T>
+  static void run(const LossesParams& p, int64_t slice) {
+    const Position at = position_of(p, slice);
     static_cast<double*>(p.workspace)[slice] = sum_of<kLoss, T>(p.terms[at.term], at.begin, at.end);
   }
 };
 
 struct Backward {
-  template <MeanLoss kLoss, typename T>
-  static void run(const MeanLossesParams& p, int64_t slice) {
+  template <Loss kLoss, typename T>
+  static void run(const LossesParams& p, int64_t slice) {
     using C = Compute<T>;
-    const Place at = place_of(p, slice);
+    const Position at = position_of(p, slice);
     const LossTerm& term = p.terms[at.term];
     const C scale = static_cast<const C*>(p.grad)[at.term * p.grad_stride] *
                     C(term.weight / double(term.count));
     int64_t i = at.begin;
-    for (; i + kLanes<T> <= at.end; i += kLanes<T>) write_grad<kLoss, T>(term, scale, i, kLanes<T>);
+    for (; i + kVectorLanes<T> <= at.end; i += kVectorLanes<T>)
+      write_grad<kLoss, T>(term, scale, i, kVectorLanes<T>);
     if (i < at.end) write_grad<kLoss, T>(term, scale, i, at.end - i);
   }
 };
 
 template <typename Pass, typename T>
-void run_typed(const MeanLossesParams& p, int64_t slice) {
+void run_typed(const LossesParams& p, int64_t slice) {
   switch (p.loss) {
-    case MeanLoss::kL1:
-      return Pass::template run<MeanLoss::kL1, T>(p, slice);
-    case MeanLoss::kSquare:
-      return Pass::template run<MeanLoss::kSquare, T>(p, slice);
-    case MeanLoss::kHinge:
-      return Pass::template run<MeanLoss::kHinge, T>(p, slice);
+    case Loss::kL1:
+      return Pass::template run<Loss::kL1, T>(p, slice);
+    case Loss::kSquare:
+      return Pass::template run<Loss::kSquare, T>(p, slice);
+    case Loss::kHinge:
+      return Pass::template run<Loss::kHinge, T>(p, slice);
   }
 }
 
 template <typename Pass>
-void run_slice(const MeanLossesParams& p, int64_t slice) {
+void run_slice(const LossesParams& p, int64_t slice) {
   switch (p.dtype) {
     case DType::kFloat32:
       return run_typed<Pass, float>(p, slice);
@@ -130,10 +131,10 @@ void run_slice(const MeanLossesParams& p, int64_t slice) {
   }
 }
 
-inline void run_forward(const MeanLossesParams& p, int64_t begin, int64_t end) {
+inline void run_forward(const LossesParams& p, int64_t begin, int64_t end) {
   for (int64_t slice = begin; slice < end; ++slice) run_slice<Forward>(p, slice);
 }
 
-inline void run_backward(const MeanLossesParams& p, int64_t begin, int64_t end) {
+inline void run_backward(const LossesParams& p, int64_t begin, int64_t end) {
   for (int64_t slice = begin; slice < end; ++slice) run_slice<Backward>(p, slice);
 }

@@ -4,7 +4,7 @@
 //             NaN becomes 0. With tanh the kernels compute (v + 1) * 127.5 as 255 / (1 + exp(-2
 //             x)).
 // from_uint8: y = level / 127.5 - 1 over a crop that lies elsewhere in each image, mirrored or not.
-//             All twins round alike: the same bits everywhere.
+//             All implementations round alike: the same bits everywhere.
 #pragma once
 
 #include "types.h"
@@ -41,9 +41,8 @@ CYCLEGAN_FAST_HD inline int64_t clamp_offset(int64_t offset, int64_t last) {
 }
 CYCLEGAN_FAST_HD inline Crop crop_of(const FromUint8Params& p, int64_t image) {
   if (p.placement == nullptr) return {0, 0, false};
-  const int32_t* place = p.placement + 3 * image;
-  return {clamp_offset(place[0], p.height - p.h), clamp_offset(place[1], p.width - p.w),
-          place[2] != 0};
+  const int32_t* row = p.placement + 3 * image;
+  return {clamp_offset(row[0], p.height - p.h), clamp_offset(row[1], p.width - p.w), row[2] != 0};
 }
 
 // y = level * high + level * low - 1 has the very bits of level / 127.5 - 1, fused or not, and
@@ -55,7 +54,7 @@ struct Inverse {
   static constexpr C low = sizeof(C) == 8 ? C(0x1.010101010101p-55) : C(0x1.010101p-23);
 };
 
-// ---- CPU. Slices are stretches of pixels, and rows of the crops; the caller spreads ranges of
+// ---- CPU. Slices are chunks of pixels, and rows of the crops; the caller spreads ranges of
 // them over threads. ----
 int64_t to_uint8_cpu_slices(const ToUint8Params& params);
 void to_uint8_cpu(const ToUint8Params& params, int64_t begin, int64_t end);

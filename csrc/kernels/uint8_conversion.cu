@@ -1,20 +1,20 @@
-// The CUDA twin. A thread makes one pack of neighbouring elements of the output, in its order; what
-// it reads, it reads element by element, and the L1 cache serves the neighbours. So there is one
-// kernel each for any number of channels, both layouts, any offset and mirrored crops, and every
-// access to memory beyond the cache is whole. Where packs do not fit the output, they hold one
-// element.
+// The CUDA implementation. A thread makes one vector of neighbouring elements of the output, in its
+// order; what it reads, it reads element by element, and the L1 cache serves the neighbours. So
+// there is one kernel each for any number of channels, both layouts, any offset and mirrored crops,
+// and every access to memory beyond the cache is whole. Where vectors do not fit the output, they
+// hold one element.
 #include <type_traits>
 
 #include "cuda/launch.h"
-#include "cuda/pack.cuh"
-#include "pixels.h"
+#include "cuda/vectors.cuh"
+#include "uint8_conversion.h"
 
 namespace cyclegan_fast {
 namespace {
 
 constexpr int kThreads =
     128;  // small: one image of 256 x 256 pixels should reach every multiprocessor
-constexpr int kLevels = 4;  // bytes in a pack of levels: as many independent loads of x
+constexpr int kLevels = 4;  // bytes in a vector of levels: as many independent loads of x
 constexpr int64_t kLimit = int64_t{1} << 31;  // what a FastDivisor divides is less
 
 template <typename C>
@@ -28,9 +28,9 @@ __device__ inline uint8_t to_level(C x, bool tanh) {
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
     to_uint8_kernel(const T* __restrict__ x, uint8_t* __restrict__ levels, FastDivisor channels,
-                    FastDivisor pixels, uint32_t packs, bool tanh) {
+                    FastDivisor pixels, uint32_t vectors, bool tanh) {
   const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x;
-  if (thread >= packs) return;
+  if (thread >= vectors) return;
   T values[kVec];
 #pragma unroll
   for (int k = 0; k < kVec; ++k) {
@@ -39,23 +39,24 @@ __global__ void __launch_bounds__(kThreads)
     const uint32_t plane = image * channels.divisor + channel;
     values[k] = x[plane * pixels.divisor + (pixel - image * pixels.divisor)];
   }
-  Pack<uint8_t, kVec> out;
+  Vector<uint8_t, kVec> out;
 #pragma unroll
   for (int k = 0; k < kVec; ++k) out.v[k] = to_level(to_compute(values[k]), tanh);
-  store_pack(levels, int64_t{thread} * kVec, out);
+  store_vector(levels, int64_t{thread} * kVec, out);
 }
 
-// y [n, c / inner, h, w, inner] of a crop of pixels [n, height, width, c]: a thread makes the packs
-// at one place of all planes. `packs` divides by the packs of a row, `rows` by h, `inner` by inner.
+// y [n, c / inner, h, w, inner] of a crop of pixels [n, height, width, c]: a thread makes the
+// vectors at one position of all planes. `vectors` divides by the vectors of a row, `rows` by h,
+// `inner` by inner.
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
-    from_uint8_kernel(FromUint8Params p, FastDivisor packs, FastDivisor rows, FastDivisor inner,
+    from_uint8_kernel(FromUint8Params p, FastDivisor vectors, FastDivisor rows, FastDivisor inner,
                       uint32_t threads) {
   using C = Compute<T>;
   const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x;
   if (thread >= threads) return;
-  const uint32_t row = packs.divide(thread), image = rows.divide(row);
-  const uint32_t i = row - image * rows.divisor, first = (thread - row * packs.divisor) * kVec;
+  const uint32_t row = vectors.divide(thread), image = rows.divide(row);
+  const uint32_t i = row - image * rows.divisor, first = (thread - row * vectors.divisor) * kVec;
   const Crop crop = crop_of(p, image);
   const uint8_t* __restrict__ source =
       p.pixels + ((image * p.height + crop.top + i) * p.width + crop.left) * p.c;
@@ -69,19 +70,20 @@ __global__ void __launch_bounds__(kThreads)
     at[k] = (crop.mirrored ? last - j : j) * c + first + k - j * inner.divisor;
   }
   for (int64_t plane = 0; plane < planes; ++plane) {
-    Pack<T, kVec> out;
+    Vector<T, kVec> out;
 #pragma unroll
     for (int k = 0; k < kVec; ++k) {
       const C level = source[at[k] + plane];
       out.v[k] = from_compute<T>(level * Inverse<C>::high + level * Inverse<C>::low - C(1));
     }
-    store_pack(y, plane * p.h * run + first, out);
+    store_vector(y, plane * p.h * run + first, out);
   }
 }
 
-// Calls f(vec as a constant): `vec`, or 1 where `elements` are not whole packs or p is not aligned.
+// Calls f(vec as a constant): `vec`, or 1 where `elements` are not whole vectors or p is not
+// aligned.
 template <int kVec, typename F>
-Status dispatch_packs(int64_t elements, const void* p, int64_t alignment, F&& f) {
+Status dispatch_vectors(int64_t elements, const void* p, int64_t alignment, F&& f) {
   const bool fits = elements % kVec == 0 && reinterpret_cast<uintptr_t>(p) % alignment == 0;
   return fits ? f(std::integral_constant<int, kVec>{}) : f(std::integral_constant<int, 1>{});
 }
@@ -93,11 +95,11 @@ Status to_uint8_cuda(const ToUint8Params& p, Stream stream) {
   if (count < 1 || count >= kLimit) return Status::kInvalidArgument;
   return dispatch(p.dtype, [&](auto element) {
     using T = decltype(element);
-    return dispatch_packs<kLevels>(count, p.levels, kLevels, [&](auto vec) {
-      const int64_t packs = count / vec();
-      return Launch(to_uint8_kernel<T, vec()>, ceil_div(packs, kThreads), kThreads, 0, stream,
+    return dispatch_vectors<kLevels>(count, p.levels, kLevels, [&](auto vec) {
+      const int64_t vectors = count / vec();
+      return launch(to_uint8_kernel<T, vec()>, thread_per_element(vectors, kThreads), stream,
                     static_cast<const T*>(p.x), p.levels, FastDivisor(p.c), FastDivisor(p.pixels),
-                    static_cast<uint32_t>(packs), p.tanh);
+                    static_cast<uint32_t>(vectors), p.tanh);
     });
   });
 }
@@ -109,10 +111,10 @@ Status from_uint8_cuda(const FromUint8Params& p, Stream stream) {
   return dispatch(p.dtype, [&](auto element) {
     using T = decltype(element);
     const int64_t run = p.w * p.inner;
-    return dispatch_packs<kPackLanes<T>>(run, p.y, 16, [&](auto vec) {
-      const int64_t packs = run / vec(), threads = p.n * p.h * packs;
-      return Launch(from_uint8_kernel<T, vec()>, ceil_div(threads, kThreads), kThreads, 0, stream,
-                    p, FastDivisor(packs), FastDivisor(p.h), FastDivisor(p.inner),
+    return dispatch_vectors<kVectorElements<T>>(run, p.y, 16, [&](auto vec) {
+      const int64_t vectors = run / vec(), threads = p.n * p.h * vectors;
+      return launch(from_uint8_kernel<T, vec()>, thread_per_element(threads, kThreads), stream, p,
+                    FastDivisor(vectors), FastDivisor(p.h), FastDivisor(p.inner),
                     static_cast<uint32_t>(threads));
     });
   });

@@ -1,0 +1,45 @@
+// How the CUDA kernels around instance norm are launched: pure functions make these plans, and the
+// launch functions use them as they are.
+#pragma once
+
+#include "types.h"
+
+namespace cyclegan_fast {
+
+// One kernel over a tensor that it sees as planes x pixels x vectors of elements. A plane is one
+// channel of an image (NCHW), or an image whose pixels are vectors of channels (NHWC).
+struct TiledPass {
+  LaunchConfig launch;
+  int vec;             // elements of a vector: 16 bytes' worth, or 1
+  int vectors;         // of neighbouring channels that a block covers (1 for NCHW): a power of two
+                       // <= 32
+  int group;           // threads that share a plane: a block has launch.block / group planes
+  int64_t tiles;       // blocks across the channels of an image (1 for NCHW)
+  int64_t chunks;      // blocks across the pixels of a plane
+  int64_t chunk_size;  // pixels of a block
+};
+
+// A reduction over the pixels: where several blocks share a statistic, a second kernel merges their
+// partial results in a fixed order.
+struct ReductionPlan {
+  TiledPass pass;
+  LaunchConfig merge;       // a grid of 0 where pass.chunks is 1
+  int64_t workspace_bytes;  // partial results
+};
+
+enum class NormRegime : int8_t {
+  kResident,  // a plane (NCHW), or some channels of an image (NHWC), stays in the registers of a
+              // group of threads or of a cluster of blocks: one read, one write
+  kSplit,     // a reduction over many blocks, then the writing pass
+  kMap        // the writing pass alone: given or constant statistics
+};
+
+struct NormPlan {
+  NormRegime regime;
+  ReductionPlan reduction;    // kSplit
+  TiledPass write;            // kResident: chunks are the blocks of a cluster
+  LaunchConfig affine_grads;  // backward, where the gradients of weight or bias are needed
+  int64_t workspace_bytes;
+};
+
+}  // namespace cyclegan_fast
