@@ -8,10 +8,10 @@ from cyclegan_fast.ops.conv2d import bfloat16_is_slow, conv2d, conv_transpose2d
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
-from cyclegan_fast.ops.mean_losses import cycle_loss, hinge_loss, l1_mean, lsgan_loss
-from cyclegan_fast.ops.pixels import from_uint8, to_uint8
+from cyclegan_fast.ops.losses import cycle_loss, hinge_loss, l1_mean, lsgan_loss
 from cyclegan_fast.ops.plane_statistics import merge_statistics, plane_statistics
 from cyclegan_fast.ops.reflect_pad import reflect_pad
+from cyclegan_fast.ops.uint8_conversion import from_uint8, to_uint8
 
 __all__ = [
     "bfloat16_is_slow",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +12,20 @@ from torch import Tensor
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops.extension import build_info, extension_available, runs_reference
+from cyclegan_fast.ops.layout import any_requires_grad
 
-# CYCLEGAN_FAST_CONV chooses: "winograd" (the default), "direct" (without the rounding of Winograd's way), or "torch".
-_way = os.environ.get("CYCLEGAN_FAST_CONV", "winograd")
-if _way not in ("winograd", "direct", "torch"):
-    raise UserError(f"CYCLEGAN_FAST_CONV must be winograd, direct or torch, got {_way!r}")
+# CYCLEGAN_FAST_CONV: "winograd" (the default), "direct" (ours without Winograd's rounding) or "torch".
+_algorithm = os.environ.get("CYCLEGAN_FAST_CONV", "winograd")
+if _algorithm not in ("winograd", "direct", "torch"):
+    raise UserError(f"CYCLEGAN_FAST_CONV must be winograd, direct or torch, got {_algorithm!r}")
 _isa = build_info().get("isa", "plain")
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int = 1, pad: int = 0) -> Tensor:
-    """A convolution: each output is a sum over a window of pixels.
+    """A convolution: each output is a weighted sum over R x S pixels.
 
-    On the CPU and in channels_last our kernels run it, with sums in float32 whatever the type of x. Windows of 3x3 with
-    stride 1 and 16 channels or more go by Winograd's F(4x4, 3x3) (Lavin and Gray 2016), which needs a quarter of the
+    On the CPU and in channels_last our kernels run it, with sums in float32 whatever the type of x. Kernels of 3x3 with
+    stride 1 and 16 channels or more run by Winograd's F(4x4, 3x3) (Lavin and Gray 2016), which needs a quarter of the
     multiplications; its result is some 1.5e-6 of its size from the exact one, where a plain float32 sum is 0.9e-6.
     Elsewhere, and with CYCLEGAN_FAST_CONV=torch, it is torch's convolution.
 
@@ -32,22 +33,24 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         x: [N, C, H, W]; under autocast it is rounded to the autocast type first.
         weight: [K, C, R, S].
         bias: [K].
-        stride: pixels between windows, in both directions.
+        stride: pixels of x between neighbouring outputs, in both directions.
         pad: zeros on each side.
 
     Returns:
         [N, K, (H + 2 pad - R) // stride + 1, (W + 2 pad - S) // stride + 1] in the type and layout of x.
     """
     x = _rounded(x)
-    if not _is_ours(x, weight):
+    if not _is_ours(x, weight, bias):
         return F.conv2d(x, weight, bias, stride, pad)
-    arguments = (x, weight, bias, stride, pad, _way == "winograd")
+    if bias is not None:
+        bias = bias.contiguous()
+    inputs = Conv2dInputs(x, weight, bias, stride, pad, _algorithm == "winograd")
     if torch.compiler.is_compiling():
-        return torch.ops.cyclegan_fast.conv2d(*arguments)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Conv2d.apply(*arguments)
+        return torch.ops.cyclegan_fast.conv2d(*inputs)
+    if torch.is_grad_enabled() and any_requires_grad(x, weight, bias):
+        return _Conv2d.apply(x, weight, bias, inputs)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.cyclegan_fast.conv2d(*arguments)
+        return torch.ops.cyclegan_fast.conv2d(*inputs)
 
 
 def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, pad: int = 0, output_pad: int = 0) -> Tensor:
@@ -67,13 +70,13 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, pad: int = 0
     if not _is_ours(x, weight):
         return F.conv_transpose2d(x, weight, None, stride, pad, output_pad)
     h, w = ((x.shape[i] - 1) * stride - 2 * pad + weight.shape[i] + output_pad for i in (2, 3))
-    arguments = (x, weight, h, w, stride, pad, _way == "winograd")
+    inputs = InputGradInputs(x, weight, h, w, stride, pad, _algorithm == "winograd")
     if torch.compiler.is_compiling():
-        return torch.ops.cyclegan_fast.conv2d_input_grad(*arguments)
+        return torch.ops.cyclegan_fast.conv2d_input_grad(*inputs)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _ConvTranspose2d.apply(*arguments)
+        return _ConvTranspose2d.apply(x, weight, inputs)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.cyclegan_fast.conv2d_input_grad(*arguments)
+        return torch.ops.cyclegan_fast.conv2d_input_grad(*inputs)
 
 
 def bfloat16_is_slow(device: torch.device, *, channels_last: bool = True) -> bool:
@@ -82,7 +85,7 @@ def bfloat16_is_slow(device: torch.device, *, channels_last: bool = True) -> boo
         return False
     if any(getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("avx512_bf16", "amx_tile")):
         return False
-    return not (channels_last and _way != "torch" and _isa != "plain")
+    return not (channels_last and _algorithm != "torch" and _isa != "plain")
 
 
 def _rounded(x: Tensor) -> Tensor:
@@ -92,28 +95,80 @@ def _rounded(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype("cpu"))
 
 
-def _is_ours(x: Tensor, weight: Tensor) -> bool:
+def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether our kernels run it. A CPU with bfloat16 multiplies it as fast in torch, but for what Winograd saves."""
-    if x.is_cuda or _way == "torch" or _isa == "plain" or runs_reference(x):
+    if x.is_cuda or _algorithm == "torch" or _isa == "plain" or runs_reference(x):
         return False
     if x.dtype == torch.bfloat16:
-        own = _isa != "avx512_bf16" or (_way == "winograd" and weight.shape[2:] == (3, 3) and weight.shape[1] >= 16)
+        own = _isa != "avx512_bf16" or (
+            _algorithm == "winograd" and weight.shape[2:] == (3, 3) and weight.shape[1] >= 16
+        )
     else:
         own = x.dtype == torch.float32
     return (
         own
         and weight.dtype == torch.float32
+        and (bias is None or bias.dtype == torch.float32)
         and x.is_contiguous(memory_format=torch.channels_last)
         and weight.is_contiguous(memory_format=torch.channels_last)
     )
 
 
+class Conv2dInputs(NamedTuple):
+    """The arguments of torch.ops.cyclegan_fast.conv2d, in the order of its schema."""
+
+    x: Tensor  # [N, C, H, W]
+    weight: Tensor  # [K, C, R, S]
+    bias: Tensor | None  # [K]
+    stride: int
+    pad: int
+    winograd: bool
+
+
+class InputGradInputs(NamedTuple):
+    """Those of conv2d_input_grad."""
+
+    grad_y: Tensor  # [N, K, OH, OW]
+    weight: Tensor  # [K, C, R, S]
+    h: int
+    w: int
+    stride: int
+    pad: int
+    winograd: bool
+
+
+class WeightGradInputs(NamedTuple):
+    """Those of conv2d_weight_grad."""
+
+    x: Tensor  # [N, C, H, W]
+    grad_y: Tensor  # [N, K, OH, OW]
+    r: int
+    s: int
+    stride: int
+    pad: int
+    winograd: bool
+
+
 def _run(op: Any, *arguments: Any) -> Tensor:
-    """Calls an operator; below autograd where nothing is recorded, which spares a third of the way there."""
+    """Calls an operator; below autograd where nothing is recorded, which saves a third of the overhead."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*arguments)
+
+
+def _input_grad(grad_y: Tensor, weight: Tensor, like: Tensor, geometry: tuple[int, int, bool]) -> Tensor:
+    """dL/dx, of the height and width of `like`."""
+    return _run(torch.ops.cyclegan_fast.conv2d_input_grad, grad_y, weight, *like.shape[2:], *geometry)
+
+
+def _weight_grad(x: Tensor, grad_y: Tensor, like: Tensor, geometry: tuple[int, int, bool]) -> Tensor:
+    """dL/dweight, of the kernel size of `like`."""
+    return _run(torch.ops.cyclegan_fast.conv2d_weight_grad, x, grad_y, *like.shape[2:], *geometry)
+
+
+def _forward(x: Tensor, weight: Tensor, geometry: tuple[int, int, bool]) -> Tensor:
+    return _run(torch.ops.cyclegan_fast.conv2d, x, weight, None, *geometry)
 
 
 def _dense(grad: Tensor) -> Tensor:
@@ -122,61 +177,68 @@ def _dense(grad: Tensor) -> Tensor:
 
 def _conv2d_backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
-    needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-    grad_y, ops = _dense(grad_y), torch.ops.cyclegan_fast
+    needs_x, needs_weight, needs_bias, *others = ctx.needs_input_grad
+    grad_y = _dense(grad_y)
     return (
-        _run(ops.conv2d_input_grad, grad_y, weight, *x.shape[2:], *ctx.geometry) if needs_x else None,
-        _run(ops.conv2d_weight_grad, x, grad_y, *weight.shape[2:], *ctx.geometry) if needs_weight else None,
+        _input_grad(grad_y, weight, x, ctx.geometry) if needs_x else None,
+        _weight_grad(x, grad_y, weight, ctx.geometry) if needs_weight else None,
         grad_y.sum((0, 2, 3), dtype=torch.float32) if needs_bias else None,
-        *(None,) * 3,
+        *(None,) * len(others),
     )
 
 
 def _input_grad_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Of grad_x = conv2d_input_grad(grad_y, weight), by grad_y and weight."""
     grad_y, weight = ctx.saved_tensors
-    grad, ops = _dense(grad), torch.ops.cyclegan_fast
-    needs_grad_y, needs_weight = ctx.needs_input_grad[:2]
+    needs_grad_y, needs_weight, *others = ctx.needs_input_grad
+    grad = _dense(grad)
     return (
-        _run(ops.conv2d, grad, weight, None, *ctx.geometry) if needs_grad_y else None,
-        _run(ops.conv2d_weight_grad, grad, grad_y, *weight.shape[2:], *ctx.geometry) if needs_weight else None,
-        *(None,) * 5,
+        _forward(grad, weight, ctx.geometry) if needs_grad_y else None,
+        _weight_grad(grad, grad_y, weight, ctx.geometry) if needs_weight else None,
+        *(None,) * len(others),
     )
 
 
 def _weight_grad_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Of grad_weight = conv2d_weight_grad(x, grad_y), by x and grad_y: a second derivative."""
     x, grad_y = ctx.saved_tensors
-    grad, ops = _dense(grad), torch.ops.cyclegan_fast
-    needs_x, needs_grad_y = ctx.needs_input_grad[:2]
+    needs_x, needs_grad_y, *others = ctx.needs_input_grad
+    grad = _dense(grad)
     return (
-        _run(ops.conv2d_input_grad, grad_y, grad, *x.shape[2:], *ctx.geometry) if needs_x else None,
-        _run(ops.conv2d, x, grad, None, *ctx.geometry) if needs_grad_y else None,
-        *(None,) * 5,
+        _input_grad(grad_y, grad, x, ctx.geometry) if needs_x else None,
+        _forward(x, grad, ctx.geometry) if needs_grad_y else None,
+        *(None,) * len(others),
     )
 
 
 def _setup_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _, *ctx.geometry = inputs
-    ctx.save_for_backward(x, weight)
+    named = Conv2dInputs(*inputs)
+    ctx.geometry = named.stride, named.pad, named.winograd
+    ctx.save_for_backward(named.x, named.weight)
 
 
 def _setup_input_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad_y, weight, _, _, *ctx.geometry = inputs
-    ctx.save_for_backward(grad_y, weight)
+    named = InputGradInputs(*inputs)
+    ctx.geometry = named.stride, named.pad, named.winograd
+    ctx.save_for_backward(named.grad_y, named.weight)
 
 
 def _setup_weight_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, grad_y, _, _, *ctx.geometry = inputs
-    ctx.save_for_backward(x, grad_y)
+    named = WeightGradInputs(*inputs)
+    ctx.geometry = named.stride, named.pad, named.winograd
+    ctx.save_for_backward(named.x, named.grad_y)
 
 
 class _Conv2d(torch.autograd.Function):
-    """The eager path, with less overhead than the autograd kernel that torch.library makes of the same functions."""
+    """The eager path, with less overhead than the autograd kernel that torch.library makes of the same functions.
+
+    autograd looks for tensors among the arguments themselves, not inside a tuple: so it gets them twice.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _setup_conv2d(ctx, inputs, inputs[0])
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, inputs: Conv2dInputs) -> Tensor:
+        ctx.geometry = inputs.stride, inputs.pad, inputs.winograd
+        ctx.save_for_backward(x, weight)
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.cyclegan_fast.conv2d(*inputs)
 
@@ -187,8 +249,9 @@ class _ConvTranspose2d(torch.autograd.Function):
     """As `_Conv2d`."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _setup_input_grad(ctx, inputs, inputs[0])
+    def forward(ctx: Any, grad_y: Tensor, weight: Tensor, inputs: InputGradInputs) -> Tensor:
+        ctx.geometry = inputs.stride, inputs.pad, inputs.winograd
+        ctx.save_for_backward(grad_y, weight)
         with torch._C._AutoDispatchBelowAutograd():
             return torch.ops.cyclegan_fast.conv2d_input_grad(*inputs)
 

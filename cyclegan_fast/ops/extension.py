@@ -1,12 +1,11 @@
-"""Loads the compiled extension once and knows whether a call goes to it or to the plain-torch reference."""
+"""Loads the compiled extension once, and decides whether a call runs on it or on the plain-torch reference."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,9 @@ from typing import Any
 import torch  # the extension links against torch's libraries, which this import loads
 
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import warn_once
+
+log = logging.getLogger(__name__)
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -27,7 +29,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
                 f"{reason}, and CYCLEGAN_FAST_REQUIRE_EXT=1 forbids the plain-torch reference: "
                 "build it with `pip install -e . --no-build-isolation` where g++ is installed."
             ) from error
-        warnings.warn(f"{reason}: the slower plain-torch reference takes over.", stacklevel=2)
+        log.warning("%s: the slower plain-torch reference takes over", reason)
         return None, reason
     return _C, None
 
@@ -58,23 +60,22 @@ def use_reference() -> Iterator[None]:
 
 
 def runs_reference(x: torch.Tensor) -> bool:
-    """True where an operator on `x` must take the plain-torch path."""
+    """True where an operator on `x` must run as plain torch."""
     if _module is None or _switch.reference_depth > 0:
         return True
     if x.is_cuda and not _has_cuda:
-        _say_no_cuda()
+        _report_no_cuda()
         return True
     return False
 
 
-@functools.cache
-def _say_no_cuda() -> None:
-    """Once: a fall to slower code is never silent."""
+def _report_no_cuda() -> None:
+    """Once: slower code never takes over silently."""
     reason = "the extension was built without its CUDA kernels"
-    mend = "install where an nvcc is, as `python -m cyclegan_fast.doctor` tells"
+    fix = "install where an nvcc is, as `python -m cyclegan_fast.doctor` explains"
     if os.environ.get("CYCLEGAN_FAST_REQUIRE_EXT") == "1":
-        raise UserError(f"{reason}, and CYCLEGAN_FAST_REQUIRE_EXT=1 forbids the plain-torch reference: {mend}")
-    warnings.warn(f"{reason}: on CUDA the slower plain-torch reference takes over; {mend}", stacklevel=3)
+        raise UserError(f"{reason}, and CYCLEGAN_FAST_REQUIRE_EXT=1 forbids the plain-torch reference: {fix}")
+    warn_once(log, f"{reason}: on CUDA the slower plain-torch reference takes over; {fix}")
 
 
 def extension_available() -> bool:
@@ -93,7 +94,7 @@ def compiled_function(name: str) -> Callable[..., Any] | None:
 
 
 def build_info() -> dict[str, Any]:
-    """Facts about the loaded extension.
+    """Information about the loaded extension.
 
     Returns:
         ``version``, ``compiler``, ``cuda`` (toolkit version or None), ``cuda_archs`` (a list, empty without CUDA) and

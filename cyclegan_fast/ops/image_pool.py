@@ -8,7 +8,7 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops import reference
 from cyclegan_fast.ops.extension import extension_available, runs_reference
-from cyclegan_fast.ops.layout import empty_in_layout_of
+from cyclegan_fast.ops.layout import check_dense, empty_in_layout_of
 from cyclegan_fast.ops.reference import image_pool_draws, signed
 
 __all__ = ["image_pool_draws", "image_pool_exchange"]
@@ -18,9 +18,9 @@ def image_pool_exchange(pool: Tensor, count: Tensor, drawn: Tensor, fakes: Tenso
     """Offers images to the pool, one after the other; returns as many, without a gradient.
 
     Until the pool is full an image is stored and returned. Then, with probability 1/2, a random slot's image is
-    returned and the new one takes its place; otherwise the new one is returned and not kept. An image that holds a NaN
-    or an infinity is returned and never kept. Each image takes one decision, needed or not; decision number n is a
-    function of the seed and n alone (`image_pool_draws`), the same on every device. The host reads nothing, so that
+    returned and the new one takes its place; otherwise the new one is returned and not stored. An image that holds a
+    NaN or an infinity is returned and never stored. Each image takes one decision, needed or not; decision number n is
+    a function of the seed and n alone (`image_pool_draws`), the same on every device. The host reads nothing, so that
     a CUDA graph can hold the call: each replay goes on where `drawn` stands.
 
     Args:
@@ -34,12 +34,13 @@ def image_pool_exchange(pool: Tensor, count: Tensor, drawn: Tensor, fakes: Tenso
         [N, C, H, W], new, in the layout of the pool.
 
     Raises:
-        UserError: if a shape, a type or a device breaks a rule above.
+        UserError: if a shape, a type or a device breaks a rule above, or the tensors overlap in memory.
     """
     _check(pool, count, drawn, fakes)
     fakes = fakes.detach()
     if runs_reference(pool):
         return reference.image_pool_exchange(pool, count, drawn, fakes, seed)
+    check_dense("image_pool_exchange", "pool", pool)
     return torch.ops.cyclegan_fast.image_pool_exchange(pool, count, drawn, fakes, signed(seed))
 
 
@@ -62,6 +63,25 @@ def _check(pool: Tensor, count: Tensor, drawn: Tensor, fakes: Tensor) -> None:
                 f"image_pool_exchange: {name} must be a scalar torch.int64 on {pool.device} as the pool is, "
                 f"got shape {list(scalar.shape)}, {scalar.dtype} on {scalar.device}"
             )
+
+    if pool.requires_grad:
+        raise UserError("image_pool_exchange: pool is changed in place and gets no gradient: pass pool.detach()")
+    if not torch.compiler.is_compiling():  # where tensors have no addresses
+        _check_memory(pool, count, drawn, fakes)
+
+
+def _check_memory(pool: Tensor, count: Tensor, drawn: Tensor, fakes: Tensor) -> None:
+    """What is written must not be what is read, nor be written twice."""
+    if pool.is_neg():
+        raise UserError("image_pool_exchange: a lazily negated pool cannot change in place: pass pool.resolve_neg()")
+    if pool.device.type == "meta":
+        return
+    if count.data_ptr() == drawn.data_ptr():
+        raise UserError("image_pool_exchange: count and drawn must be two tensors, got the same memory twice")
+    begin, end = pool.data_ptr(), pool.data_ptr() + pool.numel() * pool.element_size()
+    last = sum((size - 1) * stride for size, stride in zip(fakes.shape, fakes.stride(), strict=True))
+    if fakes.numel() and fakes.data_ptr() < end and fakes.data_ptr() + (last + 1) * fakes.element_size() > begin:
+        raise UserError("image_pool_exchange: fakes lie in the pool's own memory: pass fakes.clone()")
 
 
 def _fake(pool: Tensor, count: Tensor, drawn: Tensor, fakes: Tensor, seed: int) -> Tensor:

@@ -7,8 +7,8 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError, did_you_mean
 from cyclegan_fast.ops import reference
 from cyclegan_fast.ops.extension import runs_reference
-from cyclegan_fast.ops.instance_norm_autograd import call
-from cyclegan_fast.ops.layout import stat_dtype
+from cyclegan_fast.ops.instance_norm_autograd import Inputs, call
+from cyclegan_fast.ops.layout import check_dense, stat_dtype
 from cyclegan_fast.ops.reflect_pad import check_pad
 
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2}  # the values of Activation in csrc/kernels/types.h
@@ -31,7 +31,7 @@ def instance_norm_act(
     """Normalises each plane, then affine, activation, residual and reflection pad, in one pass over the output.
 
     y = reflect_pad(act((x - mean) / sqrt(var + eps) * weight + bias) + residual, pad), with the mean and the biased
-    variance of each image and channel over H x W. Only x and the statistics are kept for the backward pass.
+    variance of each image and channel over H x W. Only x and the statistics are saved for the backward pass.
 
     Args:
         x: [N, C, H, W] in float32, bfloat16, float16 or float64, contiguous or channels_last. Sums run in float32
@@ -41,10 +41,10 @@ def instance_norm_act(
         weight: [C] in any floating type, 1 where absent; its gradient has its own type.
         bias: [C] in any floating type, 0 where absent; its gradient has its own type.
         statistics: [3, N, C] in the type of the sums: a shift, the sum of x - shift and the sum of (x - shift)^2;
-            spares the pass that takes them from x. It never gets a gradient: `constant_statistics` says what x gets.
+            spares the pass that computes them from x. It never gets a gradient: `constant_statistics` says what x gets.
         statistics_count: pixels behind each sum, by default H * W; another number only with `constant_statistics`.
-        constant_statistics: False: the statistics were taken from this very x (by a convolution's epilogue, say), and
-            the gradient is that of instance norm, which passes through them. True: they are constants (those of a
+        constant_statistics: False: the statistics are those of this very x (computed by a convolution's epilogue, say),
+            and the gradient is that of instance norm, which passes through them. True: they are constants (those of a
             whole image of which x is a tile, say), and grad_x is weight / sqrt(var + eps) times the gradient before
             the norm.
         activation: "none", "relu" or "leaky_relu".
@@ -68,8 +68,8 @@ def instance_norm_act(
     given = (statistics, statistics_count, constant_statistics)
     if runs_reference(x):
         return reference.instance_norm_act(x, residual, weight, bias, *given, activation, negative_slope, eps, pad)
-    options = (*given, ACTIVATIONS[activation], negative_slope, eps, pad)
-    return call(x, residual, weight, bias, options)
+    check_dense("instance_norm_act", "x", x)
+    return call(Inputs(x, residual, weight, bias, *given, ACTIVATIONS[activation], negative_slope, eps, pad))
 
 
 def _check(x: Tensor, residual: Tensor | None, activation: str, pad: int) -> None:

@@ -1,47 +1,68 @@
-"""The kernels of instance_norm_act as torch sees them: the shapes they give, their gradients, and the way to them."""
+"""The kernels of instance_norm_act as torch sees them: how they are called, their output shapes, their gradients."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops.extension import extension_available
-from cyclegan_fast.ops.layout import empty_in_layout_of, stat_dtype
+from cyclegan_fast.ops.layout import any_requires_grad, empty_in_layout_of, stat_dtype
 
 
-def call(
-    x: Tensor,  # [N, C, H, W]
-    residual: Tensor | None,  # [N, C, H + 2r, W + 2r]
-    weight: Tensor | None,  # [C], in the type of the sums
-    bias: Tensor | None,  # [C], in the type of the sums
-    options: tuple[Any, ...],  # the operator's other arguments, in its order
-) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
-    """Runs the kernel by the cheapest way: a small network spends more time on the way than in the kernel.
+class Inputs(NamedTuple):
+    """The arguments of torch.ops.cyclegan_fast.instance_norm_act_fwd, in the order of its schema."""
+
+    x: Tensor  # [N, C, H, W]
+    residual: Tensor | None  # [N, C, H + 2r, W + 2r]
+    weight: Tensor | None  # [C], in the type of the sums
+    bias: Tensor | None  # [C], in the type of the sums
+    statistics: Tensor | None  # [3, N, C], in the type of the sums
+    statistics_count: float | None
+    constant_statistics: bool
+    activation: int  # a value of Activation in csrc/kernels/types.h
+    negative_slope: float
+    eps: float
+    pad: int
+
+
+class BackwardOptions(NamedTuple):
+    """What the backward operator takes between its tensors and what is needed of it, in the order of its schema."""
+
+    constant_statistics: bool
+    activation: int
+    negative_slope: float
+    pad: int
+    residual_pad: int
+
+
+def call(inputs: Inputs) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
+    """Runs the kernel with the least overhead: a small network spends more time before the kernel than in it.
 
     Below autograd, the operator skips the autograd kernel that torch.library wrote in Python; a compiler must see it.
     """
     if torch.compiler.is_compiling():
-        return torch.ops.cyclegan_fast.instance_norm_act_fwd(x, residual, weight, bias, *options)[0]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, weight, bias)):
-        return _Eager.apply(x, residual, weight, bias, options)
+        return torch.ops.cyclegan_fast.instance_norm_act_fwd(*inputs)[0]
+    x, residual, weight, bias = inputs[:4]
+    if torch.is_grad_enabled() and any_requires_grad(x, residual, weight, bias):
+        return _Eager.apply(x, residual, weight, bias, inputs)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.cyclegan_fast.instance_norm_act_fwd(x, residual, weight, bias, *options)[0]
+        return torch.ops.cyclegan_fast.instance_norm_act_fwd(*inputs)[0]
 
 
 class _Eager(torch.autograd.Function):
-    """The eager path: half the overhead of the autograd kernel that torch.library makes from the same two functions."""
+    """The eager path: half the overhead of the autograd kernel that torch.library makes from the same two functions.
+
+    autograd looks for tensors among the arguments themselves, not inside a tuple: so it gets those four twice.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, options: Any
-    ) -> Tensor:
-        inputs = (x, residual, weight, bias, *options)
+    def forward(ctx: Any, x: Tensor, residual: Any, weight: Any, bias: Any, inputs: Inputs) -> Tensor:
         with torch._C._AutoDispatchBelowAutograd():
             output = torch.ops.cyclegan_fast.instance_norm_act_fwd(*inputs)
-        _keep(ctx, inputs, output)
+        _save(ctx, inputs, output)
         return output[0]
 
     @staticmethod
@@ -49,23 +70,25 @@ class _Eager(torch.autograd.Function):
         return (*_gradients(ctx, grad_y), None)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Keeps what the backward pass reads."""
-    x, residual, weight, bias, _, _, constant, activation, slope, _, pad = inputs
-    residual_pad = 0 if residual is None else (residual.shape[2] - x.shape[2]) // 2
-    ctx.options = (constant, activation, slope, pad, residual_pad)
-    ctx.save_for_backward(x, output[1], output[2], weight, bias)
+def _save(ctx: Any, inputs: Inputs, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Saves what the backward pass reads."""
+    residual_pad = 0 if inputs.residual is None else (inputs.residual.shape[2] - inputs.x.shape[2]) // 2
+    ctx.options = BackwardOptions(
+        inputs.constant_statistics, inputs.activation, inputs.negative_slope, inputs.pad, residual_pad
+    )
+    _, mean, rstd = output
+    ctx.save_for_backward(inputs.x, mean, rstd, inputs.weight, inputs.bias)
 
 
 def _gradients(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Of x, residual, weight and bias."""
     _, needs_residual, needs_weight, needs_bias = ctx.needs_input_grad[:4]
-    *_, pad, residual_pad = ctx.options
-    passes_through = pad == 0 and residual_pad == 0  # then the residual's gradient is grad_y itself
+    options: BackwardOptions = ctx.options
+    passes_through = options.pad == 0 and options.residual_pad == 0  # the residual's gradient is grad_y itself
     arguments = (
         grad_y,
         *ctx.saved_tensors,
-        *ctx.options,
+        *options,
         needs_residual and not passes_through,
         needs_weight or needs_bias,
     )
@@ -84,12 +107,14 @@ def _gradients(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None, 
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1], output[2])
-    _keep(ctx, inputs, output)
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    _save(ctx, Inputs(*inputs), output)
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_mean: None, grad_rstd: None) -> tuple[Tensor | None, ...]:
-    return (*_gradients(ctx, grad_y), *(None,) * 7)
+    gradients = _gradients(ctx, grad_y)
+    return (*gradients, *(None,) * (len(Inputs._fields) - len(gradients)))
 
 
 def _fake_fwd(

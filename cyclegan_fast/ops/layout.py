@@ -1,4 +1,4 @@
-"""How the operators lay out what they return, for the fake kernels: the twin of csrc/torch/tensors.h."""
+"""The layouts that the kernels read, and how they lay out what they return: as csrc/torch/tensors.h does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from cyclegan_fast.errors import UserError
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
@@ -17,6 +19,28 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
 def empty_in_layout_of(x: Tensor, shape: Sequence[int]) -> Tensor:
     """An uninitialised tensor of `shape` [N, C, H, W], of the type, device and layout of `x`."""
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
+
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_dense(op: str, name: str, x: Tensor) -> None:
+    """Raises UserError unless the kernels can read `x`: a floating type, contiguous or channels_last."""
+    if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
+        raise UserError(
+            f"{op}: {name} must be contiguous or channels_last, got strides {list(x.stride())} for shape "
+            f"{list(x.shape)}; pass {name}.contiguous()"
+        )
+    if x.dtype not in DTYPES:
+        raise UserError(f"{op}: {name} must be float32, bfloat16, float16 or float64, got {x.dtype}")
+
+
+def any_requires_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd must record an operator on these; a plain loop, the fastest form of it."""
+    for t in tensors:  # noqa: SIM110
+        if t is not None and t.requires_grad:
+            return True
+    return False
 
 
 def stat_dtype(dtype: torch.dtype) -> torch.dtype:

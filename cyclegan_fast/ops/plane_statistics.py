@@ -1,4 +1,4 @@
-"""plane_statistics: what instance_norm_act takes as statistics; merge_statistics: those of several tiles as one."""
+"""plane_statistics, which instance_norm_act takes as `statistics`, and merge_statistics: those of tiles as one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops import reference
 from cyclegan_fast.ops.extension import extension_available, runs_reference
-from cyclegan_fast.ops.layout import stat_dtype
+from cyclegan_fast.ops.layout import check_dense, stat_dtype
 
 
 def plane_statistics(x: Tensor) -> Tensor:
@@ -24,12 +24,13 @@ def plane_statistics(x: Tensor) -> Tensor:
         sum of x - shift and the sum of (x - shift)^2 that `instance_norm_act` takes as `statistics`.
 
     Raises:
-        UserError: if `x` has another shape.
+        UserError: if `x` has another shape, type or memory layout.
     """
     if x.dim() != 4 or x.shape[2] * x.shape[3] == 0:
         raise UserError(f"plane_statistics: x must have shape [N, C, H, W] with H and W above 0, got {list(x.shape)}")
     if runs_reference(x):
         return reference.plane_statistics(x.detach())
+    check_dense("plane_statistics", "x", x)
     return torch.ops.cyclegan_fast.plane_statistics(x.detach())
 
 

@@ -142,7 +142,7 @@ def image_pool_exchange(
 
 
 def image_pool_draws(seed: int, numbers: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The decisions of an image pool of `size` slots: the twin of csrc/kernels/random.h, on any device.
+    """The decisions of an image pool of `size` slots: as csrc/kernels/random.h, on any device.
 
     Args:
         seed: of the decisions; any integer, taken modulo 2^64.

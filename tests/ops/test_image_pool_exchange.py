@@ -62,7 +62,7 @@ def test_equals_lists(device: str, dtype: torch.dtype, layouts: tuple[str, str])
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-def test_an_image_that_is_not_finite_is_returned_and_never_kept(device: str, dtype: torch.dtype, layout: str) -> None:
+def test_an_image_that_is_not_finite_is_returned_and_never_stored(device: str, dtype: torch.dtype, layout: str) -> None:
     """One value anywhere spoils an image, which takes a decision all the same; the largest number does not."""
     size, image, seed = 2, (3, 65, 131), random_seed()
     pool, draws, kept = Pool(size, image, dtype, device, layout), splitmix64(seed), []
@@ -202,7 +202,12 @@ def test_no_gradient_flows(device: str) -> None:
 )
 def test_mistakes_get_one_sentence(change: dict[str, Tensor], message: str) -> None:
     scalar = torch.zeros((), dtype=torch.int64)
-    arguments = {"pool": torch.ones(2, 3, 2, 2), "count": scalar, "drawn": scalar, "fakes": torch.ones(1, 3, 2, 2)}
+    arguments = {
+        "pool": torch.ones(2, 3, 2, 2),
+        "count": scalar,
+        "drawn": scalar.clone(),
+        "fakes": torch.ones(1, 3, 2, 2),
+    }
     with pytest.raises(UserError, match=message):
         ops.image_pool_exchange(**(arguments | change), seed=0)
 
@@ -210,7 +215,7 @@ def test_mistakes_get_one_sentence(change: dict[str, Tensor], message: str) -> N
 def test_kernel_refuses_a_pool_with_other_strides(device: str) -> None:
     scalar = torch.zeros((), dtype=torch.int64, device=device)
     pool = torch.zeros(2, 3, 4, 10, device=device)[..., ::2]
-    with pytest.raises(RuntimeError, match="pool must be contiguous or channels_last"):
+    with pytest.raises(UserError, match="pool must be contiguous or channels_last"):
         ops.image_pool_exchange(pool, scalar, scalar.clone(), torch.zeros(1, 3, 4, 5, device=device), seed=0)
 
 

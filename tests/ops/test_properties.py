@@ -12,6 +12,7 @@ from ops_helpers import TOLERANCE, assert_close, in_float64
 from torch import Tensor
 
 from cyclegan_fast import ops
+from cyclegan_fast.errors import UserError
 
 pytest.importorskip("hypothesis")  # a host that only runs the GPU tests may lack it
 from hypothesis import HealthCheck, assume, given, settings
@@ -181,7 +182,7 @@ def test_strides_are_read_rightly_or_refused(
         if is_dense(x):
             assert_close(op(x), op(x.detach().contiguous().clone()), 8 * TOLERANCE[dtype])
         else:
-            with pytest.raises(RuntimeError, match="must be contiguous or channels_last"):
+            with pytest.raises(UserError, match="must be contiguous or channels_last"):
                 op(x)
 
 

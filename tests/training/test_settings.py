@@ -221,7 +221,7 @@ def test_a_cpu_without_bfloat16_gets_a_warning(
     conv2d = importlib.import_module("cyclegan_fast.ops.conv2d")
     monkeypatch.setattr(conv2d, "_isa", "avx2")  # our kernels widen bfloat16 as they read it
     for way in ("torch", "winograd"):
-        monkeypatch.setattr(conv2d, "_way", way)
+        monkeypatch.setattr(conv2d, "_algorithm", way)
         slow = way == "torch" and not there
         caplog.clear()
         Trainer(parse(["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--amp"]).settings())

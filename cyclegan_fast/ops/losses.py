@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops import reference
 from cyclegan_fast.ops.extension import extension_available, runs_reference
-from cyclegan_fast.ops.layout import stat_dtype
+from cyclegan_fast.ops.layout import check_dense, stat_dtype
 
-L1, SQUARE, HINGE = range(3)  # the values of MeanLoss in csrc/kernels/mean_losses.h
+L1, SQUARE, HINGE = range(3)  # the values of Loss in csrc/kernels/losses.h
 MAX_TERMS = 8  # of one launch, kMaxTerms there
 
 
@@ -69,7 +69,7 @@ def lsgan_loss(scores: Sequence[Tensor], targets: Sequence[float], weights: Sequ
     _check("lsgan_loss", scores, targets=targets, weights=weights)
     if runs_reference(scores[0]):
         return reference.lsgan_loss(scores, targets, weights)
-    return _mean_losses(SQUARE, scores, [], targets, weights)
+    return _launch("lsgan_loss", SQUARE, scores, [], targets, weights)
 
 
 def hinge_loss(scores: Sequence[Tensor], targets: Sequence[float], weights: Sequence[float]) -> Tensor:
@@ -91,7 +91,7 @@ def hinge_loss(scores: Sequence[Tensor], targets: Sequence[float], weights: Sequ
         raise UserError(f"hinge_loss: targets must be 1 (real) or -1 (fake), got {list(targets)}")
     if runs_reference(scores[0]):
         return reference.hinge_loss(scores, targets, weights)
-    return _mean_losses(HINGE, scores, [], targets, weights)
+    return _launch("hinge_loss", HINGE, scores, [], targets, weights)
 
 
 def _l1(op: str, a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -104,7 +104,7 @@ def _l1(op: str, a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[flo
             )
     if runs_reference(a[0]):
         return reference.cycle_loss(a, b, weights)
-    return _mean_losses(L1, a, b, [], weights)
+    return _launch(op, L1, a, b, [], weights)
 
 
 def _check(op: str, terms: Sequence[Tensor], **constants: Sequence[float]) -> None:
@@ -117,17 +117,24 @@ def _check(op: str, terms: Sequence[Tensor], **constants: Sequence[float]) -> No
         raise UserError(f"{op}: all terms must be on one device, got {', '.join(str(term.device) for term in terms)}")
 
 
-def _mean_losses(
-    loss: int, a: Sequence[Tensor], b: Sequence[Tensor], targets: Sequence[float], weights: Sequence[float]
+def _launch(
+    op: str,
+    loss: int,
+    a: Sequence[Tensor],
+    b: Sequence[Tensor],
+    targets: Sequence[float],
+    weights: Sequence[float],
 ) -> Tensor:
     tensors = _in_one_dtype([*a, *b])
     a, b = tensors[: len(a)], tensors[len(a) :]
+    for x in a:
+        check_dense(op, "a" if b else "scores", x)
     if len(a) > MAX_TERMS:
         chunks = [slice(i, i + MAX_TERMS) for i in range(0, len(a), MAX_TERMS)]
-        return torch.cat([_mean_losses(loss, a[c], b[c], targets[c], weights[c]) for c in chunks])
+        return torch.cat([_launch(op, loss, a[c], b[c], targets[c], weights[c]) for c in chunks])
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return _MeanLosses.apply(loss, targets, weights, *tensors)
-    return torch.ops.cyclegan_fast.mean_losses_fwd(loss, a, b, targets, weights, False)[0]
+        return _Losses.apply(Constants(loss, targets, weights), *tensors)
+    return torch.ops.cyclegan_fast.losses_fwd(loss, a, b, targets, weights, False)[0]
 
 
 def _in_one_dtype(tensors: list[Tensor]) -> list[Tensor]:
@@ -138,14 +145,23 @@ def _in_one_dtype(tensors: list[Tensor]) -> list[Tensor]:
     return [x.to(widest) for x in tensors]
 
 
-class _MeanLosses(torch.autograd.Function):
+class Constants(NamedTuple):
+    """What the terms of one launch have besides their tensors."""
+
+    loss: int  # L1, SQUARE or HINGE
+    targets: Sequence[float]  # [K], none for L1
+    weights: Sequence[float]  # [K]
+
+
+class _Losses(torch.autograd.Function):
     """Takes its tensors flat: an autograd formula of an operator with lists costs more than small losses themselves."""
 
     @staticmethod
-    def forward(ctx: Any, loss: int, targets: Sequence[float], weights: Sequence[float], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, constants: Constants, *tensors: Tensor) -> Tensor:
+        loss, targets, weights = constants
         a, b = tensors[: len(weights)], tensors[len(weights) :]
-        values, signs = torch.ops.cyclegan_fast.mean_losses_fwd(loss, a, b, targets, weights, loss == L1)
-        ctx.loss, ctx.targets, ctx.weights, ctx.dtype = loss, targets, weights, a[0].dtype
+        values, signs = torch.ops.cyclegan_fast.losses_fwd(loss, a, b, targets, weights, loss == L1)
+        ctx.constants, ctx.dtype = constants, a[0].dtype
         ctx.save_for_backward(*(signs if loss == L1 else a))
         return values
 
@@ -153,12 +169,13 @@ class _MeanLosses(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # a graph of the gradient itself is wanted
             raise UserError("the losses' kernel is differentiable once; call it inside ops.use_reference() for more")
-        bwd = torch.ops.cyclegan_fast.mean_losses_bwd
-        grads = tuple(bwd(ctx.loss, grad, ctx.saved_tensors, ctx.targets, ctx.weights, ctx.dtype))
-        if ctx.loss == L1:
-            wants_b = any(ctx.needs_input_grad[3 + len(grads) :])
-            grads += tuple(-g if wants_b else None for g in grads)
-        return None, None, None, *grads
+        loss, targets, weights = ctx.constants
+        grads = tuple(torch.ops.cyclegan_fast.losses_bwd(loss, grad, ctx.saved_tensors, targets, weights, ctx.dtype))
+        if loss == L1:
+            _, *needs_grad = ctx.needs_input_grad  # of each a, then of each b
+            needs_b = any(needs_grad[len(grads) :])
+            grads += tuple(-g if needs_b else None for g in grads)
+        return None, *grads
 
 
 def _fake_fwd(
@@ -175,5 +192,5 @@ def _fake_bwd(
 
 
 if extension_available():
-    torch.library.register_fake("cyclegan_fast::mean_losses_fwd", _fake_fwd)
-    torch.library.register_fake("cyclegan_fast::mean_losses_bwd", _fake_bwd)
+    torch.library.register_fake("cyclegan_fast::losses_fwd", _fake_fwd)
+    torch.library.register_fake("cyclegan_fast::losses_bwd", _fake_bwd)

@@ -1,4 +1,4 @@
-"""The two ends of every pipeline: images of bytes, [N, H, W, C], to the networks' floats, [N, C, H, W], and back."""
+"""to_uint8 and from_uint8: the networks' floats, [N, C, H, W], to images of bytes, [N, H, W, C], and back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops import reference
 from cyclegan_fast.ops.extension import extension_available, runs_reference
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+from cyclegan_fast.ops.layout import DTYPES, check_dense
 
 
 def to_uint8(images: Tensor, *, tanh: bool = False) -> Tensor:
@@ -26,7 +25,7 @@ def to_uint8(images: Tensor, *, tanh: bool = False) -> Tensor:
         uint8 [N, H, W, C], contiguous. It undoes `from_uint8` exactly, in each of these types.
 
     Raises:
-        UserError: if `images` has another number of axes or another type.
+        UserError: if `images` has another number of axes, another type or another memory layout.
     """
     if images.dim() != 4 or images.dtype not in DTYPES:
         raise UserError(
@@ -35,6 +34,7 @@ def to_uint8(images: Tensor, *, tanh: bool = False) -> Tensor:
         )
     if runs_reference(images):
         return reference.to_uint8(images.detach(), tanh)
+    check_dense("to_uint8", "images", images)
     return torch.ops.cyclegan_fast.to_uint8(images.detach(), tanh)
 
 
@@ -80,7 +80,18 @@ def from_uint8(
         _check_placement(pixels, h, w, placement)
     if runs_reference(pixels):
         return reference.from_uint8(pixels, h, w, placement, dtype, channels_last)
+    _check_contiguous("pixels", pixels)
+    if placement is not None:
+        _check_contiguous("placement", placement)
     return torch.ops.cyclegan_fast.from_uint8(pixels, h, w, placement, dtype, channels_last)
+
+
+def _check_contiguous(name: str, x: Tensor) -> None:
+    if not x.is_contiguous():
+        raise UserError(
+            f"from_uint8: {name} must be contiguous, got strides {list(x.stride())} for shape {list(x.shape)}; "
+            f"pass {name}.contiguous()"
+        )
 
 
 def _check_placement(pixels: Tensor, h: int, w: int, placement: Tensor) -> None:

@@ -213,9 +213,9 @@ def test_mistakes_of_images_get_one_sentence() -> None:
 
 
 def test_kernels_refuse_other_strides(device: str) -> None:
-    with pytest.raises(RuntimeError, match="images must be contiguous or channels_last"):
+    with pytest.raises(UserError, match="images must be contiguous or channels_last"):
         ops.to_uint8(torch.zeros(2, 3, 4, 6, device=device)[:, :, :, ::2])
-    with pytest.raises(RuntimeError, match="pixels must be contiguous"):
+    with pytest.raises(UserError, match="pixels must be contiguous"):
         ops.from_uint8(random_pixels(2, 4, 6, 3, device)[:, :, ::2])
 
 
