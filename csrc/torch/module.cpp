@@ -1,5 +1,5 @@
-// The Python module _C: facts about the build, and what is no operator. Importing it loads the
-// library and so registers the operators.
+// The Python module _C: information about the build, and functions that are no operators. Importing
+// it loads the library and so registers the operators.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -43,6 +43,6 @@ std::optional<std::string> find_jpeg_damage(const py::bytes& content) {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled operators of cyclegan_fast.";
-  m.def("build_info", &build_info, "Facts about this build.");
+  m.def("build_info", &build_info, "Information about this build.");
   m.def("find_jpeg_damage", &find_jpeg_damage, "What is wrong with a JPEG, or None.");
 }
