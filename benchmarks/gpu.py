@@ -1,6 +1,6 @@
 """make gpu: on a host with a GPU, build, prove and measure, then write docs/results/<gpu>.md and .json.
 
-The parts, each of which can be named alone: `kernels`, their C++ tests on the card and those again under
+The parts, each of which can be named alone: `kernels`, their C++ tests on the GPU and those again under
 compute-sanitizer where the toolkit has it; `tests`, the Python tests marked gpu, and those of the step's two streams
 again under torch's stream sanitizer; the other seven, the tables in docs/results.
 
@@ -115,7 +115,7 @@ def build_cpp_tests(setup: dict[str, Any]) -> None:
 
 
 def kernels(seconds: float) -> int:
-    """The C++ tests on the card, and again under each tool of compute-sanitizer."""
+    """The C++ tests on the GPU, and again under each tool of compute-sanitizer."""
     end = time.monotonic() + seconds
     failed = run_command("the C++ tests", [CPP_TESTS], seconds=seconds / 3)
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
@@ -157,7 +157,7 @@ def convolutions(seconds: float) -> int:
 def agreement(seconds: float) -> int:
     """Whether 16 bits and graphs train as float32 does."""
     words = ["-m", "benchmarks.agreement", "--out", str(RESULTS), "--seeds", "2"]
-    return run_command("500 steps of every way", [sys.executable, *words], seconds=seconds)
+    return run_command("500 steps in every mode", [sys.executable, *words], seconds=seconds)
 
 
 PARTS: dict[str, Callable[[float], int]] = {
@@ -175,7 +175,7 @@ PARTS: dict[str, Callable[[float], int]] = {
 
 @functools.cache
 def dali_folder() -> Path | None:
-    """The folder that NVIDIA DALI is imported from; None, and a word about it, where there is none."""
+    """The folder that NVIDIA DALI is imported from; None, which it reports, where there is none."""
     with contextlib.suppress(ModuleNotFoundError):  # there may be no "nvidia" at all
         spec = importlib.util.find_spec("nvidia.dali")
         if spec is not None and spec.origin is not None:
@@ -209,7 +209,7 @@ def unpack(parts: Sequence[Path], folder: Path) -> Path:
 def run_command(
     what: str, words: Sequence[str | Path], seconds: float, must_finish: bool = True, **settings: str
 ) -> int:
-    """Runs a command with the built package on its path; returns its status and says what failed."""
+    """Runs a command with the built package on its path; returns its status and reports what failed."""
     path = os.pathsep.join(map(str, filter(None, [BUILD / "lib", ROOT, dali_folder()])))
     environment = os.environ | {"PYTHONPATH": path, "CYCLEGAN_FAST_REQUIRE_EXT": "1", "PYTHONSAFEPATH": "1"} | settings
     process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True)

@@ -114,6 +114,14 @@ def test_every_command_has_a_help_page_with_an_example(name: str) -> None:
     assert "xample" in done.stdout
 
 
+@pytest.mark.parametrize("folder", ["tests", "benchmarks"])
+def test_files_that_a_readme_names_are_there(folder: str) -> None:
+    names = re.findall(r"`([\w/]+(?:\.py|\.cpp|/))`", (ROOT / folder / "README.md").read_text("utf-8"))
+    assert len(names) > 5
+    for name in names:
+        assert (ROOT / folder / name).exists(), f"{folder}/README.md names {name}"
+
+
 def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
