@@ -23,7 +23,7 @@ from tests.checkpoint.saving import CONFIG, save_for_ever
 
 @pytest.fixture
 def save(networks, config):
-    """save(folder, step, **options): a checkpoint whose training state tells its step."""
+    """save(folder, step, **options): a checkpoint whose training state holds its step."""
 
     def call(folder, step, keep=0, state="default"):
         state = {"step": step, "moments": torch.randn(3, 5)} if state == "default" else state

@@ -1,4 +1,4 @@
-"""The reference's .pth files: both ways, every network it has, read for what they do not say, and never trusted."""
+"""The reference's .pth files: read and written, every network it has, its settings inferred, and never trusted."""
 
 import collections
 import os
@@ -132,7 +132,7 @@ def copy_of(networks):
     return {name: tensor.clone() for name, tensor in networks.state_dict().items()}
 
 
-def test_a_missing_network_is_said_and_keeps_its_weights(tmp_path, caplog):
+def test_a_missing_network_is_a_warning_and_keeps_its_weights(tmp_path, caplog):
     networks, other = build_networks(SMALL), build_networks(SMALL)
     reference_format.save_reference(tmp_path, networks)
     (tmp_path / "latest_net_D_B.pth").unlink()
@@ -230,7 +230,7 @@ def test_what_is_no_generator_is_refused(tmp_path, content, reason):
         reference_format.load_reference_generator(tmp_path / "g.pth")
 
 
-def test_a_missing_file_is_said(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"g\.pth: No such file"):
         reference_format.load_reference_generator(tmp_path / "g.pth")
 

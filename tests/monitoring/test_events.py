@@ -78,7 +78,7 @@ def test_a_run_without_events_has_none(tmp_path: Path) -> None:
     assert read_events(tmp_path) == []
 
 
-def test_a_disk_that_takes_no_more_is_told_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with EventLog(tmp_path) as log:
         log.write(1)

@@ -63,7 +63,7 @@ def test_png_is_exact_jpeg_is_near_and_nothing_else_is_left_behind(tmp_path: Pat
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"a.png", "a.jpg", "a.JPEG"}
 
 
-def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     grid = sample_grid([[torch.zeros(3, 4, 4)]], ["A"])
     with pytest.raises(UserError, match=r"\.png, \.jpg or \.jpeg"):
         save_grid(tmp_path / "a.tiff", grid)

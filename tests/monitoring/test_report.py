@@ -101,7 +101,7 @@ def test_the_file_needs_nothing_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_images_and_charts_are_told_to_those_who_cannot_see_them(tmp_path: Path) -> None:
+def test_images_and_charts_have_texts_for_screen_readers(tmp_path: Path) -> None:
     page = write(tmp_path / "report.html")
     assert page.all("html")[0]["lang"] == "en"
     assert [image["alt"] for image in page.all("img")] == ["A and B: A, row 1", "A and B: B, row 1"]
@@ -142,7 +142,7 @@ def test_an_empty_run_still_has_a_report(tmp_path: Path) -> None:
     assert page.all("svg") == [] and page.all("img") == []
 
 
-def test_a_report_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"):
         write(tmp_path / "file" / "report.html")
@@ -160,7 +160,7 @@ def test_neither_machine_nor_report_names_host_user_or_folder(tmp_path: Path, mo
     assert not re.search(r"/(home|root|usr|tmp|work)\b", text)
 
 
-def test_machine_info_are_those_of_this_machine() -> None:
+def test_machine_info_describes_this_machine() -> None:
     facts = machine_info()
     assert (facts["python"], facts["torch"]) == (platform.python_version(), torch.__version__)
     assert facts["gpu_count"] == torch.cuda.device_count()

@@ -13,12 +13,12 @@ MODEL = ModelConfig(generator="resnet_1blocks", discriminator="n_layers", n_laye
 
 
 def passes(net: nn.Module, call: object, x: torch.Tensor, amp: bool) -> list[torch.Tensor]:
-    """The output and the gradients of the image and of all weights."""
+    """The output and the gradients of the image and of all weights, of a loss whose sums over pixels do not cancel."""
     leaf = x.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=amp):
         y = call(leaf)  # type: ignore[operator]
     weights = [p for p in net.parameters() if p.requires_grad]
-    return [y.detach(), *torch.autograd.grad(y.float().square().mean(), [leaf, *weights])]
+    return [y.detach(), *torch.autograd.grad((y.float() - 3).square().mean(), [leaf, *weights])]
 
 
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "bfloat16"])

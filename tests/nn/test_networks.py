@@ -49,7 +49,7 @@ CONFIGS = {
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-4}
 
 
-def twins(name, norm, dropout=False):
+def pair(name, norm, dropout=False):
     """Ours, and the plain network with the same weights, drawn so that no layer fades out."""
     ours, plain, shape = CONFIGS[name](norm, dropout)
     init_weights(plain, "kaiming", 1.0)
@@ -89,7 +89,7 @@ def cancelled(plain, norm):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_outputs_and_gradients_equal_the_plain_networks(name, norm, dtype, memory_format):
     torch.manual_seed(3)
-    ours, plain, shape = twins(name, norm)
+    ours, plain, shape = pair(name, norm)
     plain.double()
     ours.to(dtype).to(memory_format=memory_format)
     x = torch.rand(shape, dtype=torch.float64) * 2 - 1
@@ -99,12 +99,12 @@ def test_outputs_and_gradients_equal_the_plain_networks(name, norm, dtype, memor
     assert_close(y_ours, y, dtype, "output")
     assert_close(dx_ours, dx, dtype, "gradient of the input")
 
-    dead = cancelled(plain, norm)
+    cancelled_biases = cancelled(plain, norm)
     names = {theirs: name for name, theirs in reference_names(ours).items()}
     assert names.keys() == dw.keys()
     for theirs, gradient in dw.items():
         parameter = ours.get_parameter(names[theirs])
-        if theirs in dead:
+        if theirs in cancelled_biases:
             assert parameter.grad is None and not parameter.requires_grad, theirs
         else:
             assert parameter.grad is not None, theirs
@@ -116,10 +116,10 @@ def reference_names(net):
     state = net.state_dict()
     marked = {name: torch.full_like(value, i) for i, (name, value) in enumerate(state.items())}
     numbers = list(marked)
-    twin = {k: v.clone() for k, v in state.items()}
+    original = {k: v.clone() for k, v in state.items()}
     net.load_state_dict(marked)
     found = {numbers[int(value.flatten()[0])]: theirs for theirs, value in to_reference(net).items()}
-    net.load_state_dict(twin)
+    net.load_state_dict(original)
     return {name: found[name] for name, _ in net.named_parameters()}
 
 
@@ -133,7 +133,7 @@ def test_dropout_drops_what_the_plain_network_drops(name, norm, monkeypatch):
         return x * (pattern > 0) * 2
 
     torch.manual_seed(4)
-    ours, plain, shape = twins(name, norm, dropout=True)
+    ours, plain, shape = pair(name, norm, dropout=True)
     monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: mask(x))
     x = torch.rand(shape, dtype=torch.float64)
     assert_close(ours.double()(x), plain.double()(x), torch.float64, "output")
@@ -142,14 +142,14 @@ def test_dropout_drops_what_the_plain_network_drops(name, norm, monkeypatch):
 
 
 def test_dropout_is_off_in_evaluation_and_on_in_training():
-    ours, plain, shape = twins("resnet_2blocks", "instance", dropout=True)
+    ours, plain, shape = pair("resnet_2blocks", "instance", dropout=True)
     x = torch.rand(shape)
     assert not torch.equal(ours(x), ours(x))
     assert_close(ours.eval()(x), plain.eval()(x), torch.float32, "output")
 
 
 def test_batch_norm_keeps_the_same_statistics():
-    ours, plain, shape = twins("resnet_2blocks", "batch")
+    ours, plain, shape = pair("resnet_2blocks", "batch")
     for _ in range(3):
         x = torch.rand(shape)
         ours(x), plain(x)
@@ -163,7 +163,7 @@ def test_batch_norm_keeps_the_same_statistics():
 def test_the_fused_operators_equal_their_reference_inside_a_network(name):
     if not ops.extension_available():
         pytest.skip(ops.extension_error())
-    ours, _, shape = twins(name, "instance")
+    ours, _, shape = pair(name, "instance")
     x = torch.rand(shape)
     with ops.use_reference():
         expected = ours(x)

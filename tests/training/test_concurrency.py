@@ -1,4 +1,4 @@
-"""The two directions of a step side by side give the bits that they give one after the other."""
+"""The two cycles of a step give the same bits side by side and one after the other."""
 
 from __future__ import annotations
 
@@ -65,20 +65,20 @@ def test_threads_change_no_bit(two_cores: None, mode: str, micro_batches: int) -
     assert all(ours.equal(theirs) for (_, ours), theirs in pairs)
 
 
-def test_threads_are_two_with_half_of_the_cores_and_the_callers_settings(two_cores: None) -> None:
+def test_two_threads_have_half_of_the_cores_and_the_callers_settings(two_cores: None) -> None:
     together = threading.Barrier(2, timeout=30)  # breaks unless both run at once
 
-    def look() -> tuple[int, int, bool]:
+    def probe() -> tuple[int, int, bool]:
         together.wait()
         return threading.get_ident(), torch.get_num_threads(), runs_reference(torch.empty(0))
 
     run_both = TwoThreads()
-    (first, cores, reference), (second, *_) = run_both(look, look)
+    (first, cores, reference), (second, *_) = run_both(probe, probe)
     assert len({first, second, threading.get_ident()}) == 3
     assert cores == 1
     assert reference == (not ops.build_info())
     with ops.use_reference():
-        assert run_both(look, look)[1][2]
+        assert run_both(probe, probe)[1][2]
 
 
 def test_a_fault_in_a_thread_reaches_the_caller_after_both_have_ended(two_cores: None) -> None:
@@ -102,12 +102,12 @@ def test_a_fault_in_a_thread_reaches_the_caller_after_both_have_ended(two_cores:
         ({"run": {"compile": True}}, "--compile"),
     ],
 )
-def test_what_is_shared_keeps_them_one_after_the_other(two_cores: None, changed: dict, reason: str) -> None:
+def test_cycles_that_share_state_run_one_after_the_other(two_cores: None, changed: dict, reason: str) -> None:
     config = make_config()
     for group, values in changed.items():
         config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **values)})
-    why = why_not_side_by_side(config, CPU)
-    assert reason in why and bool(reason) == bool(why)
+    found = why_not_side_by_side(config, CPU)
+    assert reason in found and bool(reason) == bool(found)
     assert (choose_concurrency(config, CPU)(make_images()) is sequential) == bool(reason)
 
 
@@ -120,7 +120,7 @@ def test_one_core_is_not_divided() -> None:
         torch.set_num_threads(before)
 
 
-def test_large_images_take_turns_unless_told_otherwise(two_cores: None) -> None:
+def test_large_images_run_one_after_the_other_by_default(two_cores: None) -> None:
     small, large = torch.empty(1, 3, 128, 128), torch.empty(1, 3, 128, 132)
     auto = choose_concurrency(make_config(), CPU)
     assert isinstance(auto(small), TwoThreads)
@@ -131,23 +131,23 @@ def test_large_images_take_turns_unless_told_otherwise(two_cores: None) -> None:
     assert isinstance(in_two(large.expand(2, -1, -1, -1)[..., :128]), TwoThreads)
 
 
-class Kept:
+class Saved:
     """A tensor that waits for the backward pass."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
 
-def test_one_after_the_other_the_first_keeps_nothing_for_its_gradients() -> None:
+def test_one_after_the_other_the_first_cycle_frees_its_activations() -> None:
     step = CycleGANStep(build_networks(MODEL), make_config(run=RunConfig(side_by_side="off")))
-    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
-    most = [0]
+    alive: weakref.WeakSet[Saved] = weakref.WeakSet()
+    peak = [0]
 
-    def keep(tensor: Tensor) -> Kept:
-        kept = Kept(tensor)
-        alive.add(kept)
-        most[0] = max(most[0], len(alive))
-        return kept
+    def save(tensor: Tensor) -> Saved:
+        saved = Saved(tensor)
+        alive.add(saved)
+        peak[0] = max(peak[0], len(alive))
+        return saved
 
     at_start = []
     run_cycle = step.run_cycle
@@ -157,7 +157,7 @@ def test_one_after_the_other_the_first_keeps_nothing_for_its_gradients() -> None
         return run_cycle(*args)
 
     step.run_cycle = watched  # type: ignore[method-assign]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda saved: saved.tensor):
         step(make_images(), make_images())
     assert at_start == [0, 0]
-    assert most[0] > 20 and not alive
+    assert peak[0] > 20 and not alive

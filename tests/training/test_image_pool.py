@@ -81,7 +81,7 @@ def test_mixed_sizes() -> None:
     assert len(sizes) > 1
 
 
-def test_both_pools_decide_alike() -> None:
+def test_both_pools_make_the_same_decisions() -> None:
     one, mixed = ImagePool(4, seed=11), MixedSizePool(4, seed=11)
     for step in range(60):
         fakes = torch.rand(2, 1, 2, 3)
@@ -91,7 +91,7 @@ def test_both_pools_decide_alike() -> None:
 
 
 @BOTH
-def test_an_image_that_is_not_finite_is_never_kept(kind: type) -> None:
+def test_an_image_that_is_not_finite_is_never_stored(kind: type) -> None:
     pool = kind(3, seed=0)
     for step in range(30):
         fakes = torch.full((1, 1, 2, 2), float("nan") if step % 3 == 0 else float(step + 1))

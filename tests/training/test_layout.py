@@ -92,7 +92,7 @@ def test_no_layout_copy_in_a_step_on_cuda(amp: str) -> None:
     with LayoutCopies() as copies:
         step(a, b)
     assert not copies.found
-    # cuDNN's own conversions are kernels, which no dispatcher sees. In float32 it may choose a way that has them.
+    # cuDNN's own conversions are kernels, which no dispatcher sees. In float32 some of its algorithms have them.
     with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         step(a, b)
         torch.cuda.synchronize()

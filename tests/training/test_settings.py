@@ -55,8 +55,8 @@ CASES = {
     "orthogonal": "--init-type orthogonal",
     "micro-batches": "--batch-size 2 --grad-accumulation 2",
     "micro-batches, batch norm": "--norm batch --batch-size 2 --grad-accumulation 2",
-    "one direction after the other": "--side-by-side off",
-    "activations anew": "--activation-checkpointing --dropout",
+    "one cycle after the other": "--side-by-side off",
+    "recomputed activations": "--activation-checkpointing --dropout",
 }
 
 
@@ -93,9 +93,9 @@ def test_trains_and_translates(data: Path, tmp_path: Path, name: str) -> None:
     run(data, tmp_path / "run", CASES[name])
     engine = cyclegan_fast.load_engine(tmp_path / "run", direction="BtoA", device="cpu")
     image = Image.effect_noise((45, 37), 60).convert("RGB" if engine.in_channels == 3 else "L")
-    made = cyclegan_fast.infer(engine, image)
-    assert made.size == image.size
-    assert np.asarray(made).std() > 0
+    translated = cyclegan_fast.infer(engine, image)
+    assert translated.size == image.size
+    assert np.asarray(translated).std() > 0
     assert "<svg" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -195,7 +195,7 @@ def test_the_demo_checks_before_it_replaces_an_earlier_one(tmp_path: Path) -> No
         demo(tmp_path, steps=1)
 
 
-def test_the_demo_trains_the_steps_that_it_says(tmp_path: Path) -> None:
+def test_the_demo_trains_as_many_steps_as_asked(tmp_path: Path) -> None:
     for steps in (1, 250, 3000):
         config = settings(tmp_path, steps, "cpu", "cache")
         assert config.run.max_steps == steps
@@ -211,18 +211,18 @@ def test_activation_checkpointing_reaches_both_generators_or_is_refused(data: Pa
             Trainer(parse([*flags, *more]).settings())
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("supported", [False, True])
 def test_a_cpu_without_bfloat16_gets_a_warning(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, there: bool
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, supported: bool
 ) -> None:
     for name in ("avx512_bf16", "amx_tile"):
-        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: there)
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: supported)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     conv2d = importlib.import_module("cyclegan_fast.ops.conv2d")
     monkeypatch.setattr(conv2d, "_isa", "avx2")  # our kernels widen bfloat16 as they read it
-    for way in ("torch", "winograd"):
-        monkeypatch.setattr(conv2d, "_algorithm", way)
-        slow = way == "torch" and not there
+    for algorithm in ("torch", "winograd"):
+        monkeypatch.setattr(conv2d, "_algorithm", algorithm)
+        slow = algorithm == "torch" and not supported
         caplog.clear()
         Trainer(parse(["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--amp"]).settings())
         assert ("this CPU has no bfloat16" in caplog.text) == slow

@@ -205,12 +205,12 @@ def test_micro_batches_equal_one_batch(mode: str) -> None:
     together, apart = (CycleGANStep(initial_networks(), accumulating(n, gan_mode=mode)) for n in (1, 3))
     for i, (real_A, real_B) in enumerate(batches(6)[:8]):
         images, expected = together(real_A, real_B)
-        images_made, losses = apart(real_A, real_B)
+        apart_images, losses = apart(real_A, real_B)
         for name, value in expected.items():
             assert relative_error(losses[name], value) <= 1e-9, f"step {i}: loss {name}"
         for name, image in images.items():
-            assert images_made[name].shape == image.shape
-            assert relative_error(images_made[name], image) <= 1e-7, f"step {i}: {name}"
+            assert apart_images[name].shape == image.shape
+            assert relative_error(apart_images[name], image) <= 1e-7, f"step {i}: {name}"
     for ours, theirs in ((apart.weights_G, together.weights_G), (apart.weights_D, together.weights_D)):
         for a, b in zip(ours, theirs, strict=True):
             assert relative_error(a.detach(), b.detach()) <= 1e-8
@@ -310,9 +310,9 @@ def test_mixed_precision_stays_close(amp: str) -> None:
     mixed = CycleGANStep(copy.deepcopy(networks), dataclasses.replace(config, run=RunConfig(seed=SEED, amp=amp)))  # type: ignore[arg-type]
     full = CycleGANStep(networks, config)
     real = images(1, torch.float32, True), images(1, torch.float32, True)
-    made, a = mixed(*real)
+    translated, a = mixed(*real)
     _, b = full(*real)
-    assert all(t.dtype == torch.float32 for t in (*a.values(), *made.values()))
+    assert all(t.dtype == torch.float32 for t in (*a.values(), *translated.values()))
     for name in a:
         assert relative_error(a[name], b[name]) <= 0.05, name
 

@@ -203,12 +203,12 @@ def test_evaluation_between_replays_changes_nothing(exact_float32: None) -> None
 
     def with_evaluation(*real: Tensor) -> Any:
         out = graphed(*real)
-        kept = [{name: value.clone() for name, value in found.items()} for found in out]
+        copies = [{name: value.clone() for name, value in found.items()} for found in out]
         with torch.inference_mode():
             for size in (64, 96, 128):
                 captured.A_to_B.there(torch.rand(2, 3, size, size, device="cuda"))
-        assert all(out[0][name].equal(value) for name, value in kept[0].items()), "static images were overwritten"
-        return kept
+        assert all(out[0][name].equal(value) for name, value in copies[0].items()), "static images were overwritten"
+        return copies
 
     assert_same_steps(eager, with_evaluation, make_batches(), of=(eager, captured))
     assert len(graphed.graphs) == 1
@@ -280,7 +280,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_untouched_inside_a_graph()
     assert all(w.equal(b) for w, b in zip(weights_of(step), before, strict=True))
 
 
-def test_one_direction_after_the_other_needs_much_less_memory() -> None:
+def test_one_cycle_after_the_other_needs_much_less_memory() -> None:
     peaks = []
     for side_by_side in ("on", "off"):
         step = make_step(build_networks(MODEL), "cuda", side_by_side=side_by_side)
@@ -295,7 +295,7 @@ def test_one_direction_after_the_other_needs_much_less_memory() -> None:
 
 
 def test_device_batches_keep_every_batch_whole() -> None:
-    """What is made on the upload's stream is ready when it is read, and not overwritten before."""
+    """What is made on the copy's stream is ready when it is read, and not overwritten before."""
 
     def batches() -> Iterator[dict[str, Any]]:
         for i in itertools.count():
@@ -305,12 +305,12 @@ def test_device_batches_keep_every_batch_whole() -> None:
     heavy = torch.rand(2048, 2048, device="cuda")
     found = []
     for i, batch in zip(range(20), DeviceBatches(batches(), torch.device("cuda")), strict=False):
-        heavy = (heavy @ heavy).clamp(-1, 1)  # the card falls behind the host
+        heavy = (heavy @ heavy).clamp(-1, 1)  # the GPU falls behind the host
         found.append((batch["A"] - i).abs().max() + (batch["B"] - 2 * i).abs().max())
     assert not torch.stack(found).any()
 
 
-def test_only_the_card_s_own_wait_counts() -> None:
+def test_only_the_gpus_own_wait_counts() -> None:
     def batches() -> Iterator[dict[str, Any]]:
         while True:
             time.sleep(0.02)  # a loader that needs 20 ms a batch
@@ -330,8 +330,8 @@ def test_only_the_card_s_own_wait_counts() -> None:
             next(batches_on_gpu)
         torch.cuda.synchronize()
         share = batches_on_gpu.waited() / (time.perf_counter() - began)
-        assert not batches_on_gpu.marks
+        assert not batches_on_gpu.uncounted
         return share
 
-    assert waited(work=0) > 0.5  # the card had nothing to do
-    assert waited(work=40) < 0.5  # the host slept, the card did not
+    assert waited(work=0) > 0.5  # the GPU had nothing to do
+    assert waited(work=40) < 0.5  # the host slept, the GPU did not
