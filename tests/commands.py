@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import signal
 import subprocess
 import warnings
 from collections.abc import Callable
@@ -16,17 +15,13 @@ import pytest
 def run_in_process(main: Callable[[], NoReturn]) -> subprocess.CompletedProcess[str]:
     """Runs `main`, which ends as `with_errors` and `run_command` do; returns its exit status, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        with (
-            warnings.catch_warnings(),  # restores warnings.showwarning, too
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as ended,
-        ):
-            main()
-    finally:
-        signal.signal(signal.SIGTERM, on_sigterm)
+    with (
+        warnings.catch_warnings(),  # restores warnings.showwarning, too
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
     status = ended.value.code
     assert isinstance(status, int)
     return subprocess.CompletedProcess("in process", status, out.getvalue(), err.getvalue())
