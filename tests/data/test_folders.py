@@ -134,18 +134,18 @@ def test_runs_among_the_images_are_left_out(good_folder: Path, caplog: pytest.Lo
     (run / "translated" / "deep").mkdir(parents=True)
     noise(48, 48).save(run / "translated" / "deep" / "0.png")
     assert list_domain(good_folder, "trainA") == before
-    assert caplog.messages == [
-        f"{run}: the images of this training run are left out; a run's folder is better kept elsewhere"
-    ]
+    (message,) = caplog.messages
+    assert message == f"images of training runs are left out ({run}); a run's folder is better kept elsewhere"
     assert list_folder(run / "translated") == [run / "translated" / "deep" / "0.png"]  # asked for by its name
-    with pytest.raises(UserError, match=r"runs: holds no image but those of training runs .*runs/x"):
+    with pytest.raises(UserError, match=r"runs: holds no image but those of training runs; name a folder"):
         list_folder(run.parent)
 
 
-def test_a_run_among_its_own_images_is_resumed(good_folder: Path) -> None:
+@pytest.mark.parametrize("out", ["trainA/run", "trainA"])
+def test_a_run_among_its_own_images_is_resumed(good_folder: Path, out: str) -> None:
     config = TrainConfig(data=DataConfig(data_A=(str(good_folder / "trainA"),), data_B=(str(good_folder / "trainB"),)))
     assert build_train_loader(config, "cpu").samples.counts == (7, 5)
-    make_run(good_folder / "trainA" / "run")
+    make_run(good_folder / out)
     assert build_train_loader(config, "cpu").samples.counts == (7, 5)
 
 

@@ -14,6 +14,7 @@ from cyclegan_fast.images.find import list_images
 log = logging.getLogger(__name__)
 
 DOMAIN_FOLDERS = ("trainA", "trainB", "testA", "testB")
+SAMPLES = "samples"  # within a run's folder, its sample grids
 _RUN_FILES = ("config.yaml", "events.jsonl")  # a folder that holds both is that of a training run
 
 
@@ -36,14 +37,13 @@ def list_folder(folder: Path) -> list[Path]:
         UserError: The folder holds no image, or a link leads out of it.
     """
     paths = list_images(folder)
-    runs = find_runs(paths, folder)
-    if not runs:
-        return paths
-    kept = [path for path in paths if not runs.intersection(path.parents)]
-    for run in sorted(runs):
-        log.warning("%s: the images of this training run are left out; a run's folder is better kept elsewhere", run)
+    written = find_runs(paths, folder) | ({folder / SAMPLES} if _is_run(folder) else set())
+    kept = [path for path in paths if not written.intersection(path.parents)]
     if not kept:
-        raise UserError(f"{folder}: holds no image but those of training runs ({min(runs)}); name a folder with images")
+        raise UserError(f"{folder}: holds no image but those of training runs; name a folder with images")
+    if len(kept) < len(paths):
+        names = ", ".join(map(str, sorted(written)))
+        log.warning("images of training runs are left out (%s); a run's folder is better kept elsewhere", names)
     return kept
 
 
@@ -52,7 +52,7 @@ def find_runs(paths: Sequence[Path], folder: Path | None = None) -> set[Path]:
     parents: set[Path] = set()
     for parent in {path.parent for path in paths}:
         parents.update(_up_to(parent, folder))
-    return {parent for parent in parents if all((parent / name).is_file() for name in _RUN_FILES)}
+    return set(filter(_is_run, parents))
 
 
 def list_domain(root: Path, name: str) -> list[Path]:
@@ -83,6 +83,10 @@ def list_domains(
     if (root / first).samefile(root / second):
         raise UserError(f"{root}: {names[0]} and {names[1]} are the same folder; each domain needs its own images")
     return pair
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _RUN_FILES)
 
 
 def _up_to(path: Path, folder: Path | None) -> list[Path]:

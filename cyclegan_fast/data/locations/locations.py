@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclegan_fast.data.locations.folders import find_runs, list_folder, readable
+from cyclegan_fast.data.locations.folders import SAMPLES, find_runs, list_folder, readable
 from cyclegan_fast.data.locations.shards import COMPRESSED, compressed_archive, find_shards, read_shard
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.find import warn_of_others
@@ -88,7 +88,7 @@ def _read_list(file: Path) -> list[Path]:
         raise UserError(f"{file}: names no image; put one file a line, relative to {file.parent}")
     if absent := [str(path) for path in paths if not path.is_file()]:
         raise UserError(f"{file}: names what is not there: {first_few(absent)}; paths are relative to {file.parent}")
-    written = {run / "samples" for run in find_runs(paths)}
+    written = {run / SAMPLES for run in find_runs(paths)}
     kept = [path for path in paths if not written.intersection(path.parents)]
     if not kept:
         raise UserError(f"{file}: names nothing but sample grids of a training run; name images")
