@@ -29,9 +29,9 @@ from torch import Tensor
 
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.find import is_pattern, list_images, match_files
+from cyclegan_fast.images.channels import to_pil
+from cyclegan_fast.images.find import is_folder, is_pattern, list_images, match_files
 from cyclegan_fast.images.model_io import WHITE, InputImage, from_values, pil_input, read_input, to_levels
-from cyclegan_fast.images.raster import to_pil
 from cyclegan_fast.logs import warn_once
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def find_paths(name: str | Path) -> list[Path] | None:
         UserError: There are none.
     """
     path = Path(name)
-    if path.is_dir():
+    if is_folder(path):
         return list_images(path)
     if path.exists() or not is_pattern(name):
         return None

@@ -35,25 +35,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images import high_bit_depth, tiff
+from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, to_channels, to_pil, upright
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
+from cyclegan_fast.images.other_kinds import SIGNATURE_BYTES, kind_by_content
 from cyclegan_fast.images.png_text import without_large_text
-from cyclegan_fast.images.raster import MODES, Raster, narrowed, to_channels, to_pil, upright
 from cyclegan_fast.logs import warn_once
 
 log = logging.getLogger(__name__)
 
 _ANIMATED = "animated files: only the first frame is used"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
-_OTHER_FORMATS = (  # name, signature, where it is
-    ("an image of HEIC or AVIF", b"ftyp", 4),
-    ("a DICOM file", b"DICM", 128),
-    ("an image of JPEG XL", b"\xff\x0a", 0),
-    ("an image of JPEG XL", b"\0\0\0\x0cJXL ", 0),
-    ("an image of JPEG 2000", b"\0\0\0\x0cjP  ", 0),
-    ("an image of OpenEXR", b"v/1\x01", 0),
-    ("an array of NumPy", b"\x93NUMPY", 0),
-    ("a document of Photoshop", b"8BPS", 0),
-)
 NO_RANGE = (
     "floating-point, signed and 32-bit pixels have no known range: give --depth float, and the range with "
     "--value-low and --value-high"
@@ -127,11 +118,11 @@ def unscaled_of(image: Image.Image, channels: int) -> np.ndarray:
     if image.mode in ("La", "RGBa"):  # premultiplied, from which Pillow converts to nothing else
         image = image.convert(image.mode.upper())
     if image.mode == "F" or image.mode.startswith("I"):
-        return to_channels(_grey_raster(image), channels)
+        return to_channels(_stored_grey(image), channels)
     if channels not in MODES:
         names = stored_mode(image)
         pixels = np.array(image if image.mode == names else image.convert(names))
-        return to_channels(Raster(pixels.reshape(*pixels.shape[:2], -1)), channels)
+        return to_channels(StoredImage(pixels.reshape(*pixels.shape[:2], -1)), channels)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -169,13 +160,13 @@ def count_clipped(pixels: np.ndarray, pixel_format: PixelFormat) -> int:
 def _read_unscaled(source: ImageFile | Path | str, channels: int, *, all_bits: bool) -> np.ndarray:
     """[H, W, channels]; without `all_bits`, 16-bit colour may be its high byte, which Pillow alone can read."""
     with opened(as_image_file(source).open()) as (file, image):
-        withheld = None if image is None else high_bit_depth.withheld(image)
-        if image is not None and (withheld is None or not (all_bits or withheld.mistaken or channels not in MODES)):
+        beyond = None if image is None else high_bit_depth.beyond_pillow(image)
+        if image is not None and (beyond is None or not (all_bits or beyond.wrong_in_pillow or channels not in MODES)):
             return _part(unscaled_of(ImageOps.exif_transpose(image), channels), as_image_file(source))
-        raster = high_bit_depth.load(file, image)
-        if raster.pages > 1:
+        stored = high_bit_depth.load(file, image)
+        if stored.pages > 1:
             warn_once(log, _ANIMATED)
-        pixels = to_channels(raster._replace(pixels=narrowed(upright(raster))), channels)
+        pixels = to_channels(stored._replace(pixels=narrowed(upright(stored))), channels)
         return _part(pixels, as_image_file(source))
 
 
@@ -187,7 +178,7 @@ def _part(pixels: np.ndarray, source: ImageFile) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened(file: BinaryIO, *, warn: bool = True) -> Iterator[tuple[BinaryIO, Image.Image | None]]:
-    """The file, and the image in it of which the header has been read; None for a TIFF of a kind unknown to Pillow.
+    """Yields the file, and the image in it with its header read; None for a TIFF of a kind unknown to Pillow.
 
     With `warn` an animated one is reported, once per process.
     """
@@ -212,13 +203,13 @@ def grey_of(image: Image.Image) -> np.ndarray:
     return narrowed(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
 
 
-def _grey_raster(image: Image.Image) -> Raster:
+def _stored_grey(image: Image.Image) -> StoredImage:
     """A grey image of more than 8 bits; a value that stands for transparency becomes a channel."""
     pixels, key = grey_of(image), image.info.get("transparency")
     if pixels.dtype != np.uint16 or not isinstance(key, int):
-        return Raster(pixels)
+        return StoredImage(pixels)
     opaque = np.where(pixels == key, 0, 65535).astype(np.uint16)
-    return Raster(np.concatenate([pixels, opaque], axis=2), alpha="straight")
+    return StoredImage(np.concatenate([pixels, opaque], axis=2), alpha="straight")
 
 
 def refuse_no_numbers(pixels: np.ndarray) -> None:
@@ -246,7 +237,7 @@ def faults_of(source: ImageFile | Path | str) -> Iterator[None]:
 
 
 def reason_of(source: ImageFile | Path | str, error: Exception) -> str:
-    """Says what is wrong with a file, in a few words."""
+    """Describes what is wrong with a file, in a few words."""
     if isinstance(error, BadImageError):
         return error.reason
     if isinstance(error, Image.DecompressionBombError):
@@ -263,12 +254,11 @@ def reason_of(source: ImageFile | Path | str, error: Exception) -> str:
 def _why_unidentified(source: ImageFile) -> str:
     """What a file is that no decoder knows, by its first bytes."""
     with source.open() as file:
-        start = file.read(132)
+        start = file.read(SIGNATURE_BYTES)
     if not start:
         return "the file is empty"
     if start.startswith(b"\xff\xd8\xff"):
         return "a damaged JPEG, or one of 12 bits or without loss, which is not read; convert it to PNG"
-    for what, signature, at in _OTHER_FORMATS:
-        if start[at : at + len(signature)] == signature:
-            return f"{what}, which is not read; convert it to PNG, JPEG or TIFF"
+    if kind := kind_by_content(start):
+        return f"{kind}, which is not read; convert it to PNG, JPEG or TIFF"
     return f"not an image in a known format ({', '.join(FORMATS)})"

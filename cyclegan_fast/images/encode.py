@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.channels import to_pil
 from cyclegan_fast.images.decode import FORMATS
 from cyclegan_fast.images.high_bit_depth import encode_png, encode_ppm
 from cyclegan_fast.images.packages import MissingPackageError
-from cyclegan_fast.images.raster import to_pil
 from cyclegan_fast.images.tiff import encode_tiff
 
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}

@@ -8,17 +8,14 @@ kinds that are not read are passed over, and a warning counts them.
 from __future__ import annotations
 
 import glob
-import logging
 import os
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.logs import warn_once
-
-log = logging.getLogger(__name__)
+from cyclegan_fast.images.other_kinds import describe_others, other_kind, warn_of_others
 
 # Every name of the formats that `decode` reads.
 SUFFIXES = frozenset(
@@ -27,19 +24,6 @@ SUFFIXES = frozenset(
 )
 OWN_FOLDER = ".cyclegan_fast"  # beside the data, for everything that is not the user's
 
-# Kinds of images, volumes and videos that are not read, and how to make images of them.
-_CONVERT = {
-    "convert them to PNG, JPEG or TIFF": (
-        ".heic .heif .hif .avif .jxl .jp2 .j2k .jpf .jpx .jxr .psd .psb .xcf .tga .ico .svg .eps .exr .hdr .dds .webp2 "
-        ".raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .pef .srw"
-    ),
-    "export their slices or arrays as PNG or TIFF, with 16 bits or floating-point values": (
-        ".dcm .dicom .ima .nii .nii.gz .mha .mhd .nrrd .img .mgz .npy .npz .mat .h5 .hdf5 .czi .lif .nd2 .svs .ndpi "
-        ".mrxs .vsi .fits .fit"
-    ),
-    "cut them into frames (ffmpeg -i FILE FOLDER/%06d.png)": ".mp4 .mov .mkv .m4v .webm .avi .mpg .mpeg .wmv",
-}
-_OTHER_KINDS = {suffix: fix for fix, suffixes in _CONVERT.items() for suffix in suffixes.split()}
 _SYSTEM_NAMES = frozenset(
     {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", "lost+found", "$recycle.bin"}
     | {"system volume information"}
@@ -55,7 +39,7 @@ def list_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path
     Raises:
         UserError: The folder is missing, holds no image or may not be read, or a link leads out of it.
     """
-    if not _is_folder(folder):
+    if not is_folder(folder):
         raise UserError(f"{folder}: there is no such folder; name one with images")
     others = Counter[str]()
     # As Paths compare, a/x before a-b/x, ten times as fast.
@@ -67,6 +51,18 @@ def list_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path
     return paths
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name.
+
+    Raises:
+        UserError: It cannot be told: a folder above may not be read, or the name is too long.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise UserError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from error
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder belongs to the system and not to the user, by its name alone."""
     return name.startswith(".") or name.lower() in _SYSTEM_NAMES
@@ -75,19 +71,6 @@ def is_hidden(name: str) -> bool:
 def is_hidden_member(name: str) -> bool:
     """Whether a member of an archive, or a folder that it is in, is hidden."""
     return any(is_hidden(part) for part in PurePosixPath(name).parts if part != ".")
-
-
-def other_kind(name: str) -> str:
-    """The suffix of an image, volume or video of a kind that is not read; empty for anything else."""
-    lower = name.lower()
-    suffix = ".nii.gz" if lower.endswith(".nii.gz") else Path(lower).suffix
-    return suffix if suffix in _OTHER_KINDS else ""
-
-
-def warn_of_others(where: Path | str, others: Counter[str]) -> None:
-    """Reports, once in a process, how many files of which kinds are passed over, and what to do about it."""
-    if others:
-        warn_once(log, f"{where}: passes over {_counted(others)}, which are not read; {_fix_of(others)}")
 
 
 def is_pattern(name: Path | str) -> bool:
@@ -120,13 +103,6 @@ def match_files(pattern: Path | str) -> list[Path]:
         if path.is_file()
         and not any(part.lower() in _SYSTEM_NAMES for part in path.parts[len(root.parts) :] if part not in named)
     )
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
 
 
 def _walk(folder: Path, top: Path, suffixes: Collection[str], others: Counter[str]) -> Iterator[Path]:
@@ -172,16 +148,9 @@ def _leads_to_folder(link: Path, top: Path) -> bool:
 
 def _why_empty(folder: Path, others: Counter[str]) -> str:
     if others:
-        return f"{folder}: holds no image that is read, but {_counted(others)}; {_fix_of(others)}"
+        counts, fix = describe_others(others)
+        return f"{folder}: holds no image that is read, but {counts}; {fix}"
     if shard := next(folder.rglob("*.tar"), None):
         pattern = shlex.quote(f"{glob.escape(str(shard.parent)).replace('{', '[{]')}/*.tar")  # can be pasted
         return f"{folder}: holds no image but shards; name them: --data-A (or -B) {pattern}"
     return f"{folder}: holds no image; put files ending in {', '.join(sorted(SUFFIXES))} there"
-
-
-def _counted(others: Counter[str]) -> str:
-    return ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
-
-
-def _fix_of(suffixes: Iterable[str]) -> str:
-    return ", or ".join(dict.fromkeys(_OTHER_KINDS[suffix] for suffix in suffixes))

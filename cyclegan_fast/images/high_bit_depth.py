@@ -11,23 +11,23 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from cyclegan_fast.images.channels import StoredImage
 from cyclegan_fast.images.packages import import_package
-from cyclegan_fast.images.raster import Raster
-from cyclegan_fast.images.tiff import Withheld, load_tiff, withheld_of
+from cyclegan_fast.images.tiff import BeyondPillow, load_tiff, tiff_beyond_pillow
 
 EXIF_ORIENTATION = 0x0112
 
 
-def withheld(image: Image.Image) -> Withheld | None:
+def beyond_pillow(image: Image.Image) -> BeyondPillow | None:
     """What Pillow would keep back of an image of which only the header has been read; None if nothing."""
     if image.format == "TIFF":
-        return withheld_of(image)
+        return tiff_beyond_pillow(image)
     arguments = str(_tile(image)[3])
     if image.format == "PNG" and ";16" in arguments and not image.mode.startswith("I"):
         has_key = "transparency" in image.info  # a colour of 16 bits, which Pillow compares with high bytes
-        return Withheld(len(arguments.split(";")[0]) + has_key, "16", "imagecodecs", mistaken=has_key)
+        return BeyondPillow(len(arguments.split(";")[0]) + has_key, "16", "imagecodecs", wrong_in_pillow=has_key)
     if image.format == "PPM" and image.mode == "RGB" and _maxval(image) > 255:
-        return Withheld(3, "16", "")
+        return BeyondPillow(3, "16", "")
     return None
 
 
@@ -39,8 +39,8 @@ def scale_transparent_value(image: Image.Image) -> None:
         image.info["transparency"] = key * factor
 
 
-def load(file: BinaryIO, image: Image.Image | None) -> Raster:
-    """Reads the pixels that `withheld` reported, or those of a TIFF that Pillow cannot identify (`image` is None).
+def load(file: BinaryIO, image: Image.Image | None) -> StoredImage:
+    """Reads the pixels that `beyond_pillow` reported, or those of a TIFF that Pillow cannot identify (`image` is None).
 
     Raises:
         MissingPackageError: A package is missing.
@@ -56,7 +56,7 @@ def load(file: BinaryIO, image: Image.Image | None) -> Raster:
     pixels = import_package("imagecodecs").png_decode(content)  # [H, W, C]
     channels = pixels.shape[2]
     alpha = "straight" if channels in (2, 4) else ""
-    return Raster(pixels, "rgb" if channels > 2 else "", alpha, int(image.getexif().get(EXIF_ORIENTATION, 1)))
+    return StoredImage(pixels, "rgb" if channels > 2 else "", alpha, int(image.getexif().get(EXIF_ORIENTATION, 1)))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -74,7 +74,7 @@ def encode_ppm(pixels: np.ndarray) -> bytes:
     return f"P6 {width} {height} 65535\n".encode() + pixels.astype(">u2").tobytes()
 
 
-def _load_ppm(content: bytes, image: Image.Image) -> Raster:
+def _load_ppm(content: bytes, image: Image.Image) -> StoredImage:
     width, height = image.size
     codec, _, offset, _ = _tile(image)
     body, count = content[offset:], 3 * width * height
@@ -86,7 +86,7 @@ def _load_ppm(content: bytes, image: Image.Image) -> Raster:
     if len(values) < count:
         raise OSError("image file is truncated")
     levels = np.rint(values.reshape(height, width, 3) * (65535.0 / _maxval(image))).clip(0, 65535)
-    return Raster(levels.astype(np.uint16), "rgb")
+    return StoredImage(levels.astype(np.uint16), "rgb")
 
 
 def _maxval(image: Image.Image) -> int:

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from cyclegan_fast.config import Depth
+from cyclegan_fast.images.channels import StoredImage
 from cyclegan_fast.images.packages import import_package
-from cyclegan_fast.images.raster import Raster
 
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian; with 32-bit and with 64-bit offsets
 # Tags.
@@ -35,14 +35,14 @@ _PILLOW_COLOURS = {
 }
 
 
-class Withheld(NamedTuple):
+class BeyondPillow(NamedTuple):
     """What Pillow's header reveals of an image whose pixels it would not give whole."""
 
     channels: int
     depth: Depth
     package: str
     """What reads it; empty where nothing but Pillow is needed."""
-    mistaken: bool = False
+    wrong_in_pillow: bool = False
     """Whether what Pillow gives is wrong, not just the high byte of 16 bits or without the further channels."""
     is_image: bool = True
     """Whether grey or RGB can be made of it."""
@@ -57,7 +57,7 @@ class _Kind(NamedTuple):
     sample_format: int  # 0 for several
     bits: int  # of its deepest channel
 
-    def is_right_in_pillow(self, planes: int) -> bool:
+    def is_exact_in_pillow(self, planes: int) -> bool:
         """Whether Pillow gives all of it, as it is."""
         if planes != 1:  # of a single channel of few bits, too, which it reads as bytes
             return self == (_RGB, 3, (), _UNSIGNED, 8)
@@ -70,13 +70,13 @@ class _Kind(NamedTuple):
         return self.bits == 8 and self[:3] in _PILLOW_COLOURS
 
     @property
-    def is_near_in_pillow(self) -> bool:
+    def is_partial_in_pillow(self) -> bool:
         """Whether Pillow gives the high bytes of its colours, or all of them without the further channels."""
         extras = {8: ((0,), (0, 0), (0, 0, 0), (1,)), 16: ((), (0,), (1,), (2,))}.get(self.bits, ())
         return self[:2] == (_RGB, 3 + len(self.extras)) and self.sample_format == _UNSIGNED and self.extras in extras
 
 
-def withheld_of(image: Image.Image) -> Withheld | None:
+def tiff_beyond_pillow(image: Image.Image) -> BeyondPillow | None:
     """What Pillow would keep back of a TIFF of which only the header has been read; None if nothing."""
     tags = image.tag_v2  # type: ignore[attr-defined]
     formats, bits = set(tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))), set(tags.get(_BITS, (1,)))
@@ -86,7 +86,7 @@ def withheld_of(image: Image.Image) -> Withheld | None:
     whole_palette = len(tags.get(_COLORMAP, ())) in (0, 3 << max(bits))
     has_codec = tags.get(_COMPRESSION, 1) != _WEBP  # not in the libtiff that comes with Pillow
     in_pillow = len(bits) == 1 and has_codec and whole_palette
-    if in_pillow and kind.is_right_in_pillow(planes):
+    if in_pillow and kind.is_exact_in_pillow(planes):
         return None
     unsigned = kind.sample_format == _UNSIGNED
     depth: Depth = "float" if not unsigned or kind.bits > 16 else "16" if kind.bits > 8 else "8"
@@ -95,8 +95,8 @@ def withheld_of(image: Image.Image) -> Withheld | None:
         or kind.photometric in (_RGB, _CMYK, _PALETTE, _YCBCR)
         or (channels == 2 and extras[:1] in ((1,), (2,)))
     )
-    near = in_pillow and planes == 1 and kind.is_near_in_pillow
-    return Withheld(channels, depth, "tifffile", not near, is_image)
+    near = in_pillow and planes == 1 and kind.is_partial_in_pillow
+    return BeyondPillow(channels, depth, "tifffile", not near, is_image)
 
 
 def is_tiff(file: BinaryIO) -> bool:
@@ -105,7 +105,7 @@ def is_tiff(file: BinaryIO) -> bool:
     return file.read(4) in _STARTS
 
 
-def load_tiff(file: BinaryIO) -> Raster:
+def load_tiff(file: BinaryIO) -> StoredImage:
     """Reads the first page of a TIFF by tifffile.
 
     Raises:
@@ -121,7 +121,7 @@ def load_tiff(file: BinaryIO) -> Raster:
         check_page(page)
         pixels = page.asarray().reshape(stored_shape(page))
         pixels = np.moveaxis(pixels, 0, -1) if page.planarconfig != 1 and page.samplesperpixel > 1 else pixels
-        return page_raster(page, pixels)._replace(pages=len(opened.pages))
+        return page_image(page, pixels)._replace(pages=len(opened.pages))
 
 
 def stored_shape(page: Any) -> tuple[int, int, int]:
@@ -154,7 +154,7 @@ def check_page(page: Any) -> None:
         raise ValueError("a TIFF with a palette that is missing or too short")
 
 
-def page_raster(page: Any, pixels: np.ndarray) -> Raster:
+def page_image(page: Any, pixels: np.ndarray) -> StoredImage:
     """All or some rows of a checked page, [h, W, C] as tifffile decodes them, with their meaning."""
     photometric, bits, orientation = _photometric(page), _bits(page), page.tags.get(_ORIENTATION)
     pixels = pixels.astype(np.uint8 if pixels.dtype.kind == "b" else pixels.dtype.newbyteorder("="), copy=False)
@@ -168,7 +168,7 @@ def page_raster(page: Any, pixels: np.ndarray) -> Raster:
         pixels = np.concatenate([entries[pixels[..., 0]], extras], axis=-1)
     else:
         pixels = _over_full_range(pixels, bits)
-    return Raster(
+    return StoredImage(
         pixels,
         "rgb" if photometric in (_RGB, _PALETTE) else "cmyk" if photometric == _CMYK else "",
         _ALPHA.get(int(page.extrasamples[0]), "") if len(page.extrasamples) == 1 else "",

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from cyclegan_fast.files import partial_beside, storage_errors
+from cyclegan_fast.images.channels import to_channels
 from cyclegan_fast.images.decode import faults_of
 from cyclegan_fast.images.packages import import_package
-from cyclegan_fast.images.raster import to_channels
-from cyclegan_fast.images.tiff import check_page, page_raster, stored_shape, write_options
+from cyclegan_fast.images.tiff import check_page, page_image, stored_shape, write_options
 
 _STRIP_ROWS = 64  # of what is written
 _MANY = 4 * 10**9  # bytes, from where a TIFF needs 64-bit offsets
@@ -38,7 +38,7 @@ class TiffRows:
             self._file = stack.enter_context(import_package("tifffile").TiffFile(path))
             self._page = page = self._file.pages[0]
             check_page(page)
-            if page_raster(page, np.zeros((0, 0, page.samplesperpixel), page.dtype)).orientation != 1:
+            if page_image(page, np.zeros((0, 0, page.samplesperpixel), page.dtype)).orientation != 1:
                 raise ValueError("it lies on its side (its orientation tag): turn it first")
             self.height, self.width = int(page.imagelength), int(page.imagewidth)
             self._mapped = self._map() if page.is_memmappable else None
@@ -57,7 +57,7 @@ class TiffRows:
             BadImageError: They are damaged, or the channels do not fit.
         """
         with faults_of(self._path):
-            return to_channels(page_raster(self._page, self._stored(low, high)), self._channels)
+            return to_channels(page_image(self._page, self._stored(low, high)), self._channels)
 
     def close(self) -> None:
         """Closes the file."""

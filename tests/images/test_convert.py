@@ -121,6 +121,7 @@ def test_a_tensor_that_needs_gradients_is_detached() -> None:
         (torch.zeros(3, 4, 5, device="meta"), "meta has no pixels"),
         (torch.nested.nested_tensor([torch.zeros(3, 4, 5)]), "a nested tensor is no image: give a list"),
         (torch.zeros(3, 4, 5, dtype=torch.complex64), "are not known: give uint8"),
+        ("x" * 5000, "cannot be read .File name too long"),
         (memoryview(bytes(60)), "type memoryview is not known"),
         (bytes(60), "type bytes is not known"),
         (np.zeros((), np.uint8), r"an array is \[H, W, C\]"),

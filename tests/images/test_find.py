@@ -13,7 +13,8 @@ import pytest
 from cyclegan_fast import logs
 from cyclegan_fast.data.locations.shards import find_shards, read_shard
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.find import list_images, match_files, other_kind, split_pattern
+from cyclegan_fast.images.find import list_images, match_files, split_pattern
+from cyclegan_fast.images.other_kinds import other_kind
 from tests.data.sample_images import noise
 
 

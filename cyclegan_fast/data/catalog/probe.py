@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from cyclegan_fast.config import Depth, PixelFormat
 from cyclegan_fast.images import high_bit_depth
+from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, upright, wrong_channels
 from cyclegan_fast.images.decode import (
     NO_RANGE,
     BadImageError,
@@ -26,7 +27,6 @@ from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.jpeg_damage import find_damage
 from cyclegan_fast.images.packages import why_missing
 from cyclegan_fast.images.perceptual_hash import perceptual_hash
-from cyclegan_fast.images.raster import MODES, Raster, narrowed, upright, wrong_channels
 
 VERSION = 3  # of the metadata: raise it when one of them changes its meaning, or when a file may no longer pass
 
@@ -112,10 +112,10 @@ def why_not(metadata: ImageMetadata, pixel_format: PixelFormat) -> str:
 
 def _metadata_of(content: bytes) -> ImageMetadata:
     with opened(io.BytesIO(content), warn=False) as (file, image):
-        withheld = None if image is None else high_bit_depth.withheld(image)
-        if image is None or (withheld is not None and (withheld.mistaken or withheld.depth == "float")):
+        beyond = None if image is None else high_bit_depth.beyond_pillow(image)
+        if image is None or (beyond is not None and (beyond.wrong_in_pillow or beyond.depth == "float")):
             kind = "TIFF" if image is None else str(image.format)
-            return _metadata_of_raster(content, kind, high_bit_depth.load(file, image))
+            return _metadata_of_stored(content, kind, high_bit_depth.load(file, image))
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # a stereo camera's JPEG
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
         rotated = image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
@@ -131,7 +131,7 @@ def _metadata_of(content: bytes) -> ImageMetadata:
             values, low, high = _range_of(grey_of(turned))
             channels = 2 if values == "16" and isinstance(turned.info.get("transparency"), int) else 1
         else:
-            values, low, high = ("8", 0.0, 255.0) if withheld is None or withheld.depth == "8" else ("16", 0.0, 65535.0)
+            values, low, high = ("8", 0.0, 255.0) if beyond is None or beyond.depth == "8" else ("16", 0.0, 65535.0)
         constant = _is_constant(turned)
         return ImageMetadata(
             width=turned.width,
@@ -145,18 +145,18 @@ def _metadata_of(content: bytes) -> ImageMetadata:
             content=_digest(content),
             pixels=_digest(f"{turned.mode} {turned.size}".encode(), turned.tobytes()),
             perceptual_hash=0 if constant else perceptual_hash(turned),
-            channels=channels if withheld is None else withheld.channels,
-            images=withheld is None or withheld.is_image,
+            channels=channels if beyond is None else beyond.channels,
+            images=beyond is None or beyond.is_image,
             values=values,
             low=low,
             high=high,
-            package="" if withheld is None else withheld.package,
+            package="" if beyond is None else beyond.package,
         )
 
 
-def _metadata_of_raster(content: bytes, kind: str, raster: Raster) -> ImageMetadata:
+def _metadata_of_stored(content: bytes, kind: str, stored: StoredImage) -> ImageMetadata:
     """Of an image that Pillow cannot read, or not rightly."""
-    pixels = narrowed(upright(raster))
+    pixels = narrowed(upright(stored))
     height, width, channels = pixels.shape
     values, low, high = _range_of(pixels)
     constant = bool((pixels == pixels[:1, :1]).all())
@@ -167,14 +167,14 @@ def _metadata_of_raster(content: bytes, kind: str, raster: Raster) -> ImageMetad
         format=kind,
         mode=f"{channels} channels of {pixels.dtype}",
         depth=8 * pixels.dtype.itemsize,
-        frames=raster.pages,
-        rotated=raster.orientation in range(2, 9),
+        frames=stored.pages,
+        rotated=stored.orientation in range(2, 9),
         constant=constant,
         content=_digest(content),
         pixels=_digest(f"{pixels.dtype} {pixels.shape}".encode(), pixels.tobytes()),
         perceptual_hash=0 if constant else perceptual_hash(Image.fromarray(grey)),
         channels=channels,
-        images=raster.is_image,
+        images=stored.is_image,
         values=values,
         low=low,
         high=high,

@@ -15,7 +15,7 @@ MODES = {1: "L", 3: "RGB"}  # channels -> the mode of Pillow
 _LUMA = np.array((0.299, 0.587, 0.114))  # Rec. 601
 
 
-class Raster(NamedTuple):
+class StoredImage(NamedTuple):
     """Pixels as they are stored, with what their channels mean."""
 
     pixels: np.ndarray
@@ -35,19 +35,19 @@ class Raster(NamedTuple):
         return bool(self.colour or self.alpha) or self.pixels.shape[2] == 1
 
 
-def to_channels(raster: Raster, channels: int) -> np.ndarray:
+def to_channels(stored: StoredImage, channels: int) -> np.ndarray:
     """[H, W, C] -> [H, W, channels].
 
     Raises:
         ValueError: There is no rule for it.
     """
-    pixels, colour = raster.pixels, raster.colour
+    pixels, colour = stored.pixels, stored.colour
     have = pixels.shape[2]
-    if have == channels and not (channels in MODES and raster.alpha):
+    if have == channels and not (channels in MODES and stored.alpha):
         return pixels
-    if channels in MODES and raster.alpha:
+    if channels in MODES and stored.alpha:
         has_white = pixels.dtype in (np.uint8, np.uint16)  # others have nothing to be laid over
-        pixels = _over_white(pixels, raster.alpha, subtractive=colour == "cmyk") if has_white else pixels[..., :-1]
+        pixels = _over_white(pixels, stored.alpha, subtractive=colour == "cmyk") if has_white else pixels[..., :-1]
         have -= 1
     if colour and channels in MODES:
         rgb = _cmyk_to_rgb(pixels[..., :4]) if colour == "cmyk" else pixels[..., :3]  # others have no known meaning
@@ -64,9 +64,9 @@ def wrong_channels(have: int, wanted: int) -> str:
     return f"it has {have} channels, and {wanted} are wanted; --channels-A and --channels-B say how many a domain has"
 
 
-def upright(raster: Raster) -> np.ndarray:
+def upright(stored: StoredImage) -> np.ndarray:
     """The pixels, turned and mirrored as the orientation demands: [H, W, C]."""
-    pixels, turn = raster.pixels, raster.orientation
+    pixels, turn = stored.pixels, stored.orientation
     if turn in (2, 3, 7):
         pixels = pixels[:, ::-1]
     if turn in (3, 4, 7):
