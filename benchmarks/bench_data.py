@@ -45,7 +45,7 @@ ROUNDS = 5
 TURN_SECONDS = 0.5  # that a loader's turn is timed for
 WARM_UP = 8  # batches
 STEPS = 40 if harness.quick else 60  # of a training; the first 20, in which kernels are chosen, are not counted
-SOURCE_FACTS = f"batch 1, the paper's geometry, {IMAGES} images of each domain, 480x640 to 800x533 pixels"
+IMAGE_SET = f"batch 1, the paper's geometry, {IMAGES} images of each domain, 480x640 to 800x533 pixels"
 
 
 def write_images(root: Path, suffix: str) -> Path:
@@ -188,7 +188,7 @@ def data_page(measured: Measured) -> list[str]:
     (result,) = measured["results"]
     step = "256 px, 9 blocks, bf16 in a CUDA graph" if measured["machine"]["gpu"] else "64 px, 3 blocks, 16 channels"
     return [
-        f"Images a second, both domains together: {SOURCE_FACTS}.",
+        f"Images a second, both domains together: {IMAGE_SET}.",
         "",
         f"Medians of {ROUNDS} rounds in which the loaders take turns in one process; the last column: of the rounds'",
         "ratios. The set of cache is decoded before the clock starts. Other processes kept",

@@ -38,6 +38,8 @@ def list_folder(folder: Path) -> list[Path]:
     """
     paths = list_images(folder)
     written = find_runs(paths, folder) | ({folder / SAMPLES} if _is_run(folder) else set())
+    if not written:
+        return paths
     kept = [path for path in paths if not written.intersection(path.parents)]
     if not kept:
         raise UserError(f"{folder}: holds no image but those of training runs; name a folder with images")
