@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from cyclegan_fast.errors import UserError
@@ -20,27 +20,44 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
-def run_command(command: Callable[..., Any] | dict[str, Callable[..., Any]], argv: list[str] | None = None) -> NoReturn:
+def run_command(
+    command: Callable[..., Any] | dict[str, Callable[..., Any]],
+    argv: list[str] | None = None,
+    *,
+    aliases: Mapping[str, str] | None = None,
+    deprecated: Mapping[str, str] | None = None,
+) -> NoReturn:
     """Fills the arguments of `command` from the command line, calls it and exits.
 
     Args:
         command: A function whose parameters are the flags (its docstring is the help page), or several by name,
             which then are subcommands. It may return an exit status.
         argv: The words after the program's name; by default those of this process.
+        aliases: Other names of flags, which --help does not list: {"--alias": "--flag"}.
+        deprecated: The same, of former names, whose use is a warning in the log.
     """
     import tyro
 
     name = (next(iter(command.values())) if isinstance(command, dict) else command).__module__
     prog = f"python -m {name if name != '__main__' else _main_module()}"
-    words = sys.argv[1:] if argv is None else argv
     config = (tyro.conf.OmitArgPrefixes,)
-    with_errors(
-        lambda: (
-            tyro.extras.subcommand_cli_from_dict(command, args=words, prog=prog, config=config)
-            if isinstance(command, dict)
-            else tyro.cli(command, args=words, prog=prog, config=config)
-        )
-    )
+
+    def run() -> Any:
+        words = rename_flags(sys.argv[1:] if argv is None else argv, aliases or {})
+        for flag in sorted({word.split("=")[0] for word in words} & set(deprecated or {})):
+            log.warning("%s is now %s; the old name goes soon", flag, (deprecated or {})[flag])
+        words = rename_flags(words, deprecated or {})
+        if isinstance(command, dict):
+            return tyro.extras.subcommand_cli_from_dict(command, args=words, prog=prog, config=config)
+        return tyro.cli(command, args=words, prog=prog, config=config)
+
+    with_errors(run)
+
+
+def rename_flags(words: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """Replaces flags in a command line, `--flag` and `--flag=value`, by their names in `names`."""
+    parts = (word.partition("=") for word in words)
+    return [f"{names.get(flag, flag)}{sign}{value}" for flag, sign, value in parts]
 
 
 def with_errors(action: Callable[[], Any]) -> NoReturn:

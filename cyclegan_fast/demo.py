@@ -123,10 +123,10 @@ def translate_tests(onnx: Path, out: Path) -> None:
     """Translates testA into `out`/translated with the exported engine."""
     from cyclegan_fast.engine import load_engine
     from cyclegan_fast.engine.translation.files import translate_files
-    from cyclegan_fast.engine.translation.jobs import plan_jobs
+    from cyclegan_fast.engine.translation.tasks import plan_tasks
 
-    jobs = plan_jobs(out / "data" / "testA", out / "translated")
-    faults = [done.fault for done in translate_files(load_engine(onnx), jobs) if done.fault]
+    tasks = plan_tasks(out / "data" / "testA", out / "translated")
+    faults = [result.fault for result in translate_files(load_engine(onnx), tasks) if result.fault]
     if faults:
         raise UserError(f"the engine {onnx} could not translate its own test images: {faults[0]}")
 

@@ -39,6 +39,7 @@ EXTRAS = {  # module: (package, what it is for)
     "tensorrt": ("tensorrt", "build and run .engine files on an NVIDIA GPU"),
     "tensorboard": ("tensorboard", "event files for TensorBoard"),
     "tifffile": ("tifffile", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
+    "av": ("av", "translate videos"),
     "imagecodecs": ("imagecodecs", "read and write PNG of 16-bit colour"),
 }
 DESCRIPTION = """Says what is here and what is missing, each with the one command that mends it.
@@ -85,7 +86,7 @@ def examine() -> dict[str, list[Finding]]:
         "To train and translate": [_python(), _torch(), *(_core(*item) for item in CORE.items())],
         "The compiled extension": [*_extension(), _compiler(), _ninja(), _pybind11(), _nvcc()],
         "The GPU": _gpu(),
-        "Extras": [*(_extra(module, *extra) for module, extra in EXTRAS.items()), _dali(), _ffmpeg()],
+        "Extras": [*(_extra(module, *extra) for module, extra in EXTRAS.items()), _dali()],
     }
 
 
@@ -164,12 +165,6 @@ def _dali() -> Finding:
         cuda = None
     package = "nvidia-dali-cuda120" if (cuda or "13").startswith("12.") else "nvidia-dali-cuda130"
     return _extra("nvidia.dali", package, "decode images on the GPU")
-
-
-def _ffmpeg() -> Finding:
-    if path := shutil.which("ffmpeg"):
-        return Finding("ffmpeg", True, f"{path}: translate videos")
-    return Finding("ffmpeg", False, "absent: translate videos", "sudo apt-get install ffmpeg")
 
 
 def build_info() -> tuple[dict[str, Any], str | None]:

@@ -149,4 +149,4 @@ def print_scores(scores: dict[str, Any], whose: str = "") -> None:
 
 
 if __name__ == "__main__":
-    run_command(evaluate)
+    run_command(evaluate, deprecated={"--most-lost": "--max-drop"})

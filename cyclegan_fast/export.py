@@ -23,7 +23,7 @@ def export(
     images: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Exports one trained generator as .onnx, .engine, .pt2, .safetensors or .pth; the name of --out tells which.
+    """Exports one trained generator as .onnx, .engine, .pt2, .safetensors or .pth; the suffix of --out selects which.
 
     For example:
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --direction AtoB --out horse2zebra.onnx
@@ -33,7 +33,7 @@ def export(
 
     An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and image size. An .engine file is what
     TensorRT makes of it for this GPU, which takes minutes. A .pt2 file is compiled code for torch (AOTInductor). All
-    are compared with torch before they are written, and <out>.json beside them tells what they are. A .safetensors
+    are compared with torch before they are written, and <out>.json beside them describes them. A .safetensors
     file holds the weights and their settings. A .pth file is what the authors' PyTorch implementation reads.
 
     Args:
@@ -42,9 +42,9 @@ def export(
         direction: AtoB or BtoA, as in trainA and trainB. By default what the checkpoint holds; AtoB if both.
         precision: What an engine computes in: fp32, fp16 (.pt2: on a GPU), bf16, or int8 or fp8 (.onnx and .engine),
             which need --images.
-        shapes: The batches that a .pt2 or .engine file serves, as images x height x width: the least, the usual, the
-            most. By default fastest at one image of 256x256, and up to 64 of 4096x4096 (.pt2) or 16 of 1024x1024.
-        images: Folder of images of the domain that it translates, testA, say: what the engine is compared with torch
+        shapes: The batches that a .pt2 or .engine file serves, as images x height x width: the smallest, the usual, the
+            largest. By default fastest at one image of 256x256, and up to 64 of 4096x4096 (.pt2) or 16 of 1024x1024.
+        images: Folder of images of the domain that it translates, such as testA: what the engine is compared with torch
             on (by default rendered scenes), and what int8 and fp8 are calibrated on.
         device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
     """
@@ -64,7 +64,7 @@ def read_shapes(words: tuple[str, str, str]) -> Shapes:
     """1x64x64 1x256x256 8x1024x1024 -> Shapes.
 
     Raises:
-        UserError: A word is no such shape.
+        UserError: One of them is no shape.
     """
     from cyclegan_fast.engine import Shapes
 
@@ -72,7 +72,7 @@ def read_shapes(words: tuple[str, str, str]) -> Shapes:
     for word in words:
         numbers = word.split("x")
         if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
-            raise UserError(f"--shapes {word}: a shape is images x height x width, 1x256x256, say")
+            raise UserError(f"--shapes {word}: a shape is images x height x width, such as 1x256x256")
         ends.append((int(numbers[0]), int(numbers[1]), int(numbers[2])))
     return Shapes(*ends)
 

@@ -57,9 +57,12 @@ def write_atomically(path: Path, content: bytes) -> None:
                 partial.unlink(missing_ok=True)
 
 
-def user_cache() -> Path:
-    """The user's folder for what may be lost at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "cyclegan_fast"
+def user_cache() -> Path | None:
+    """The user's folder for what may be lost at any time; None for a user without a home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "cyclegan_fast"
+    except RuntimeError:  # of expanduser: no HOME, and no entry for the user id, as in many containers
+        return None
 
 
 def partial_beside(path: Path) -> Path:

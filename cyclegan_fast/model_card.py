@@ -38,9 +38,9 @@ def model_card(
     from cyclegan_fast.nn import Direction
 
     given: dict[Direction, Path | None] = {"AtoB": images_A, "BtoA": images_B}
-    images = {direction: folder for direction, folder in given.items() if folder is not None} or None
-    made = write_card(checkpoint, out, images=images, title=title, licence=licence, device=device)
-    print(f"{made}: {', '.join(sorted(path.name for path in made.iterdir()))}")
+    images = {direction: path for direction, path in given.items() if path is not None} or None
+    folder = write_card(checkpoint, out, images=images, title=title, licence=licence, device=device)
+    print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
 if __name__ == "__main__":

@@ -1,59 +1,75 @@
-"""What an engine is, and what it may be asked."""
+"""A generator that is ready to run, whatever runs it."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Self
+from concurrent.futures import Future
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.device import free_memory
+from cyclegan_fast.engine.info import EngineInfo, Precision
+from cyclegan_fast.engine.lifecycle import Lifecycle
+from cyclegan_fast.engine.output_size import output_scale
+from cyclegan_fast.engine.shapes import Shape, ShapeLimits
 from cyclegan_fast.errors import UserError
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
-Shape = tuple[int, int, int]  # of a batch: images, height, width
-_USUAL: Shape = (1, 256, 256)
+_DEFAULT_WARMUP: Shape = (1, 256, 256)
 
 
-class Shapes(NamedTuple):
-    """The batches that an engine serves: from the least to the most in each of images, height and width."""
-
-    min: Shape
-    opt: Shape
-    """For which it is made fastest."""
-    max: Shape
-
-
-@dataclass(kw_only=True, eq=False)
 class Engine(ABC):
     """A generator that is ready to run. Several threads may share it.
 
     It holds memory and maybe threads until it is closed: by ``with``, by `close`, or by the garbage collector.
+    A subclass, a backend, computes in `_compute`.
+
+    Args:
+        info: What is known of it.
     """
 
-    name: str  # where it came from, for messages
-    device: str  # where it runs: cpu, cuda or cuda:<index>
-    precision: Precision  # what its convolutions compute in
-    direction: str | None  # AtoB or BtoA; None if the file does not say
-    in_format: PixelFormat  # of the images that it takes
-    out_format: PixelFormat  # of the images that it makes
-    size_divisor: int  # sides of a batch must be multiples of this, in pixels
-    min_size: int  # the least side, in pixels
-    shapes: Shapes | None = None  # that it serves; None: all that `size_divisor` and `min_size` allow
-    closed: bool = field(default=False, init=False)
-    _inside: dict[int, int] = field(default_factory=dict, init=False, repr=False)  # calls at work, by their threads
-    _waiting: int = field(default=0, init=False, repr=False)  # calls that were submitted and are not done
-    _released: bool = field(default=False, init=False, repr=False)
-    _state: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
-    _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
+    def __init__(self, info: EngineInfo) -> None:
+        self.info = info
+        self._lifecycle = Lifecycle(info.name)
+
+    @property
+    def name(self) -> str:
+        """Where it came from, for messages."""
+        return self.info.name
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda or cuda:<index>."""
+        return self.info.device
+
+    @property
+    def precision(self) -> Precision:
+        """What its convolutions compute in."""
+        return self.info.precision
+
+    @property
+    def direction(self) -> str | None:
+        """AtoB or BtoA; None if unknown."""
+        return self.info.direction
+
+    @property
+    def limits(self) -> ShapeLimits:
+        """The batches that it takes."""
+        return self.info.limits
+
+    @property
+    def in_format(self) -> PixelFormat:
+        """Of the images that it takes."""
+        return self.info.in_format
+
+    @property
+    def out_format(self) -> PixelFormat:
+        """Of the images that it makes."""
+        return self.info.out_format
 
     @property
     def in_channels(self) -> int:
@@ -65,10 +81,16 @@ class Engine(ABC):
         """Channels of the images that it makes."""
         return self.out_format.channels
 
-    def run(self, batch: Tensor) -> Tensor:
-        """float32 [N, in_channels, H, W] in [-1, 1], on any device -> float32 [N, out_channels, H, W].
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._lifecycle.closed
 
-        A result of a GPU engine is on its device, unless it needs host memory for its input.
+    def run(self, batch: Tensor) -> Tensor:
+        """float32 [N, in_channels, H, W] in [-1, 1], on any device -> float32 [N, out_channels, H', W'].
+
+        H' and W' are H and W, or of a network that enlarges or reduces, a whole multiple or fraction of them. The
+        result of a GPU engine is on its device, unless it needs host memory for its input.
 
         Raises:
             UserError: The engine is closed, the shape does not fit, or the backend failed.
@@ -76,45 +98,37 @@ class Engine(ABC):
         self.check_batch(batch)
         if not len(batch):
             return batch.new_empty((0, self.out_channels, *batch.shape[2:]), dtype=torch.float32)
-        with self.at_work(), self.oom_as_user_error(f"a batch of shape {list(batch.shape)}"):
-            return self._compute(batch)
+        with self.call(), oom_as_user_error(self.info, f"a batch of shape {list(batch.shape)}"):
+            result = self._compute(batch)
+        self._check_result(batch, result)
+        return result
 
     def run_any(self, batch: Tensor) -> Tensor:
-        """The same, of a batch that may have fewer images than the engine serves: the last is repeated meanwhile."""
-        count, least = len(batch), self.shapes.min[0] if self.shapes else 0
-        if 0 < count < least:
-            batch = torch.cat([batch, batch[-1:].expand(least - count, -1, -1, -1)])
+        """`run`, also of fewer images than the smallest batch served: the last image fills it up."""
+        count, smallest = len(batch), self.limits.min_batch
+        if 0 < count < smallest:
+            batch = torch.cat([batch, batch[-1:].expand(smallest - count, -1, -1, -1)])
         return self.run(batch)[:count]
-
-    @abstractmethod
-    def _compute(self, batch: Tensor) -> Tensor:
-        """`run` on a batch that fits and is not empty."""
 
     def warmup(self, *shapes: Shape) -> Self:
         """Runs batches of zeros, so that the first images do not pay for what is set up once for each shape.
 
         Args:
-            shapes: (images, height, width) of the batches to come; by default the one it is made fastest for, or one
+            shapes: (images, height, width) of the batches to come; by default the one it is optimised for, or one
                 image of 256x256. Sides are rounded up to what the network takes.
 
         Returns:
             This engine.
         """
-        for shape in shapes or (self.shapes.opt if self.shapes else _USUAL,):
+        served = self.limits.shapes
+        for shape in shapes or (served.opt if served else _DEFAULT_WARMUP,):
             if not isinstance(shape, tuple) or len(shape) != 3:
-                raise UserError(f"warmup takes (images, height, width), warmup((8, 256, 256)), say; got {shape!r}")
-            batch = torch.zeros(shape[0], self.in_channels, *self.fitting_size(*shape[1:]))
-            with self.at_work():
+                raise UserError(f"warmup takes (images, height, width), such as warmup((8, 256, 256)); got {shape!r}")
+            batch = torch.zeros(shape[0], self.in_channels, *self.limits.fitting_size(*shape[1:]))
+            with self.call():
                 self.run(batch)
                 self._warm(batch)
         return self
-
-    def fitting_size(self, height: int, width: int) -> tuple[int, int]:
-        """The least (height, width) from these on that the network takes, in pixels."""
-        least = self.shapes.min[1:] if self.shapes is not None else (self.min_size, self.min_size)
-        sides = (max(side, a, self.min_size) for side, a in zip((height, width), least, strict=True))
-        height, width = (-(-side // self.size_divisor) * self.size_divisor for side in sides)
-        return height, width
 
     def check_batch(self, batch: Tensor) -> None:
         """Refuses a batch that the network cannot take.
@@ -123,17 +137,13 @@ class Engine(ABC):
             UserError: The engine is closed, or the shape does not fit.
         """
         self.check_open()
-        rule = f"[N, {self.in_channels}, H, W] with sides from {self.min_size} in steps of {self.size_divisor} pixels"
-        fits = batch.dim() == 4 and batch.shape[1] == self.in_channels
-        if not fits or any(side < self.min_size or side % self.size_divisor for side in batch.shape[2:]):
-            raise UserError(f"{self.name} takes batches {rule}, got {list(batch.shape)}")
-        if self.shapes is not None:
-            sizes = (batch.shape[0], *batch.shape[2:])
-            if not all(a <= s <= b for a, s, b in zip(self.shapes.min, sizes, self.shapes.max, strict=True)):
-                raise UserError(
-                    f"{self.name} was built for batches (images, height, width) from {self.shapes.min} to "
-                    f"{self.shapes.max}, got {sizes}: build it again with --shapes that hold it"
-                )
+        right_channels = batch.dim() == 4 and batch.shape[1] == self.in_channels
+        if not right_channels or not self.limits.allow_size(*batch.shape[2:]):
+            raise UserError(
+                f"{self.name} takes batches [N, {self.in_channels}, H, W] with sides from {self.limits.min_size} in "
+                f"steps of {self.limits.size_divisor} pixels, got {list(batch.shape)}"
+            )
+        self.limits.check((batch.shape[0], batch.shape[2], batch.shape[3]), self.name)
 
     def check_finite(self, result: Tensor) -> Tensor:
         """Returns a result of this engine, and refuses one that holds NaN or infinity.
@@ -142,83 +152,8 @@ class Engine(ABC):
             UserError: It does.
         """
         if not result.isfinite().all():
-            raise UserError(f"{self.name} returned pixels that are not finite: use fp32, or look at its weights")
+            raise UserError(f"{self.name} returned pixels that are not finite: use fp32, or check its weights")
         return result
-
-    def at_a_time(self, batch_size: int) -> int:
-        """How many of so many images of one size it serves in one batch."""
-        return batch_size if self.shapes is None else min(batch_size, self.shapes.max[0])
-
-    @contextlib.contextmanager
-    def oom_as_user_error(self, what: str) -> Iterator[None]:
-        """Makes a sentence of it when a GPU's memory does not suffice for `what`.
-
-        Raises:
-            UserError: It does not.
-        """
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            free = free_memory(torch.device(self.device)) / 2**30
-            raise UserError(
-                f"{self.name}: {what} needs more memory than {self.device} has ({free:.1f} GiB are free): take fewer "
-                "images at a time (--batch-size), or cut them smaller (--statistics, --tile)"
-            ) from error
-
-    @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Keeps the engine open for a call of several batches: closing it waits for the call.
-
-        Raises:
-            UserError: It is closed.
-        """
-        with self._state:
-            self.check_open()
-            self._enter()
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        """Runs a call on one of this engine's own threads: while one prepares its images, another computes."""
-
-        def accepted() -> Any:  # though the engine may be closing by now
-            with self._state:
-                self._enter()
-            try:
-                return call()
-            finally:
-                self._leave()
-
-        def done(_: Future[Any]) -> None:
-            with self._state:
-                self._waiting -= 1
-                self._state.notify_all()
-
-        with self._state:
-            self.check_open()
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(2, thread_name_prefix="cyclegan_fast.infer")
-            self._waiting += 1
-            future = self._pool.submit(accepted)
-        future.add_done_callback(done)
-        return future
-
-    def close(self) -> None:
-        """Waits for what was submitted and what runs, and gives the memory back; nothing runs afterwards."""
-        own = threading.get_ident()
-        with self._state:
-            if self.closed:
-                self._state.wait_for(lambda: self._released or own in self._inside)
-                return
-            self.closed = True
-            self._state.wait_for(lambda: not self._waiting and not self._inside.keys() - {own})
-            if self._pool is not None:
-                self._pool.shutdown(wait=False)  # its threads have nothing left to do; this may be one of them
-            self._release()
-            self._released = True
-            self._state.notify_all()
 
     def check_open(self) -> None:
         """Refuses a new call of a closed engine; one that was begun before goes on.
@@ -226,29 +161,69 @@ class Engine(ABC):
         Raises:
             UserError: It is closed.
         """
-        if self.closed and threading.get_ident() not in self._inside:
-            raise UserError(f"{self.name} is closed: load it again")
+        self._lifecycle.check_open()
 
-    def _enter(self) -> None:
-        own = threading.get_ident()
-        self._inside[own] = self._inside.get(own, 0) + 1
+    def call(self) -> contextlib.AbstractContextManager[None]:
+        """A block, of several batches, that keeps the engine open: closing it waits for the block's end.
 
-    def _leave(self) -> None:
-        own = threading.get_ident()
-        with self._state:
-            self._inside[own] -= 1
-            if not self._inside[own]:
-                del self._inside[own]
-            self._state.notify_all()
+        Raises:
+            UserError: It is closed.
+        """
+        return self._lifecycle.call()
 
-    def _warm(self, batch: Tensor) -> None:  # noqa: B027 - most engines are warm once they ran
-        """Sets up what later batches of this shape would have to wait for."""
+    def submit(self, function: Callable[[], Any]) -> Future[Any]:
+        """Runs a function on one of this engine's own threads; closing the engine waits for it.
 
-    def _release(self) -> None:  # noqa: B027 - most engines have nothing but what the collector frees
-        """Gives back what an engine holds; called once, when nothing runs."""
+        Raises:
+            UserError: It is closed.
+        """
+        return self._lifecycle.submit(function)
+
+    def close(self) -> None:
+        """Waits for what was submitted and what runs, and gives the memory back; nothing runs afterwards."""
+        self._lifecycle.close(self._release)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @abstractmethod
+    def _compute(self, batch: Tensor) -> Tensor:
+        """`run` on a batch that fits and is not empty."""
+
+    def _warm(self, batch: Tensor) -> None:  # noqa: B027 - most backends are warm once they ran
+        """Sets up what later batches of this shape would have to wait for."""
+
+    def _release(self) -> None:  # noqa: B027 - most backends have nothing but what the collector frees
+        """Gives back what a backend holds; called once, when nothing runs."""
+
+    def _check_result(self, batch: Tensor, result: Tensor) -> None:
+        rule = f"[{len(batch)}, {self.out_channels}, H, W]"
+        try:
+            if result.dim() != 4 or result.shape[:2] != (len(batch), self.out_channels):
+                raise ValueError(f"the result has the shape {list(result.shape)}, not {rule}")
+            output_scale(batch, result)
+        except ValueError as error:
+            raise UserError(
+                f"{self.name}: {error}; results must have the size of the images, or a whole multiple or fraction of "
+                "it: give images whose sides suit the network, multiples of 32, for example"
+            ) from error
+
+
+@contextlib.contextmanager
+def oom_as_user_error(info: EngineInfo, what: str) -> Iterator[None]:
+    """Turns a failed allocation on the engine's device into a `UserError` about `what`.
+
+    Raises:
+        UserError: The memory does not suffice.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free = free_memory(torch.device(info.device)) / 2**30
+        raise UserError(
+            f"{info.name}: {what} needs more memory than {info.device} has ({free:.1f} GiB are free): take fewer "
+            "images at a time (--batch-size), or cut them smaller (--statistics, --tile)"
+        ) from error

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,12 +16,18 @@ from cyclegan_fast.checkpoint import load_generators, load_reference_generator
 from cyclegan_fast.checkpoint.native import default_pixel_formats
 from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig, PixelFormat, from_dict, to_dict
+from cyclegan_fast.engine.metadata import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    Metadata,
+    check_direction,
+    read_metadata,
+    read_pixel_formats,
+)
+from cyclegan_fast.engine.shapes import ShapeLimits
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction, build_generator
 from cyclegan_fast.version import __version__
-
-METADATA_KEY = "cyclegan_fast"  # of the header of a .safetensors file
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,20 @@ class Generator:
 
     @property
     def size_divisor(self) -> int:
-        """Sides must be multiples of this."""
+        """Sides must be multiples of this, in pixels."""
         return int(self.network.size_divisor)  # type: ignore[arg-type]
 
     @property
     def min_size(self) -> int:
-        """The least side in pixels."""
+        """Of both sides, in pixels."""
         return int(self.network.min_size)  # type: ignore[arg-type]
 
-    def metadata(self) -> dict[str, Any]:
+    @property
+    def limits(self) -> ShapeLimits:
+        """The batches that the network takes."""
+        return ShapeLimits(size_divisor=self.size_divisor, min_size=self.min_size)
+
+    def metadata(self) -> Metadata:
         """What travels with an exported generator: settings, direction and versions, fit for JSON."""
         versions = {"cyclegan_fast": __version__, "torch": str(torch.__version__)}
         return {
@@ -74,7 +84,7 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
         path: A run folder (its newest checkpoint), a checkpoint, a .safetensors file that we exported, or a .pth of the
             reference.
         direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
-            holds both or does not say.
+            holds both or does not store it.
 
     Raises:
         UserError: The path holds no such thing, it is damaged, or it holds the other direction only.
@@ -122,44 +132,6 @@ def dump_safetensors(generator: Generator) -> bytes:
     return safetensors.torch.save(read_weights(generator.network), {METADATA_KEY: json.dumps(generator.metadata())})
 
 
-def read_facts(content: str | bytes, path: Path) -> dict[str, Any]:
-    """Reads what `Generator.metadata` wrote as JSON about the generator of the file `path`.
-
-    Raises:
-        UserError: A newer version wrote it.
-        ValueError, KeyError, TypeError: It is damaged.
-    """
-    metadata = json.loads(content)
-    if metadata["format"] > FORMAT_VERSION:
-        raise UserError(f"{path} was exported by a newer cyclegan_fast: upgrade the package")
-    if metadata["direction"] not in ("AtoB", "BtoA"):
-        raise ValueError(f"the direction is {metadata['direction']!r}")
-    return metadata
-
-
-def read_pixel_formats(metadata: dict[str, Any], where: str) -> tuple[PixelFormat, PixelFormat] | None:
-    """The pixel formats of a generator's input and output, from its metadata; None of a file that does not say.
-
-    Raises:
-        UserError, KeyError, TypeError: It is damaged.
-    """
-    if "images" not in metadata:
-        return None
-    taken, made = (from_dict(PixelFormat, metadata["images"][end], where=where) for end in ("in", "out"))
-    return taken, made
-
-
-def check_direction(wanted: Direction | None, stored: Direction, path: Path) -> Direction:
-    """Returns the direction that a file of one generator holds.
-
-    Raises:
-        UserError: Another one was asked for.
-    """
-    if wanted not in (None, stored):
-        raise UserError(f"{path} translates {stored}, but {wanted} was asked for: give the file of that direction")
-    return stored
-
-
 def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -170,12 +142,10 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
     if METADATA_KEY not in metadata:
         raise UserError(f"{path} does not hold one exported generator; of a checkpoint, give the folder")
     try:
-        metadata = read_facts(metadata[METADATA_KEY], path)
+        metadata = read_metadata(metadata[METADATA_KEY], path)
         settings, pixel_formats = dict(metadata["model"]), read_pixel_formats(metadata, str(path))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged: what it says about its generator cannot be read; export it again"
-        ) from error
+        raise UserError(f"{path} is damaged: its metadata cannot be read; export it again") from error
     direction = check_direction(direction, metadata["direction"], path)
     model = from_dict(ModelConfig, settings, where=str(path))
     with torch.device("meta"):
@@ -186,13 +156,13 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
 
 
 def _default_pixel_formats(model: ModelConfig, direction: Direction) -> tuple[PixelFormat, PixelFormat]:
-    """8-bit images, taken and made: of files that do not say."""
+    """8-bit images, as input and output: of files without pixel formats."""
     pixel_formats = default_pixel_formats(model)
     return (pixel_formats["A"], pixel_formats["B"]) if direction == "AtoB" else (pixel_formats["B"], pixel_formats["A"])
 
 
 def _load_reference(path: Path, direction: Direction | None) -> Generator:
-    """A bare .pth does not say its direction; a name that ends in G_A or G_B does."""
+    """A bare .pth does not store its direction; a name that ends in G_A or G_B shows it."""
     network, model = load_reference_generator(path)
     named: dict[str, Direction] = {"G_A": "AtoB", "G_B": "BtoA"}
     stored = next((d for name, d in named.items() if path.stem.endswith(f"_{name}")), direction or "AtoB")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -14,14 +14,19 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.engine.engine import Engine
+from cyclegan_fast.engine.output_size import output_scale, scaled
 from cyclegan_fast.engine.tiling.rows import TensorRows, mirror_to
-from cyclegan_fast.engine.tiling.tiles import Tiling, check_tiling, default_tiling, translate_rows
+from cyclegan_fast.engine.tiling.tiles import translate_rows
+from cyclegan_fast.engine.tiling.tiling import Tiling, check_tiling, default_tiling
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.convert import unpack
+from cyclegan_fast.logs import warn_once
 
-_WHOLE = 2**24  # pixels of the largest image that passes a network in one piece, unless it is told otherwise
-_MOST_IMAGES = 2**20  # of a batch
-_WINDOW = 4  # batches of a stream that are read before the first of them runs, to group images of one size
+log = logging.getLogger(__name__)
+
+_WHOLE = 2**24  # pixels of the largest image that passes a network in one piece, unless a tiling is given
+_MAX_BATCH = 2**20  # images
+_READ_AHEAD = 4  # batches of a stream that are read before the first of them runs, to group images of one size
 
 
 def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | None = None) -> Any:
@@ -31,18 +36,18 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | 
         engine: What `load_engine` returned. Several threads may share it.
         images: A path, a folder, a glob pattern, a PIL image, a numpy array [H, W, C] or [N, H, W, C], a tensor
             [C, H, W] or [N, C, H, W], or a list of any of them, in mixed sizes; see `cyclegan_fast.images.convert` for
-            types and ranges. Or an iterator (a generator, say) of any of them: the result is then one, too, that reads
+            types and ranges. Or an iterator (such as a generator) of any of them: the result is one, too, which reads
             as it goes, at most 4 batches ahead (none with ``batch_size=1``), and the memory does not grow.
             Sides need not suit the network, one pixel is enough: images are mirrored over their right and lower edges,
-            again and again if they are small, and cropped afterwards.
+            again and again if they are small, and results are cropped to the image's part.
         batch_size: Images of one size that pass the network at a time, or tiles of a large one.
         tiling: Cuts images that have more pixels than a tile. By default those of more than 16 megapixels are cut, by
             ``Tiling("exact")`` where the engine is of torch and its generator of residual blocks, and by
-            ``Tiling("tile")`` with a warning elsewhere; see `cyclegan_fast.engine.tiling.tiles`.
+            ``Tiling("tile")`` with a warning in the log elsewhere; see `cyclegan_fast.engine.tiling.tiling`.
 
     Returns:
         The same kind as `images` (a PIL image for a path, a list of them for a folder or a pattern), in the same order
-        and size.
+        and size; of a network that enlarges or reduces, in its multiple of that size.
 
     Raises:
         UserError: An image or another argument cannot be used; the message says why.
@@ -50,7 +55,7 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | 
     _check(engine, batch_size, tiling)
     if isinstance(images, Iterator):
         return _stream(engine, images, batch_size, tiling)
-    with engine.at_work():
+    with engine.call():
         planes, rebuild = unpack(images, engine.in_format, engine.out_format)
         return rebuild(_translate(engine, planes, batch_size, tiling))
 
@@ -97,21 +102,21 @@ def check_batch_size(batch_size: int) -> None:
     """
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    if batch_size > _MOST_IMAGES:
-        raise UserError(f"batch_size must be at most {_MOST_IMAGES}, got {batch_size}")
+    if batch_size > _MAX_BATCH:
+        raise UserError(f"batch_size must be at most {_MAX_BATCH}, got {batch_size}")
 
 
 def _stream(engine: Engine, images: Iterator[Any], batch_size: int, tiling: Tiling | None) -> Iterator[Any]:
-    """Window by window, each as one list."""
-    while window := list(islice(images, 1 if batch_size == 1 else _WINDOW * batch_size)):
-        with engine.at_work():
-            planes, rebuild = unpack(window, engine.in_format, engine.out_format)
+    """Reads some batches at a time, each time as one list."""
+    while some := list(islice(images, 1 if batch_size == 1 else _READ_AHEAD * batch_size)):
+        with engine.call():
+            planes, rebuild = unpack(some, engine.in_format, engine.out_format)
             results = rebuild(_translate(engine, planes, batch_size, tiling))
         yield from results
 
 
 def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Tiling | None) -> list[Tensor]:
-    """float32 [C, H, W] each -> [C', H, W] each, with those of one padded size in one batch."""
+    """float32 [C, H, W] each -> [C', H', W'] each, with those of one padded size in one batch."""
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     results: dict[int, Tensor] = {}
     for i, plane in enumerate(planes):
@@ -121,13 +126,16 @@ def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Ti
             results[i] = torch.cat(bands, 1).to(plane.device)
         else:
             groups[size].append(i)
-    batch_size = engine.at_a_time(batch_size)
+    batch_size = engine.limits.batch_size(batch_size)
     for size, members in groups.items():
         for start in range(0, len(members), batch_size):
             chunk = members[start : start + batch_size]
-            batch = engine.check_finite(engine.run_any(torch.stack([mirror_to(planes[i], size) for i in chunk])))
-            for i, made in zip(chunk, batch, strict=True):
-                results[i] = made[:, : planes[i].shape[1], : planes[i].shape[2]]
+            batch = torch.stack([mirror_to(planes[i], size) for i in chunk])
+            output = engine.check_finite(engine.run_any(batch))
+            scale = output_scale(batch, output)
+            for i, result in zip(chunk, output, strict=True):
+                height, width = (scaled(side, scale) for side in planes[i].shape[1:])
+                results[i] = result[:, :height, :width]
     return [results[i] for i in range(len(planes))]
 
 
@@ -139,10 +147,10 @@ def tiling_for(engine: Engine, pixels: int, asked: Tiling | None) -> Tiling | No
         return None
     tiling = default_tiling(engine)
     if tiling.statistics == "tile":
-        warnings.warn(
-            f"an image of {pixels / 1e6:.0f} megapixels passes {engine.name} in tiles, each with statistics of its "
-            "own: a checkpoint of a residual generator gives the exact result",
-            stacklevel=4,
+        warn_once(
+            log,
+            f"images of more than {_WHOLE / 1e6:.0f} megapixels pass {engine.name} in tiles, each with statistics of "
+            "its own: a checkpoint of a residual generator gives the exact result",
         )
     return tiling
 
@@ -152,4 +160,4 @@ def _padded_size(engine: Engine, plane: Tensor) -> tuple[int, int]:
     height, width = plane.shape[1:]
     if min(height, width) < 1:
         raise UserError(f"an image of {width}x{height} pixels is empty: give at least one pixel")
-    return engine.fitting_size(height, width)
+    return engine.limits.fitting_size(height, width)

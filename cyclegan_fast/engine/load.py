@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from cyclegan_fast.engine.backends.aoti import load_aoti
+from cyclegan_fast.engine.backends.onnx_file import load_onnx_file
 from cyclegan_fast.engine.backends.onnxruntime import OnnxBackend, resolve_onnx_device
 from cyclegan_fast.engine.backends.openvino import OpenVinoBackend
-from cyclegan_fast.engine.backends.sidecar import check_precision, read_sidecar
 from cyclegan_fast.engine.backends.tensorrt import load_tensorrt
 from cyclegan_fast.engine.backends.torch import TorchBackend
-from cyclegan_fast.engine.engine import PRECISIONS, Engine, Precision
+from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import load_generator
+from cyclegan_fast.engine.info import PRECISIONS, Precision
+from cyclegan_fast.engine.metadata import check_precision
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
@@ -33,7 +35,7 @@ def load_engine(
 
     Args:
         path: A run folder (its newest checkpoint), a checkpoint, a .safetensors, .onnx, .pt2 or .engine file that
-            we exported, any .onnx with one image in and one out, or a .pth of the reference.
+            we exported, any .onnx with one image in and one out (values in [-1, 1]), or a .pth of the reference.
         direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
             holds both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
@@ -85,21 +87,20 @@ def _load_onnx(
     precision: Precision | None,
     backend: Literal["auto", "onnxruntime", "openvino"] = "auto",
 ) -> Engine:
-    """Loads an ONNX file; its sidecar is read and its sha256 compared before anything else is done with it.
+    """Loads an ONNX file.
 
     auto is ONNX Runtime, but for bf16 on the CPU, of which it has no convolutions there, OpenVINO.
     """
-    content = path.read_bytes()
-    metadata = read_sidecar(path, content, direction)
+    file = load_onnx_file(path, direction)
     if backend == "auto":
-        bf16_on_cpu = metadata.get("precision") == "bf16" and resolve_onnx_device(device).type == "cpu"
+        bf16_on_cpu = file.precision == "bf16" and resolve_onnx_device(device).type == "cpu"
         backend = "openvino" if bf16_on_cpu else "onnxruntime"
     if backend == "openvino":
         if device not in ("auto", "cpu"):
             raise UserError(f"backend openvino runs on the CPU, not on {device}: leave the device out, or the backend")
-        return OpenVinoBackend(content, metadata, name=path.name, precision=precision)
-    check_precision(precision, metadata, path)
-    return OnnxBackend(content, metadata, name=path.name, device=device)
+        return OpenVinoBackend(file, precision=precision)
+    check_precision(precision, file.precision, path)
+    return OnnxBackend(file, device=device)
 
 
 _Load = Callable[[Path, Direction | None, str, Precision | None], Engine]

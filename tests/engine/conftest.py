@@ -1,4 +1,7 @@
+import signal
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,6 +11,9 @@ from PIL import Image
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine import build_engine
+from cyclegan_fast.engine.backends.sidecar import weights_digest
+from cyclegan_fast.engine.export import build
+from cyclegan_fast.engine.export.onnx import to_onnx
 from cyclegan_fast.nn import build_networks
 
 MODELS = {
@@ -47,3 +53,43 @@ def photos(tmp_path_factory) -> Path:
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (64, 96, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_export_of_a_generator():
+    """Keeps the ONNX graph of each generator: torch.onnx takes seconds for one, and most tests use the same few."""
+    graphs: dict[str, bytes] = {}
+
+    def cached(generator):
+        key = f"{generator.model.generator} {generator.model.norm} {weights_digest(generator.network)}"
+        if key not in graphs:
+            graphs[key] = to_onnx(generator)
+        return graphs[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(build, "to_onnx", cached)
+        yield
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_command_here(capsys, monkeypatch):
+    """Runs a command as `python -m` does, in this process: torch is imported already."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def run(main, *words) -> Ended:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)

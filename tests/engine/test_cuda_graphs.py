@@ -61,7 +61,7 @@ def test_a_shape_is_captured_when_it_comes_again(cuda):
 def test_all_is_forgotten_when_too_many_shapes_came(cuda):
     doubled = Doubled()
     runner = doubled.runner()
-    sizes = [(1, 3, 8, 8 + 4 * i) for i in range(graphs._MOST_SHAPES + 1)]
+    sizes = [(1, 3, 8, 8 + 4 * i) for i in range(graphs._MAX_SHAPES + 1)]
     for size in (*sizes, sizes[-1], sizes[0]):
         given = batch(*size)
         torch.testing.assert_close(runner.run(given), given * 2, rtol=0, atol=0)
@@ -83,7 +83,7 @@ def test_graphs_are_given_up_where_memory_is_short(cuda):
 
 def test_warming_captures_on_every_lane(cuda):
     doubled = Doubled()
-    runner = doubled.runner(lanes=3)
+    runner = doubled.runner(streams=3)
     threads = [threading.Thread(target=runner.warm, args=(batch(),)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -110,7 +110,7 @@ def test_lanes_run_at_a_time_and_further_threads_wait(cuda):
 
         return call
 
-    runner = graphs.GraphPerShape(recorded(prepare), torch.device("cpu"), lanes=2)
+    runner = graphs.GraphPerShape(recorded(prepare), torch.device("cpu"), streams=2)
 
     def work(seed):
         for i in range(10):
@@ -129,7 +129,7 @@ def test_lanes_run_at_a_time_and_further_threads_wait(cuda):
 def test_graphs_per_shape_on_two_lanes():
     device = torch.device("cuda", torch.cuda.current_device())
     weight = torch.rand(3, 3, 3, 3, device=device)
-    runner = graphs.GraphPerShape(lambda x: lambda: torch.conv2d(x, weight, padding=1), device, lanes=2)
+    runner = graphs.GraphPerShape(lambda x: lambda: torch.conv2d(x, weight, padding=1), device, streams=2)
     faults = []
 
     def work(seed):

@@ -9,29 +9,12 @@ import torch
 from PIL import Image
 
 from cyclegan_fast import logs
-from cyclegan_fast.config import PixelFormat
-from cyclegan_fast.engine import Engine, infer, load_engine
+from cyclegan_fast.engine import infer, load_engine
 from cyclegan_fast.engine.tiling.rows import mirror_to
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.model_io import to_levels
 from tests.data.sample_images import png_header
-
-
-class Identity(Engine):
-    """An engine whose results are known: it gives its input back, and remembers the shapes it was run on."""
-
-    def __init__(self, channels=3, out_channels=None, size_divisor=4, min_size=8):
-        out_channels = out_channels or channels
-        super().__init__(
-            name="identity", device="cpu", precision="fp32", direction="AtoB",
-            size_divisor=size_divisor, min_size=min_size,
-            in_format=PixelFormat(channels=channels), out_format=PixelFormat(channels=out_channels),
-        )  # fmt: skip
-        self.seen = []
-
-    def _compute(self, batch):
-        self.seen.append(tuple(batch.shape))
-        return batch[:, :1].expand(-1, self.out_channels, -1, -1) if self.out_channels != self.in_channels else batch
+from tests.engine.identity import Identity
 
 
 def pixels(*shape, dtype=np.uint8, seed=0):

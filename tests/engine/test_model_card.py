@@ -37,7 +37,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_scores_of_engines_are_not_told_as_those_of_the_weights(run, tmp_path):
+def test_scores_of_engines_do_not_pass_for_those_of_the_weights(run, tmp_path):
     own = {"photo_to_labels": {"class_iou": 0.25}}
     (run / "scores.json").write_text(json.dumps({"photo_to_labels": {"class_iou": 0.125}, "checkpoint": own}))
     text = (write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu") / "README.md").read_text()
@@ -80,6 +80,14 @@ def test_its_python_runs_as_written(run, tmp_path):
     assert done.returncode == 0, done.stderr
     with Image.open(out / "translated.png") as image:
         assert image.size == (20, 30)
+
+
+def test_the_commands_former_name_says_so(tmp_path):
+    command = [sys.executable, "-m", "cyclegan_fast.card", "--checkpoint", "none", "--out", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    note, error = done.stderr.splitlines()
+    assert note.startswith("note: python -m cyclegan_fast.card is now python -m cyclegan_fast.model_card")
+    assert done.returncode == 2 and error.startswith("error: none")
 
 
 def test_one_generator_without_a_run(run, tmp_path):

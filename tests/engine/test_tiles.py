@@ -7,16 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_fast import logs
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine import Tiling, infer, inference, load_engine
-from cyclegan_fast.engine.tiling import strips, tiles
+from cyclegan_fast.engine.tiling import activations, spill, tiles
 from cyclegan_fast.engine.tiling.rows import MirroredRows, TensorRows, mirror_to, reduce
 from cyclegan_fast.engine.tiling.tiles import translate_rows
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
-from tests.engine.test_inference import Identity
+from tests.engine.identity import Identity
 
 SIZES = [(64, 96), (8, 8), (61, 43), (9, 130), (100, 66)]
 
@@ -35,7 +36,7 @@ def landscape(height, width):
 
 
 def whole(engine, values):
-    size = engine.fitting_size(*values.shape[1:])
+    size = engine.limits.fitting_size(*values.shape[1:])
     return engine.run(mirror_to(values, size)[None])[0, :, : values.shape[1], : values.shape[2]]
 
 
@@ -69,10 +70,10 @@ def test_exact_equals_one_piece(engine, size, tile):
 
 
 def test_exact_for_every_norm_and_when_all_of_it_is_spilled_to_files(other_norm, monkeypatch, tmp_path):
-    monkeypatch.setattr(strips, "_MEMORY_SHARE", 0.0)
-    monkeypatch.setattr(strips.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(spill, "_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(spill.tempfile, "tempdir", str(tmp_path))
     values, shares = image(70, 58), []
-    made = tiled(other_norm, values, Tiling("exact", 32), follow=shares.append)
+    made = tiled(other_norm, values, Tiling("exact", 32), progress=lambda done, of: shares.append(done / of))
     torch.testing.assert_close(made, whole(other_norm, values), rtol=0, atol=1e-4)
     assert list(tmp_path.iterdir()) == []
     assert shares == sorted(shares) and shares[-1] == 1
@@ -83,9 +84,9 @@ def test_exact_says_before_it_computes_when_there_is_no_room(engine, monkeypatch
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(strips.ops, "conv2d", None)
-    monkeypatch.setattr(strips, "_MEMORY_SHARE", 0.0)
-    monkeypatch.setattr(strips.os, "posix_fallocate", full)
+    monkeypatch.setattr(activations.ops, "conv2d", None)
+    monkeypatch.setattr(spill, "_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(spill.os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"needs files of \d+ GB in .*No space left.*set TMPDIR .*--statistics reduced"):
         tiled(engine, image(16, 16), Tiling("exact", 16))
 
@@ -179,7 +180,7 @@ def test_tilings_out_of_range_are_refused(settings):
         Tiling(*settings)
 
 
-def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_files, monkeypatch):
+def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_files, monkeypatch, caplog):
     image = np.random.default_rng(2).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     expected = infer(engine, image)
     monkeypatch.setattr(inference, "_WHOLE", 1000)
@@ -194,10 +195,13 @@ def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_fi
     assert np.abs(made[0].astype(int) - expected).max() <= 1
     assert np.abs(infer(engine, image, tiling=Tiling("exact", 32)).astype(int) - expected).max() <= 1
     assert seen[1:] == [Tiling("exact", 32)]
-    with pytest.warns(UserWarning, match="in tiles, each with statistics of its own"):
+    monkeypatch.setattr(logs, "_reported", set())
+    for _ in range(2):
         infer(load_engine(onnx_files["colour"], device="cpu"), image)
+    (warning,) = [record.getMessage() for record in caplog.records]  # once in a process
+    assert "pass colour.onnx in tiles, each with statistics of its own: a checkpoint of a residual" in warning
     infer(engine, image, tiling=Tiling("tile", 100))
-    assert len(seen) == 3, "an image smaller than a tile is not cut"
+    assert len(seen) == 4, "an image smaller than a tile is not cut"
 
 
 def test_rows_of_mirrored_and_reduced_images():
@@ -233,7 +237,7 @@ def test_a_large_tiff_passes_in_strips_by_the_command(tmp_path, runs, dtype, sta
     made = tifffile.imread(tmp_path / "out" / "a.tif")
     expected = infer(load_engine(runs["colour"], device="cpu"), pixels, tiling=Tiling(statistics, 32))
     assert made.dtype == dtype and np.abs(made.astype(int) - expected).max() <= 1
-    with pytest.raises(UserError, match="say with --statistics which way"):
+    with pytest.raises(UserError, match="choose a way with --statistics"):
         translate(engine=runs["colour"], input=tmp_path / "slides", output=tmp_path / "new", tile=64)
 
 

@@ -1,6 +1,7 @@
 """The translate and export commands, run as a user runs them or called as the module calls them."""
 
 import io
+import pwd
 import re
 import subprocess
 import sys
@@ -11,17 +12,22 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_fast import export
+from cyclegan_fast import translate as translate_module
 from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.cli import rename_flags, run_command
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine import infer, load_engine
+from cyclegan_fast.engine.translation import files, large_tiff
 from cyclegan_fast.engine.translation.files import translate_files
-from cyclegan_fast.engine.translation.jobs import plan_jobs
+from cyclegan_fast.engine.translation.tasks import plan_tasks
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import user_cache
 from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import needs_deep
-from tests.engine.test_inference import Identity
+from tests.engine.identity import Identity
 
 
 def image(height, width, channels=3, seed=0):
@@ -131,7 +137,7 @@ def test_a_batch_size_below_one_is_refused_before_anything_is_loaded(images, tmp
     with pytest.raises(UserError, match=f"batch_size must be a whole number of at least 1, got {batch_size}"):
         translate(engine=tmp_path / "none", input=images, output=tmp_path / "out", batch_size=batch_size)
     with pytest.raises(UserError, match="batch_size"):
-        list(translate_files(None, plan_jobs(images, tmp_path / "out"), batch_size=batch_size))
+        list(translate_files(None, plan_tasks(images, tmp_path / "out"), batch_size=batch_size))
 
 
 def test_gif_pgm_and_a_single_pixel(tmp_path, runs):
@@ -159,15 +165,15 @@ def test_one_file(images, tmp_path, runs):
 def test_inputs_and_results_are_not_overwritten(images, tmp_path, runs):
     for output in (images, images / "out", images / "deep" / ".." / "x", images.parent / "in"):
         with pytest.raises(UserError, match="lies in the input folder"):
-            plan_jobs(images, output, overwrite=True)
+            plan_tasks(images, output, overwrite=True)
     link = tmp_path / "link"
     link.symlink_to(images)
     with pytest.raises(UserError, match="lies in the input folder"):
-        plan_jobs(images, link, overwrite=True)
+        plan_tasks(images, link, overwrite=True)
     (images / "in").mkdir()
     Image.fromarray(image(16, 16)).save(images / "in" / "odd.jpg")
     with pytest.raises(UserError, match="is one of the inputs"):
-        plan_jobs(images, images.parent, overwrite=True)
+        plan_tasks(images, images.parent, overwrite=True)
 
     old = tmp_path / "out" / "d.bmp"
     old.parent.mkdir()
@@ -185,7 +191,7 @@ def test_a_pattern_keeps_what_lies_below_its_fixed_part(images, tmp_path, runs):
     assert files_under(tmp_path / "out") == {"deep/b.png", "deep/er/c.WebP", "grey.png"}
     assert translate(input=images / "d*" / "b.png", output=tmp_path / "few", **options) == 0
     assert files_under(tmp_path / "few") == {"deep/b.png"}
-    with pytest.raises(UserError, match="matches no file outside the output folder: mend the pattern"):
+    with pytest.raises(UserError, match="matches no file outside the output folder: correct the pattern"):
         translate(input=images / "*.tif", output=tmp_path / "none", **options)
     with pytest.raises(UserError, match="matches no file outside"):  # all of it lies in the output
         translate(input=images / "*.bmp", output=images, overwrite=True, **options)
@@ -201,9 +207,9 @@ def test_resume_does_the_rest(images, tmp_path, runs, capsys):
     kept = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in FORMATS.keys() - left}
     for name in left:
         (tmp_path / "out" / name).unlink()
-    with pytest.raises(UserError, match=r"say --resume .*or --overwrite"):
+    with pytest.raises(UserError, match=r"use --resume .*or --overwrite"):
         translate(**options)
-    with pytest.raises(UserError, match="say one of them"):
+    with pytest.raises(UserError, match="use one of them"):
         translate(**options, resume=True, overwrite=True)
     capsys.readouterr()
     for _ in range(2):
@@ -214,16 +220,16 @@ def test_resume_does_the_rest(images, tmp_path, runs, capsys):
     assert "7 of 7 files are in" in said and "5 of them from before" in said and "7 of them from before" in said
 
 
-def test_both_ways_writes_grids_of_the_way_home(images, tmp_path, runs, onnx_files):
+def test_reconstruct_writes_grids(images, tmp_path, runs, onnx_files):
     options = {"input": images, "device": "cpu", "reconstruct": True, "direction": "BtoA"}
     assert translate(engine=runs["colour"], output=tmp_path / "out", **options) == 0
-    grids = {f"reconstruct/{name}.png" for name in FORMATS}
+    grids = {f"reconstructions/{name}.png" for name in FORMATS}
     assert files_under(tmp_path / "out") == FORMATS.keys() | grids
     there, back = (load_engine(runs["colour"], direction=way, device="cpu") for way in ("BtoA", "AtoB"))
     values = torch.from_numpy(image(24, 40, seed=1)).permute(2, 0, 1) / 127.5 - 1
     made = infer(there, values)
     columns = [values, made, infer(back, made)]
-    grid = np.asarray(Image.open(tmp_path / "out" / "reconstruct" / "deep" / "b.png.png"))
+    grid = np.asarray(Image.open(tmp_path / "out" / "reconstructions" / "deep" / "b.png.png"))
     rows = grid[-24 - 2 : -2].astype(int)
     starts = [np.flatnonzero((rows != 255).any((0, 2)))[0]]
     assert starts == [2]
@@ -251,10 +257,10 @@ def test_one_result_that_cannot_be_written_does_not_stop_the_others(images, tmp_
 
 
 def test_a_grid_does_not_take_the_place_of_a_result(tmp_path, runs):
-    for name in ("a.png", "reconstruct/a.png.png"):
+    for name in ("a.png", "reconstructions/a.png.png"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True, parents=True)
         Image.fromarray(image(16, 16)).save(tmp_path / "in" / name)
-    with pytest.raises(UserError, match=r"reconstruct/a\.png\.png would be the result of .*a\.png and .*a\.png\.png"):
+    with pytest.raises(UserError, match=r"reconstructions/a\.png\.png would be the result of .*a\.png and .*\.png"):
         translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", reconstruct=True)
 
 
@@ -270,7 +276,7 @@ def test_where_a_batch_needs_too_much_memory_its_images_go_one_by_one(images, tm
     engine = Small()
     for i in range(3):
         Image.fromarray(image(16, 16, seed=i)).save(images / f"same{i}.png")
-    done = list(translate_files(engine, plan_jobs(images, tmp_path / "out")))
+    done = list(translate_files(engine, plan_tasks(images, tmp_path / "out")))
     assert [one.fault for one in done] == [""] * 10
     engine.most = 0
     with pytest.raises(
@@ -280,8 +286,6 @@ def test_where_a_batch_needs_too_much_memory_its_images_go_one_by_one(images, tm
 
 
 def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(images, tmp_path, runs, capsys, monkeypatch):
-    from cyclegan_fast.engine.translation import files
-
     calls = []
 
     def interrupted(*args, **options):
@@ -304,36 +308,139 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(images, tmp
     assert f"{len(done)} of them from before" in capsys.readouterr().out
 
 
-def test_an_input_without_images_is_said(tmp_path):
+def test_an_input_without_images_is_reported(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        plan_jobs(tmp_path / "nowhere", tmp_path / "out")
+        plan_tasks(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match="holds no image"):
-        plan_jobs(tmp_path / "in", tmp_path / "out")
+        plan_tasks(tmp_path / "in", tmp_path / "out")
 
 
-def run(module, *words):
-    command = [sys.executable, "-m", f"cyclegan_fast.{module}", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def export_command(words):
+    run_command(export.export, words)
 
 
-def test_the_commands_from_checkpoint_to_images(images, tmp_path, runs):
+def test_the_commands_from_checkpoint_to_images(images, tmp_path, runs, run_command_here):
     engine = tmp_path / "g.onnx"
-    made = run("export", "--checkpoint", runs["colour"], "--direction", "BtoA", "--out", engine)
-    assert (made.returncode, made.stderr) == (0, "") and made.stdout.startswith(f"{engine}: ")
+    ended = run_command_here(export_command, "--checkpoint", runs["colour"], "--direction", "BtoA", "--out", engine)
+    assert (ended.status, ended.err) == (0, "") and ended.out.startswith(f"{engine}: ")
     (images / "text.jpg").write_text("no image")
-    done = run("translate", "--engine", engine, "--input", images, "--output", tmp_path / "out", "--device", "cpu")
-    assert done.returncode == 2
-    assert done.stderr == f"not translated: {images / 'text.jpg'}: not an image in a known format " + (
-        "(JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)\n"
+    options = ["--engine", engine, "--input", images, "--output", tmp_path / "out", "--device", "cpu"]
+    ended = run_command_here(translate_module.main, *options)
+    assert ended.status == 2
+    assert ended.err == f"not translated: {images / 'text.jpg'}: not an image in a known format " + (
+        "(JPEG, PNG, WEBP, BMP, TIFF, PPM, GIF)\n"
     )
     assert files_under(tmp_path / "out") == set(FORMATS)
-    assert "8/8" in done.stdout and "files/s" in done.stdout
-    refused = run("translate", "--model", engine, "--input", images, "--output", images)
-    assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+    assert "7 of 8 files" in ended.out and "files/s" in ended.out
+    refused = run_command_here(translate_module.main, "--model", engine, "--input", images, "--output", images)
+    assert refused.status == 2 and refused.err.startswith("error: ") and refused.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("module", ["export", "translate"])
-def test_help_shows_an_example(module):
-    said = run(module, "--help")
-    assert said.returncode == 0 and f"python -m cyclegan_fast.{module} --" in said.stdout
+def test_help_shows_an_example_and_no_former_name(run_command_here):
+    for name, main in (("export", export_command), ("translate", translate_module.main)):
+        ended = run_command_here(main, "--help")
+        assert ended.status == 0 and f"python -m cyclegan_fast.{name} --" in ended.out
+        assert "--both-ways" not in ended.out
+
+
+def test_former_names_of_flags_still_work_and_are_reported(tmp_path, runs, run_command_here):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(image(16, 16)).save(tmp_path / "in" / "a.png")
+    options = ["--model", runs["colour"], "--input", tmp_path / "in", "--output", tmp_path / "out", "--device", "cpu"]
+    ended = run_command_here(translate_module.main, *options, "--both-ways")
+    assert (ended.status, ended.err) == (0, "note: --both-ways is now --reconstruct; the old name goes soon\n")
+    assert files_under(tmp_path / "out") == {"a.png", "reconstructions/a.png.png"}
+    assert rename_flags(["--b=--b", "--b", "--bc", "b"], {"--b": "--a"}) == ["--a=--b", "--a", "--bc", "b"]
+
+
+def test_the_real_command_ends_with_its_status(tmp_path):
+    """One process of its own, for what runs before and after `main`."""
+    command = [sys.executable, "-m", "cyclegan_fast.translate", "--model", "none", "--input", "none", "--output", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: none does not exist\n")
+
+
+@pytest.mark.parametrize("where", ["read", "translated", "written", "grid", "strips"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("libtiff:\nbad"), KeyError("x"), MemoryError(), OSError(5, "I/O error")]
+)
+def test_one_file_that_no_library_can_take_does_not_end_a_run(tmp_path, runs, monkeypatch, capsys, where, error):
+    for i in range(5):
+        kind = "tif" if where == "strips" else "png"
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), 40 * i, np.uint8)).save(tmp_path / "in" / f"{i}.{kind}")
+    bad = tmp_path / "in" / f"2.{kind}"
+    module, name = {
+        "read": (files, "read_input"), "translated": (files, "infer"), "written": (files, "encode_like"),
+        "grid": (files, "sample_grid"), "strips": (large_tiff, "write_tiff"),
+    }[where]  # fmt: skip
+    real = getattr(module, name)
+
+    def is_bad(first, *rest):
+        values = {"translated": lambda: rest[0], "grid": lambda: [first[0][0]]}.get(where, list)()
+        dark = [(v.mean() + 1) * 127.5 for v in values]
+        return first.name == bad.name if not values else any(abs(mean - 80) < 1 for mean in dark)
+
+    def failing(*args, **options):
+        if is_bad(*args):
+            raise error
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, name, failing)
+    options = {"statistics": "tile", "tile": 16} if where == "strips" else {"reconstruct": where == "grid"}
+    status = translate(
+        engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", device="cpu", batch_size=3, **options
+    )
+    said = capsys.readouterr()
+    assert status == 2 and "4 of 5 files" in said.out
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"not translated: {bad}: ") and type(error).__name__ in line
+    done = {f"{i}.{kind}" for i in range(5) if i != 2}
+    assert {path.name for path in (tmp_path / "out").glob(f"*.{kind}")} == done
+
+
+def test_a_folder_with_marks_of_patterns_in_its_name(tmp_path, runs):
+    root = tmp_path / "p [2024] *?"
+    for name in ("a.png", "sub [1]/b.png", "sub [1]/[c].png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image(16, 16)).save(root / name)
+    options = {"engine": runs["colour"], "device": "cpu"}
+    for i, (pattern, expected) in enumerate(
+        {
+            "*.png": {"a.png"},
+            "**/*.png": {"a.png", "sub [1]/b.png", "sub [1]/[c].png"},
+            "sub [1]/*.png": {"b.png", "[c].png"},
+            "sub [1]/[c].png": {"[c].png"},
+            "s*/[a-c].png": {"sub [1]/b.png"},
+        }.items()
+    ):
+        assert translate(input=root / pattern, output=tmp_path / f"out{i}", **options) == 0
+        assert files_under(tmp_path / f"out{i}") == expected, pattern
+    assert len(infer(load_engine(runs["colour"], device="cpu"), str(root / "sub [1]" / "*.png"))) == 2
+
+
+def test_names_that_the_terminal_cannot_write(tmp_path, runs, monkeypatch, run_command_here):
+    folder = tmp_path / "\u65e5\u672c"
+    folder.mkdir()
+    Image.fromarray(image(16, 16)).save(folder / "a.png")
+    (folder / "b.png").write_text("no image")
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True))
+    options = ["--engine", runs["colour"], "--input", folder, "--output", tmp_path / "out \u65e5", "--device", "cpu"]
+    ended = run_command_here(translate_module.main, *options)
+    said, faults = (stream.buffer.getvalue().decode("cp1252") for stream in (sys.stdout, sys.stderr))
+    assert ended.status == 2 and "1 of 2 files are in" in said and r"out \u65e5" in said
+    assert r"\u65e5\u672c" in faults and "not an image" in faults
+
+
+def test_caches_are_optional_for_a_user_without_a_home(monkeypatch):
+    def nobody(_):
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert user_cache() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert user_cache() == Path("/cache/cyclegan_fast")

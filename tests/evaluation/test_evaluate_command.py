@@ -3,6 +3,7 @@
 import functools
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,12 @@ def test_mistakes_are_reported_before_anything_is_read(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=reason):
         evaluate(tmp_path / "no checkpoint", tmp_path / "no data", **options)
+
+
+def test_the_former_name_of_max_drop_still_works_and_is_reported(tmp_path):
+    command = [sys.executable, "-m", "cyclegan_fast.evaluate", "--checkpoint", "x", "--data", "x", "--most-lost", "0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and done.stderr.splitlines() == [
+        "note: --most-lost is now --max-drop; the old name goes soon",
+        "error: --max-drop is about engines: name them with --engines",
+    ]

@@ -145,7 +145,8 @@ def _stores(shard: str) -> Iterator[Path]:
     """Yields the files in which the members of an archive may be stored: beside it, and in the user's cache folder."""
     path = Path(shard).absolute()
     yield path.parent / FOLDER / "shards" / f"{path.name}.json"
-    yield user_cache() / "shards" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
+    if (cache := user_cache()) is not None:
+        yield cache / "shards" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
 
 
 def _load(shard: str, stamp: list[int]) -> Shard | None:

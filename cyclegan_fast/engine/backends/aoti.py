@@ -18,9 +18,12 @@ from torch import Tensor
 from cyclegan_fast import ops
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.external_runtime import first_line, suppressed_output
-from cyclegan_fast.engine.backends.sidecar import check_precision, engine_fields, how_to_rebuild, read_required_sidecar
-from cyclegan_fast.engine.engine import Engine, Precision, Shapes
+from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar
+from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import Generator
+from cyclegan_fast.engine.info import Precision
+from cyclegan_fast.engine.metadata import Metadata, check_precision, engine_info
+from cyclegan_fast.engine.shapes import Shapes
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
@@ -38,16 +41,16 @@ def compile_package(generator: Generator, precision: Precision, shapes: Shapes, 
         known = "fp32, bf16" if device.type == "cpu" else "fp32, bf16, fp16"
         raise UserError(f"a .pt2 file on {device.type} computes in {known}, not in {precision}: export .onnx for that")
     network = _InPrecision(copy.deepcopy(generator.network), _TYPES[precision]).to(device)
-    unit, least, most = generator.size_divisor, shapes.min, shapes.max
+    unit, smallest, largest = generator.size_divisor, shapes.min, shapes.max
     # Sizes that torch.export sees as 1, or as equal, it takes for constants: only those that are may be.
     sizes: dict[int, Any] = {}
     example = [*shapes.opt]
     for i, (axis, name, step) in enumerate(((0, "n", 1), (2, "h", unit), (3, "w", unit))):
-        if least[i] < most[i]:
-            sizes[axis] = step * torch.export.Dim(name, min=least[i] // step, max=most[i] // step)
+        if smallest[i] < largest[i]:
+            sizes[axis] = step * torch.export.Dim(name, min=smallest[i] // step, max=largest[i] // step)
             example[i] = max(example[i], 2 * step)
     if {2, 3} <= sizes.keys() and example[1] == example[2]:
-        example[2] += unit if example[2] < most[2] else -unit
+        example[2] += unit if example[2] < largest[2] else -unit
     batch = torch.zeros(example[0], generator.in_channels, *example[1:], device=device)
     with (
         ops.use_reference(),
@@ -65,9 +68,9 @@ def compile_package(generator: Generator, precision: Precision, shapes: Shapes, 
         return Path(path).read_bytes()
 
 
-def aoti_facts(device: torch.device) -> dict[str, Any]:
+def aoti_facts(device: torch.device) -> Metadata:
     """Where a .pt2 file compiled on this machine for `device` runs; for its sidecar."""
-    metadata: dict[str, Any] = {"device": device.type, "machine": platform.machine(), "torch": str(torch.__version__)}
+    metadata: Metadata = {"device": device.type, "machine": platform.machine(), "torch": str(torch.__version__)}
     if device.type == "cuda":
         metadata["gpu"] = torch.cuda.get_device_name(device)
         metadata["compute_capability"] = list(torch.cuda.get_device_capability(device))
@@ -81,7 +84,7 @@ class AotiBackend(Engine):
 
     Args:
         content: The file's bytes.
-        metadata: What its sidecar says.
+        metadata: Of its sidecar.
         name: Where it came from.
         device: auto, or the kind of device that it was compiled for.
 
@@ -89,16 +92,15 @@ class AotiBackend(Engine):
         UserError: It was compiled for another processor, GPU or torch, or torch cannot load it.
     """
 
-    def __init__(self, content: bytes, metadata: dict[str, Any], *, name: str, device: str = "auto") -> None:
+    def __init__(self, content: bytes, metadata: Metadata, *, name: str, device: str = "auto") -> None:
         where = _resolve(metadata["compiled"], device, name)
-        fields = engine_fields(metadata, (0, 0), name)
         try:
             with suppressed_output("torch._inductor", "torch.export"):  # code for AVX2 runs where there is AVX-512, too
                 index = (where.index or 0) if where.type == "cuda" else -1
                 self._run: Any = torch._inductor.aoti_load_package(io.BytesIO(content), device_index=index)
         except Exception as error:  # the loader raises types of its own
             raise UserError(f"{name} cannot be loaded by torch: {first_line(error)}") from error
-        super().__init__(name=name, device=str(where), precision=metadata["precision"], **fields)
+        super().__init__(engine_info(metadata, name=name, device=str(where)))
 
     def _compute(self, batch: Tensor) -> Tensor:
         # Only `check_batch` stands before the compiled code: that itself reads whatever lies behind a smaller batch.
@@ -110,7 +112,7 @@ class AotiBackend(Engine):
 
 
 def load_aoti(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> AotiBackend:
-    """Loads a .pt2 file; what its sidecar says is checked before any of its code is loaded.
+    """Loads a .pt2 file; its sidecar is checked before any of its code is loaded.
 
     Raises:
         UserError: The sidecar is missing or differs from the file, the file holds the other direction or precision, or
@@ -118,13 +120,13 @@ def load_aoti(path: Path, direction: Direction | None, device: str, precision: P
     """
     content = path.read_bytes()
     metadata = read_required_sidecar(path, content, direction)
-    check_precision(precision, metadata, path)
+    check_precision(precision, metadata["precision"], path)
     _check_machine(metadata, path)
     return AotiBackend(content, metadata, name=path.name, device=device)
 
 
 class _InPrecision(torch.nn.Module):
-    """A generator that takes and makes float32, whatever it computes in."""
+    """A generator with float32 input and output, whatever it computes in."""
 
     def __init__(self, network: torch.nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -135,30 +137,30 @@ class _InPrecision(torch.nn.Module):
         return self.network(x.to(self.dtype)).float()
 
 
-def _check_machine(metadata: dict[str, Any], path: Path) -> None:
+def _check_machine(metadata: Metadata, path: Path) -> None:
     """Refuses code of another kind of machine before it is loaded.
 
     Raises:
         UserError: With what differs, and the command that builds it anew.
     """
-    made = metadata["compiled"]
+    built = metadata["compiled"]
     fault = ""
-    if _minor(str(made.get("torch"))) != _minor(str(torch.__version__)):
-        fault = f"torch {made.get('torch')}, and this is {torch.__version__}"
-    elif made.get("machine") != platform.machine():
-        fault = f"{made.get('machine')} processors, and this is {platform.machine()}"
-    elif "march" in made and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        fault = f"processors with AVX2 ({made['march']}), and this one has none"
-    elif made.get("device") == "cuda":
+    if _minor(str(built.get("torch"))) != _minor(str(torch.__version__)):
+        fault = f"torch {built.get('torch')}, and this is {torch.__version__}"
+    elif built.get("machine") != platform.machine():
+        fault = f"{built.get('machine')} processors, and this is {platform.machine()}"
+    elif "march" in built and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        fault = f"processors with AVX2 ({built['march']}), and this one has none"
+    elif built.get("device") == "cuda":
         here = list(torch.cuda.get_device_capability()) if torch.cuda.is_available() else None
-        if here != made.get("compute_capability"):
+        if here != built.get("compute_capability"):
             gpu = torch.cuda.get_device_name() if here else "no GPU"
-            fault = f"{made.get('gpu')} (compute capability {made.get('compute_capability')}), and here is {gpu}"
+            fault = f"{built.get('gpu')} (compute capability {built.get('compute_capability')}), and here is {gpu}"
     if fault:
         raise UserError(f"{path} was compiled for {fault}; {how_to_rebuild(path, metadata)}")
 
 
-def _resolve(compiled: dict[str, Any], device: str, name: str) -> torch.device:
+def _resolve(compiled: Metadata, device: str, name: str) -> torch.device:
     kind = compiled.get("device", "cpu")
     where = resolve_device(kind if device == "auto" else device)
     if where.type != kind:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Call = Callable[[], Tensor]
-_MOST_SHAPES = 16  # that a lane knows; each holds its input and its result
+_MAX_SHAPES = 16  # of a stream; each holds its input and its output
 # Held by a capture, and by what may synchronise the device, which would break one: another's begin, a library's set-up.
 _CAPTURING = threading.Lock()
 
@@ -21,11 +21,11 @@ class GraphPerShape:
 
     Args:
         prepare: Takes the input of one shape, [N, C, H, W], whose memory stays where it is, and returns a call that
-            computes the output anew from what the input holds, on torch's current stream: float32 [N, C', H, W].
+            computes the output anew from what the input holds, on torch's current stream: float32 [N, C', H', W'].
         device: A GPU.
         dtype: Of the inputs.
         memory_format: Of the inputs.
-        lanes: Batches that run at a time, each on a stream of its own; further threads wait. Each has its own graphs.
+        streams: Batches that run at a time, each on a CUDA stream with graphs of its own; further threads wait.
     """
 
     def __init__(
@@ -35,50 +35,50 @@ class GraphPerShape:
         *,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
-        lanes: int = 1,
+        streams: int = 1,
     ) -> None:
-        self._lanes = [_Lane(prepare, device, dtype, memory_format) for _ in range(lanes)]
-        self._free: queue.LifoQueue[_Lane] = queue.LifoQueue()  # the one used last has graphs already
-        for lane in self._lanes:
-            self._free.put(lane)
+        self._streams = [_GraphStream(prepare, device, dtype, memory_format) for _ in range(streams)]
+        self._free: queue.LifoQueue[_GraphStream] = queue.LifoQueue()  # the one used last has graphs already
+        for stream in self._streams:
+            self._free.put(stream)
         self._warming = threading.Lock()
 
     def run(self, batch: Tensor) -> Tensor:
-        """[N, C, H, W] on any device -> float32 [N, C', H, W] of the caller's own, on the GPU."""
-        lane = self._free.get()
+        """[N, C, H, W] on any device -> float32 [N, C', H', W'] of the caller's own, on the GPU."""
+        stream = self._free.get()
         try:
-            return lane.run(batch)
+            return stream.run(batch)
         finally:
-            self._free.put(lane)
+            self._free.put(stream)
 
     def warm(self, batch: Tensor) -> None:
-        """Captures the graph of this shape on every lane."""
-        with self._warming:  # two that took a lane each would wait for each other
-            lanes = [self._free.get() for _ in self._lanes]
+        """Captures the graph of this shape on every stream."""
+        with self._warming:  # two that held a stream each would wait for each other
+            streams = [self._free.get() for _ in self._streams]
             try:
-                for lane in lanes:
-                    lane.run(batch)
-                    lane.run(batch)
+                for stream in streams:
+                    stream.run(batch)
+                    stream.run(batch)
             finally:
-                for lane in lanes:
-                    self._free.put(lane)
+                for stream in streams:
+                    self._free.put(stream)
 
     def close(self) -> None:
         """Gives all memory back; nothing may run."""
-        for lane in self._lanes:
-            lane.clear()
+        for stream in self._streams:
+            stream.clear()
 
 
 @dataclass
 class _Shape:
-    taken: Tensor  # static, [N, C, H, W]
+    input: Tensor  # static, [N, C, H, W]
     call: Call
     graph: torch.cuda.CUDAGraph | None = None  # from the second batch on: many shapes come only once
-    made: Tensor | None = None  # the graph's, static, float32 [N, C', H, W]
+    output: Tensor | None = None  # the graph's, static, float32 [N, C', H', W']
     pinned: Tensor | None = None  # of host memory, for batches that come from there
 
 
-class _Lane:
+class _GraphStream:
     """One stream with its graphs, which share their memory: one of them runs at a time."""
 
     def __init__(
@@ -89,7 +89,7 @@ class _Lane:
         memory_format: torch.memory_format,
     ) -> None:
         self._prepare, self._device, self._dtype, self._memory_format = prepare, device, dtype, memory_format
-        self._stream, self._uploaded = torch.cuda.Stream(device), torch.cuda.Event()
+        self._stream, self._copied = torch.cuda.Stream(device), torch.cuda.Event()
         self._memory = torch.cuda.graph_pool_handle()
         self._shapes: dict[torch.Size, _Shape] = {}
 
@@ -117,36 +117,43 @@ class _Lane:
         torch.cuda.empty_cache()
 
     def _compute(self, batch: Tensor) -> Tensor:
+        try:
+            return self._compute_shape(batch)
+        except Exception:
+            self._shapes.pop(batch.shape, None)  # the next batch of this shape is set up and run before it is captured
+            raise
+
+    def _compute_shape(self, batch: Tensor) -> Tensor:
         shape = self._shapes.get(batch.shape)
         if shape is None:
-            if len(self._shapes) >= _MOST_SHAPES:
+            if len(self._shapes) >= _MAX_SHAPES:
                 self.clear()
             shape = self._shapes[batch.shape] = self._set_up(batch.shape)
             self._load(batch, shape)
             return shape.call()
         if shape.graph is None:
             self._capture(shape)
-        assert shape.graph is not None and shape.made is not None
+        assert shape.graph is not None and shape.output is not None
         self._load(batch, shape)
         shape.graph.replay()
-        return shape.made.clone()
+        return shape.output.clone()
 
     def _load(self, batch: Tensor, shape: _Shape) -> None:
         if batch.is_cuda:
-            shape.taken.copy_(batch)
+            shape.input.copy_(batch)
             batch.record_stream(self._stream)
             return
         if shape.pinned is None:
             shape.pinned = torch.empty(batch.shape, dtype=torch.float32, pin_memory=True)
-        self._uploaded.synchronize()  # the last batch has left the pinned memory
+        self._copied.synchronize()  # the copy of the last batch out of the pinned memory has ended
         shape.pinned.copy_(batch)
-        shape.taken.copy_(shape.pinned.to(self._device, non_blocking=True))
-        self._uploaded.record(self._stream)
+        shape.input.copy_(shape.pinned.to(self._device, non_blocking=True))
+        self._copied.record(self._stream)
 
     def _set_up(self, size: torch.Size) -> _Shape:
-        taken = torch.zeros(size, dtype=self._dtype, device=self._device).contiguous(memory_format=self._memory_format)
+        input = torch.zeros(size, dtype=self._dtype, device=self._device).contiguous(memory_format=self._memory_format)
         with _CAPTURING:
-            return _Shape(taken, self._prepare(taken))
+            return _Shape(input, self._prepare(input))
 
     def _capture(self, shape: _Shape) -> None:
         graph = torch.cuda.CUDAGraph()
@@ -155,5 +162,5 @@ class _Lane:
         with _CAPTURING:
             self._stream.synchronize()
             with watched:
-                shape.made = shape.call()
+                shape.output = shape.call()
         shape.graph = graph

@@ -3,53 +3,49 @@
 from __future__ import annotations
 
 import queue
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from cyclegan_fast.engine.backends.external_runtime import first_line, fixed_sizes, image_channels
-from cyclegan_fast.engine.backends.sidecar import engine_fields
-from cyclegan_fast.engine.engine import Engine, Precision
+from cyclegan_fast.engine.backends.external_runtime import first_line
+from cyclegan_fast.engine.backends.onnx_file import OnnxFile
+from cyclegan_fast.engine.engine import Engine
+from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.errors import UserError
 
-_REQUESTS = 2  # batches at work at a time: further threads wait
+_REQUESTS = 2  # batches that run at a time: further threads wait
 
 
 class OpenVinoBackend(Engine):
-    """Runs an ONNX graph with one input and one output, both float32 [N, C, H, W].
+    """Runs an ONNX file with one image in and one out.
 
     Args:
-        content: The ONNX file's bytes.
-        metadata: What its sidecar says, or an empty dictionary.
-        name: Where it came from.
+        file: What to run.
         precision: By default the file's own; an fp32 graph may run in bf16 where the processor has it, which OpenVINO
             alone would do by itself. Where it has none, OpenVINO computes fp16 and bf16 graphs in float32.
 
     Raises:
-        UserError: OpenVINO is missing, the processor cannot compute in that precision, or the graph is of another kind.
+        UserError: OpenVINO is missing, the processor cannot compute in that precision, or it does not take the file.
     """
 
-    def __init__(
-        self, content: bytes, metadata: dict[str, Any], *, name: str, precision: Precision | None = None
-    ) -> None:
-        openvino, stored = _openvino(), metadata.get("precision", "fp32")
-        precision, core = precision or stored, openvino.Core()
+    def __init__(self, file: OnnxFile, *, precision: Precision | None = None) -> None:
+        precision, core = precision or file.precision, _openvino().Core()
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        _check_precision(precision, stored, has_bf16, name)
+        _check_precision(precision, file, has_bf16)
+        self._hint = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" and has_bf16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._file, self._core = file, core
         try:
-            model = core.read_model(content, b"")
-            channels = _channels(model, name)
-            computing = "bf16" if precision == "bf16" and has_bf16 else "f32"
-            hint = {"INFERENCE_PRECISION_HINT": computing, "PERFORMANCE_HINT": "LATENCY"}
-            compiled = core.compile_model(model, "CPU", hint)
+            self._model = (
+                core.read_model(file.model) if isinstance(file.model, Path) else core.read_model(file.model, b"")
+            )
+            compiled = self._compile()
         except RuntimeError as error:
-            raise UserError(f"{name} cannot be loaded by OpenVINO: {first_line(error)}") from error
-        fields = engine_fields(metadata, channels, name)
-        if not metadata:
-            sides = model.inputs[0].partial_shape
-            fields |= fixed_sizes(*(sides[i].get_length() if sides[i].is_static else None for i in (0, 2, 3)))
-        super().__init__(name=name, device="cpu", precision=precision, **fields)
+            raise UserError(f"{file.name} cannot be loaded by OpenVINO: {first_line(error)}") from error
+        super().__init__(file.info("cpu", precision))
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(_REQUESTS):
             self._requests.put(compiled.create_infer_request())
@@ -57,24 +53,35 @@ class OpenVinoBackend(Engine):
     def _compute(self, batch: Tensor) -> Tensor:
         request = self._requests.get()
         try:
-            request.infer([batch.float().cpu().contiguous().numpy()])
-            return torch.from_numpy(request.get_output_tensor().data.copy())
-        except RuntimeError as error:
-            raise UserError(
-                f"{self.name} failed on a batch of shape {list(batch.shape)}: {first_line(error)}"
-            ) from error
+            return self._infer(request, batch)
+        except Exception:  # of this batch, or of an earlier one: a shape that fails breaks its compiled model for good
+            request = self._compile().create_infer_request()
+            try:
+                return self._infer(request, batch)
+            except Exception as error:
+                request = self._compile().create_infer_request()
+                raise UserError(
+                    f"{self.name} failed on a batch of shape {list(batch.shape)}: {first_line(error)}"
+                ) from error
         finally:
             self._requests.put(request)
 
+    def _infer(self, request: Any, batch: Tensor) -> Tensor:
+        request.infer([self._file.input.from_batch(batch)])
+        return self._file.output.to_batch(request.get_output_tensor().data.copy())
+
+    def _compile(self) -> Any:
+        return self._core.compile_model(self._model, "CPU", self._hint)
+
     def _release(self) -> None:
-        del self._requests
+        del self._requests, self._model
 
 
-def _check_precision(precision: str, stored: str, has_bf16: bool, name: str) -> None:
-    if precision == stored:
+def _check_precision(precision: str, file: OnnxFile, has_bf16: bool) -> None:
+    if precision == file.precision:
         return
-    if (stored, precision) != ("fp32", "bf16"):
-        raise UserError(f"{name} computes in {stored}; OpenVINO cannot make {precision} of it: export that")
+    if (file.precision, precision) != ("fp32", "bf16"):
+        raise UserError(f"{file.name} computes in {file.precision}; OpenVINO cannot run it in {precision}: export that")
     if not has_bf16:
         raise UserError("this processor does not compute in bf16: use fp32, or export int8")
 
@@ -85,13 +92,3 @@ def _openvino() -> Any:
     except ImportError as error:
         raise UserError("the backend openvino needs OpenVINO: pip install 'cyclegan-fast[openvino]'") from error
     return openvino
-
-
-def _channels(model: Any, name: str) -> tuple[int, int]:
-    ends = []
-    for end in (*model.inputs, *model.outputs):
-        shape = end.partial_shape
-        rank = len(shape) if shape.rank.is_static else 0
-        channels = shape[1].get_length() if rank > 1 and shape[1].is_static else None
-        ends.append((end.get_element_type().get_type_name() == "f32", rank, channels))
-    return image_channels(ends, name)

@@ -10,14 +10,16 @@ from torch import Tensor
 
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.cuda_graphs import Call, GraphPerShape
-from cyclegan_fast.engine.backends.external_runtime import image_channels
-from cyclegan_fast.engine.backends.sidecar import check_precision, engine_fields, how_to_rebuild, read_required_sidecar
-from cyclegan_fast.engine.engine import Engine, Precision, Shapes
+from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar
+from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.export.tensorrt_build import import_tensorrt, make_log, profile_of
+from cyclegan_fast.engine.info import Precision
+from cyclegan_fast.engine.metadata import Metadata, check_precision, engine_info
+from cyclegan_fast.engine.shapes import Shapes
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 
-_LANES = 2  # batches at work at a time, with contexts of their own: further threads wait
+_STREAMS = 2  # batches that run at a time, each with execution contexts of its own: further threads wait
 
 
 class TensorRtBackend(Engine):
@@ -28,7 +30,7 @@ class TensorRtBackend(Engine):
 
     Args:
         content: The file's bytes.
-        metadata: What its sidecar says.
+        metadata: Of its sidecar.
         name: Where it came from.
         device: auto, cuda or cuda:<index>.
 
@@ -36,7 +38,7 @@ class TensorRtBackend(Engine):
         UserError: TensorRT or the GPU is missing, TensorRT does not take the file, or it holds something else.
     """
 
-    def __init__(self, content: bytes, metadata: dict[str, Any], *, name: str, device: str = "auto") -> None:
+    def __init__(self, content: bytes, metadata: Metadata, *, name: str, device: str = "auto") -> None:
         self._trt, where = import_tensorrt(), _resolve(device, name)
         self._log = make_log(self._trt)
         with torch.cuda.device(where):
@@ -44,11 +46,10 @@ class TensorRtBackend(Engine):
             self._plan = self._runtime.deserialize_cuda_engine(content)
         if self._plan is None:
             raise UserError(f"{name} cannot be loaded by TensorRT {self._trt.__version__}: {self._log.last}")
-        self._input, self._output, channels = _ends(self._trt, self._plan, name)
+        self._input, self._output = _ports(self._trt, self._plan, name)
         self._profiles = _profiles(self._plan, self._input)
-        fields = engine_fields(metadata, channels, name)
-        super().__init__(name=name, device=str(where), precision=metadata["precision"], **fields)
-        self._graphs = GraphPerShape(self._prepare, where, lanes=_LANES)
+        super().__init__(engine_info(metadata, name=name, device=str(where)))
+        self._graphs = GraphPerShape(self._prepare, where, streams=_STREAMS)
 
     @torch.inference_mode()
     def _compute(self, batch: Tensor) -> Tensor:
@@ -58,38 +59,38 @@ class TensorRtBackend(Engine):
     def _warm(self, batch: Tensor) -> None:
         self._graphs.warm(batch)
 
-    def _prepare(self, taken: Tensor) -> Call:
+    def _prepare(self, input: Tensor) -> Call:
         """A context for one shape; see `GraphPerShape`."""
-        n, _, height, width = taken.shape
+        n, _, height, width = input.shape
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._plan.create_execution_context(strategy)
         profile = profile_of((n, height, width), self._profiles)
         self._check(
             context is not None
-            and context.set_optimization_profile_async(profile, _stream(taken))
-            and context.set_input_shape(self._input, tuple(taken.shape)),
-            taken,
+            and context.set_optimization_profile_async(profile, _stream(input))
+            and context.set_input_shape(self._input, tuple(input.shape)),
+            input,
         )
         size = context.update_device_memory_size_for_shapes()  # bytes
 
         def call() -> Tensor:
             # Both come from torch's pool for graphs: the scratch of one shape is that of the others, too.
-            made = taken.new_empty((n, self.out_channels, height, width))
-            scratch = torch.empty(max(size, 1), dtype=torch.uint8, device=taken.device)
+            output = input.new_empty((n, self.out_channels, height, width))
+            scratch = torch.empty(max(size, 1), dtype=torch.uint8, device=input.device)
             context.set_device_memory(scratch.data_ptr(), size)
             self._check(
-                context.set_tensor_address(self._input, taken.data_ptr())
-                and context.set_tensor_address(self._output, made.data_ptr())
-                and context.execute_async_v3(_stream(taken)),
-                taken,
+                context.set_tensor_address(self._input, input.data_ptr())
+                and context.set_tensor_address(self._output, output.data_ptr())
+                and context.execute_async_v3(_stream(input)),
+                input,
             )
-            return made
+            return output
 
         return call
 
-    def _check(self, done: bool, taken: Tensor) -> None:
+    def _check(self, done: bool, input: Tensor) -> None:
         if not done:
-            raise UserError(f"{self.name} failed on a batch of shape {list(taken.shape)}: {self._log.last}")
+            raise UserError(f"{self.name} failed on a batch of shape {list(input.shape)}: {self._log.last}")
 
     def _release(self) -> None:
         self._graphs.close()
@@ -97,7 +98,7 @@ class TensorRtBackend(Engine):
 
 
 def load_tensorrt(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> TensorRtBackend:
-    """Loads an .engine file; what its sidecar says is checked before TensorRT reads any of it.
+    """Loads an .engine file; its sidecar is checked before TensorRT reads any of it.
 
     Raises:
         UserError: The sidecar is missing or differs from the file, the file holds the other direction or precision, or
@@ -105,12 +106,12 @@ def load_tensorrt(path: Path, direction: Direction | None, device: str, precisio
     """
     content = path.read_bytes()
     metadata = read_required_sidecar(path, content, direction)
-    check_precision(precision, metadata, path)
+    check_precision(precision, metadata["precision"], path)
     _check_machine(metadata, _resolve(device, path.name), path)
     return TensorRtBackend(content, metadata, name=path.name, device=device)
 
 
-def tensorrt_facts(device: torch.device) -> dict[str, Any]:
+def tensorrt_facts(device: torch.device) -> Metadata:
     """Where a plan built on this machine runs; for its sidecar."""
     return {
         "device": "cuda",
@@ -120,17 +121,17 @@ def tensorrt_facts(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _check_machine(metadata: dict[str, Any], device: torch.device, path: Path) -> None:
+def _check_machine(metadata: Metadata, device: torch.device, path: Path) -> None:
     """Refuses a plan of another kind of machine: TensorRT may crash on one, or be wrong.
 
     Raises:
         UserError: With what differs, and the command that builds it anew.
     """
-    made, here = metadata["compiled"], tensorrt_facts(device)
+    built, here = metadata["compiled"], tensorrt_facts(device)
     for key, what in (("gpu", ""), ("compute_capability", "compute capability "), ("tensorrt", "TensorRT ")):
-        if made.get(key) != here[key]:
+        if built.get(key) != here[key]:
             raise UserError(
-                f"{path} was built for {what}{made.get(key)}, and here is {what}{here[key]}; "
+                f"{path} was built for {what}{built.get(key)}, and here is {what}{here[key]}; "
                 f"{how_to_rebuild(path, metadata)}"
             )
 
@@ -143,17 +144,18 @@ def _resolve(device: str, name: str) -> torch.device:
     return where if where.index is not None else torch.device("cuda", torch.cuda.current_device())
 
 
-def _ends(trt: Any, plan: Any, name: str) -> tuple[str, str, tuple[int, int]]:
-    """Names of the input and the output, and the channels of both."""
+def _ports(trt: Any, plan: Any, name: str) -> tuple[str, str]:
+    """Names of the input and the output.
+
+    Raises:
+        UserError: There are others, too, or they are no float32 images.
+    """
     names = [plan.get_tensor_name(i) for i in range(plan.num_io_tensors)]
-    names.sort(key=lambda end: plan.get_tensor_mode(end) != trt.TensorIOMode.INPUT)  # the input first
-    ends = []
-    for end in names:
-        shape = tuple(plan.get_tensor_shape(end))
-        fixed = shape[1] if len(shape) > 1 and shape[1] > 0 else None
-        ends.append((plan.get_tensor_dtype(end) == trt.DataType.FLOAT, len(shape), fixed))
-    channels = image_channels(ends, name)
-    return names[0], names[1], channels
+    names.sort(key=lambda port: plan.get_tensor_mode(port) != trt.TensorIOMode.INPUT)  # the input first
+    images = [len(plan.get_tensor_shape(n)) == 4 and plan.get_tensor_dtype(n) == trt.DataType.FLOAT for n in names]
+    if images != [True, True]:
+        raise UserError(f"{name} is no generator: its plan must have one float32 input and output [N, C, H, W]")
+    return names[0], names[1]
 
 
 def _profiles(plan: Any, name: str) -> list[Shapes]:
@@ -165,5 +167,5 @@ def _profiles(plan: Any, name: str) -> list[Shapes]:
     return found
 
 
-def _stream(taken: Tensor) -> int:
-    return torch.cuda.current_stream(taken.device).cuda_stream
+def _stream(input: Tensor) -> int:
+    return torch.cuda.current_stream(input.device).cuda_stream

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.cuda_graphs import Call, GraphPerShape
-from cyclegan_fast.engine.engine import Engine, Precision
+from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import Generator
+from cyclegan_fast.engine.info import EngineInfo, Precision
 from cyclegan_fast.errors import UserError
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,14 +31,15 @@ class TorchBackend(Engine):
         if precision == "fp16" and where.type != "cuda":
             raise UserError("fp16 runs on CUDA devices only; on the CPU use bf16 or fp32")
         super().__init__(
-            name=name,
-            device=str(where),
-            precision=precision,
-            direction=generator.direction,
-            in_format=generator.in_format,
-            out_format=generator.out_format,
-            size_divisor=generator.size_divisor,
-            min_size=generator.min_size,
+            EngineInfo(
+                name=name,
+                device=str(where),
+                precision=precision,
+                direction=generator.direction,
+                in_format=generator.in_format,
+                out_format=generator.out_format,
+                limits=generator.limits,
+            )
         )
         self.dtype = _TYPES[precision]
         self.network: nn.Module = generator.network.to(where, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -53,8 +55,8 @@ class TorchBackend(Engine):
             return self._graphs.run(batch)
         return self._prepare(batch.to(self.device, self.dtype, memory_format=torch.channels_last))()
 
-    def _prepare(self, taken: Tensor) -> Call:
-        return lambda: self.network(taken).float()
+    def _prepare(self, input: Tensor) -> Call:
+        return lambda: self.network(input).float()
 
     @torch.inference_mode()
     def _warm(self, batch: Tensor) -> None:

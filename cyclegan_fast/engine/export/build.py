@@ -4,32 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from cyclegan_fast.checkpoint import save_reference_network
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.aoti import AotiBackend, aoti_facts, compile_package
+from cyclegan_fast.engine.backends.onnx_file import embed_metadata, parse_onnx
 from cyclegan_fast.engine.backends.onnxruntime import OnnxBackend
 from cyclegan_fast.engine.backends.openvino import OpenVinoBackend
 from cyclegan_fast.engine.backends.sidecar import make_sidecar, sidecar_of, weights_digest
 from cyclegan_fast.engine.backends.tensorrt import TensorRtBackend, tensorrt_facts
-from cyclegan_fast.engine.engine import PRECISIONS, Engine, Precision, Shape, Shapes
+from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.export.onnx import to_onnx
 from cyclegan_fast.engine.export.onnx_precision import typed_onnx
 from cyclegan_fast.engine.export.parity import check_parity, image_batches
 from cyclegan_fast.engine.export.tensorrt_build import build_plan, check_size, import_tensorrt
 from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_generator
+from cyclegan_fast.engine.info import PRECISIONS, Precision
+from cyclegan_fast.engine.metadata import Metadata
+from cyclegan_fast.engine.shapes import Shape, Shapes
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images.find import list_images
 from cyclegan_fast.nn import Direction
 
-# Of a file that is built without a word about its shapes. TensorRT tries its kernels on the largest.
-_MOST: dict[str, Shape] = {".pt2": (64, 4096, 4096), ".engine": (16, 1024, 1024)}
-_USUAL: Shape = (1, 256, 256)
-_CALIBRATION = 32  # sample_images, from all over the folder
+# Of a file that is built without --shapes. TensorRT tries its kernels on the largest.
+_DEFAULT_MAX: dict[str, Shape] = {".pt2": (64, 4096, 4096), ".engine": (16, 1024, 1024)}
+_DEFAULT_OPT: Shape = (1, 256, 256)
+_CALIBRATION = 32  # images, from all over the folder
 
 
 class _Job(NamedTuple):
@@ -39,11 +43,23 @@ class _Job(NamedTuple):
     device: torch.device
     sample_images: list[Path]  # of the domain that it translates; maybe none
 
+    def metadata(self) -> Metadata:
+        """The metadata of every kind of engine file."""
+        generator = self.generator
+        return generator.metadata() | {
+            "in_channels": generator.in_channels,
+            "out_channels": generator.out_channels,
+            "size_divisor": generator.size_divisor,
+            "min_size": generator.min_size,
+            "precision": self.precision,
+            "weights_sha256": weights_digest(generator.network),
+        }
+
 
 class _Built(NamedTuple):
     content: bytes
-    metadata: dict[str, Any]  # that only this kind of file has
-    opened: Engine
+    metadata: Metadata
+    engine: Engine  # opened from them
 
 
 def build_engine(
@@ -64,13 +80,13 @@ def build_engine(
             on the kind of device that it was built for), .engine (TensorRT: for the GPU and the TensorRT that built
             it), .safetensors (weights with their settings), or .pth (as the reference reads it). Beside an engine lies
             its sidecar ``<out>.json``: versions, sha256 of the file and of the weights, shapes, precision, images, and
-            how far it is from torch.
+            how far it is from torch. An .onnx file has all but the first and the last inside it, too.
         direction: AtoB or BtoA, after the folders trainA and trainB; by default what `checkpoint` holds, or AtoB.
         precision: What its convolutions compute in: of .onnx and .engine fp32, fp16, bf16, int8 or fp8, the instance
             norms and both ends in float32; of .pt2 fp32, bf16, or fp16 on a GPU.
         shapes: The batches that a .pt2 or .engine file serves, best at one image of 256x256 by default, and up to 64
             images and 4096x4096 (.pt2), or 16 images and 1024x1024 (.engine). An .onnx file takes all.
-        images: A folder with images of the domain that it translates, testA, say; the engine is compared with torch
+        images: A folder with images of the domain that it translates, such as testA; the engine is compared with torch
             on some of them, besides random values, and int8 and fp8 are calibrated on 32 of them. By default rendered
             scenes stand in for the comparison.
         device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
@@ -84,7 +100,7 @@ def build_engine(
     """
     out = Path(out)
     if out.suffix not in (*_WEIGHTS, *_ENGINES):
-        raise UserError(f"{out}: the name must end in {', '.join((*_ENGINES, *_WEIGHTS))}, which tells the kind")
+        raise UserError(f"{out}: the name must end in {', '.join((*_ENGINES, *_WEIGHTS))}, which selects the kind")
     if precision not in PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if direction not in (None, "AtoB", "BtoA"):
@@ -102,55 +118,54 @@ def build_engine(
     fitting = None if shapes is None else _check_shapes(shapes, generator)
     sample_images = [] if images is None else list_images(Path(images))
     built = _ENGINES[out.suffix](_Job(generator, precision, fitting, resolve_device(device), sample_images))
-    with built.opened:
-        parity = check_parity(built.opened, generator, sample_images)
-    metadata = generator.metadata() | {
-        "in_channels": generator.in_channels,
-        "out_channels": generator.out_channels,
-        "size_divisor": generator.size_divisor,
-        "min_size": generator.min_size,
-        "precision": precision,
-        "weights_sha256": weights_digest(generator.network),
-        "parity": parity.metadata(),
-    }
+    with built.engine:
+        parity = check_parity(built.engine, generator, sample_images)
     write_atomically(out, built.content)
-    write_atomically(sidecar_of(out), make_sidecar(built.content, metadata | built.metadata))
+    write_atomically(sidecar_of(out), make_sidecar(built.content, built.metadata | {"parity": parity.metadata()}))
     return out
 
 
 def _check_shapes(shapes: Shapes, generator: Generator) -> Shapes:
     """Refuses shapes that are out of order, or that the network does not take."""
-    unit, least = generator.size_divisor, generator.min_size
+    limits = generator.limits
     for shape in shapes:
-        if len(shape) != 3 or shape[0] < 1 or any(side < least or side % unit for side in shape[1:]):
+        if len(shape) != 3 or shape[0] < 1 or not limits.allow_size(*shape[1:]):
             raise UserError(
-                f"shapes are images x height x width with sides from {least} in steps of {unit} pixels, "
-                f"got {'x'.join(map(str, shape))}"
+                f"shapes are images x height x width with sides from {limits.min_size} in steps of "
+                f"{limits.size_divisor} pixels, got {'x'.join(map(str, shape))}"
             )
     if len(shapes) != 3 or any(not a <= b <= c for a, b, c in zip(*shapes, strict=True)):
-        raise UserError(f"of the shapes the least must come first and the most last, got {tuple(shapes)}")
+        raise UserError(f"of the shapes the smallest must come first and the largest last, got {tuple(shapes)}")
     return Shapes(*shapes)
 
 
 def _build_onnx(job: _Job) -> _Built:
     if job.shapes is not None:
         raise UserError("an .onnx file takes batches of every shape: leave the shapes out")
-    content, metadata = _typed_graph(job), _own_facts(job)
-    if job.precision == "bf16":  # of which ONNX Runtime has no convolutions for the CPU
-        return _Built(content, {}, OpenVinoBackend(content, metadata, name="the graph"))
-    return _Built(content, {}, OnnxBackend(content, metadata, name="the graph", device="cpu"))
+    metadata = job.metadata()
+    content = embed_metadata(_typed_graph(job), metadata)
+    file = parse_onnx(content, "the graph")
+    # ONNX Runtime has no convolutions in bf16 for the CPU.
+    engine = OpenVinoBackend(file) if job.precision == "bf16" else OnnxBackend(file, device="cpu")
+    return _Built(content, metadata, engine)
 
 
 def _build_tensorrt(job: _Job) -> _Built:
     if job.device.type != "cuda":
         raise UserError("an .engine file is built on the GPU that it shall run on, and torch sees none: export .onnx")
     import_tensorrt()  # before minutes of work
-    shapes = job.shapes or _usual_shapes(job.generator, _MOST[".engine"])
+    shapes = job.shapes or _default_shapes(job.generator, _DEFAULT_MAX[".engine"])
     check_size(shapes, job.generator.model.ngf)
     plan = build_plan(_typed_graph(job, for_tensorrt=True), shapes, job.generator.in_channels, job.device)
-    metadata = {"shapes": shapes._asdict(), "compiled": tensorrt_facts(job.device)}
-    opened = TensorRtBackend(plan, _own_facts(job) | metadata, name="the engine", device=str(job.device))
-    return _Built(plan, metadata, opened)
+    metadata = job.metadata() | {"shapes": shapes._asdict(), "compiled": tensorrt_facts(job.device)}
+    return _Built(plan, metadata, TensorRtBackend(plan, metadata, name="the engine", device=str(job.device)))
+
+
+def _build_pt2(job: _Job) -> _Built:
+    shapes = job.shapes or _default_shapes(job.generator, _DEFAULT_MAX[".pt2"])
+    content = compile_package(job.generator, job.precision, shapes, job.device)
+    metadata = job.metadata() | {"shapes": shapes._asdict(), "compiled": aoti_facts(job.device)}
+    return _Built(content, metadata, AotiBackend(content, metadata, name="the compiled code", device=str(job.device)))
 
 
 def _typed_graph(job: _Job, *, for_tensorrt: bool = False) -> bytes:
@@ -158,34 +173,17 @@ def _typed_graph(job: _Job, *, for_tensorrt: bool = False) -> bytes:
     content = to_onnx(job.generator)
     if job.precision == "fp32":
         return content
-    plain = OnnxBackend(content, _own_facts(job) | {"precision": "fp32"}, name="the graph", device="cpu")
+    file = parse_onnx(content, "the graph", metadata=job.metadata() | {"precision": "fp32"})
     some = job.sample_images[:: max(1, len(job.sample_images) // _CALIBRATION)][:_CALIBRATION]
-    return typed_onnx(content, job.precision, image_batches(plain, some), for_tensorrt=for_tensorrt)
+    calibration = image_batches(OnnxBackend(file, device="cpu"), some)
+    return typed_onnx(content, job.precision, calibration, for_tensorrt=for_tensorrt)
 
 
-def _build_pt2(job: _Job) -> _Built:
-    shapes = job.shapes or _usual_shapes(job.generator, _MOST[".pt2"])
-    content = compile_package(job.generator, job.precision, shapes, job.device)
-    metadata = {"shapes": shapes._asdict(), "compiled": aoti_facts(job.device)}
-    opened = AotiBackend(content, _own_facts(job) | metadata, name="the compiled code", device=str(job.device))
-    return _Built(content, metadata, opened)
-
-
-def _own_facts(job: _Job) -> dict[str, Any]:
-    """What the engine that is compared has to know of itself."""
-    generator = job.generator
-    sides = {"size_divisor": generator.size_divisor, "min_size": generator.min_size}
-    return generator.metadata() | sides | {"precision": job.precision}
-
-
-def _usual_shapes(generator: Generator, most: Shape) -> Shapes:
-    unit = generator.size_divisor
-
-    def fitting(side: int) -> int:
-        return -(-max(side, generator.min_size) // unit) * unit
-
-    ends = ((1, 1, 1), _USUAL, most)
-    return Shapes(*((images, fitting(height), fitting(width)) for images, height, width in ends))
+def _default_shapes(generator: Generator, largest: Shape) -> Shapes:
+    fitting_size = generator.limits.fitting_size
+    return Shapes(
+        *((images, *fitting_size(height, width)) for images, height, width in ((1, 1, 1), _DEFAULT_OPT, largest))
+    )
 
 
 def _write_safetensors(generator: Generator, out: Path) -> None:
@@ -194,7 +192,9 @@ def _write_safetensors(generator: Generator, out: Path) -> None:
 
 def _write_reference(generator: Generator, out: Path) -> None:
     if "float" in (generator.in_format.depth, generator.out_format.depth):
-        raise UserError(f"{out}: a .pth file cannot tell the range of floating-point images: use .safetensors or .onnx")
+        raise UserError(
+            f"{out}: a .pth file cannot store the range of floating-point images: use .safetensors or .onnx"
+        )
     save_reference_network(out, generator.network)
 
 

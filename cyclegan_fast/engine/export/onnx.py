@@ -20,8 +20,8 @@ def to_onnx(generator: Generator) -> bytes:
     except ImportError as error:
         raise UserError("exporting to ONNX needs more packages: pip install 'cyclegan-fast[onnx]'") from error
     unit = generator.size_divisor
-    least = -(-generator.min_size // unit)
-    sides = {2: unit * torch.export.Dim("h", min=least), 3: unit * torch.export.Dim("w", min=least)}
+    smallest = -(-generator.min_size // unit)
+    sides = {2: unit * torch.export.Dim("h", min=smallest), 3: unit * torch.export.Dim("w", min=smallest)}
     example = torch.zeros(2, generator.in_channels, 4 * unit, 6 * unit)  # sizes of 1 would be taken for constants
     with ops.use_reference(), torch.no_grad(), suppressed_output("torch.onnx"):
         program = torch.onnx.export(

@@ -1,4 +1,4 @@
-"""ONNX graphs whose convolutions compute in fp16, bf16, int8 or fp8, as the graph's own types say.
+"""ONNX graphs whose convolutions compute in fp16, bf16, int8 or fp8, by the graph's own types.
 
 Images go in and come out as float32, and every instance norm computes in float32. fp16 and bf16 are casts between them.
 int8 is pairs of QuantizeLinear and DequantizeLinear around the convolutions, which ONNX Runtime, OpenVINO and TensorRT
@@ -21,19 +21,19 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.engine.backends.external_runtime import suppressed_output
-from cyclegan_fast.engine.engine import Precision
+from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.errors import UserError
 
 _BF16_OPSET = 22  # the first whose convolutions take bfloat16
 _FP8_OPSET = 19  # the first whose QuantizeLinear makes 8-bit floats
-_INT8_MOST, _FP8_MOST = 127.0, 448.0
+_INT8_MAX, _FP8_MAX = 127.0, 448.0
 _NORM = "InstanceNormalization"
 
 
 def typed_onnx(
     content: bytes, precision: Precision, calibration: Iterable[Tensor] = (), *, for_tensorrt: bool = False
 ) -> bytes:
-    """A float32 graph made by `to_onnx`, to one of another precision.
+    """Converts a float32 graph of `to_onnx` to another precision.
 
     Args:
         content: The ONNX file's bytes.
@@ -62,7 +62,7 @@ def _cast(content: bytes, dtype: torch.dtype) -> bytes:
     half = TensorProto.FLOAT16 if dtype == torch.float16 else TensorProto.BFLOAT16
     model = onnx.load_from_string(content)
     graph = model.graph
-    del graph.value_info[:]  # says float32 of every tensor
+    del graph.value_info[:]  # which declares every tensor float32
     of_norms = {name for node in graph.node if node.op_type == _NORM for name in node.input[1:]}
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in of_norms:
@@ -74,20 +74,20 @@ def _cast(content: bytes, dtype: torch.dtype) -> bytes:
     def cast(source: str, target: str, to: int) -> None:
         nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_to_{target}", to=to))
 
-    taken, made = graph.input[0].name, graph.output[0].name
-    cast(taken, f"{taken}_half", half)
+    input, output = graph.input[0].name, graph.output[0].name
+    cast(input, f"{input}_half", half)
     for node in graph.node:
-        node.input[:] = [f"{name}_half" if name == taken else name for name in node.input]
+        node.input[:] = [f"{name}_half" if name == input else name for name in node.input]
         (result,) = node.output
         if node.op_type == _NORM:
             cast(node.input[0], f"{node.input[0]}_float", TensorProto.FLOAT)
             node.input[0], node.output[0] = f"{node.input[0]}_float", f"{result}_float"
             nodes.append(node)
             cast(f"{result}_float", result, half)
-        elif result == made:
-            node.output[0] = f"{made}_half"
+        elif result == output:
+            node.output[0] = f"{output}_half"
             nodes.append(node)
-            cast(f"{made}_half", made, TensorProto.FLOAT)
+            cast(f"{output}_half", output, TensorProto.FLOAT)
         else:
             nodes.append(node)
     del graph.node[:]
@@ -102,7 +102,7 @@ def _quantise(content: bytes, calibration: Iterator[Tensor], *, float_bias: bool
     first = next(calibration, None)
     if first is None:
         raise UserError(
-            "int8 and fp8 are calibrated on images: name a folder with some of the domain, testA, say (--images)"
+            "int8 and fp8 are calibrated on images: name a folder with some of the domain, such as testA (--images)"
         )
     import onnx
 
@@ -154,7 +154,7 @@ def _to_fp8(content: bytes, plain: bytes) -> bytes:
     pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
 
     for name in {node.input[1] for node in pairs}:
-        smaller = numpy_helper.to_array(tensors[name]) * np.float32(_INT8_MOST / _FP8_MOST)
+        smaller = numpy_helper.to_array(tensors[name]) * np.float32(_INT8_MAX / _FP8_MAX)
         tensors[name].CopyFrom(numpy_helper.from_array(smaller, name))
     for name in {node.input[2] for node in pairs}:
         dims = tensors[name].dims
@@ -164,7 +164,7 @@ def _to_fp8(content: bytes, plain: bytes) -> bytes:
         if (stored := tensors.get(node.input[0])) is not None:  # weights, [O, I, h, w], with a scale for each of O
             scale = torch.from_numpy(numpy_helper.to_array(tensors[node.input[1]]).copy())
             exact = torch.from_numpy(numpy_helper.to_array(weights[stored.name.removesuffix("_quantized")]).copy())
-            levels = (exact / scale.view(-1, *[1] * (exact.dim() - 1))).clamp(-_FP8_MOST, _FP8_MOST)
+            levels = (exact / scale.view(-1, *[1] * (exact.dim() - 1))).clamp(-_FP8_MAX, _FP8_MAX)
             raw = levels.to(torch.float8_e4m3fn).view(torch.uint8).numpy().tobytes()
             stored.CopyFrom(helper.make_tensor(stored.name, TensorProto.FLOAT8E4M3FN, stored.dims, raw, raw=True))
     del graph.value_info[:]
@@ -173,6 +173,6 @@ def _to_fp8(content: bytes, plain: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def _raise_opset(model: Any, least: int) -> None:
+def _raise_opset(model: Any, minimum: int) -> None:
     for opset in model.opset_import:
-        opset.version = max(opset.version, least) if opset.domain in ("", "ai.onnx") else opset.version
+        opset.version = max(opset.version, minimum) if opset.domain in ("", "ai.onnx") else opset.version

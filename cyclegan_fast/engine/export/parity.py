@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.data.scenes import draw_scene, render_photo
-from cyclegan_fast.engine.engine import Engine, Shape
+from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.engine.tiling.rows import mirror_to
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.model_io import read_input
 
 _SIDE = 128  # of the images compared, in pixels, or the next that the network takes
-_PICTURES = 4  # the last ones: int8 may be calibrated on the first
-_MOST = 256  # pixels of an image's side: what lies beyond is left out
+_IMAGES = 4  # the last ones: int8 may be calibrated on the first
+_MAX_SIDE = 256  # pixels of an image: what lies beyond is left out
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Parity:
         return f"max {self.max:.2g}, mean {self.mean:.2g}, PSNR {self.psnr:.1f} dB"
 
 
-BOUNDS = {  # what a build may lose at most, by its precision; on a GPU fp32 may be TF32, with as many digits as fp16
+# How far a build may be from torch, by its precision. On a GPU fp32 may be TF32, with as many digits as fp16.
+BOUNDS = {
     "fp32": Parity(max=1e-3, mean=1e-4, psnr=80.0),
     "fp16": Parity(max=0.25, mean=5e-3, psnr=46.0),
     "bf16": Parity(max=1.0, mean=2e-2, psnr=34.0),
@@ -56,31 +57,31 @@ def parity_images(engine: Engine, images: Sequence[Path] = ()) -> Iterator[Tenso
 
     Args:
         engine: Whose input they are, within the shapes that it serves.
-        images: Of the domain that it translates; the last are taken. Without any, rendered scenes stand in.
+        images: Of the domain that it translates; the last are used. Without any, rendered scenes stand in.
 
     Yields:
         float32 [N, in_channels, H, W] in [-1, 1]; torch's own stream of random numbers is left alone.
     """
     fresh = torch.Generator()
     fresh.seed()
-    for shape in ((2, _SIDE, _SIDE), (1, _SIDE, _SIDE + engine.size_divisor)):
-        n, height, width = _served(engine, shape)
+    for shape in ((2, _SIDE, _SIDE), (1, _SIDE, _SIDE + engine.limits.size_divisor)):
+        n, height, width = engine.limits.clamp(shape)
         yield torch.rand(n, engine.in_channels, height, width, generator=fresh) * 2 - 1
-    n, *size = _served(engine, (1, _SIDE, _SIDE))
+    n, *size = engine.limits.clamp((1, _SIDE, _SIDE))
     if not images:
         for seed in range(2):
             photo = torch.from_numpy(render_photo(draw_scene(seed, seed), max(size))).permute(2, 0, 1)  # [3, H, W]
             channels = [i % 3 for i in range(engine.in_channels)]
             yield (photo[channels, : size[0], : size[1]].float() / 127.5 - 1.0).repeat(n, 1, 1, 1)
         return
-    yield from image_batches(engine, images[-_PICTURES:])
+    yield from image_batches(engine, images[-_IMAGES:])
 
 
 def image_batches(engine: Engine, paths: Iterable[Path]) -> Iterator[Tensor]:
     """Images as the engine takes them, each in a batch of its own; of large ones their upper left corner."""
     for path in paths:
-        values = read_input(path, engine.in_format, engine.out_format).values[:, :_MOST, :_MOST]
-        n, height, width = _served(engine, (1, values.shape[1], values.shape[2]))
+        values = read_input(path, engine.in_format, engine.out_format).values[:, :_MAX_SIDE, :_MAX_SIDE]
+        n, height, width = engine.limits.clamp((1, values.shape[1], values.shape[2]))
         yield mirror_to(values[:, :height, :width], (height, width)).repeat(n, 1, 1, 1)
 
 
@@ -91,14 +92,14 @@ def measure_parity(
     largest, total, count, worst = 0.0, 0.0, 0, math.inf
     for batch in images:
         with torch.inference_mode():
-            made, expected = run(batch).cpu().double(), reference(batch).cpu().double()
-        if made.shape != expected.shape:
-            raise UserError(f"the engine makes images of {list(made.shape)}, torch of {list(expected.shape)}")
-        apart = (made - expected).abs()
-        if not apart.isfinite().all():
+            output, expected = run(batch).cpu().double(), reference(batch).cpu().double()
+        if output.shape != expected.shape:
+            raise UserError(f"the engine makes images of {list(output.shape)}, torch of {list(expected.shape)}")
+        error = (output - expected).abs()
+        if not error.isfinite().all():
             return Parity(math.nan, math.nan, math.nan)
-        largest, total, count = max(largest, apart.max().item()), total + apart.sum().item(), count + apart.numel()
-        for square in apart.square().mean(dim=(1, 2, 3)).tolist():
+        largest, total, count = max(largest, error.max().item()), total + error.sum().item(), count + error.numel()
+        for square in error.square().mean(dim=(1, 2, 3)).tolist():
             worst = min(worst, 10.0 * math.log10(4.0 / square) if square else math.inf)
     return Parity(largest, total / count, worst)
 
@@ -114,14 +115,3 @@ def check_parity(engine: Engine, generator: Generator, images: Sequence[Path] = 
     if not (found.max <= bound.max and found.mean <= bound.mean and found.psnr >= bound.psnr):
         raise UserError(f"the engine differs from torch by {found}; {engine.precision} is allowed {bound}")
     return found
-
-
-def _served(engine: Engine, shape: Shape) -> Shape:
-    """The batch that the engine serves next to one of (images, height, width)."""
-    n, *size = shape
-    height, width = engine.fitting_size(*size)
-    if engine.shapes is None:
-        return n, height, width
-    least, _, most = engine.shapes
-    n, height, width = (min(max(s, a), b) for a, s, b in zip(least, (n, height, width), most, strict=True))
-    return n, height, width

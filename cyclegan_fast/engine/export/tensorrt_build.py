@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from cyclegan_fast.engine.backends.external_runtime import first_line
-from cyclegan_fast.engine.engine import Shape, Shapes
+from cyclegan_fast.engine.shapes import Shape, Shapes
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import user_cache, write_atomically
 
-_RANGES = (1, 8, 32)  # images: the last of each profile, and the ones that it is made fastest for
-_MOST_VALUES = 2**31 - 1  # of one map
+_RANGES = (1, 8, 32)  # images: the largest batch of each profile, for which it is optimised
+_MAX_VALUES = 2**31 - 1  # of the activations of one layer
 _BORDER = 6  # pixels that the last convolution's input is wider and higher than the image
 _WORKSPACE_SHARE = 0.5  # of the free memory, while building
 
@@ -24,7 +24,7 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
     """Lets TensorRT choose its kernels for a graph; this takes minutes.
 
     Args:
-        content: An ONNX file's bytes, whose types say what is computed in which precision.
+        content: An ONNX file's bytes, whose types define the precision of each layer.
         shapes: The batches that it shall serve. There is a profile for single images, for up to 8, up to 32 and more.
         channels: Of the images that it takes.
         device: The GPU that it is built for.
@@ -39,22 +39,22 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, log)
         if not parser.parse(content):
-            said = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-            raise UserError(f"TensorRT {trt.__version__} does not take the graph: {'; '.join(said) or log.last}")
+            errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+            raise UserError(f"TensorRT {trt.__version__} does not take the graph: {'; '.join(errors) or log.last}")
         config = builder.create_builder_config()
         workspace = int(torch.cuda.mem_get_info(device)[0] * _WORKSPACE_SHARE)  # bytes
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-        for least, best, most in split_profiles(shapes):
+        for served in split_profiles(shapes):
             profile = builder.create_optimization_profile()
-            ends = ((n, channels, height, width) for n, height, width in (least, best, most))
-            profile.set_shape(network.get_input(0).name, *ends)
+            sizes = ((n, channels, height, width) for n, height, width in served)
+            profile.set_shape(network.get_input(0).name, *sizes)
             config.add_optimization_profile(profile)
-        place = _timing_cache(trt, device)
-        cache = _recall(config, place)
+        timing_file = _timing_file(trt, device)
+        timings = _load_timings(config, timing_file)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise UserError(f"TensorRT {trt.__version__} could not build the engine: {log.last}")
-        _keep(cache, place)
+        _save_timings(timings, timing_file)
         return bytes(plan)
 
 
@@ -63,17 +63,17 @@ def check_size(shapes: Shapes, channels: int) -> None:
 
     Args:
         shapes: The batches that an engine shall serve.
-        channels: Of the generator's maps of full size, ngf.
+        channels: Of the generator's activations at full size, ngf.
 
     Raises:
-        UserError: A map would have more values than 32 bits can count.
+        UserError: The activations would have more values than 32 bits can count.
     """
     images, height, width = shapes.max
     values = images * channels * (height + _BORDER) * (width + _BORDER)
-    if values > _MOST_VALUES:
+    if values > _MAX_VALUES:
         raise UserError(
-            f"a batch of {'x'.join(map(str, shapes.max))} would have {values:,} values in one map, and TensorRT takes "
-            f"{_MOST_VALUES:,}: ask for fewer images or smaller ones with --shapes"
+            f"a batch of {'x'.join(map(str, shapes.max))} would have {values:,} values in one layer's activations, "
+            f"and TensorRT takes {_MAX_VALUES:,}: ask for fewer images or smaller ones with --shapes"
         )
 
 
@@ -83,21 +83,21 @@ def split_profiles(shapes: Shapes) -> list[Shapes]:
     Example:
         1 to 64 images, at best 1, give 1; 2 to 8; 9 to 32; 33 to 64 images.
     """
-    least, best, most = shapes
-    profiles, low = [], least[0]
-    for high in (*_RANGES, most[0]):
-        high = min(high, most[0])
+    smallest, best, largest = shapes
+    profiles, low = [], smallest[0]
+    for high in (*_RANGES, largest[0]):
+        high = min(high, largest[0])
         if low <= high:
             images = best[0] if low <= best[0] <= high else high
-            profiles.append(Shapes((low, *least[1:]), (images, *best[1:]), (high, *most[1:])))
+            profiles.append(Shapes((low, *smallest[1:]), (images, *best[1:]), (high, *largest[1:])))
             low = high + 1
     return profiles
 
 
 def profile_of(batch: Shape, profiles: list[Shapes]) -> int:
     """The index of the profile that serves a batch of (images, height, width)."""
-    for i, (least, _, most) in enumerate(profiles):
-        if all(a <= side <= b for a, side, b in zip(least, batch, most, strict=True)):
+    for i, (smallest, _, largest) in enumerate(profiles):
+        if all(a <= side <= b for a, side, b in zip(smallest, batch, largest, strict=True)):
             return i
     raise ValueError(f"no profile of {profiles} serves {batch}")
 
@@ -121,10 +121,10 @@ def import_tensorrt() -> Any:
 
 
 def make_log(trt: Any) -> Any:
-    """A logger that keeps TensorRT's last error for our sentence, and shows nothing itself."""
+    """A logger that remembers TensorRT's last error, and prints nothing."""
 
     class Log(trt.ILogger):  # type: ignore[misc, name-defined]
-        last = "it does not say why"
+        last = "it gave no reason"
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -136,25 +136,25 @@ def make_log(trt: Any) -> Any:
     return Log()
 
 
-def _timing_cache(trt: Any, device: torch.device) -> Path:
-    """Where the times are kept that TensorRT measured, so that the next build on this GPU is a short one."""
-    gpu = re.sub(r"\W+", "_", torch.cuda.get_device_name(device))
-    return user_cache() / "tensorrt" / f"{trt.__version__}_{gpu}.timings"
+def _timing_file(trt: Any, device: torch.device) -> Path | None:
+    """The cache of the times that TensorRT measured, which makes the next build on this GPU a short one."""
+    folder, gpu = user_cache(), re.sub(r"\W+", "_", torch.cuda.get_device_name(device))
+    return None if folder is None else folder / "tensorrt" / f"{trt.__version__}_{gpu}.timings"
 
 
-def _recall(config: Any, place: Path) -> Any:
-    """The kept times, attached to a build; an empty cache where there are none, or TensorRT does not take them."""
+def _load_timings(config: Any, file: Path | None) -> Any:
+    """The cached times, attached to a build; none where there are none, or TensorRT does not take them."""
     content = b""
     with contextlib.suppress(OSError):
-        content = place.read_bytes()
+        content = b"" if file is None else file.read_bytes()
     for some in (content, b""):
-        cache = config.create_timing_cache(some)
-        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
-            return cache
+        timings = config.create_timing_cache(some)
+        if timings is not None and config.set_timing_cache(timings, ignore_mismatch=False):
+            return timings
     return None
 
 
-def _keep(cache: Any, place: Path) -> None:
-    if cache is not None:
+def _save_timings(timings: Any, file: Path | None) -> None:
+    if timings is not None and file is not None:
         with contextlib.suppress(UserError):  # the next build takes longer then: no reason to lose this one
-            write_atomically(place, bytes(cache.serialize()))
+            write_atomically(file, bytes(timings.serialize()))

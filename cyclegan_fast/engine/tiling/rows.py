@@ -1,4 +1,4 @@
-"""Images of which some rows at a time are taken, so that none has to fit in memory."""
+"""Images that are read some rows at a time, so that none has to fit in memory."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def mirror_to(plane: Tensor, size: tuple[int, int]) -> Tensor:
 
 def mirrored(length: int, target: int) -> Tensor:
     """Which of `length` pixels stands at each of `target` places: 0 1 2 3 2 1 0 1 ..."""
-    there_and_back = torch.arange(target) % max(2 * (length - 1), 1)
-    return torch.where(there_and_back < length, there_and_back, 2 * (length - 1) - there_and_back)
+    period = torch.arange(target) % max(2 * (length - 1), 1)
+    return torch.where(period < length, period, 2 * (length - 1) - period)
 
 
-def reduce(source: Rows, most: int) -> Tensor:
-    """The mean over squares of pixels, so that no side is longer than `most`: float32 [C, h, w]."""
-    step = -(-max(source.height, source.width) // most)  # pixels of a square's side
+def reduce(source: Rows, max_side: int) -> Tensor:
+    """The mean over squares of pixels, so that no side is longer than `max_side`: float32 [C, h, w]."""
+    step = -(-max(source.height, source.width) // max_side)  # pixels of a square's side
     bands = [
         F.avg_pool2d(source.rows(low, min(low + step, source.height))[None], step, ceil_mode=True)[0]
         for low in range(0, source.height, step)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,15 @@ from torch import Tensor
 
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.engine.engine import Engine
-from cyclegan_fast.engine.tiling.strips import ProgressCallback
-from cyclegan_fast.engine.tiling.tiles import Tiling, translate_rows
+from cyclegan_fast.engine.tiling.tiles import translate_rows
+from cyclegan_fast.engine.tiling.tiling import Tiling
 from cyclegan_fast.images import BadImageError, to_model_range
 from cyclegan_fast.images.decode import count_clipped, to_pixel_format
 from cyclegan_fast.images.model_io import from_values, input_format, result_depth
 from cyclegan_fast.images.packages import import_package
 from cyclegan_fast.images.tiff import is_tiff
 from cyclegan_fast.images.tiff_rows import TiffRows, write_tiff
+from cyclegan_fast.monitoring.progress import Progress
 
 
 class _TiffInput:
@@ -57,7 +58,7 @@ def tiff_pixels(path: Path) -> int:
                 return 0
         with import_package("tifffile").TiffFile(path) as opened:
             return int(opened.pages[0].imagelength) * int(opened.pages[0].imagewidth)
-    except Exception:  # whatever is wrong with it is told by those who read it
+    except Exception:  # whatever is wrong with it is reported by those who read it
         return 0
 
 
@@ -71,7 +72,7 @@ def goes_by_rows(path: Path, channels: int) -> bool:
 
 
 def translate_tiff(
-    engine: Engine, source: Path, target: Path, tiling: Tiling, *, batch_size: int, follow: ProgressCallback
+    engine: Engine, source: Path, target: Path, tiling: Tiling, *, batch_size: int, progress: Progress
 ) -> int:
     """Translates a TIFF into a TIFF of the same size and depth; neither is in memory as a whole.
 
@@ -81,7 +82,7 @@ def translate_tiff(
         target: The file to write, in one move.
         tiling: How the image is cut.
         batch_size: Tiles that pass the network at a time.
-        follow: Is told the share that is done, as it grows.
+        progress: Called with the rows of tiles, or the strips, that are done, and their total.
 
     Returns:
         How many values lay outside the range of the generator's images.
@@ -89,16 +90,13 @@ def translate_tiff(
     Raises:
         UserError: The file is damaged, there is no rule for it, or the result cannot be written.
     """
-    with contextlib.closing(TiffRows(source, engine.in_channels)) as file:
+    with contextlib.closing(TiffRows(source, engine.in_channels)) as file, engine.call():
         image = _TiffInput(file, engine.in_format, source)
         depth = result_depth(file.dtype, engine.out_format)
         dtype = np.dtype({"8": np.uint8, "16": np.uint16, "float": np.float32}[depth])
-
-        def bands() -> Iterator[np.ndarray]:
-            for band in translate_rows(engine, image, tiling, batch_size=batch_size, follow=follow):
-                yield from_values(band, depth, engine.out_format)
-
-        shape = (image.height, image.width, engine.out_channels)
-        with engine.at_work():
-            write_tiff(target, bands(), shape, dtype, compress=file.compressed)
+        bands = translate_rows(engine, image, tiling, batch_size=batch_size, progress=progress)
+        first = next(bands)  # [C', h, W']: an enlarging network's is wider than the image
+        shape = (image.height * (first.shape[2] // image.width), first.shape[2], engine.out_channels)
+        pixels = (from_values(band, depth, engine.out_format) for band in itertools.chain([first], bands))
+        write_tiff(target, pixels, shape, dtype, compress=file.compressed)
         return image.clipped

@@ -1,51 +1,45 @@
-"""Videos, frame by frame, through the program ffmpeg."""
+"""Videos, frame by frame, through PyAV: real timestamps, the sound copied, H.264 out."""
 
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import infer
-from cyclegan_fast.engine.tiling.strips import ProgressCallback
-from cyclegan_fast.engine.tiling.tiles import Tiling
+from cyclegan_fast.engine.tiling.tiling import Tiling
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import partial_beside, storage_errors
 from cyclegan_fast.images import BadImageError
+from cyclegan_fast.monitoring.progress import Progress
 
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _PIXELS = {1: "gray", 3: "rgb24"}  # by channels
-_COPIED = {"aac", "mp3", "ac3"}  # kinds of sound that every such file may hold; others become AAC
-# How red, green and blue become what a video stores, and that players are told so.
-_COLOURS = "scale=out_color_matrix=bt709,setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709"
-_FAST = 120  # frames a second, more than which are counted before they are believed
-_WHOLE = 0.95  # of the frames that its duration promises, from which a video counts as whole
+_COPIED_SOUND = {"aac", "mp3", "ac3"}  # that every such file may hold; others become AAC
+_AAC_FRAME, _AAC_RATE = 1024, 48_000  # samples; samples a second where AAC does not know the source's
+_AAC_BIT_RATE = 192_000
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # by channels
+_CRF = "18"
+_BT709, _LIMITED = 1, 1  # as players read it from the file
+_WHOLE = 0.95  # of the frames that its header promises, from which a video counts as whole
 
 
-class _Video(NamedTuple):
-    width: int
-    height: int
-    rate: Fraction  # frames a second
-    aspect: str  # width of a pixel over its height, as n/d; empty if the file does not say
-    sound: str  # the kind of its first stream of sound
-    frames: int  # about; 0 if the file does not say
+class _Frame(NamedTuple):
+    pixels: np.ndarray  # uint8 [H, W, C], upright
+    pts: int  # when it is shown, in ticks of the stream
 
 
 def translate_video(
-    engine: Engine, source: Path, target: Path, *, batch_size: int, tiling: Tiling | None, follow: ProgressCallback
+    engine: Engine, source: Path, target: Path, *, batch_size: int, tiling: Tiling | None, progress: Progress
 ) -> str:
-    """Translates a video into one of the same size, frame rate and sound: H.264, with 8 bits.
+    """Translates a video into one with the same frames' times, shape of pixels and sound: H.264, with 8 bits.
 
     While a batch of frames is computed the next is read, and the last written.
 
@@ -55,130 +49,243 @@ def translate_video(
         target: The file to write, in one move: .mp4, .m4v, .mov or .mkv.
         batch_size: Frames that pass the network at a time.
         tiling: How large frames are cut, as for `infer`.
-        follow: Is told the share that is done, as it grows.
+        progress: Called with the frames that are done, and about how many there are, if the header holds that.
 
     Returns:
         What should be known of the result; mostly nothing.
 
     Raises:
         BadImageError: It holds no video, or is cut off.
-        UserError: ffmpeg is missing or cannot write the result, or the generator makes no 8-bit images.
+        UserError: PyAV is missing, the result cannot be written, or the generator makes no 8-bit images.
     """
-    pixel_formats = (engine.in_format, engine.out_format)
-    if any(pixel_format.channels not in _PIXELS or pixel_format.depth == "float" for pixel_format in pixel_formats):
+    if any(form.channels not in _PIXELS or form.depth == "float" for form in (engine.in_format, engine.out_format)):
         raise BadImageError(source, "videos have grey or colour frames of 8 bits, which this generator does not take")
-    video = _probe(source)
-    done = 0
+    done, written = 0, None
     with contextlib.ExitStack() as stack:
-        frames, complaints = stack.enter_context(_decoder(source, video, engine.in_channels))
-        write = stack.enter_context(_encoder(source, target, video, engine.out_channels))
-        reading = stack.enter_context(ThreadPoolExecutor(1))
-        writing = stack.enter_context(ThreadPoolExecutor(1))
-        following, written = reading.submit(_take, frames, batch_size), None
-        while chunk := following.result():
+        reader = _Reader(stack.enter_context(_open(source)), source, engine.in_channels)
+        writer = stack.enter_context(_writer(source, target, reader, engine.out_channels))
+        reading, writing = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
+        frames = reader.frames()
+        following: Future[list[_Frame]] = reading.submit(_take, frames, batch_size)
+        while batch := following.result():
             following = reading.submit(_take, frames, batch_size)
-            made = infer(engine, chunk, batch_size=batch_size, tiling=tiling)
+            outputs = infer(engine, [frame.pixels for frame in batch], batch_size=batch_size, tiling=tiling)
             if written is not None:
                 written.result()
-            written = writing.submit(write.writelines, [frame.tobytes() for frame in made])
-            done += len(chunk)
-            if video.frames:
-                follow(min(done / video.frames, 1.0))
+            written = writing.submit(writer.write, outputs, [frame.pts for frame in batch])
+            done += len(batch)
+            if reader.expected:
+                progress(min(done, reader.expected), reader.expected)
         if written is not None:
             written.result()
-        said = complaints()
-        short = f"only {done} of about {video.frames} frames can be decoded"
-        if not done or (said and done < _WHOLE * video.frames):
-            raise BadImageError(source, f"{short} ({said})")
-    if said:
-        return f"ffmpeg says: {said}"
-    return f"{short}: it may be cut off" if done < _WHOLE * video.frames else ""
+        short = f"only {done} of about {reader.expected} frames can be decoded"
+        if not done or (reader.damaged and done < _WHOLE * reader.expected):
+            raise BadImageError(source, short + (f" ({reader.damaged})" if reader.damaged else ""))
+    if reader.damaged:
+        return f"parts are damaged: {reader.damaged}"
+    return f"{short}: it may be cut off" if done < _WHOLE * reader.expected else ""
 
 
-def _take(frames: Iterator[np.ndarray], count: int) -> list[np.ndarray]:
-    return list(islice(frames, count))
+def import_av() -> Any:
+    """The package av.
 
-
-def _probe(source: Path) -> _Video:
-    """Decodes one frame, as ffmpeg turns it upright: the stream that comes tells its size, rate and aspect."""
-    words = ["-i", _url(source), "-map", "0:v:0", "-frames:v", "1", "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "-"]
-    command = [find_ffmpeg(), "-hide_banner", *words]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    said = done.stderr.decode(errors="replace")
-    head = re.match(rb"YUV4MPEG2 W(\d+) H(\d+) F(\d+):(\d+)(?:.*? A([1-9]\d*):([1-9]\d*))?", done.stdout)
-    if head is None:
-        raise BadImageError(source, f"ffmpeg cannot read it ({_last_line(said)})")
-    width, height, over, under = map(int, head.groups()[:4])
-    rate = Fraction(over, under)
-    aspect = f"{int(head[5])}/{int(head[6])}" if head[5] else ""
-    sound = re.search(r"Stream .*: Audio: (\w+)", said)
-    long = re.search(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)", said)
-    seconds = int(long[1]) * 3600 + int(long[2]) * 60 + float(long[3]) if long else 0.0
-    if rate > _FAST and seconds:  # a guess, of a video whose frames come at any time, in milliseconds say
-        rate = Fraction(_count(source) / seconds).limit_denominator(1001)
-    return _Video(width, height, rate, aspect, sound[1] if sound else "", round(seconds * rate))
-
-
-def _count(source: Path) -> int:
-    """The frames that are stored, without decoding them."""
-    words = ["-i", _url(source), "-map", "0:v:0", "-c", "copy", "-f", "null", "-"]
-    command = [find_ffmpeg(), "-hide_banner", *words]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    counts = re.findall(rb"frame=\s*(\d+)", done.stderr)
-    if not counts or not int(counts[-1]):
-        said = done.stderr.decode(errors="replace")
-        raise BadImageError(source, f"its frames cannot be counted ({_last_line(said)})")
-    return int(counts[-1])
-
-
-@contextlib.contextmanager
-def _decoder(source: Path, video: _Video, channels: int) -> Iterator[tuple[Iterator[np.ndarray], Callable[[], str]]]:
-    """Frames, uint8 [H, W, C], at a constant rate; and, once they have come, ffmpeg's last complaint, if any."""
-    words = ["-i", _url(source), "-map", "0:v:0", "-r", str(video.rate), "-f", "rawvideo"]
-    words += ["-pix_fmt", _PIXELS[channels], "-"]
-    with _running(words, stdout=subprocess.PIPE) as (process, errors):
-        assert process.stdout is not None
-        pipe, shape = process.stdout, (video.height, video.width, channels)
-        size = video.height * video.width * channels
-
-        def frames() -> Iterator[np.ndarray]:
-            while len(content := pipe.read(size)) == size:
-                yield np.frombuffer(bytearray(content), np.uint8).reshape(shape)
-
-        def complaint() -> str:
-            failed, said = process.wait() != 0, _said(errors)
-            return _last_line(said) if said.strip() or failed else ""
-
-        yield frames(), complaint
-
-
-@contextlib.contextmanager
-def _encoder(source: Path, target: Path, video: _Video, channels: int) -> Iterator[IO[bytes]]:
-    """Takes the bytes of frames; the sound, if there is any, comes from the source."""
-    partial = partial_beside(target)
-    even = video.width % 2 == video.height % 2 == 0  # the usual format halves the colours' size
-    frames = ["-f", "rawvideo", "-pix_fmt", _PIXELS[channels], "-s", f"{video.width}x{video.height}"]
-    frames += ["-r", str(video.rate), "-i", "-"]
-    sound = ["-c:a", "copy"] if video.sound in _COPIED else ["-c:a", "aac", "-b:a", "192k"]
-    filters = _COLOURS + (f",setsar={video.aspect}" if video.aspect else "")
-    words = [*frames, "-i", _url(source), "-map", "0:v", "-map", "1:a:0?", *sound, "-c:v", "libx264", "-crf", "18"]
-    words += ["-vf", filters, "-pix_fmt", "yuv420p" if even else "yuv444p"]
-    words += ["-f", _MUXERS[target.suffix.lower()], "-y", _url(partial)]
-    with storage_errors(f"cannot write {target}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    Raises:
+        UserError: It is missing.
+    """
     try:
-        with _running(words, stdin=subprocess.PIPE) as (process, errors):
-            assert process.stdin is not None
+        import av
+    except ImportError as error:
+        raise UserError("videos need PyAV: pip install 'cyclegan-fast[video]'") from error
+    return av
+
+
+class _Reader:
+    """The first video stream of an open file.
+
+    Args:
+        container: The file, opened by PyAV.
+        path: Its path, for messages.
+        channels: Of the frames, 1 or 3.
+    """
+
+    def __init__(self, container: Any, path: Path, channels: int) -> None:
+        self._av, self._container, self._format = import_av(), container, _PIXELS[channels]
+        if not container.streams.video:
+            raise BadImageError(path, "it holds no video stream")
+        self.stream = container.streams.video[0]
+        self.stream.thread_type = "AUTO"
+        self.time_base = Fraction(self.stream.time_base)  # seconds of a tick
+        self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)  # frames a second, about
+        self.start = Fraction(container.start_time or 0, 1_000_000)  # seconds
+        self.expected = self.stream.frames or round(self._seconds() * self.rate)  # frames, about; 0 if unknown
+        self._lies = False  # whether the frames read so far are stored on their side
+        self.damaged = ""  # what was wrong with the first packet or frame that is
+
+    def frames(self) -> Iterator[_Frame]:
+        """All frames that can be decoded, as they are shown, upright."""
+        shown, step = -1, max(1, round(1 / (self.rate * self.time_base)))
+        first = round(self.start / self.time_base)
+        for frame in self._decode():
+            ticks = frame.pts
+            shown = max(shown + 1, shown + step if ticks is None else ticks - first)
+            yield _Frame(self._upright(frame), shown)
+
+    @property
+    def aspect(self) -> Fraction | None:
+        """The width of a pixel over its height, of an upright frame; None if unknown."""
+        aspect = self.stream.sample_aspect_ratio
+        return 1 / aspect if aspect and self._lies else aspect
+
+    def _decode(self) -> Iterator[Any]:
+        packets = self._container.demux(self.stream)
+        while True:
             try:
-                yield process.stdin
-                process.stdin.close()
-                broken = process.wait() != 0
-            except BrokenPipeError:
-                broken = True
-            if broken:
-                process.wait()
-                raise UserError(f"cannot write {target}: ffmpeg says: {_last_line(_said(errors))}")
-        with storage_errors(f"cannot write {target}"):
+                packet = next(packets)
+                decoded = packet.decode()
+            except (StopIteration, self._av.error.EOFError):
+                return
+            except self._av.error.FFmpegError as error:
+                if self.damaged == "":
+                    self.damaged = error.strerror or type(error).__name__
+                if not isinstance(error, self._av.error.InvalidDataError):
+                    return
+                continue
+            for frame in decoded:
+                if frame.is_corrupt and not self.damaged:
+                    self.damaged = f"the frame at {float(frame.time or 0):.2f} s cannot be decoded completely"
+                yield frame
+
+    def _upright(self, frame: Any) -> np.ndarray:
+        pixels = frame.to_ndarray(format=self._format)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        quarters = round(frame.rotation / 90)  # counter-clockwise
+        self._lies = quarters % 2 == 1
+        return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters % 4 else pixels
+
+    def _seconds(self) -> float:
+        if self.stream.duration:
+            return float(self.stream.duration * self.time_base)
+        if tag := self.stream.metadata.get("DURATION"):  # of Matroska: hours:minutes:seconds
+            hours, minutes, seconds = map(float, tag.split(":"))
+            return 3600 * hours + 60 * minutes + seconds
+        return (self._container.duration or 0) / 1_000_000
+
+
+class _Writer:
+    """Writes frames as H.264, and the sound of the source beside them."""
+
+    def __init__(self, container: Any, source: Any, reader: _Reader, channels: int) -> None:
+        self._av, self._container, self._source, self._reader = import_av(), container, source, reader
+        self._format = _PIXELS[channels]
+        self._stream: Any = None  # from the first frame on, which gives the size
+        self._sound: Iterator[Any] = iter(())  # packets
+        self._waiting: Any = None  # the next of them
+
+    def write(self, frames: list[np.ndarray], times: list[int]) -> None:
+        """Writes uint8 [H, W, C] each, shown at these ticks of the source's stream."""
+        for pixels, pts in zip(frames, times, strict=True):
+            if self._stream is None:
+                self._start(*pixels.shape[:2])
+            image = pixels[..., 0] if self._format == "gray" else pixels
+            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=self._format)
+            frame = frame.reformat(format=self._stream.pix_fmt, dst_colorspace=_BT709, dst_color_range=_LIMITED)
+            frame.pts, frame.time_base = pts, self._reader.time_base
+            self._container.mux(self._stream.encode(frame))
+            self._copy_sound(float(pts * self._reader.time_base))
+
+    def finish(self) -> None:
+        """Writes what the encoder still holds, and the rest of the sound."""
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+            self._copy_sound(float("inf"))
+
+    def _start(self, height: int, width: int) -> None:
+        """Sets up both streams: none may be added once a packet is written."""
+        stream = self._container.add_stream("libx264", rate=self._reader.rate, options={"crf": _CRF})
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p" if width % 2 == height % 2 == 0 else "yuv444p"  # the former halves the colours' size
+        context = stream.codec_context
+        context.time_base = self._reader.time_base
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
+        if self._reader.aspect:
+            context.sample_aspect_ratio = self._reader.aspect
+        self._stream = stream
+        if self._source.streams.audio:
+            sound = self._source.streams.audio[0]
+            copied = sound.codec_context.name.removesuffix("float") in _COPIED_SOUND
+            self._sound = (_copied_sound if copied else _aac_sound)(self._source, self._container, self._reader.start)
+
+    def _copy_sound(self, until: float) -> None:
+        """Writes the packets up to that time, in seconds."""
+        while (packet := self._waiting or next(self._sound, None)) is not None:
+            self._waiting = packet
+            if packet.dts is not None and float(packet.dts * packet.time_base) > until:
+                return
+            self._container.mux(packet)
+            self._waiting = None
+
+
+def _copied_sound(source: Any, target: Any, start: Fraction) -> Iterator[Any]:
+    """The packets of the first sound stream, as they are, for a new stream of `target`; `start` becomes 0."""
+    stream = source.streams.audio[0]
+    copy = target.add_stream_from_template(stream)
+
+    def packets() -> Iterator[Any]:
+        first = round(start / stream.time_base)
+        for packet in source.demux(stream):
+            if packet.dts is not None:  # the last is empty
+                packet.pts, packet.dts, packet.stream = packet.pts - first, packet.dts - first, copy
+                yield packet
+
+    return packets()
+
+
+def _aac_sound(source: Any, target: Any, start: Fraction) -> Iterator[Any]:
+    """The same, encoded anew as AAC."""
+    av, stream = import_av(), source.streams.audio[0]
+    rate = stream.rate if stream.rate in av.codec.Codec("aac", "w").audio_rates else _AAC_RATE
+    layout = stream.layout.name
+    if layout.endswith("channels"):  # their places are not stored, as in an AVI of PCM
+        layout = _LAYOUTS.get(stream.channels, "stereo")
+    encoder = target.add_stream("aac", rate=rate, layout=layout, bit_rate=_AAC_BIT_RATE)
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate, frame_size=_AAC_FRAME)
+
+    def packets() -> Iterator[Any]:
+        for frame in source.decode(stream):
+            frame.pts = None if frame.pts is None else frame.pts - round(start / frame.time_base)
+            for part in resampler.resample(frame):
+                yield from encoder.encode(part)
+        for part in resampler.resample(None):
+            yield from encoder.encode(part)
+        yield from encoder.encode(None)
+
+    return packets()
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    av = import_av()
+    try:
+        container = av.open(_url(path))
+    except (av.error.FFmpegError, OSError) as error:
+        raise BadImageError(path, f"it cannot be read as a video ({error.strerror})") from error
+    with container:
+        yield container
+
+
+@contextlib.contextmanager
+def _writer(source: Path, target: Path, reader: _Reader, channels: int) -> Iterator[_Writer]:
+    """A writer of a file that appears when the block ends, and not if it fails."""
+    av, partial = import_av(), partial_beside(target)
+    try:
+        with _storage_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            container = av.open(_url(partial), "w", format=_MUXERS[target.suffix.lower()])
+            with container, _open(source) as again:
+                writer = _Writer(container, again, reader, channels)
+                yield writer
+                writer.finish()
             partial.replace(target)
     finally:
         with contextlib.suppress(OSError):
@@ -186,46 +293,19 @@ def _encoder(source: Path, target: Path, video: _Video, channels: int) -> Iterat
 
 
 @contextlib.contextmanager
-def _running(
-    words: list[str], *, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL
-) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """ffmpeg at work, and the file that holds what it says; it ends with the block at the latest."""
-    with tempfile.TemporaryFile() as errors:  # no pipe, which would fill up and stop it
-        command = [find_ffmpeg(), "-hide_banner", "-nostats", "-loglevel", "error", *words]
-        process = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=errors)
+def _storage_errors(target: Path) -> Iterator[None]:
+    """`storage_errors`, of FFmpeg's own errors, too."""
+    with storage_errors(f"cannot write {target}"):
         try:
-            yield process, errors
-        finally:
-            process.kill()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
-            process.wait()
+            yield
+        except import_av().error.FFmpegError as error:
+            raise OSError(error.errno, error.strerror) from error
 
 
-def find_ffmpeg() -> str:
-    """The program's path.
-
-    Raises:
-        UserError: It is missing.
-    """
-    found = shutil.which("ffmpeg")
-    if found is None:
-        raise UserError("videos need the program ffmpeg: install it (apt install ffmpeg, or brew install ffmpeg)")
-    return found
+def _take(frames: Iterator[_Frame], count: int) -> list[_Frame]:
+    return list(islice(frames, count))
 
 
 def _url(path: Path) -> str:
-    """A name that ffmpeg takes for a file, whatever characters it starts with."""
+    """A name that FFmpeg takes for a file, whatever characters it starts with."""
     return f"file:{path}"
-
-
-def _said(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    return errors.read().decode(errors="replace")
-
-
-def _last_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1] if lines else "it does not say why"

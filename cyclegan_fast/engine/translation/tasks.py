@@ -9,12 +9,12 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, split_pattern
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
-_KEPT_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v"})  # of videos; others become .mkv, which takes any sound
-RECONSTRUCTIONS = "reconstruct"  # folder in the output, for grids
+OUTPUT_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v"})  # of videos; others become .mkv, which takes any sound
+RECONSTRUCTIONS = "reconstructions"  # folder in the output, for grids
 
 
 @dataclass(frozen=True)
-class Job:
+class Task:
     """One image or video to translate."""
 
     source: Path
@@ -26,11 +26,12 @@ class Job:
         return self.source.suffix.lower() in VIDEO_SUFFIXES
 
 
-def plan_jobs(source: Path, output: Path, *, overwrite: bool = False, reconstruct: bool = False) -> list[Job]:
+def plan_tasks(source: Path, output: Path, *, overwrite: bool = False, reconstruct: bool = False) -> list[Task]:
     """Lists what to translate, sorted by path.
 
     Args:
-        source: An image, a video, a folder with them at any depth, or a glob pattern (``**`` for any folders).
+        source: An image, a video, a folder with them at any depth, or a glob pattern (``**`` for any folders). What
+            exists under that very name is never taken for a pattern.
         output: Folder for the results, under the same names: below the folder, or below the part of the pattern that
             is fixed.
         overwrite: Whether results may be there already. The input never is overwritten.
@@ -42,29 +43,29 @@ def plan_jobs(source: Path, output: Path, *, overwrite: bool = False, reconstruc
     root, paths = _inputs(source, output)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
-    jobs = [Job(path, _target(output / path.relative_to(root))) for path in paths]
-    inputs, results = {job.source.resolve() for job in jobs}, dict[Path, Path]()
-    for job in jobs:
-        for target in (job.target, grid_of(job, output)) if reconstruct else (job.target,):
+    tasks = [Task(path, _target(output / path.relative_to(root))) for path in paths]
+    inputs, results = {task.source.resolve() for task in tasks}, dict[Path, Path]()
+    for task in tasks:
+        for target in (task.target, grid_of(task, output)) if reconstruct else (task.target,):
             if target.resolve() in inputs:
                 raise UserError(f"{target} is one of the inputs and would be overwritten: choose another output folder")
             if target in results:
-                two = f"{results[target]} and {job.source}"
+                two = f"{results[target]} and {task.source}"
                 raise UserError(f"{target} would be the result of {two}: translate them into two folders")
-            results[target] = job.source
-    taken = [target for target in results if target.exists()]
-    if taken and not overwrite:
+            results[target] = task.source
+    existing = [target for target in results if target.exists()]
+    if existing and not overwrite:
         raise UserError(
-            f"{taken[0]} exists already ({len(taken)} files do): choose another folder, or say --resume (do the rest) "
-            "or --overwrite"
+            f"{existing[0]} exists already ({len(existing)} files do): choose another folder, or use --resume (do the "
+            "rest) or --overwrite"
         )
-    return jobs
+    return tasks
 
 
-def grid_of(job: Job, output: Path) -> Path:
-    """Where the grid of an image's way there and back lies."""
-    place = output / RECONSTRUCTIONS / job.target.relative_to(output)
-    return place.with_name(f"{place.name}.png")
+def grid_of(task: Task, output: Path) -> Path:
+    """The file for the grid of an image, its translation and its reconstruction."""
+    path = output / RECONSTRUCTIONS / task.target.relative_to(output)
+    return path.with_name(f"{path.name}.png")
 
 
 def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
@@ -84,4 +85,4 @@ def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
 
 def _target(path: Path) -> Path:
     suffix = path.suffix.lower()
-    return path.with_suffix(".mkv") if suffix in VIDEO_SUFFIXES - _KEPT_SUFFIXES else path
+    return path.with_suffix(".mkv") if suffix in VIDEO_SUFFIXES - OUTPUT_SUFFIXES else path

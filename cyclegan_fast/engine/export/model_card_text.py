@@ -1,0 +1,162 @@
+"""The text of a model card: README.md with the head that model hubs read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import yaml
+
+from cyclegan_fast.config import PixelFormat, TrainConfig
+from cyclegan_fast.engine.generator import Generator
+from cyclegan_fast.nn import Direction
+from cyclegan_fast.version import __version__
+
+_CARD = """---
+{head}
+---
+
+# {title}
+
+A CycleGAN (Zhu et al. 2017): it translates images of one kind into another, and was trained on two sets of images \
+without pairs.
+
+{samples}## Use
+
+```python
+import cyclegan_fast
+
+engine = cyclegan_fast.load_engine("{first}.safetensors")
+cyclegan_fast.infer(engine, "image.jpg").save("translated.png")
+```
+
+    python -m cyclegan_fast.translate --engine {first}.safetensors --input images --output translated
+    python -m cyclegan_fast.export --checkpoint {first}.safetensors --out {first}.onnx
+
+## Networks
+
+{networks}
+
+{training}{scores}## Limits
+
+It renders what its training set taught it, also where the image shows something else: it can remove or invent what \
+matters, a tumour, for example. Do not measure or diagnose on translated images. Images unlike those of training come \
+out arbitrary.
+
+## Files
+
+{files}
+
+Written by cyclegan_fast {version} with torch {torch}.
+
+## Source
+
+Jun-Yan Zhu, Taesung Park, Phillip Isola, Alexei A. Efros. Unpaired Image-to-Image Translation using Cycle-Consistent \
+Adversarial Networks. ICCV 2017.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """What a card is about."""
+
+    generators: Mapping[Direction, Generator]
+    config: TrainConfig | None
+    """None where the checkpoint does not hold it."""
+    step: int | None
+    scores: Mapping[str, Any]
+    """As python -m cyclegan_fast.evaluate wrote them; empty if nothing was scored."""
+
+
+def render_card(
+    model: PublishedModel, *, title: str, licence: str | None, samples: Sequence[str], files: Mapping[str, bytes]
+) -> str:
+    """Renders the card.
+
+    Args:
+        model: What it is about.
+        title: Its heading.
+        licence: An SPDX name.
+        samples: Names of the files with sample images.
+        files: The contents of the published files by their names.
+    """
+    head: dict[str, Any] = {"license": licence} if licence else {}
+    head |= {"library_name": "cyclegan-fast", "pipeline_tag": "image-to-image"}
+    head |= {"tags": ["cyclegan", "image-to-image", "unpaired"]}
+    return _CARD.format(
+        head=yaml.safe_dump(head, sort_keys=False).rstrip(),
+        title=title,
+        samples="".join(f"![{name.removesuffix('.png')}: samples]({name})\n\n" for name in samples),
+        first=next(iter(model.generators)),
+        networks=_network_table(model.generators),
+        training="" if model.config is None else _training(model.config, model.step),
+        scores=_scores(model.scores) if model.scores else "",
+        files=_table(
+            ["file", "bytes", "sha256"],
+            (
+                [name, f"{len(content):,}", f"`{hashlib.sha256(content).hexdigest()}`"]
+                for name, content in files.items()
+            ),
+        ),
+        version=__version__,
+        torch=torch.__version__.split("+")[0],
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _network_table(generators: Mapping[Direction, Generator]) -> str:
+    rows = []
+    for direction, generator in generators.items():
+        parameters = sum(parameter.numel() for parameter in generator.network.parameters())
+        kind = f"{generator.model.generator}, ngf {generator.model.ngf}, {generator.model.norm} norm"
+        formats = _pixel_format(generator.in_format), _pixel_format(generator.out_format)
+        rows.append([f"{direction}.safetensors", kind, f"{parameters / 1e6:.1f} million", *formats])
+    return _table(["file", "generator", "parameters", "input", "output"], rows)
+
+
+def _pixel_format(pixel_format: PixelFormat) -> str:
+    depth = f"{pixel_format.depth} bits"
+    if pixel_format.depth == "float":
+        depth = f"float, {pixel_format.low:g} to {pixel_format.high:g}"
+    return f"{pixel_format.channels} channel{'s' if pixel_format.channels > 1 else ''}, {depth}"
+
+
+def _training(config: TrainConfig, step: int | None) -> str:
+    """The main settings; all are in settings.yaml."""
+    data, objective, optim = config.data, config.objective, config.optim
+    settings = {
+        "steps": f"{step:,}" if step is not None else "unknown",
+        "batch size": optim.batch_size,
+        "learning rate": f"{optim.lr:g}",
+        "adversarial loss": objective.gan_mode,
+        "cycle weights": f"{objective.lambda_A:g} and {objective.lambda_B:g}",
+        "identity weight": f"{objective.lambda_identity:g}",
+        "images": f"{data.preprocess}, {data.load_size} to {data.crop_size} pixels"
+        + (", mirrored" if data.flip else ""),
+    }
+    table = _table(["setting", "value"], ([name, str(value)] for name, value in settings.items()))
+    return f"## Training\n\n{table}\n\nAll settings: [settings.yaml](settings.yaml).\n\n"
+
+
+def _scores(scores: Mapping[str, Any]) -> str:
+    """Each group of numbers as a row."""
+    groups = {name: _numbers(values) for name, values in scores.items() if isinstance(values, dict)}
+    columns = list(dict.fromkeys(key for numbers in groups.values() for key in numbers))
+    rows = (
+        [name.replace("_", " "), *(f"{numbers[key]:.3f}" if key in numbers else "" for key in columns)]
+        for name, numbers in groups.items()
+        if numbers
+    )
+    table = _table(["score", *(name.replace("_", " ") for name in columns)], rows)
+    return f"## Scores\n\n{table}\n\n[scores.json](scores.json) has all of them.\n\n"
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if isinstance(value, float)}
