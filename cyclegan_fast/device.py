@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -31,10 +32,25 @@ def resolve_device(name: str) -> torch.device:
 
 
 def usable_cores() -> int:
-    """Returns how many processor cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Returns how many processor cores this process may use: those it may run on, within its container's limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = cores_of_container(Path("/sys/fs/cgroup"))
+    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
+
+
+def cores_of_container(cgroup: Path) -> float | None:
+    """Returns the CPU limit of this control group (version 2, then 1) in cores; None where there is no limit."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return None
+    try:
+        return int(quota) / int(period) if int(quota) > 0 else None  # -1 is no limit, as is "max"
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def free_memory(device: torch.device) -> int:

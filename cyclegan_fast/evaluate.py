@@ -14,6 +14,8 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
+    import torch
+
     from cyclegan_fast.evaluation.scenes import Translate
 
 _COLUMNS = {
@@ -48,15 +50,14 @@ def evaluate(
         device: auto, cpu, cuda or cuda:<index>.
         batch_size: Images translated at a time.
         limit: Score only this many of the test scenes.
-        engines: Engine files of one or both directions, which are scored, too; the file for the scores then holds
-            theirs, and those of the checkpoint under "checkpoint".
+        engines: Engine files of one or both directions to be scored, too; the file for the scores then holds theirs,
+            and those of the checkpoint under "checkpoint".
         max_drop: How much of the pixel accuracy an engine may lose, by default 0.01; the status is 2 if it loses more.
 
     Returns:
         Exit status.
     """
     from cyclegan_fast.device import resolve_device
-    from cyclegan_fast.engine.generator import load_both
     from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
 
     for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
@@ -64,58 +65,72 @@ def evaluate(
             raise UserError(f"{flag} must be at least 1, got {value}")
     if max_drop is not None and not engines:
         raise UserError("--max-drop is about engines: name them with --engines")
-    allowed = 0.01 if max_drop is None else max_drop
-    where = resolve_device(device)
     prepare_output(out)
     tests = load_scene_tests(data, limit)
-    generators = load_both(checkpoint, where)
+    networks = _network_translators(checkpoint, resolve_device(device))
+    translators = networks | _engine_translators(engines, device, batch_size)
+    reader = train_reader(tests.size, tests.seed)
+
+    scores = score_scenes(networks["BtoA"], networks["AtoB"], tests, reader, batch_size=batch_size)
+    print_scores(scores)
+    drops: list[str] = []
+    if engines:
+        engine_scores = score_scenes(translators["BtoA"], translators["AtoB"], tests, reader, batch_size=batch_size)
+        print_scores(engine_scores, "Engines: ")
+        drops = _drops(scores, engine_scores, 0.01 if max_drop is None else max_drop)
+        scores = engine_scores | {"checkpoint": scores}
+    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
+    print(f"written to {out}")
+    for line in drops:
+        print(line, file=sys.stderr)
+    return EXIT_USER_ERROR if drops else 0
+
+
+def _network_translators(checkpoint: Path, device: torch.device) -> dict[str, Translate]:
+    """Loads both generators of a checkpoint; returns them by direction."""
+    from cyclegan_fast.engine.generator import load_both
+
+    generators = load_both(checkpoint, device)
     to_photo, to_labels = generators["AtoB"], generators["BtoA"]
     if (to_photo.in_channels, to_photo.out_channels) != (3, 3):
         raise UserError(f"{checkpoint}: translates grey or other images; the scenes are in colour on both sides")
-    theirs = _load_ways(engines, device, batch_size)
-    reader = train_reader(tests.size, tests.seed)
-    ways: dict[str, Translate] = {
-        "AtoB": lambda labels: to_photo.network(labels.to(where)),
-        "BtoA": lambda photos: to_labels.network(photos.to(where)),
+    return {
+        "AtoB": lambda labels: to_photo.network(labels.to(device)),
+        "BtoA": lambda photos: to_labels.network(photos.to(device)),
     }
-    scores = score_scenes(ways["BtoA"], ways["AtoB"], tests, reader, batch_size=batch_size)
-    print_scores(scores)
-    lost = []
-    if engines:
-        ways |= theirs
-        those = score_scenes(ways["BtoA"], ways["AtoB"], tests, reader, batch_size=batch_size)
-        print_scores(those, "Engines: ")
-        for way, name in (("AtoB", "labels_to_photo"), ("BtoA", "photo_to_labels")):
-            loss = scores[name]["pixel_accuracy"] - those[name]["pixel_accuracy"]
-            if not loss <= allowed:
-                lost.append(f"the engine of {way} loses {loss:.3f} of the pixel accuracy, --max-drop is {allowed:g}")
-        scores = those | {"checkpoint": scores}
-    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
-    print(f"written to {out}")
-    for line in lost:
-        print(line, file=sys.stderr)
-    return EXIT_USER_ERROR if lost else 0
 
 
-def _load_ways(paths: tuple[Path, ...], device: str, batch_size: int) -> dict[str, Translate]:
-    """Engines by what they translate."""
+def _engine_translators(paths: tuple[Path, ...], device: str, batch_size: int) -> dict[str, Translate]:
+    """Loads engines of one or both directions; returns them by direction."""
     from cyclegan_fast.engine import infer, load_engine
 
-    ways: dict[str, Translate] = {}
+    translators: dict[str, Translate] = {}
     for path in paths:
         engine = load_engine(path, device=device)
         if engine.direction is None:
-            raise UserError(f"{path} does not say its direction: --engines takes exported files")
-        if engine.direction in ways:
+            raise UserError(f"{path} does not state its direction: --engines takes exported files")
+        if engine.direction in translators:
             raise UserError(f"{path} is a second one of {engine.direction}: --engines takes one of each direction")
         if (engine.in_channels, engine.out_channels) != (3, 3):
             raise UserError(f"{path}: translates grey or other images; the scenes are in colour on both sides")
-        ways[engine.direction] = functools.partial(infer, engine, batch_size=batch_size)
-    return ways
+        translators[engine.direction] = functools.partial(infer, engine, batch_size=batch_size)
+    return translators
+
+
+def _drops(scores: dict[str, Any], engine_scores: dict[str, Any], max_drop: float) -> list[str]:
+    """Lists the directions in which the engine loses more than `max_drop` of the checkpoint's pixel accuracy."""
+    lines = []
+    for direction, name in (("AtoB", "labels_to_photo"), ("BtoA", "photo_to_labels")):
+        drop = scores[name]["pixel_accuracy"] - engine_scores[name]["pixel_accuracy"]
+        if not drop <= max_drop:
+            lines.append(
+                f"the engine of {direction} loses {drop:.3f} of the pixel accuracy, --max-drop is {max_drop:g}"
+            )
+    return lines
 
 
 def prepare_output(out: Path) -> None:
-    """Makes the folder of the file `out` and tries it, so that nothing is computed that cannot be kept.
+    """Creates the folder of the file `out` and tries to write there, before anything is computed.
 
     Raises:
         UserError: `out` is a folder, or nothing can be written beside it.
