@@ -57,10 +57,11 @@ def _unreported() -> Iterator[None]:
 
 
 def _decode(image: AuditedImage) -> Image.Image:
-    """As RGB: floating-point values from their least to their greatest, many channels as sample grids show them."""
-    if not isinstance(image.metadata, ImageMetadata):
+    """As RGB: floating-point values over their own range, of more than three channels the first three."""
+    metadata = image.metadata
+    if not isinstance(metadata, ImageMetadata) or (metadata.images and metadata.values != "float"):
         return decode(image.file, 3)
-    pixels = torch.from_numpy(read(image.file, image.metadata.pixel_format))[..., :3]  # [H, W, 1 to 3]
+    pixels = torch.from_numpy(read(image.file, metadata.pixel_format))[..., :3]  # [H, W, 1 to 3]
     values = to_model_range((pixels if pixels.shape[2] == 3 else pixels[..., :1])[None].contiguous())
     return Image.fromarray(ops.to_uint8(values)[0].expand(-1, -1, 3).contiguous().numpy())  # [H, W, 3]
 
