@@ -6,23 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclegan_fast.engine import infer
-from cyclegan_fast.engine.tiling.tiles import Tiling
+from cyclegan_fast.engine import Tiling, infer
 from cyclegan_fast.engine.translation.files import translate_files
-from cyclegan_fast.engine.translation.jobs import plan_jobs
+from cyclegan_fast.engine.translation.tasks import plan_tasks
 from cyclegan_fast.images.decode import read_unscaled
 from tests.data.sample_images import needs_deep, noise
-from tests.engine.test_inference import Identity
+from tests.engine.identity import Identity
 from tests.images.tiff_writer import tiff
 
 
 def translated(source: Path, channels: int = 3, tiling: Tiling | None = None) -> dict[str, np.ndarray]:
     """The results by their names below the output folder."""
     output = source.parent / "out" if "*" not in source.name else source.parent.parent / "out"
-    jobs = plan_jobs(source, output)
-    for done in translate_files(Identity(channels), jobs, tiling=tiling):
+    tasks = plan_tasks(source, output)
+    for done in translate_files(Identity(channels), tasks, tiling=tiling):
         assert done.fault == "", done
-    return {str(job.target.relative_to(output)): read_unscaled(job.target, channels) for job in jobs}
+    return {str(task.target.relative_to(output)): read_unscaled(task.target, channels) for task in tasks}
 
 
 @needs_deep
