@@ -181,6 +181,11 @@ class DataConfig:
     on_bad_image: Literal["error", "skip"] = "error"
     """A file that cannot be decoded: stop before training, or leave it out and list it."""
 
+    @property
+    def has_one_size(self) -> bool:
+        """Whether all training images have the same size."""
+        return self.preprocess in ("resize_and_crop", "crop", "scale_width_and_crop")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

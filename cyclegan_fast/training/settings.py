@@ -11,7 +11,6 @@ from cyclegan_fast import ops
 from cyclegan_fast.config import TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.concurrency import why_not_side_by_side
-from cyclegan_fast.training.step import has_one_size
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def _check_objective(config: TrainConfig) -> None:
         raise UserError("nothing to train: --lambda-gan, --lambda-A and --lambda-B are all 0")
     if optim.n_epochs + optim.n_epochs_decay < 1:
         raise UserError("nothing to train: --n-epochs and --n-epochs-decay are both 0")
-    if objective.gan_mode == "wgangp" and not has_one_size(config.data):
+    if objective.gan_mode == "wgangp" and not config.data.has_one_size:
         raise UserError("--gan-mode wgangp mixes images of one size: use a --preprocess mode that crops")
 
 
@@ -85,6 +84,6 @@ def _why_no_graph(config: TrainConfig, device: torch.device) -> str:
     """Why the step cannot be a CUDA graph here; empty if it can."""
     if device.type != "cuda":
         return "there is no CUDA device" if not torch.cuda.is_available() else "--device is not a CUDA device"
-    if not has_one_size(config.data):
+    if not config.data.has_one_size:
         return f"--preprocess {config.data.preprocess} gives images of several sizes"
     return ""

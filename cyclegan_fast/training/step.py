@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast.config import DataConfig, TrainConfig
+from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.concurrency import choose_concurrency
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
@@ -256,14 +256,9 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def has_one_size(data: DataConfig) -> bool:
-    """Returns whether all training images have the same size."""
-    return data.preprocess in ("resize_and_crop", "crop", "scale_width_and_crop")
-
-
 def _image_pools(config: TrainConfig, device: torch.device) -> list[ImagePool | MixedSizePool]:
     """Makes the pools of fakes of A and of B, which decide by seeds of their own."""
-    kind = ImagePool if has_one_size(config.data) else MixedSizePool
+    kind = ImagePool if config.data.has_one_size else MixedSizePool
     return [kind(config.objective.pool_size, 2 * config.run.seed + i, device) for i in range(2)]
 
 

@@ -31,7 +31,7 @@ from cyclegan_fast.training.resume import resume_differences
 from cyclegan_fast.training.run_report import channels_note, image_rows, write_run_report
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.settings import resolve_settings, uses_cuda_graph
-from cyclegan_fast.training.step import CycleGANStep, Images, Losses, has_one_size
+from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Trainer:
 
     def _prepare_step(self) -> Callable[[Tensor, Tensor], tuple[Images, Losses]]:
         # Images of one size: cuDNN times its algorithms once, in the first steps.
-        torch.backends.cudnn.benchmark = has_one_size(self.config.data)
+        torch.backends.cudnn.benchmark = self.config.data.has_one_size
         if self.config.run.compile:
             for net in self.networks.values():
                 net.compile()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import pytest
@@ -116,6 +117,7 @@ def run_ours(mode: str, dtype: torch.dtype, batch: int, channels_last: bool, eps
     return Trace(losses, grads, movement)
 
 
+@functools.cache
 def run_plain(mode: str, dtype: torch.dtype, batch: int, eps: float = 1e-8) -> Trace:
     start_networks = initial_networks()
     plain = plain_copies(start_networks, dtype)
@@ -178,7 +180,7 @@ def test_twenty_steps_in_float32_are_as_near_to_float64_as_the_plain_step(channe
         assert relative_error(ours.losses[0][name], value) <= 1e-5, f"first step: loss {name}"
     assert relative_error(together(ours.gradients), together(exact.gradients)) <= 1e-4
     distance = relative_error(together(ours.movement), together(exact.movement))
-    assert distance <= 3 * relative_error(together(plain.movement), together(exact.movement)) + 1e-3
+    assert distance <= 3 * relative_error(together(plain.movement), together(exact.movement)) + 1e-4
     for i, (got, expected) in enumerate(zip(ours.losses, exact.losses, strict=True)):
         for name, value in expected.items():
             allowed = 10 * relative_error(plain.losses[i][name], value) + 1e-2
