@@ -21,3 +21,27 @@ def test_the_time_of_every_batch_counts_once(monkeypatch: pytest.MonkeyPatch) ->
     assert batches.waited() == 0.0
     next(batches)
     assert batches.waited() == 1.0
+
+
+class Event:
+    """A CUDA event, recorded at so many milliseconds of the GPU's time."""
+
+    def __init__(self, at: float, *, reached: bool = True) -> None:
+        self.at, self.reached = at, reached
+
+    def query(self) -> bool:
+        return self.reached
+
+    def elapsed_time(self, other: Event) -> float:
+        return other.at - self.at
+
+
+def test_on_a_gpu_only_waits_that_it_has_reached_count() -> None:
+    batches = DeviceBatches(iter([]), torch.device("cpu"))
+    late = Event(250.0, reached=False)
+    batches.uncounted.extend([(Event(0.0), Event(30.0)), (Event(100.0), Event(90.0)), (Event(200.0), late)])  # type: ignore[list-item]
+    assert batches.waited() == pytest.approx(0.03)  # the second batch was ready before its step was done
+    assert batches.waited() == 0.0
+    late.reached = True
+    assert batches.waited() == pytest.approx(0.05)
+    assert not batches.uncounted
