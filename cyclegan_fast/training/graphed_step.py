@@ -38,7 +38,7 @@ class GraphedStep:
 
     def __init__(self, step: CycleGANStep, *, fall_back: bool = False) -> None:
         if step.device.type != "cuda":
-            raise UserError("--cuda-graphs needs a CUDA device; leave it out, or say --cuda-graphs=auto")
+            raise UserError("--cuda-graphs needs a CUDA device; leave it out, or use --cuda-graphs=auto")
         self.step, self.fall_back = step, fall_back
         self.graphs: dict[Shapes, CapturedStep] = {}
         self.eager_steps: Counter[Shapes] = Counter()
@@ -71,7 +71,7 @@ class GraphedStep:
     def _give_up(self, reason: str) -> None:
         """Captures no further graph; the existing ones stay in use."""
         if not self.fall_back:
-            raise UserError(f"--cuda-graphs: {reason}; leave it out, or say --cuda-graphs=auto")
+            raise UserError(f"--cuda-graphs: {reason}; leave it out, or use --cuda-graphs=auto")
         self.gave_up = True
         log.info("cuda graphs: off, %s", reason)
 

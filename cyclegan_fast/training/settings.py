@@ -38,7 +38,7 @@ def uses_cuda_graph(config: TrainConfig, device: torch.device) -> bool:
     choice = config.run.cuda_graphs
     reason = _why_no_graph(config, device)
     if choice == "on" and reason:
-        raise UserError(f"--cuda-graphs: {reason}; leave it out, or say --cuda-graphs=auto to run eagerly here")
+        raise UserError(f"--cuda-graphs: {reason}; leave it out, or use --cuda-graphs=auto to run eagerly here")
     if choice == "auto":
         log.info("cuda graphs: %s", f"off, {reason}" if reason else "on")
     return choice != "off" and not reason
