@@ -35,10 +35,10 @@ def _name(maker: Callable[[], OpCase]) -> str:
 @pytest.mark.parametrize("maker", list(cases()), ids=_name)
 def test_op(benchmark: Any, maker: Callable[[], OpCase], name: str) -> None:
     case = maker()
-    if name not in case.ways:
+    if name not in case.variants:
         pytest.skip(f"there is nothing {name} to compare with")
     case.check(name)
-    sweep = Sweep([case.ways[name](i) for i in range(case.sets)], DEVICE)
+    sweep = Sweep([case.variants[name](i) for i in range(case.sets)], DEVICE)
     benchmark.group = f"{case.op}, {case.what}"
     benchmark.extra_info |= {"bytes_a_call": case.bytes_moved, "calls_a_round": case.sets}
     benchmark.pedantic(sweep.run_and_wait, rounds=timed_rounds(5), warmup_rounds=1)
@@ -61,11 +61,11 @@ def measure_operators(seconds: float) -> list[dict[str, Any]]:
 
 def measure_operator(case: OpCase) -> dict[str, Any]:
     """Microseconds a call of each implementation, after their results were checked."""
-    for name in case.ways:
+    for name in case.variants:
         case.check(name)
     half = case.bytes_moved // 2
     sources, targets = ([torch.ones(half, dtype=torch.uint8, device=DEVICE) for _ in range(case.sets)] for _ in "ab")
-    calls = {name: [make(i) for i in range(case.sets)] for name, make in case.ways.items()}
+    calls = {name: [make(i) for i in range(case.sets)] for name, make in case.variants.items()}
     calls["copy"] = [functools.partial(b.copy_, a) for a, b in zip(sources, targets, strict=True)]
     sweeps = {name: Sweep(list_of_calls, DEVICE) for name, list_of_calls in calls.items()}
     times = interleave(sweeps, rounds=ROUNDS, device=DEVICE, warm_up=1)
@@ -75,7 +75,7 @@ def measure_operator(case: OpCase) -> dict[str, Any]:
         "bytes": case.bytes_moved,
         "us": {name: 1e3 * statistics.median(values) / case.sets for name, values in times.items()},
         "copy_share": ratio(times, "copy", "ours"),
-        "times_faster": {name: 1 / ratio(times, "ours", name) for name in case.ways if name != "ours"},
+        "times_faster": {name: 1 / ratio(times, "ours", name) for name in case.variants if name != "ours"},
     }
 
 

@@ -1,6 +1,6 @@
 """What is measured of each operator: ours beside torch's own ops, the bytes a call moves, and a check of its results.
 
-A case holds enough sets of inputs that a call finds its own outside the caches when they take turns. A "way" is one
+A case holds enough sets of inputs that a call finds its own outside the caches when they take turns. A variant is one
 implementation; it makes, for each set, a call without arguments.
 """
 
@@ -36,7 +36,7 @@ COLD_BYTES = 2**29 if DEVICE.type == "cuda" else 2**27  # all sets together: sev
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 Call = Callable[[], Any]  # returns a tensor, or a tuple of them
-Way = Callable[[int], Call]  # of a set's number
+Variant = Callable[[int], Call]  # of a set's number
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,22 @@ class OpCase:
     op: str
     what: str  # shape, layout, type
     bytes_moved: int  # by one call, every pass counted
-    ways: dict[str, Way]  # "ours" and its peers
+    variants: dict[str, Variant]  # "ours" and its peers
     expected: Callable[[], list[Tensor]]  # exact results of set 0
     tolerance: float = 1e-5
 
     @property
     def sets(self) -> int:
-        """Sets of inputs that the ways are called with."""
+        """Sets of inputs that the variants are called with."""
         return sets_of(self.bytes_moved)
 
-    def check(self, way: str) -> None:
-        """Raises unless the results of `way` are right; NaN is wrong."""
-        got = self.ways[way](0)()
+    def check(self, variant: str) -> None:
+        """Raises unless the results of `variant` are right; NaN is wrong."""
+        got = self.variants[variant](0)()
         for one, exact in zip(got if isinstance(got, tuple) else (got,), self.expected(), strict=True):
             error = (one.double().cpu() - exact.cpu()).norm() / exact.cpu().norm()
             if not error <= self.tolerance:
-                raise AssertionError(f"{self.op}, {self.what}, {way}: off by {error:.2g} of the result")
+                raise AssertionError(f"{self.op}, {self.what}, {variant}: off by {error:.2g} of the result")
 
 
 def sets_of(bytes_moved: int) -> int:
@@ -69,7 +69,7 @@ def sets_of(bytes_moved: int) -> int:
 
 
 def cases() -> Iterator[Callable[[], OpCase]]:
-    """Makers of all cases: a case takes memory."""
+    """Functions that make the cases, one at a time: a case needs memory."""
     for shape in SHAPES:
         for layout in LAYOUTS:
             for dtype in DTYPES:
@@ -93,7 +93,7 @@ def norm_forward(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpC
         "norm + relu + pad, forward",
         _what(shape, layout, dtype),
         moved,
-        {name: _each(way, x) for name, way in _norms(compiled=False).items()},
+        {name: _each(variant, x) for name, variant in _norms(compiled=False).items()},
         lambda: [exact()],
         TOLERANCE[dtype],
     )
@@ -117,7 +117,7 @@ def norm_both(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpCase
         "norm + relu + pad, forward and backward",
         _what(shape, layout, dtype),
         moved,
-        {name: _each(functools.partial(with_gradient, way), x, gradients) for name, way in _norms().items()},
+        {name: _each(functools.partial(with_gradient, variant), x, gradients) for name, variant in _norms().items()},
         exact,
         TOLERANCE[dtype],
     )
@@ -182,8 +182,8 @@ def _aten_norm(x: Tensor) -> Tensor:
 
 
 def _norms(compiled: bool = True) -> dict[str, Callable[[Tensor], Tensor]]:
-    ways = {"ours": _our_norm, "aten": _aten_norm}
-    return ways | {"compiled": _compiled(_aten_norm)} if compiled else ways
+    variants = {"ours": _our_norm, "aten": _aten_norm}
+    return variants | {"compiled": _compiled(_aten_norm)} if compiled else variants
 
 
 def _mean_and_rstd(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,12 +212,12 @@ def four_cycle_losses(side: int) -> OpCase:
         leaves = [(a.detach().double().requires_grad_(), b.double()) for a, b in pairs[0]]
         return [t.detach() for t in with_gradient(aten, leaves)]
 
-    ways = {"ours": ops.cycle_loss, "aten": aten, "compiled": _compiled(aten)}
+    variants = {"ours": ops.cycle_loss, "aten": aten, "compiled": _compiled(aten)}
     return OpCase(
         "four cycle losses, forward and backward",
         f"3x{side}x{side} float32",
         moved,
-        {name: _each(functools.partial(with_gradient, way), pairs) for name, way in ways.items()},
+        {name: _each(functools.partial(with_gradient, variant), pairs) for name, variant in variants.items()},
         exact,
     )
 
@@ -242,12 +242,12 @@ def discriminator_losses() -> OpCase:
     def exact() -> list[Tensor]:
         return [t.detach() for t in with_gradient(aten, [s.detach().double().requires_grad_() for s in scores[0]])]
 
-    ways = {"ours": ours, "aten": aten, "compiled": _compiled(aten)}
+    variants = {"ours": ours, "aten": aten, "compiled": _compiled(aten)}
     return OpCase(
         "a discriminator's LSGAN loss, forward and backward",
         "2 x 1x30x30 float32",
         moved,
-        {name: _each(functools.partial(with_gradient, way), scores) for name, way in ways.items()},
+        {name: _each(functools.partial(with_gradient, variant), scores) for name, variant in variants.items()},
         exact,
     )
 
@@ -262,12 +262,12 @@ def tanh_to_uint8(batch: int, layout: str) -> OpCase:
         levels = (x.tanh() + 1.0) * 127.5
         return levels.round().clamp(0.0, 255.0).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
-    ways = {"ours": functools.partial(ops.to_uint8, tanh=True), "aten": aten, "compiled": _compiled(aten)}
+    variants = {"ours": functools.partial(ops.to_uint8, tanh=True), "aten": aten, "compiled": _compiled(aten)}
     return OpCase(
         "tanh to bytes",
         _what(shape, layout, torch.float32),
         moved,
-        {name: _each(way, x) for name, way in ways.items()},
+        {name: _each(variant, x) for name, variant in variants.items()},
         lambda: [aten(x[0].double()).double()],
         1e-3,  # rounding decides at a tie
     )
@@ -354,9 +354,9 @@ def _what(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> str:
     return f"{'x'.join(map(str, shape))} {layout} {str(dtype).removeprefix('torch.')}"
 
 
-def _each(way: Callable[..., Any], *inputs: list[Any]) -> Way:
-    """`way` on the inputs of one set."""
-    return lambda i: functools.partial(way, *(one[i] for one in inputs))
+def _each(variant: Callable[..., Any], *inputs: list[Any]) -> Variant:
+    """`variant` on the inputs of one set."""
+    return lambda i: functools.partial(variant, *(one[i] for one in inputs))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

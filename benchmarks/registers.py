@@ -26,7 +26,7 @@ _KERNEL = re.compile(
 
 @dataclass(frozen=True)
 class Usage:
-    """What one kernel takes on one card."""
+    """What one kernel needs on one architecture."""
 
     kernel: str  # with its template arguments
     arch: str
@@ -82,7 +82,7 @@ def compile_all(archs: list[str]) -> list[Usage]:
 
 
 def page(usages: list[Usage]) -> str:
-    """A table with a row for each kernel and a column for each card."""
+    """A table with a row for each kernel and a column for each architecture."""
     archs = sorted({usage.arch for usage in usages}, key=lambda arch: int(re.sub(r"\D", "", arch)))
     rows: dict[str, dict[str, Usage]] = defaultdict(dict)
     for usage in usages:
@@ -116,7 +116,7 @@ def main() -> None:
     usages = compile_all(arguments.archs)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(page(usages))
-    print(f"{len(usages)} kernels, most registers {max(u.registers for u in usages)}: {arguments.out}")
+    print(f"{len(usages)} kernels, at most {max(u.registers for u in usages)} registers: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 //   over
 //              its group and its cluster, twice within a block (the mean, then squares about it)
 //   split      moments_kernel -> merge_moments_kernel -> apply_kernel
-//   map        apply_kernel on statistics that are ready
+//   map        apply_kernel on given statistics
 //
-// A thread keeps its channels, hence their numbers, in registers and walks over pixels of x. It
+// A thread keeps its channels' parameters in registers and loops over pixels of x. It
 // writes each of them to its position and wherever the pad mirrors it.
 #include <algorithm>
 

@@ -178,8 +178,8 @@ Status dispatch_loss(const LossesParams& p, F&& f) {
 
 }  // namespace
 
-// Each term gets blocks by its size, one at least; where all want more than kMaxBlocks together,
-// each makes do with its share.
+// Each term gets blocks by its size, one at least; where all together would need more than
+// kMaxBlocks, each gets its share.
 LossesPlan plan_of(const LossesParams& p) {
   LossesPlan plan = {};
   int64_t wanted[kMaxTerms], all = 0;

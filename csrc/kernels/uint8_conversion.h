@@ -1,4 +1,4 @@
-// The two ends of every pipeline, each the other's inverse.
+// Floats in [-1, 1] to the levels 0 to 255 and back, each the other's inverse.
 //
 // to_uint8:   level = clamp(round_half_even((v + 1) * 127.5), 0, 255), v = tanh(x) or v = x.
 //             NaN becomes 0. With tanh the kernels compute (v + 1) * 127.5 as 255 / (1 + exp(-2
@@ -30,8 +30,8 @@ struct FromUint8Params {
   DType dtype;    // of y
 };
 
-// An image's crop. Offsets that reach over the edge are moved to the nearest that do not: nobody on
-// the host can check a placement that lies on the device.
+// An image's crop. Offsets that reach over the edge are moved to the nearest that do not: the
+// host cannot check a placement that lies on the device.
 struct Crop {
   int64_t top, left;
   bool mirrored;

@@ -72,7 +72,7 @@ inline void expect_launch(cyclegan_fast::Status status, const std::string& what)
 }
 
 // What has been launched since the last call must be what was planned, kernel by kernel. Only the
-// emulation takes note of it.
+// emulation records it.
 inline void expect_launched([[maybe_unused]] const std::vector<cyclegan_fast::LaunchConfig>& plan,
                             [[maybe_unused]] const std::string& what) {
 #ifdef CYCLEGAN_FAST_EMULATED

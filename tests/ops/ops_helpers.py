@@ -22,7 +22,7 @@ def assert_close(got: Tensor, expected: Tensor, limit: float, what: str = "") ->
 
 
 def random_tensor(shape: tuple[int, ...], dtype: torch.dtype, device: str, layout: str, mean: float = 0.0) -> Tensor:
-    """A leaf that wants a gradient, of normal values with the given mean."""
+    """A leaf that requires a gradient, of normal values with the given mean."""
     values = torch.randn(shape, dtype=torch.float64, device=device) + mean
     return values.to(dtype).contiguous(memory_format=LAYOUTS[layout]).requires_grad_()
 

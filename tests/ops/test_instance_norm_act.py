@@ -186,7 +186,7 @@ def test_a_broadcast_gradient_is_copied(device: str) -> None:
     assert torch.equal(grad, torch.autograd.grad(y, x, grad_y)[0])
 
 
-# On a card, sizes choose how the kernel runs: whole planes in registers, planes in pieces, or the write pass alone.
+# On a GPU, sizes choose how the kernel runs: whole planes in registers, planes in pieces, or the write pass alone.
 SIZES = [(64, 31, 31), (256, 64, 64), (64, 256, 256)]
 
 

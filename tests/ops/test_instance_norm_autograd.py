@@ -86,7 +86,7 @@ def test_checkpointing_gives_the_same_gradients(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole, torch.autograd.grad(again, inputs), strict=True))
 
 
-# On a card, sizes choose how the kernel runs.
+# On a GPU, sizes choose how the kernel runs.
 SHAPES = [(1, 64, 31, 31), (8, 64, 31, 31), (1, 256, 64, 64), (1, 64, 256, 256), (2, 3, 33, 47)]
 
 

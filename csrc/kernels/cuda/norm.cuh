@@ -1,5 +1,5 @@
-// What the kernels around instance norm share: how they see a tensor, where a pixel lies in a
-// bordered one, the channel's numbers, and the statistics pass.
+// What the kernels around instance norm share: how they view a tensor, where a pixel lies in one
+// with a border, the parameters of a channel, and the statistics pass.
 #pragma once
 
 #include <type_traits>
@@ -68,7 +68,7 @@ inline Image image_of(const View& view) {
   return {static_cast<int>(view.height), static_cast<int>(view.width), FastDivisor(view.width)};
 }
 
-// ---- The numbers of a channel ----
+// ---- The parameters of a channel ----
 
 // weight and bias [channels], each null where there is none.
 template <typename C>

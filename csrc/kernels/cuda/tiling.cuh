@@ -1,5 +1,5 @@
-// How a tensor is cut into planes, tiles of channels and chunks of pixels: pure functions of the
-// view, and for what stays resident of the device.
+// How a tensor is divided into planes, tiles of channels and chunks of pixels: pure functions of
+// the view, and for what stays resident of the device.
 #pragma once
 
 #include <algorithm>

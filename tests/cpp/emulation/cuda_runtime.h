@@ -76,7 +76,7 @@ struct Fiber {
   void* fake_stack = nullptr;
 };
 
-// What was launched, for tests to compare with what was planned.
+// What has been launched: tests compare it with the plan.
 struct Launch {
   unsigned grid, block;
   int cluster;
