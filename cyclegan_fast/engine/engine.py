@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Self
 
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.config import PixelFormat
-from cyclegan_fast.device import free_memory
+from cyclegan_fast.engine.checks import check_batch, check_result, oom_as_user_error
 from cyclegan_fast.engine.info import EngineInfo, Precision
 from cyclegan_fast.engine.lifecycle import Lifecycle
-from cyclegan_fast.engine.output_size import output_scale
 from cyclegan_fast.engine.shapes import Shape, ShapeLimits
 from cyclegan_fast.errors import UserError
 
@@ -95,13 +94,12 @@ class Engine(ABC):
         Raises:
             UserError: The engine is closed, the shape does not fit, or the backend failed.
         """
-        self.check_batch(batch)
+        self.check_open()
+        check_batch(self.info, batch)
         if not len(batch):
             return batch.new_empty((0, self.out_channels, *batch.shape[2:]), dtype=torch.float32)
         with self.call(), oom_as_user_error(self.info, f"a batch of shape {list(batch.shape)}"):
-            result = self._compute(batch)
-        self._check_result(batch, result)
-        return result
+            return check_result(self.info, batch, self._compute(batch))
 
     def run_any(self, batch: Tensor) -> Tensor:
         """`run`, also of fewer images than the smallest batch served: the last image fills it up."""
@@ -129,31 +127,6 @@ class Engine(ABC):
                 self.run(batch)
                 self._warm(batch)
         return self
-
-    def check_batch(self, batch: Tensor) -> None:
-        """Refuses a batch that the network cannot take.
-
-        Raises:
-            UserError: The engine is closed, or the shape does not fit.
-        """
-        self.check_open()
-        right_channels = batch.dim() == 4 and batch.shape[1] == self.in_channels
-        if not right_channels or not self.limits.allow_size(*batch.shape[2:]):
-            raise UserError(
-                f"{self.name} takes batches [N, {self.in_channels}, H, W] with sides from {self.limits.min_size} in "
-                f"steps of {self.limits.size_divisor} pixels, got {list(batch.shape)}"
-            )
-        self.limits.check((batch.shape[0], batch.shape[2], batch.shape[3]), self.name)
-
-    def check_finite(self, result: Tensor) -> Tensor:
-        """Returns a result of this engine, and refuses one that holds NaN or infinity.
-
-        Raises:
-            UserError: It does.
-        """
-        if not result.isfinite().all():
-            raise UserError(f"{self.name} returned pixels that are not finite: use fp32, or check its weights")
-        return result
 
     def check_open(self) -> None:
         """Refuses a new call of a closed engine; one that was begun before goes on.
@@ -198,32 +171,3 @@ class Engine(ABC):
 
     def _release(self) -> None:  # noqa: B027 - most backends have nothing but what the collector frees
         """Gives back what a backend holds; called once, when nothing runs."""
-
-    def _check_result(self, batch: Tensor, result: Tensor) -> None:
-        rule = f"[{len(batch)}, {self.out_channels}, H, W]"
-        try:
-            if result.dim() != 4 or result.shape[:2] != (len(batch), self.out_channels):
-                raise ValueError(f"the result has the shape {list(result.shape)}, not {rule}")
-            output_scale(batch, result)
-        except ValueError as error:
-            raise UserError(
-                f"{self.name}: {error}; results must have the size of the images, or a whole multiple or fraction of "
-                "it: give images whose sides suit the network, multiples of 32, for example"
-            ) from error
-
-
-@contextlib.contextmanager
-def oom_as_user_error(info: EngineInfo, what: str) -> Iterator[None]:
-    """Turns a failed allocation on the engine's device into a `UserError` about `what`.
-
-    Raises:
-        UserError: The memory does not suffice.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        free = free_memory(torch.device(info.device)) / 2**30
-        raise UserError(
-            f"{info.name}: {what} needs more memory than {info.device} has ({free:.1f} GiB are free): take fewer "
-            "images at a time (--batch-size), or cut them smaller (--statistics, --tile)"
-        ) from error

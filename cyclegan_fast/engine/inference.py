@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cyclegan_fast.engine.checks import check_finite
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.output_size import output_scale, scaled
 from cyclegan_fast.engine.tiling.rows import TensorRows, mirror_to
@@ -131,7 +132,7 @@ def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Ti
         for start in range(0, len(members), batch_size):
             chunk = members[start : start + batch_size]
             batch = torch.stack([mirror_to(planes[i], size) for i in chunk])
-            output = engine.check_finite(engine.run_any(batch))
+            output = check_finite(engine.info, engine.run_any(batch))
             scale = output_scale(batch, output)
             for i, result in zip(chunk, output, strict=True):
                 height, width = (scaled(side, scale) for side in planes[i].shape[1:])

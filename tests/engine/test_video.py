@@ -180,6 +180,21 @@ def test_damaged_videos_are_reported(tmp_path, damage, name):
     assert (second.fault, second.note) == ("", "") and second.task.target.exists()
 
 
+@pytest.mark.parametrize("codec", ["aac", "flac"])
+def test_damaged_sound_is_reported_and_costs_no_frame(tmp_path, codec):
+    source = write_video(tmp_path / "a.mkv", count=30, sound=codec)
+    packets = read_video(source).packets
+    content = bytearray(source.read_bytes())
+    for packet in packets[3:8]:
+        start = content.index(packet)
+        content[start : start + len(packet)] = np.random.default_rng(0).bytes(len(packet))
+    source.write_bytes(content)
+    (result,) = translate_files(Identity(), [Task(source, tmp_path / "out.mkv")])
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert result.fault == "" and len(list(container.decode(video=0))) == 30
+    assert result.note.startswith("parts are damaged: ") or codec == "aac"  # which is copied as it is
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "kept"),
     [("a.avi", "pcm_s16le", "aac"), ("b.mov", "pcm_s16le", "aac"), ("c.mkv", "flac", "aac"), ("d.mkv", "ac3", "ac3")],

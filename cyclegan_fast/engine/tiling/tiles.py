@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_fast.engine.backends.torch import TorchBackend
-from cyclegan_fast.engine.engine import Engine, oom_as_user_error
+from cyclegan_fast.engine.checks import check_finite, oom_as_user_error
+from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.output_size import output_scale
 from cyclegan_fast.engine.tiling.fixed_statistics import run_with_statistics_of
 from cyclegan_fast.engine.tiling.rows import MirroredRows, Rows, reduce
@@ -50,7 +51,7 @@ def translate_rows(
             factor = band.shape[2] // fitting.width
             left = image.height * factor - done
             if left > 0:
-                yield engine.check_finite(band[:, :left, : image.width * factor])
+                yield check_finite(engine.info, band[:, :left, : image.width * factor])
                 done += band.shape[1]
 
 

@@ -19,7 +19,8 @@ from cyclegan_fast.engine.inference import check_batch_size, infer, tiling_for
 from cyclegan_fast.engine.tiling.tiling import Tiling, check_tiling
 from cyclegan_fast.engine.translation.large_tiff import goes_by_rows, tiff_pixels, translate_tiff
 from cyclegan_fast.engine.translation.tasks import Task
-from cyclegan_fast.engine.translation.video import import_av, translate_video
+from cyclegan_fast.engine.translation.video import translate_video
+from cyclegan_fast.engine.translation.video_reader import import_av
 from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
