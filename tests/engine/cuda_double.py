@@ -13,7 +13,7 @@ class Graph:
     recording = None
 
     def replay(self):
-        self.made.copy_(self.compute())
+        self.output.copy_(self.compute())
 
 
 class Stream:
@@ -52,10 +52,10 @@ def recorded(prepare):
         call = prepare(taken)
 
         def watched():
-            made, graph = call(), Graph.recording
+            output, graph = call(), Graph.recording
             if graph is not None:
-                graph.made, graph.compute = made, call
-            return made
+                graph.output, graph.compute = output, call
+            return output
 
         return watched
 

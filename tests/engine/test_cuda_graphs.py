@@ -1,4 +1,4 @@
-"""Which batches run as graphs, on which lane, and what is kept: here with doubles of CUDA's streams and graphs."""
+"""Which batches run as graphs, on which stream, and what is cached: here with doubles of CUDA's streams and graphs."""
 
 import threading
 import time
@@ -23,9 +23,9 @@ class Doubled:
         self.set_up, self.computed, self.captured = [], 0, 0
         self.full = 0  # how often the memory is not enough
 
-    def prepare(self, taken):
-        self.set_up.append(tuple(taken.shape))
-        double = recorded(lambda x: lambda: x * 2)(taken)
+    def prepare(self, input):
+        self.set_up.append(tuple(input.shape))
+        double = recorded(lambda x: lambda: x * 2)(input)
 
         def call():  # replays pass it by
             if self.full:
@@ -51,8 +51,8 @@ def test_a_shape_is_captured_when_it_comes_again(cuda):
     for _ in range(4):
         given = batch()
         results.append((runner.run(given), given))
-    for made, given in results:  # each is the caller's own, whatever ran afterwards
-        torch.testing.assert_close(made, given * 2, rtol=0, atol=0)
+    for output, given in results:  # each is the caller's own, whatever ran afterwards
+        torch.testing.assert_close(output, given * 2, rtol=0, atol=0)
     assert (doubled.computed, doubled.captured, len(doubled.set_up)) == (1, 1, 1)
     runner.run(batch(1, 3, 8, 8))
     assert (doubled.computed, doubled.captured, len(doubled.set_up)) == (2, 1, 2)
@@ -81,7 +81,7 @@ def test_graphs_are_given_up_where_memory_is_short(cuda):
         runner.run(batch(3, 3, 8, 8))
 
 
-def test_warming_captures_on_every_lane(cuda):
+def test_warming_captures_on_every_stream(cuda):
     doubled = Doubled()
     runner = doubled.runner(streams=3)
     threads = [threading.Thread(target=runner.warm, args=(batch(),)) for _ in range(2)]
@@ -94,10 +94,10 @@ def test_warming_captures_on_every_lane(cuda):
     runner.close()
 
 
-def test_lanes_run_at_a_time_and_further_threads_wait(cuda):
+def test_streams_run_at_a_time_and_further_threads_wait(cuda):
     at_work, most, lock, faults = 0, 0, threading.Lock(), []
 
-    def prepare(taken):
+    def prepare(input):
         def call():
             nonlocal at_work, most
             with lock:
@@ -106,7 +106,7 @@ def test_lanes_run_at_a_time_and_further_threads_wait(cuda):
             time.sleep(0.002)
             with lock:
                 at_work -= 1
-            return taken * 2
+            return input * 2
 
         return call
 
@@ -126,7 +126,7 @@ def test_lanes_run_at_a_time_and_further_threads_wait(cuda):
 
 
 @pytest.mark.gpu
-def test_graphs_per_shape_on_two_lanes():
+def test_graphs_per_shape_on_two_streams():
     device = torch.device("cuda", torch.cuda.current_device())
     weight = torch.rand(3, 3, 3, 3, device=device)
     runner = graphs.GraphPerShape(lambda x: lambda: torch.conv2d(x, weight, padding=1), device, streams=2)
@@ -136,8 +136,8 @@ def test_graphs_per_shape_on_two_lanes():
         for i in range(20):
             batch = torch.rand(1 + (seed + i) % 3, 3, 16, 16 + 4 * (i % 2))
             with torch.inference_mode():
-                made = runner.run(batch if i % 3 else batch.to(device)).cpu()
-            apart = (made - torch.conv2d(batch, weight.cpu(), padding=1)).abs().max()
+                output = runner.run(batch if i % 3 else batch.to(device)).cpu()
+            apart = (output - torch.conv2d(batch, weight.cpu(), padding=1)).abs().max()
             faults.extend([] if apart < 1e-2 else [(seed, i, apart)])  # TF32
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
