@@ -1,19 +1,28 @@
-# make demo | make test | make bench | make gpu | make lint
+# make demo | make check | make test | make bench | make gpu | make lint
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
 TORCH ?= 2.13.0
 JOBS ?= 2
+# One environment for each version of torch: .venv, .venv-2.14.1 and so on.
+VENV := .venv$(patsubst %,-%,$(filter-out 2.13.0,$(TORCH)))
+BIN := $(VENV)/bin
+# Compiles what changed in csrc into cyclegan_fast/, without pip.
+EXTENSION := $(BIN)/python setup.py --quiet build_ext --inplace
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test bench gpu lint format clean
+.PHONY: demo check test bench gpu lint format extension clean
 
 demo: $(VENV)/.ready
+	$(EXTENSION)
 	$(BIN)/python -m cyclegan_fast.demo --out runs/demo
 
-test: $(VENV)/.ready-dev lint
-	OMP_NUM_THREADS=1 CYCLEGAN_FAST_REQUIRE_EXT=1 $(BIN)/python -m pytest -n $(JOBS)
+# Two minutes: the linters, the operators, the networks, the step against its plain restatement, one command.
+check: lint extension
+	$(PYTEST) -n $(JOBS) -m "not slow" tests/test_floors.py tests/ops tests/nn tests/training/test_step.py tests/test_cli.py
 
-bench: $(VENV)/.ready-dev
+test: lint extension
+	$(PYTEST) -n $(JOBS)
+
+bench: extension
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only
 
 # For a host with a GPU and, maybe, no network: uses that host's own Python and torch, and installs nothing.
@@ -31,16 +40,20 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*' | grep -E '\.(h|cuh|cu|cpp)$$')
 
+# What developers run is the extension, whole: no plain torch instead, and no kernel that spills registers.
+check test bench extension $(VENV)/.ready-dev: export CYCLEGAN_FAST_REQUIRE_EXT := 1
+check test bench extension $(VENV)/.ready-dev: export CYCLEGAN_FAST_NO_SPILLS := 1
+extension: $(VENV)/.ready-dev
+	$(EXTENSION)
+
 clean:
 	rm -rf build *.egg-info cyclegan_fast/*.so
 
-# The package and its extension, built without isolation so that exactly one torch is installed.
-SOURCES := $(shell find csrc -type f) setup.py pyproject.toml
-
+# The package, built without isolation so that exactly one torch is installed.
 $(VENV)/.ready: EXTRAS := onnx
 $(VENV)/.ready-dev: EXTRAS := onnx,openvino,deep,dali,dev
-$(VENV)/.ready $(VENV)/.ready-dev: $(SOURCES)
+$(VENV)/.ready $(VENV)/.ready-dev: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "torch==$(TORCH)" "setuptools>=77" wheel ninja "pybind11>=2.13" numpy
+	$(BIN)/python -m pip install --quiet "torch==$(TORCH)" "setuptools>=77" "cmake>=3.24" ninja "pybind11>=2.13"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
 	touch $(VENV)/.ready $@

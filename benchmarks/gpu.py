@@ -7,9 +7,9 @@ again under torch's stream sanitizer; the other seven, the tables in docs/result
 make gpu
 make gpu PARTS="kernels tests"
 
-Needs no network and installs nothing: this Python must have torch >= 2.11, and nvcc, ninja, pybind11, pytest and
-pytest-benchmark must be there. Everything is built into build/gpu. Without a GPU it names the tests that it leaves out
-and exits with 0.
+Needs no network and installs nothing: this Python must have torch >= 2.11, pybind11, pytest and pytest-benchmark, and
+nvcc, cmake >= 3.24 and ninja must be there. Everything is built into build/gpu. Without a GPU it names the tests that
+it leaves out and exits with 0.
 
 The loader dali takes part where this Python has NVIDIA DALI, or where a folder holds it: build/dali, or the one that
 CYCLEGAN_FAST_DALI names. That is what `pip install --target FOLDER nvidia-dali-cuda130` makes (without numpy, which is
@@ -32,11 +32,11 @@ import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu"
-CPP_TESTS = BUILD / "test_cuda"
+OBJECTS = BUILD / "objects"
+CPP_TESTS = OBJECTS / "tests" / "cpp" / "test_cuda"
 RESULTS = ROOT / "docs" / "results"
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 
@@ -82,36 +82,21 @@ def without_gpu() -> int:
 
 
 def build(arch: str) -> None:
-    """Compiles the package, with kernels for this card alone, into a folder of its own."""
-    os.environ |= {"CYCLEGAN_FAST_CUDA_ARCHS": arch, "CYCLEGAN_FAST_REQUIRE_EXT": "1"}
+    """Compiles the package and the C++ tests, with kernels for this GPU alone, into a folder of its own."""
+    os.environ |= {"CYCLEGAN_FAST_CUDA_ARCHS": arch}
     package = BUILD / "lib" / "cyclegan_fast"
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(ROOT / "cyclegan_fast", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     setup = runpy.run_path(str(ROOT / "setup.py"))  # its build functions, without a setuptools command
-    if setup["find_cuda_home"]() is None:
-        raise SystemExit("make gpu: there is no nvcc; set CUDA_HOME to a CUDA toolkit")
-    setup["compile_extension"](package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", BUILD / "objects")
-    build_cpp_tests(setup)
-
-
-def build_cpp_tests(setup: dict[str, Any]) -> None:
-    """Links tests/cpp, compiled for a card, with the kernels that the extension was just linked with."""
-    cuda, folder = setup["find_cuda_home"](), ROOT / "tests" / "cpp"
-    flags = ["-std=c++17", "-O1", "-DCYCLEGAN_FAST_TEST_CUDA", "-DCYCLEGAN_FAST_ON_GPU"]
-    includes = [f"-I{place}" for place in (ROOT / "csrc" / "kernels", folder, cuda / "include")]
-    sources = [source for source in sorted(folder.glob("*.cpp")) if source.stem != "test_plans"]
-    objects = [BUILD / "objects" / f"{source.stem}.o" for source in sources]
-    compilers = [
-        subprocess.Popen(["g++", *flags, *includes, "-c", source, "-o", target])
-        for source, target in zip(sources, objects, strict=True)
-    ]
-    statuses = [compiler.wait() for compiler in compilers]
-    if any(statuses):
-        raise SystemExit("make gpu: the C++ tests do not compile")
-    compiled = [BUILD / "objects" / "kernels" / f"{source.name}.o" for source in setup["CUDA_SOURCES"]]
-    of_torch = setup["link_flags"](None)
-    libraries = [flag for flag in setup["link_flags"](cuda) if flag not in of_torch]
-    subprocess.run(["g++", *objects, *compiled, *libraries, "-o", CPP_TESTS], check=True)
+    try:
+        setup["configure"](OBJECTS, [*setup["cmake_settings"](), "-DCYCLEGAN_FAST_TESTS=ON"])
+        setup["build"](OBJECTS, "_C", "test_cuda")
+    except (RuntimeError, ImportError, subprocess.CalledProcessError) as error:
+        raise SystemExit(
+            f"make gpu: {error}; a build needs g++, nvcc (of CUDA_HOME, on PATH or in /usr/local/cuda) and the Python "
+            "packages cmake, ninja and pybind11"
+        ) from None
+    setup["copy_extension"](OBJECTS, package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}")
 
 
 def kernels(seconds: float) -> int:

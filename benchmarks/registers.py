@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import runpy
 import subprocess
 import sys
 from collections import defaultdict
@@ -15,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from cyclegan_fast.doctor import nvcc_path
+
+KERNELS = Path(__file__).resolve().parent.parent / "csrc" / "kernels"
 _KERNEL = re.compile(
     r"Compiling entry function '(?P<symbol>\w+)' for '(?P<arch>\w+)'.*?"
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"
@@ -65,19 +66,18 @@ def demangle(symbols: list[str]) -> list[str]:
 
 def compile_all(archs: list[str]) -> list[Usage]:
     """Compiles every kernel file for every target, one at a time each, so that no two reports mix."""
-    setup = runpy.run_path(str(ROOT / "setup.py"))
-    home = setup["find_cuda_home"]()
-    if home is None:
+    nvcc = nvcc_path()
+    if nvcc is None:
         sys.exit("benchmarks.registers: there is no nvcc; set CUDA_HOME to a CUDA toolkit")
 
     def report(job: tuple[Path, str]) -> str:
         source, arch = job
-        words = ["-std=c++17", "-O3", "-Xptxas=-v", f"-I{ROOT / 'csrc/kernels'}", *setup["gencode_flags"]([arch])]
-        command = [home / "bin/nvcc", *words, "-cubin", "-o", "/dev/null", source]
+        words = ["-std=c++17", "-O3", "-Xptxas=-v", f"-I{KERNELS}", f"-arch=sm_{arch}"]
+        command = [nvcc, *words, "-cubin", "-o", "/dev/null", source]
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
     with ThreadPoolExecutor(2) as pool:
-        logs = pool.map(report, [(source, arch) for arch in archs for source in setup["CUDA_SOURCES"]])
+        logs = pool.map(report, [(source, arch) for arch in archs for source in sorted(KERNELS.glob("*.cu"))])
         return [usage for log in logs for usage in parse(log)]
 
 

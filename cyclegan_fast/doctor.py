@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.doctor: says what is here, what is missing, and the one command that mends it."""
+"""python -m cyclegan_fast.doctor: reports what is here, what is missing, and the one command that fixes it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from typing import Any
 from cyclegan_fast.cli import EXIT_USER_ERROR, with_errors
 from cyclegan_fast.errors import UserError
 
-TORCH = "torch>=2.11,<2.14"
-BUILD = "pip install -e . --no-build-isolation --force-reinstall --no-deps"
+MIN_TORCH = (2, 11)
+TORCH = "torch>=2.11"
+TESTED_TORCH = "2.15.0"  # the newest that the tests ran on: docs/toolchain.md
+BUILD = "pip install -e ."
 CORE = {
     "numpy": "numpy",
     "PIL": "pillow",
@@ -31,18 +33,25 @@ CORE = {
     "rich": "rich",
     "yaml": "pyyaml",
 }
-EXTRAS = {  # module: (package, what it is for)
+EXTRAS = {  # module: (the extra that brings it, what it is for)
     "onnx": ("onnx", "export to ONNX"),
-    "onnxscript": ("onnxscript", "export to ONNX"),
-    "onnxruntime": ("onnxruntime", "run ONNX engines"),
+    "onnxscript": ("onnx", "export to ONNX"),
+    "onnxruntime": ("onnx", "run ONNX engines"),
     "openvino": ("openvino", "run ONNX engines faster on Intel and AMD processors"),
     "tensorrt": ("tensorrt", "build and run .engine files on an NVIDIA GPU"),
     "tensorboard": ("tensorboard", "event files for TensorBoard"),
+<<<<<<< HEAD
     "tifffile": ("tifffile", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
     "av": ("av", "translate videos"),
     "imagecodecs": ("imagecodecs", "read and write PNG of 16-bit colour"),
+=======
+    "tifffile": ("deep", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
+    "imagecodecs": ("deep", "read and write PNG of 16-bit colour"),
+>>>>>>> 5b84116 (One description of the build: CMakeLists.txt, which setup.py, the C++ tests and make gpu run)
 }
-DESCRIPTION = """Says what is here and what is missing, each with the one command that mends it.
+MARKS = {"option": "○", "caution": "!"}
+BUILD_TOOLS = ("cmake", "ninja", "pybind11")
+DESCRIPTION = """Reports what is here and what is missing, each with the one command that fixes it.
 
 Example: python -m cyclegan_fast.doctor --strict
 
@@ -54,10 +63,10 @@ class Finding:
     """One line of the doctor's report."""
 
     name: str
-    fine: bool
-    told: str
-    mend: str | None = None
-    needed_for: str = "option"  # "training", "extension", or "option" for what only adds something
+    ok: bool
+    message: str
+    fix: str | None = None
+    needed_for: str = "option"  # "training", "extension", "option" for what only adds something, "caution" for a doubt
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -75,7 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(title)
         for finding in findings:
             print(_line(finding))
-    missing = {finding.needed_for for findings in groups.values() for finding in findings if not finding.fine}
+    missing = {finding.needed_for for findings in groups.values() for finding in findings if not finding.ok}
     print(_verdict(missing))
     return EXIT_USER_ERROR if "training" in missing or (strict and "extension" in missing) else 0
 
@@ -84,17 +93,22 @@ def examine() -> dict[str, list[Finding]]:
     """Everything that was found, by title."""
     return {
         "To train and translate": [_python(), _torch(), *(_core(*item) for item in CORE.items())],
-        "The compiled extension": [*_extension(), _compiler(), _ninja(), _pybind11(), _nvcc()],
+        "The compiled extension": [*_extension(), _compiler(), *(_build_tool(name) for name in BUILD_TOOLS), _nvcc()],
         "The GPU": _gpu(),
+<<<<<<< HEAD
         "Extras": [*(_extra(module, *extra) for module, extra in EXTRAS.items()), _dali()],
+=======
+        "Extras": [*(_extra(module, module, *extra) for module, extra in EXTRAS.items()), _dali(), _ffmpeg()],
+>>>>>>> 5b84116 (One description of the build: CMakeLists.txt, which setup.py, the C++ tests and make gpu run)
     }
 
 
 def _line(finding: Finding) -> str:
-    mark = "✓" if finding.fine else ("✗" if finding.needed_for != "option" else "○")
+    mark = "✓" if finding.ok else MARKS.get(finding.needed_for, "✗")
     if not (sys.stdout.encoding or "").lower().startswith("utf"):
-        mark = {"✓": "+", "✗": "x", "○": "-"}[mark]
-    return f"  {mark} {finding.name:<12} {finding.told}" + (f"\n{'':17}mend: {finding.mend}" if finding.mend else "")
+        mark = {"✓": "+", "✗": "x", "○": "-"}.get(mark, mark)
+    fix = f"\n{'':17}fix: {finding.fix}" if finding.fix else ""
+    return f"  {mark} {finding.name:<12} {finding.message}{fix}"
 
 
 def _verdict(missing: set[str]) -> str:
@@ -120,23 +134,30 @@ def _here(module: str) -> bool:
 
 
 def _python() -> Finding:
-    fine = sys.version_info >= (3, 11)
-    mend = None if fine else "python3.11 -m venv .venv"
-    return Finding(
-        "python", fine, platform.python_version() + ("" if fine else ", 3.11 or newer is needed"), mend, "training"
-    )
+    version, ok = platform.python_version(), sys.version_info >= (3, 11)
+    if ok:
+        return Finding("python", True, version)
+    return Finding("python", False, f"{version}, but 3.11 or newer is needed", "python3.11 -m venv .venv", "training")
 
 
 def _torch() -> Finding:
-    mend = f'pip install "{TORCH}"'
+    fix = f'pip install "{TORCH}"'
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding("torch", False, f"does not load ({error})", mend, "training")
-    release = tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2])
-    if not (2, 11) <= release < (2, 14):
-        return Finding("torch", False, f"{torch.__version__}, but {TORCH} is needed", mend, "training")
-    return Finding("torch", True, f"{torch.__version__}, {_torch_cuda()}", needed_for="training")
+        return Finding("torch", False, f"does not load ({error})", fix, "training")
+    message = f"{torch.__version__}, {_torch_cuda()}"
+    release = _release(torch.__version__)
+    if release < MIN_TORCH:
+        return Finding("torch", False, f"{message}, but {TORCH} is needed", fix, "training")
+    if release > _release(TESTED_TORCH):
+        return Finding("torch", False, f"{message}: newer than {TESTED_TORCH}, the newest tested", needed_for="caution")
+    return Finding("torch", True, message)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """(2, 13) of "2.13.0+cpu"."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _torch_cuda() -> str:
@@ -147,14 +168,14 @@ def _torch_cuda() -> str:
 
 def _core(module: str, package: str) -> Finding:
     if _here(module):
-        return Finding(package, True, _version(package), needed_for="training")
+        return Finding(package, True, _version(package))
     return Finding(package, False, "missing", f"pip install {package}", "training")
 
 
-def _extra(module: str, package: str, purpose: str) -> Finding:
+def _extra(module: str, package: str, extra: str, purpose: str) -> Finding:
     if _here(module):
         return Finding(package, True, f"{_version(package)}: {purpose}")
-    return Finding(package, False, f"absent: {purpose}", f"pip install {package}")
+    return Finding(package, False, f"absent: {purpose}", f"pip install 'cyclegan-fast[{extra}]'")
 
 
 def _dali() -> Finding:
@@ -163,8 +184,9 @@ def _dali() -> Finding:
         from torch.version import cuda
     except (ImportError, OSError):
         cuda = None
-    package = "nvidia-dali-cuda120" if (cuda or "13").startswith("12.") else "nvidia-dali-cuda130"
-    return _extra("nvidia.dali", package, "decode images on the GPU")
+    number = "120" if (cuda or "13").startswith("12.") else "130"
+    extra = "dali-cuda120" if number == "120" else "dali"
+    return _extra("nvidia.dali", f"nvidia-dali-cuda{number}", extra, "decode images on the GPU")
 
 
 def build_info() -> tuple[dict[str, Any], str | None]:
@@ -181,17 +203,16 @@ def _extension() -> list[Finding]:
     info, error = build_info()
     if not info:
         return [Finding("extension", False, error or "not built", BUILD, "extension")]
-    cpu = Finding(
-        "extension",
-        True,
-        f"{info['version']}, {info['compiler']}, CPU kernels use {info['isa']}",
-        needed_for="extension",
-    )
+    facts = f"{info['version']}, {info['compiler']}, CPU kernels use {info['isa']}"
+    return [Finding("extension", True, facts), _cuda_kernels(info)]
+
+
+def _cuda_kernels(info: dict[str, Any]) -> Finding:
     if info["cuda_archs"]:
-        return [cpu, Finding("CUDA kernels", True, f"CUDA {info['cuda']}, for {' '.join(info['cuda_archs'])}")]
-    if _nvcc_path():
-        return [cpu, Finding("CUDA kernels", False, "not built, though there is an nvcc", BUILD)]
-    return [cpu, Finding("CUDA kernels", False, "not built: there is no nvcc (a CPU needs none)")]
+        return Finding("CUDA kernels", True, f"CUDA {info['cuda']}, for {' '.join(info['cuda_archs'])}")
+    if nvcc_path():
+        return Finding("CUDA kernels", False, "not built, though there is an nvcc", BUILD)
+    return Finding("CUDA kernels", False, "not built: there is no nvcc (a CPU needs none)")
 
 
 def _compiler() -> Finding:
@@ -202,33 +223,29 @@ def _compiler() -> Finding:
     return Finding("compiler", False, f"no {name}: the extension cannot be built here", "sudo apt-get install g++")
 
 
-def _ninja() -> Finding:
-    if _here("ninja") or shutil.which("ninja"):
-        return Finding("ninja", True, _version("ninja") if _here("ninja") else "on PATH")
-    return Finding("ninja", False, "missing: the extension cannot be built here", "pip install ninja")
+def _build_tool(name: str) -> Finding:
+    """`pip install` brings its own; only a build without isolation needs it here."""
+    if _here(name):
+        return Finding(name, True, _version(name))
+    if path := shutil.which(name):
+        return Finding(name, True, path)
+    return Finding(name, False, "absent: only --no-build-isolation needs it", f"pip install {name}")
 
 
-def _pybind11() -> Finding:
-    if _here("pybind11"):
-        return Finding("pybind11", True, _version("pybind11"))
-    return Finding("pybind11", False, "missing: the extension cannot be built here", "pip install pybind11")
-
-
-def _nvcc_path() -> Path | None:
-    """The compiler of a whole toolkit, found as setup.py finds it."""
-    on_path = shutil.which("nvcc")
-    homes = [os.environ.get("CUDA_HOME"), on_path and str(Path(on_path).resolve().parents[1]), "/usr/local/cuda"]
-    for home in homes:
-        if home and (Path(home) / "bin/nvcc").is_file() and (Path(home) / "include/cuda_runtime.h").is_file():
-            return Path(home) / "bin/nvcc"
-    return None
+def nvcc_path() -> Path | None:
+    """The CUDA compiler that CMakeLists.txt finds: of CUDA_HOME, on PATH or in /usr/local/cuda."""
+    folders = [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
+    if home := os.environ.get("CUDA_HOME"):
+        folders.insert(0, str(Path(home) / "bin"))
+    found = shutil.which("nvcc", path=os.pathsep.join(folders))
+    return Path(found) if found else None
 
 
 def _nvcc() -> Finding:
-    path = _nvcc_path()
+    path = nvcc_path()
     if path is None:
-        mend = "sudo apt-get install cuda-toolkit-13-0" if shutil.which("nvidia-smi") else None
-        return Finding("nvcc", False, "absent: only a GPU needs it", mend)
+        fix = "sudo apt-get install cuda-toolkit-13-0" if shutil.which("nvidia-smi") else None
+        return Finding("nvcc", False, "absent: only a GPU needs it", fix)
     text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     release = re.search(r"release (\d+\.\d+)", text)
     return Finding("nvcc", release is not None, f"CUDA {release[1]}" if release else f"{path} does not run")
@@ -249,21 +266,19 @@ def _no_gpu(torch_cuda: str | None) -> Finding:
     if shutil.which("nvidia-smi") is None:
         return Finding("GPU", False, "none with an NVIDIA driver: everything runs on the CPU")
     if torch_cuda is None:
-        mend = f'pip install --force-reinstall "{TORCH}"'
-        return Finding("GPU", False, "there is an NVIDIA driver, but this torch is built for the CPU only", mend)
-    return Finding(
-        "GPU", False, f"there is nvidia-smi, but torch for CUDA {torch_cuda} finds no device: nvidia-smi tells why"
-    )
+        fix = f'pip install --force-reinstall "{TORCH}"'
+        return Finding("GPU", False, "there is an NVIDIA driver, but this torch is built for the CPU only", fix)
+    return Finding("GPU", False, f"torch for CUDA {torch_cuda} finds no device", "nvidia-smi")
 
 
 def _one_gpu(properties: Any, archs: Sequence[str]) -> Finding:
     capability = (properties.major, properties.minor)
     number = f"{capability[0]}.{capability[1]}"
-    told = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability {number}"
+    message = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, compute capability {number}"
     if covers(archs, capability):
-        return Finding("GPU", True, told, needed_for="extension")
-    mend = f'CYCLEGAN_FAST_CUDA_ARCHS="{number.replace(".", "")}" {BUILD}'
-    return Finding("GPU", False, f"{told}: the extension has no kernels for it", mend, "extension")
+        return Finding("GPU", True, message)
+    fix = f'CYCLEGAN_FAST_CUDA_ARCHS="{number.replace(".", "")}" {BUILD}'
+    return Finding("GPU", False, f"{message}: the extension has no kernels for it", fix, "extension")
 
 
 def covers(archs: Sequence[str], capability: tuple[int, int]) -> bool:

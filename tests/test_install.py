@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
+import setuptools
 
 ROOT = Path(__file__).resolve().parent.parent
 USE = (
@@ -50,7 +52,8 @@ def use(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the extension is built on Linux only")
 def test_pip_install_builds_the_extension(tmp_path: Path) -> None:
-    done = install(tmp_path / "site", CYCLEGAN_FAST_CUDA="0")  # tests/cpp compiles the CUDA kernels
+    # Unoptimised, and without the CUDA kernels: the suite's own extension is the same build in full.
+    done = install(tmp_path / "site", CYCLEGAN_FAST_CUDA="0", CMAKE_BUILD_TYPE="None")
     assert done.returncode == 0, done.stderr
     used = use(tmp_path / "site", CYCLEGAN_FAST_REQUIRE_EXT="1")
     assert used.returncode == 0, used.stderr
@@ -70,6 +73,31 @@ def test_without_a_compiler_it_installs_and_says_what_it_lacks(tmp_path: Path) -
     strict = {"CYCLEGAN_FAST_CUDA": "0", "CYCLEGAN_FAST_REQUIRE_EXT": "1"}
     refused = install(tmp_path / "other" / "site", CXX="no-such-compiler", **strict)
     assert refused.returncode != 0
+
+
+def test_an_isolated_build_asks_for_torch_only_where_there_is_none(tmp_path: Path) -> None:
+    venv.create(tmp_path / "env")
+    site = next((tmp_path / "env").glob("lib/python3*/site-packages"))
+    (tmp_path / "isolated").mkdir()
+    here = Path(setuptools.__file__).parents[1]
+    for part in (*here.glob("setuptools*"), here / "_distutils_hack"):
+        (tmp_path / "isolated" / part.name).symlink_to(part)
+    program = (
+        f"import sys; sys.path = [{str(ROOT)!r}, {str(tmp_path / 'isolated')!r}, "
+        "*(folder for folder in sys.path if not folder.endswith('site-packages'))]; "
+        "from build_backend import *; print(get_requires_for_build_wheel(), get_requires_for_build_editable())"
+    )
+
+    def asked_for() -> str:
+        command = [tmp_path / "env/bin/python", "-s", "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    assert asked_for() == "['torch>=2.11'] ['torch>=2.11']"
+    (site / "torch").mkdir()
+    (site / "torch" / "__init__.py").touch()
+    assert asked_for() == "[] []"
 
 
 def test_make_gpu_without_a_gpu_names_what_it_leaves_out() -> None:
