@@ -80,8 +80,9 @@ def configure(folder: Path, settings: list[str]) -> None:
     record, wanted = folder / "settings.txt", "\n".join([str(ROOT), *settings, *variables])
     if record.is_file() and record.read_text() == wanted:
         return
-    record.unlink(missing_ok=True)
-    command = [find_program("cmake"), "--fresh", "-G", "Ninja", "-S", ROOT, "-B", folder, *settings]
+    for stale in (record, folder / "CMakeCache.txt"):  # but not what --fresh removes, the objects
+        stale.unlink(missing_ok=True)
+    command = [find_program("cmake"), "-G", "Ninja", "-S", ROOT, "-B", folder, *settings]
     subprocess.run(command, check=True)
     record.write_text(wanted)
 
