@@ -72,7 +72,7 @@ def compile_all(archs: list[str]) -> list[Usage]:
 
     def report(job: tuple[Path, str]) -> str:
         source, arch = job
-        words = ["-std=c++17", "-O3", "-Xptxas=-v", f"-I{KERNELS}", f"-arch=sm_{arch}"]
+        words = ["-std=c++17", "-O3", "-Xptxas=-v", f"-I{KERNELS}", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
         command = [nvcc, *words, "-cubin", "-o", "/dev/null", source]
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
