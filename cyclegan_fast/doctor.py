@@ -40,14 +40,8 @@ EXTRAS = {  # module: (the extra that brings it, what it is for)
     "openvino": ("openvino", "run ONNX engines faster on Intel and AMD processors"),
     "tensorrt": ("tensorrt", "build and run .engine files on an NVIDIA GPU"),
     "tensorboard": ("tensorboard", "event files for TensorBoard"),
-<<<<<<< HEAD
-    "tifffile": ("tifffile", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
-    "av": ("av", "translate videos"),
-    "imagecodecs": ("imagecodecs", "read and write PNG of 16-bit colour"),
-=======
     "tifffile": ("deep", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
     "imagecodecs": ("deep", "read and write PNG of 16-bit colour"),
->>>>>>> 5b84116 (One description of the build: CMakeLists.txt, which setup.py, the C++ tests and make gpu run)
 }
 MARKS = {"option": "○", "caution": "!"}
 BUILD_TOOLS = ("cmake", "ninja", "pybind11")
@@ -95,11 +89,7 @@ def examine() -> dict[str, list[Finding]]:
         "To train and translate": [_python(), _torch(), *(_core(*item) for item in CORE.items())],
         "The compiled extension": [*_extension(), _compiler(), *(_build_tool(name) for name in BUILD_TOOLS), _nvcc()],
         "The GPU": _gpu(),
-<<<<<<< HEAD
-        "Extras": [*(_extra(module, *extra) for module, extra in EXTRAS.items()), _dali()],
-=======
-        "Extras": [*(_extra(module, module, *extra) for module, extra in EXTRAS.items()), _dali(), _ffmpeg()],
->>>>>>> 5b84116 (One description of the build: CMakeLists.txt, which setup.py, the C++ tests and make gpu run)
+        "Extras": [*(_extra(module, module, *extra) for module, extra in EXTRAS.items()), _dali()],
     }
 
 
