@@ -41,6 +41,7 @@ EXTRAS = {  # module: (the extra that brings it, what it is for)
     "tensorrt": ("tensorrt", "build and run .engine files on an NVIDIA GPU"),
     "tensorboard": ("tensorboard", "event files for TensorBoard"),
     "tifffile": ("deep", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
+    "av": ("video", "translate videos"),
     "imagecodecs": ("deep", "read and write PNG of 16-bit colour"),
 }
 MARKS = {"option": "○", "caution": "!"}

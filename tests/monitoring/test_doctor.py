@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
 from cyclegan_fast import ops
-from cyclegan_fast.doctor import TESTED_TORCH, covers, examine
+from cyclegan_fast.doctor import CORE, EXTRAS, TESTED_TORCH, covers, examine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,6 +71,14 @@ def test_judges_the_version_of_torch(monkeypatch: pytest.MonkeyPatch, version: s
     assert found.message.startswith(version)
     if needed_for == "caution":
         assert found.message.endswith(f"newer than {TESTED_TORCH}, the newest tested") and found.fix is None
+
+
+def test_the_extras_that_it_names_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {extra for extra, _ in EXTRAS.values()} <= set(project["optional-dependencies"])
+    assert {name for name in CORE.values()} | {"torch"} == {
+        re.split("[>=<]", requirement)[0] for requirement in project["dependencies"]
+    }
 
 
 def test_help_shows_an_example() -> None:
