@@ -76,7 +76,7 @@ def test_judges_the_version_of_torch(monkeypatch: pytest.MonkeyPatch, version: s
 def test_the_extras_that_it_names_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {extra for extra, _ in EXTRAS.values()} <= set(project["optional-dependencies"])
-    assert {name for name in CORE.values()} | {"torch"} == {
+    assert set(CORE.values()) | {"torch"} == {
         re.split("[>=<]", requirement)[0] for requirement in project["dependencies"]
     }
 
