@@ -76,7 +76,7 @@ def with_errors(action: Callable[[], Any]) -> NoReturn:
     try:
         status = action()
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error), line_breaks=True)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except PermissionError as error:
         reason = f"{error.filename}: {error.strerror}; change its permissions, or run as a user who has them"

@@ -27,10 +27,10 @@ class _PlainHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # The streams of this moment, so that a live progress bar that redirects them stays below the line.
         if record.levelno >= logging.WARNING:
-            print(f"note: {printable(record.getMessage())}", file=sys.stderr, flush=True)
+            print(f"note: {printable(record.getMessage(), line_breaks=True)}", file=sys.stderr, flush=True)
         else:
             stream = sys.stderr if self.info_to_stderr else sys.stdout
-            print(printable(record.getMessage()), file=stream, flush=True)
+            print(printable(record.getMessage(), line_breaks=True), file=stream, flush=True)
 
 
 def show_logs(*, info_to_stderr: bool = False) -> None:
@@ -48,17 +48,22 @@ def show_logs(*, info_to_stderr: bool = False) -> None:
         logger.propagate = False
 
 
-def printable(text: str) -> str:
-    """Text with names of files in it as a terminal can show it.
+def printable(text: str, *, line_breaks: bool = False) -> str:
+    """Returns text with names of files in it as a terminal can show it.
 
     Control characters, which a terminal would obey, and bytes of names that are no text become escapes, such as \\x1b
-    and \\udcff. Line breaks and tabs stay.
+    and \\udcff.
+
+    Args:
+        text: The message.
+        line_breaks: Keeps those of a message of several lines. Tabs stay in any case.
     """
     if text.isprintable():
         return text
+    kept = "\t\n" if line_breaks else "\t"
     return "".join(
         character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in kept
         else character
         for character in text
     )

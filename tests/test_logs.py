@@ -37,7 +37,8 @@ def test_once_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_names_become_printable() -> None:
     for text in ("a sentence.", "two\nlines\tand a tab", "日本 ü \u00a0\u200d", ""):
-        assert printable(text) == text
+        assert printable(text, line_breaks=True) == text
+    assert printable("two\nlines\tand a tab") == "two\\nlines\tand a tab"
     assert printable("red\x1b[31m\r\x07 \x9b \udcff.png") == "red\\x1b[31m\\r\\x07 \\x9b \\udcff.png"
 
 

@@ -261,4 +261,4 @@ def _why_unidentified(source: ImageFile) -> str:
         return "a damaged JPEG, or one of 12 bits or without loss, which is not read; convert it to PNG"
     if kind := kind_by_content(start):
         return f"{kind}, which is not read; convert it to PNG, JPEG or TIFF"
-    return f"not an image in a known format ({', '.join(FORMATS)})"
+    return "not an image in a known format (JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)"
