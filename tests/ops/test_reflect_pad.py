@@ -36,6 +36,22 @@ def test_deterministic_algorithms_are_content(device: str) -> None:
     assert x.grad is not None
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_same_bits_for_any_thread_count(layout: str) -> None:
+    x = random_tensor((2, 33, 40, 41), torch.float32, "cpu", layout)
+    grad = random_tensor((2, 33, 46, 47), torch.float32, "cpu", layout).detach()
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y = ops.reflect_pad(x, 3)
+            results.append((y, *torch.autograd.grad(y, x, grad)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
 def test_mistakes_get_one_sentence() -> None:
     with pytest.raises(UserError, match="less than min"):
         ops.reflect_pad(torch.ones(1, 1, 3, 9), 3)
