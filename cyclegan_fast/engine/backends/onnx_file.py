@@ -80,6 +80,13 @@ class OnnxFile:
         """What it computes in; of other makers' files, by the type of their input."""
         return self.metadata.get("precision", "fp16" if self.input.dtype == np.float16 else "fp32")
 
+    def failure(self, batch: Tensor, error: Exception) -> UserError:
+        """What to raise when a runtime fails on a batch."""
+        message = f"{self.name} failed on a batch of shape {list(batch.shape)}: {first_line(error)}"
+        if not self.metadata:
+            message += f"; its network may need sides that are multiples of 32 or more: try {_USUAL_SIDE}x{_USUAL_SIDE}"
+        return UserError(message)
+
     def info(self, device: str, precision: Precision | None = None) -> EngineInfo:
         """About the engine that runs it on `device`, in `precision` if that is not the file's own."""
         if self.metadata:

@@ -41,9 +41,7 @@ class OnnxBackend(Engine):
         try:
             return run(batch)
         except Exception as error:  # ONNX Runtime raises types of its own
-            raise UserError(
-                f"{self.name} failed on a batch of shape {list(batch.shape)}: {first_line(error)}"
-            ) from error
+            raise self._file.failure(batch, error) from error
 
     def _run_on_host(self, batch: Tensor) -> Tensor:
         (result,) = self._session.run(None, {self._file.input.name: self._file.input.from_batch(batch)})

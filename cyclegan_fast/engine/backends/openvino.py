@@ -60,9 +60,7 @@ class OpenVinoBackend(Engine):
                 return self._infer(request, batch)
             except Exception as error:
                 request = self._compile().create_infer_request()
-                raise UserError(
-                    f"{self.name} failed on a batch of shape {list(batch.shape)}: {first_line(error)}"
-                ) from error
+                raise self._file.failure(batch, error) from error
         finally:
             self._requests.put(request)
 
