@@ -2,7 +2,7 @@
 // file ends. Files of a real encoder: tests/images/test_jpeg_damage.py.
 #include "harness.h"
 
-#ifdef CYCLEGAN_FAST_CUDA_TWIN
+#ifdef CYCLEGAN_FAST_TEST_CUDA
 void test_jpeg_damage() {}
 #else
 
