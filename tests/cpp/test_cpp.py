@@ -35,14 +35,32 @@ def test_kernels(built: Path) -> None:
     assert "cuda_emulated" in output and "cpu_sanitized" in output
 
 
+# 64 values that are all alive at the barrier do not fit into 32 registers.
+SPILLING = """
+__global__ void spilling(float* x) {
+  float values[64];
+  for (int i = 0; i < 64; ++i) values[i] = x[64 * threadIdx.x + i];
+  __syncthreads();
+  for (int i = 0; i < 64; ++i) x[64 * threadIdx.x + i] = values[63 - i] * values[(i * 7 + 1) % 64];
+}
+"""
+
+
 @pytest.mark.slow
 def test_a_kernel_that_spills_registers_does_not_compile(built: Path, tmp_path: Path) -> None:
     commands = json.loads((built / "compile_commands.json").read_text())
-    compiled = [entry for entry in commands if entry["file"].endswith("losses.cu")]
-    if not compiled:
+    commands = [entry for entry in commands if entry["file"].endswith("/losses.cu")]
+    if not commands:
         pytest.skip("no nvcc")
-    words = [word for word in shlex.split(compiled[0]["command"]) if not word.startswith("--generate-code")]
-    words[words.index("-o") + 1] = str(tmp_path / "losses.o")
-    starved = [*words, "-gencode=arch=compute_90a,code=sm_90a", "-maxrregcount=16"]
-    done = subprocess.run(starved, cwd=built, capture_output=True, text=True, check=False)
-    assert done.returncode != 0 and "spill" in (done.stdout + done.stderr).lower()
+    (tmp_path / "spilling.cu").write_text(SPILLING)
+    words = [word for word in shlex.split(commands[0]["command"]) if not word.startswith("--generate-code")]
+    words[words.index("-o") + 1] = str(tmp_path / "spilling.o")
+    words[words.index(commands[0]["file"])] = str(tmp_path / "spilling.cu")
+
+    def compile_with(registers: int) -> subprocess.CompletedProcess[str]:
+        flags = ["-gencode=arch=compute_90a,code=sm_90a", f"-maxrregcount={registers}"]
+        return subprocess.run([*words, *flags], cwd=built, capture_output=True, text=True, check=False)
+
+    assert compile_with(128).returncode == 0
+    starved = compile_with(32)
+    assert starved.returncode != 0 and "spill" in (starved.stdout + starved.stderr).lower(), starved
