@@ -255,7 +255,7 @@ def test_the_pages_examples(tensorrt, runs, photos, tmp_path, monkeypatch):
         assert ended.value.code == 0
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     desk = {"horses": torch.rand(2, 3, 40, 44) * 2 - 1}
-    exec(block, desk)
+    exec(block.replace("512", "64"), desk)  # the double computes on the CPU, in half precision
     assert desk["zebras"].shape == desk["horses"].shape
 
 
