@@ -329,7 +329,7 @@ def test_the_commands_from_checkpoint_to_images(images, tmp_path, runs, run_comm
     ended = run_command_here(translate_module.main, *options)
     assert ended.status == 2
     assert ended.err == f"not translated: {images / 'text.jpg'}: not an image in a known format " + (
-        "(JPEG, PNG, WEBP, BMP, TIFF, PPM, GIF)\n"
+        "(JPEG, PNG, WebP, BMP, TIFF, PPM, GIF)\n"
     )
     assert files_under(tmp_path / "out") == set(FORMATS)
     assert "7 of 8 files" in ended.out and "files/s" in ended.out
