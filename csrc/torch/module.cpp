@@ -13,7 +13,7 @@ namespace py = pybind11;
 
 namespace {
 
-// {version, compiler, cuda, cuda_archs, isa}; the macros come from setup.py.
+// {version, compiler, cuda, cuda_archs, isa}; the macros come from CMakeLists.txt.
 py::dict build_info() {
   py::dict info;
   info["version"] = CYCLEGAN_FAST_VERSION;

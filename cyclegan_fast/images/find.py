@@ -8,6 +8,7 @@ kinds that are not read are passed over, and a warning counts them.
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import shlex
 from collections import Counter
@@ -16,6 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.other_kinds import describe_others, other_kind, warn_of_others
+
+log = logging.getLogger(__name__)
 
 # Every name of the formats that `decode` reads.
 SUFFIXES = frozenset(
@@ -116,7 +119,10 @@ def _walk(folder: Path, top: Path, suffixes: Collection[str], others: Counter[st
         if entry.is_dir():
             yield from _walk(path, top, suffixes, others)
         elif path.suffix.lower() in suffixes:
-            yield path
+            if entry.is_file() or not path.exists():  # a link to nothing is reported by whoever reads it
+                yield path
+            else:
+                log.warning("%s: neither a file nor a folder, but a pipe or a device; passed over", path)
         elif suffix := other_kind(entry.name):
             others[suffix] += 1
 

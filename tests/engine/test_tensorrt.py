@@ -16,8 +16,9 @@ from cyclegan_fast.cli import run_command
 from cyclegan_fast.engine import Shapes, build_engine, infer, load_engine
 from cyclegan_fast.engine.backends import tensorrt as tensorrt_backend
 from cyclegan_fast.engine.backends.sidecar import sidecar_of
+from cyclegan_fast.engine.backends.tensorrt_api import import_tensorrt, profile_of
 from cyclegan_fast.engine.export import build
-from cyclegan_fast.engine.export.tensorrt_build import check_size, import_tensorrt, profile_of, split_profiles
+from cyclegan_fast.engine.export.tensorrt_build import check_size, split_profiles
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.export import export
 

@@ -124,6 +124,15 @@ def test_links_that_lead_nowhere(folder: Path) -> None:
 LIST = "import sys; from cyclegan_fast.cli import with_errors; from cyclegan_fast.images.find import list_images;"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a matter of Unix")
+def test_pipes_are_passed_over(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = list_images(folder)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "linked.png").symlink_to("pipe.png")
+    assert list_images(folder) == before
+    assert [message.count("passed over") for message in caplog.messages] == [1, 1]
+
+
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="root may read everything, and there is no unshare")
 @pytest.mark.parametrize("name", ["secret", "lost+found", "."])
 def test_folders_that_may_not_be_read(folder: Path, name: str) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.cuda_graphs import Call, GraphPerShape
 from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar
+from cyclegan_fast.engine.backends.tensorrt_api import import_tensorrt, make_log, profile_of
 from cyclegan_fast.engine.engine import Engine
-from cyclegan_fast.engine.export.tensorrt_build import import_tensorrt, make_log, profile_of
 from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.engine.metadata import Metadata, check_precision, engine_info
 from cyclegan_fast.engine.shapes import Shapes

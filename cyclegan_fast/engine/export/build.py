@@ -16,11 +16,12 @@ from cyclegan_fast.engine.backends.onnxruntime import OnnxBackend
 from cyclegan_fast.engine.backends.openvino import OpenVinoBackend
 from cyclegan_fast.engine.backends.sidecar import make_sidecar, sidecar_of, weights_digest
 from cyclegan_fast.engine.backends.tensorrt import TensorRtBackend, tensorrt_facts
+from cyclegan_fast.engine.backends.tensorrt_api import import_tensorrt
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.export.onnx import to_onnx
 from cyclegan_fast.engine.export.onnx_precision import typed_onnx
 from cyclegan_fast.engine.export.parity import check_parity, image_batches
-from cyclegan_fast.engine.export.tensorrt_build import build_plan, check_size, import_tensorrt
+from cyclegan_fast.engine.export.tensorrt_build import build_plan, check_size
 from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_generator
 from cyclegan_fast.engine.info import PRECISIONS, Precision
 from cyclegan_fast.engine.metadata import Metadata

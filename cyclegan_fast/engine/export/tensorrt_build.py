@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from cyclegan_fast.engine.backends.external_runtime import first_line
-from cyclegan_fast.engine.shapes import Shape, Shapes
+from cyclegan_fast.engine.backends.tensorrt_api import import_tensorrt, make_log
+from cyclegan_fast.engine.shapes import Shapes
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import user_cache, write_atomically
 
@@ -92,48 +92,6 @@ def split_profiles(shapes: Shapes) -> list[Shapes]:
             profiles.append(Shapes((low, *smallest[1:]), (images, *best[1:]), (high, *largest[1:])))
             low = high + 1
     return profiles
-
-
-def profile_of(batch: Shape, profiles: list[Shapes]) -> int:
-    """The index of the profile that serves a batch of (images, height, width)."""
-    for i, (smallest, _, largest) in enumerate(profiles):
-        if all(a <= side <= b for a, side, b in zip(smallest, batch, largest, strict=True)):
-            return i
-    raise ValueError(f"no profile of {profiles} serves {batch}")
-
-
-def import_tensorrt() -> Any:
-    """The package.
-
-    Raises:
-        UserError: It is missing, or too old.
-    """
-    try:
-        import tensorrt as trt
-    except (ImportError, OSError) as error:  # OSError: the bindings are there, but not the libraries
-        raise UserError(
-            f"an .engine file needs TensorRT 10.16 or newer ({first_line(error)}): "
-            "pip install 'cyclegan-fast[tensorrt]'"
-        ) from error
-    if tuple(int(part) for part in re.findall(r"\d+", trt.__version__)[:2]) < (10, 16):
-        raise UserError(f"TensorRT {trt.__version__} is too old: pip install 'cyclegan-fast[tensorrt]'")
-    return trt
-
-
-def make_log(trt: Any) -> Any:
-    """A logger that remembers TensorRT's last error, and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
-        last = "it gave no reason"
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.last = " ".join(message.split())
-
-    return Log()
 
 
 def _timing_file(trt: Any, device: torch.device) -> Path | None:
