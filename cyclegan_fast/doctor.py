@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +19,7 @@ from typing import Any
 
 from cyclegan_fast.cli import EXIT_USER_ERROR, with_errors
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import suppressed_output
 
 MIN_TORCH = (2, 11)
 TORCH = "torch>=2.11"
@@ -183,7 +183,7 @@ def _dali() -> Finding:
 def build_info() -> tuple[dict[str, Any], str | None]:
     """(facts about the extension, why it is missing): one of them is empty."""
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with suppressed_output("cyclegan_fast.ops.extension"):
             from cyclegan_fast import ops
     except (ImportError, OSError, UserError) as error:
         return {}, " ".join(str(error).split())

@@ -7,11 +7,14 @@ Python's own rule, and an application sees as much as it asks for.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import sys
 import threading
 import unicodedata
+import warnings
+from collections.abc import Iterator
 
 _reported: set[tuple[str, str]] = set()
 _lock = threading.Lock()
@@ -83,3 +86,18 @@ def warn_once(log: logging.Logger, message: str) -> None:
             return
         _reported.add((log.name, message))
     log.warning("%s", message)
+
+
+@contextlib.contextmanager
+def suppressed_output(*loggers: str) -> Iterator[None]:
+    """Suppresses Python warnings and what goes to these loggers ("" is the root)."""
+    levels = {log: log.level for log in map(logging.getLogger, loggers)}
+    for log in levels:
+        log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in levels.items():
+            log.setLevel(level)

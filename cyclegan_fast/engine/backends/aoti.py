@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cyclegan_fast import ops
 from cyclegan_fast.device import resolve_device
-from cyclegan_fast.engine.backends.external_runtime import first_line, suppressed_output
+from cyclegan_fast.engine.backends.external_runtime import first_line
 from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import Generator
@@ -25,6 +25,7 @@ from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.engine.metadata import Metadata, check_precision, engine_info
 from cyclegan_fast.engine.shapes import Shapes
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.nn import Direction
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -2,26 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
-
-
-@contextlib.contextmanager
-def suppressed_output(*loggers: str) -> Iterator[None]:
-    """Suppresses Python warnings and what goes to these loggers ("" is the root)."""
-    levels = {log: log.level for log in map(logging.getLogger, loggers)}
-    for log in levels:
-        log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in levels.items():
-            log.setLevel(level)
-
 
 def first_line(error: Exception) -> str:
     """The first line of an exception's message that says something, or the name of its type."""

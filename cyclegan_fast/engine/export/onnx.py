@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from cyclegan_fast import ops
-from cyclegan_fast.engine.backends.external_runtime import suppressed_output
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import suppressed_output
 
 OPSET = 18
 

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclegan_fast.engine.backends.external_runtime import suppressed_output
 from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import suppressed_output
 
 _BF16_OPSET = 22  # the first whose convolutions take bfloat16
 _FP8_OPSET = 19  # the first whose QuantizeLinear makes 8-bit floats
