@@ -123,9 +123,9 @@ def test_size_rate_sound_and_colours_are_kept(tmp_path, size):
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
 def test_a_phones_video_stands_upright(tmp_path, quarters):
-    picture = np.zeros((32, 64, 3), np.uint8)
-    picture[:12, :20] = 255  # the upper left
-    flat = write_video(tmp_path / "flat.mp4", size=(32, 64), count=3, frames=[picture] * 3, aspect=Fraction(4, 3))
+    photo = np.zeros((32, 64, 3), np.uint8)
+    photo[:12, :20] = 255  # the upper left
+    flat = write_video(tmp_path / "flat.mp4", size=(32, 64), count=3, frames=[photo] * 3, aspect=Fraction(4, 3))
     content = bytearray(flat.read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40  # 3x3, behind the track's dates, number, duration, layer and volume
     cos, sin = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters]  # a quarter turn clockwise each
@@ -134,7 +134,7 @@ def test_a_phones_video_stands_upright(tmp_path, quarters):
     content[matrix : matrix + 36] = struct.pack(">9i", *fixed)
     (tmp_path / "turned.mp4").write_bytes(content)
     made = translated(tmp_path / "turned.mp4", tmp_path / "made.mp4", batch_size=4)
-    expected = np.rot90(picture, -quarters)
+    expected = np.rot90(photo, -quarters)
     assert made.frames.shape[1:] == expected.shape and np.abs(made.frames[0].astype(int) - expected).mean() < 6
     assert made.aspect == (Fraction(4, 3) if quarters % 2 == 0 else Fraction(3, 4))
 

@@ -1,4 +1,4 @@
-"""Which files of a folder, or of a pattern, are images: hidden, foreign, unreadable and oddly named ones."""
+"""Which files of a folder, or of a pattern, are images: hidden, unreadable and oddly named ones."""
 
 import logging
 import os

@@ -20,7 +20,7 @@ COLOURS = np.array([[(250, 240, 10), (20, 30, 40)], [(200, 20, 30), (128, 128, 1
 INSIDE = np.s_[2:14, 2:14], np.s_[2:14, 18:30], np.s_[18:30, 2:14], np.s_[18:30, 18:30]  # where no chroma bleeds
 
 
-def picture() -> np.ndarray:
+def photo() -> np.ndarray:
     return np.kron(COLOURS, np.ones((16, 16, 1))).astype(np.uint8)  # [32, 32, 3]
 
 
@@ -36,19 +36,19 @@ def check(path: Path, wanted: np.ndarray, stored: int, tolerance: int = 6) -> No
 
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"keep_rgb": True}, {"progressive": True}], ids=str)
 def test_colour(tmp_path: Path, options: dict) -> None:
-    Image.fromarray(picture()).save(tmp_path / "x.jpg", quality=98, **options)
-    check(tmp_path / "x.jpg", picture().astype(int), 3)
+    Image.fromarray(photo()).save(tmp_path / "x.jpg", quality=98, **options)
+    check(tmp_path / "x.jpg", photo().astype(int), 3)
 
 
 def test_grey(tmp_path: Path) -> None:
-    Image.fromarray(picture()[..., 0]).save(tmp_path / "x.jpg", quality=98)
-    check(tmp_path / "x.jpg", picture()[..., :1].repeat(3, axis=2).astype(int), 1)
+    Image.fromarray(photo()[..., 0]).save(tmp_path / "x.jpg", quality=98)
+    check(tmp_path / "x.jpg", photo()[..., :1].repeat(3, axis=2).astype(int), 1)
 
 
 def test_cmyk_is_inverted_as_adobe_writes_it(tmp_path: Path) -> None:
-    ink = np.concatenate([255 - picture(), np.zeros((32, 32, 1), np.uint8)], axis=2)
+    ink = np.concatenate([255 - photo(), np.zeros((32, 32, 1), np.uint8)], axis=2)
     Image.fromarray(ink, "CMYK").save(tmp_path / "x.jpg", quality=98)
-    check(tmp_path / "x.jpg", picture().astype(int), 4)
+    check(tmp_path / "x.jpg", photo().astype(int), 4)
     assert np.abs(read_unscaled(tmp_path / "x.jpg", 4).astype(int) - ink).max() <= 6
 
 
@@ -56,11 +56,11 @@ def test_cmyk_is_inverted_as_adobe_writes_it(tmp_path: Path) -> None:
 def test_ycck(tmp_path: Path) -> None:
     import imagecodecs
 
-    ink = np.concatenate([255 - picture(), np.full((32, 32, 1), 51, np.uint8)], axis=2)
+    ink = np.concatenate([255 - photo(), np.full((32, 32, 1), 51, np.uint8)], axis=2)
     inverted = 255 - ink  # as Adobe stores it
     content = imagecodecs.jpeg8_encode(inverted, level=98, colorspace="CMYK", outcolorspace="YCCK")
     (tmp_path / "x.jpg").write_bytes(content)
-    check(tmp_path / "x.jpg", np.rint(picture() * (1 - 51 / 255)).astype(int), 4)
+    check(tmp_path / "x.jpg", np.rint(photo() * (1 - 51 / 255)).astype(int), 4)
 
 
 @needs_deep
@@ -87,7 +87,7 @@ def test_other_formats_under_the_name_of_a_jpeg(tmp_path: Path, content: bytes, 
 def test_two_images_in_one_file_give_the_first(tmp_path: Path) -> None:
     other = io.BytesIO()
     Image.new("RGB", (32, 32)).save(other, "JPEG")
-    Image.fromarray(picture()).save(
+    Image.fromarray(photo()).save(
         tmp_path / "x.jpg", "MPO", quality=98, save_all=True, append_images=[Image.open(other)]
     )
-    check(tmp_path / "x.jpg", picture().astype(int), 3)
+    check(tmp_path / "x.jpg", photo().astype(int), 3)
