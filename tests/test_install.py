@@ -50,6 +50,7 @@ def use(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform != "linux", reason="the extension is built on Linux only")
 def test_pip_install_builds_the_extension(tmp_path: Path) -> None:
     # Unoptimised, and without the CUDA kernels: the suite's own extension is the same build in full.
@@ -61,6 +62,7 @@ def test_pip_install_builds_the_extension(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_without_a_compiler_it_installs_and_says_what_it_lacks(tmp_path: Path) -> None:
     done = install(tmp_path / "site", CXX="no-such-compiler", CYCLEGAN_FAST_CUDA="0")
     assert done.returncode == 0, done.stderr

@@ -337,7 +337,8 @@ def test_the_commands_from_checkpoint_to_images(images, tmp_path, runs, run_comm
     assert refused.status == 2 and refused.err.startswith("error: ") and refused.err.count("\n") == 1
 
 
-def test_help_shows_an_example_and_no_former_name(run_command_here):
+def test_help_shows_an_example_and_no_former_name(run_command_here, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     for name, main in (("export", export_command), ("translate", translate_module.main)):
         ended = run_command_here(main, "--help")
         assert ended.status == 0 and f"python -m cyclegan_fast.{name} --" in ended.out

@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 # The fixture `device` is a string: no state that one example could leave to the next.
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# A machine that has much else to do draws slowly.
+suppressed = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+many = settings(max_examples=60, deadline=None, suppress_health_check=suppressed)
 
 dtypes = st.sampled_from(list(TOLERANCE))
 shapes = st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(1, 20), st.integers(1, 20))
