@@ -23,7 +23,7 @@ from cyclegan_fast.logs import suppressed_output
 
 MIN_TORCH = (2, 11)
 TORCH = "torch>=2.11"
-TESTED_TORCH = "2.14.1"  # the newest that the tests ran on: docs/toolchain.md
+TESTED_TORCH = "2.15.0"  # the newest that the tests ran on: docs/toolchain.md
 BUILD = "pip install -e ."
 CORE = {
     "numpy": "numpy",
