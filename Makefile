@@ -15,7 +15,7 @@ demo: $(VENV)/.ready
 	$(EXTENSION)
 	$(BIN)/python -m cyclegan_fast.demo --out runs/demo
 
-# Two minutes: the linters, the operators, the networks, the step against its plain restatement, a training run.
+# A minute: the linters, the operators, the networks, the step against its plain restatement, a training run.
 CHECKED := tests/test_layers.py tests/ops tests/nn tests/training/test_step.py \
     tests/training/test_train_command.py::test_fifty_iterations_on_mixed_sizes
 check: lint extension
