@@ -25,7 +25,7 @@ ERRORS = [
 
 @pytest.fixture(scope="module")
 def picky(runs, onnx_files, tmp_path_factory):
-    """A U-Net that refuses sides which are no multiples of 32, in each kind of file, without a word about that."""
+    """A U-Net that refuses sides which are no multiples of 32, in each kind of file, which does not state that."""
     model = onnx.load(onnx_files["unet"])
     del model.metadata_props[:]
     for port in (model.graph.input[0], model.graph.output[0]):  # nor in the names of its sides
