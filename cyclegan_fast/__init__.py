@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.version import __version__
 
 if TYPE_CHECKING:
-    from cyclegan_fast.engine import build_engine, infer, infer_async, load_engine
+    from cyclegan_fast.engine import Engine, Tiling, build_engine, infer, infer_async, load_engine
 
-__all__ = ["__version__", "build_engine", "infer", "infer_async", "load_engine"]
+__all__ = ["Engine", "Tiling", "UserError", "__version__", "build_engine", "infer", "infer_async", "load_engine"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,3 +26,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(engine, name)
     raise AttributeError(f"module 'cyclegan_fast' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Lists what is exported, before it is loaded, too."""
+    return sorted({*globals(), *__all__})
