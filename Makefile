@@ -1,4 +1,4 @@
-# make demo | make check | make test | make bench | make gpu | make lint
+# make demo | make check | make test | make bench | make gpu | make docs | make lint
 PYTHON ?= python3
 TORCH ?= 2.13.0
 JOBS ?= 2
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 EXTENSION := $(BIN)/python setup.py --quiet build_ext --inplace
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check test bench gpu lint format extension clean
+.PHONY: demo check test bench gpu docs lint format extension clean
 
 demo: $(VENV)/.ready
 	$(EXTENSION)
@@ -30,6 +30,10 @@ bench: extension
 # For a host with a GPU and, maybe, no network: uses that host's own Python and torch, and installs nothing.
 gpu:
 	$(PYTHON) benchmarks/gpu.py $(PARTS)
+
+# The documentation, in site/: open site/index.html.
+docs: $(VENV)/.ready-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
