@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import torch
 
@@ -53,27 +54,42 @@ class StopSignal:
     """Notes that SIGTERM or SIGINT asked the run to stop after its step; a second one stops the process at once.
 
     A signal that the process was started to ignore stays ignored. A shell starts the background jobs of a script
-    with SIGINT ignored, so that Ctrl-C at the terminal does not reach them; SIGTERM stops them in order.
+    with SIGINT ignored, so that Ctrl-C at the terminal does not reach them; SIGTERM stops them in order. Outside the
+    main thread, which alone may handle signals, none is noted.
+
+    Args:
+        owns_process: False in somebody else's program, a notebook for example: a second signal then does what it did
+            before, which for Ctrl-C is to raise KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, owns_process: bool = True) -> None:
+        self.owns_process = owns_process
         self.requested = False
-        self.before: dict[int, object] = {}
+        self.signal: int | None = None
+        """The signal that asked; None if it was something else."""
+        self.before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        with contextlib.suppress(ValueError):  # only the main thread may install handlers
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not installed from Python
                     self.before[number] = signal.signal(number, self._on_signal)
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            os._exit(128 + number)
-        self.requested = True
+        if self.signal is not None:
+            if self.owns_process:
+                os._exit(128 + number)
+            self._restore()
+            signal.raise_signal(number)
+        self.requested, self.signal = True, number
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self.before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
+        self.before = {}

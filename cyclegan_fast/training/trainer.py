@@ -44,13 +44,15 @@ class Trainer:
 
     Args:
         config: All settings.
+        on_log: Called with each log record, after what else is due at its step.
 
     Raises:
         UserError: Settings that contradict each other or the device, or images that cannot be trained on; raised
             before any network is built.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, *, on_log: Callable[[dict[str, Any]], object] = lambda record: None) -> None:
+        self.on_log = on_log
         self.device = resolve_device(config.run.device)
         self.config = config = resolve_settings(config, self.device)
         self.uses_graph = uses_cuda_graph(config, self.device)
@@ -77,12 +79,12 @@ class Trainer:
         """The epoch that the next step belongs to, from 1."""
         return self.done // self.steps_per_epoch + 1
 
-    def run(self) -> int:
-        """Trains; returns the exit status of the command."""
+    def run(self, stop: StopSignal | None = None) -> int:
+        """Trains, until the end or until `stop` is requested; returns the exit status of the command."""
         out = self.config.run.out
         with storage_errors(f"cannot use --out {out}"):
             out.mkdir(parents=True, exist_ok=True)
-        with RunLock(out), StopSignal() as stop, contextlib.ExitStack() as stack:
+        with RunLock(out), stop or StopSignal() as stop, contextlib.ExitStack() as stack:
             self._load()
             if self.done >= self.total_steps:
                 log.info("nothing is left to do: %d of %d steps are done", self.done, self.total_steps)
@@ -132,29 +134,34 @@ class Trainer:
         save_due = not last and _divides(run.checkpoint_every, self.done)  # `run` saves the last one
         if log_due or save_due or self.device.type == "cpu":
             self._stop_unless_finite(meter)
-        info = self._log(meter) if log_due else None
+        record = self._log(meter) if log_due else None
         if _divides(run.sample_every, self.done) or (last and run.sample_every):
             self._save_sample(images)
         if self.done % self.steps_per_epoch == 0:
             self._end_epoch()
         if save_due:
             self._checkpoint()
-        self.progress.update(self.done, info)
+        if record is None:
+            self.progress.update(self.done)
+        else:
+            losses = record["losses"]
+            self.progress.update(self.done, {k: v for k, v in record.items() if k not in ("step", "losses")} | losses)
+            self.on_log(record)
 
     def _log(self, meter: Meter) -> dict[str, Any]:
-        """Writes an event record of the steps since the last one; returns its values by name."""
+        """Writes the record of the steps since the last one, and returns it: step, losses by name, epoch, speed ..."""
         epoch = (self.done - 1) // self.steps_per_epoch + 1  # of the step that has just been done
-        losses = meter.means()
         record: dict[str, Any] = {
+            "losses": meter.means(),
             "epoch": epoch,
             "lr": self.schedule.at(epoch),
             "steps_per_second": meter.steps_per_second(),
             "data_wait_share": meter.wait_share(),
             "peak_memory_gib": peak_memory_gib(self.device),
         }
-        self.events.write(self.done, losses=losses, **record)
+        self.events.write(self.done, **record)
         meter.reset()
-        return record | losses
+        return {"step": self.done, **record}
 
     def _end_epoch(self) -> None:
         if self.config.optim.lr_policy == "plateau":
@@ -193,7 +200,12 @@ class Trainer:
             self.done,
             networks=self.networks,
             config=self.config,
-            progress={"step": self.done, "epoch": self.epoch, "images": list(self.loader.samples.counts)},
+            progress={
+                "step": self.done,
+                "total_steps": self.total_steps,
+                "epoch": self.epoch,
+                "images": list(self.loader.samples.counts),
+            },
             pixel_formats=self.pixel_formats,
             state=self._state_dict(),
             keep=keep,
