@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
 MIN_LOSS_SCALE = 1.0  # of fp16: it starts at 65,536 and is halved by every step that overflows
 
+OnLog = Callable[[dict[str, Any]], object]
+
 
 class Trainer:
     """Trains one run to its end, or until a signal stops it.
@@ -51,7 +53,7 @@ class Trainer:
             before any network is built.
     """
 
-    def __init__(self, config: TrainConfig, *, on_log: Callable[[dict[str, Any]], object] = lambda record: None) -> None:
+    def __init__(self, config: TrainConfig, *, on_log: OnLog | None = None) -> None:
         self.on_log = on_log
         self.device = resolve_device(config.run.device)
         self.config = config = resolve_settings(config, self.device)
@@ -146,7 +148,8 @@ class Trainer:
         else:
             losses = record["losses"]
             self.progress.update(self.done, {k: v for k, v in record.items() if k not in ("step", "losses")} | losses)
-            self.on_log(record)
+            if self.on_log:
+                self.on_log(record)
 
     def _log(self, meter: Meter) -> dict[str, Any]:
         """Writes the record of the steps since the last one, and returns it: step, losses by name, epoch, speed ..."""
