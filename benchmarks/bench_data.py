@@ -143,8 +143,8 @@ def train_for_a_while(name: str, folder: Path) -> dict[str, float]:
         )
         Trainer(config).run()
         records = read_events(Path(out))[1:]
-    means = {key: statistics.mean(r[key] for r in records) for key in ("data_wait_share", "steps_per_second")}
-    return {"waited": means["data_wait_share"], "speed": means["steps_per_second"]}
+    means = {key: statistics.mean(r[key] for r in records) for key in ("data_wait_percent", "steps_per_second")}
+    return {"waited": means["data_wait_percent"] / 100, "speed": means["steps_per_second"]}
 
 
 def measure_data(seconds: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from cyclegan_fast.monitoring.markup import el
@@ -11,12 +12,33 @@ from cyclegan_fast.monitoring.markup import el
 Points = Sequence[tuple[float, float | None]]  # (x, y); a y of None is a gap
 
 WIDTH, HEIGHT = 420, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 28  # margins of the plot
+MIN_LEFT, RIGHT, TOP, BOTTOM = 46, 20, 10, 28  # margins of the plot; the left one grows with the labels in it
+LABEL_GAP, CHARACTER = 7, 7.7  # between the labels of y and the plot; the width of the widest digit at 12 px
 MAX_POINTS = 600  # drawn per line; longer ones show the extremes of each chunk
 COLOURS = 4  # classes s0 to s3 of the style sheet
 
 
-def line_chart(title: str, series: Mapping[str, Points], *, smooth: bool = True, x_name: str = "step") -> Element:
+class Frame(NamedTuple):
+    """The plot within the drawing: its margin on the left, and the values at its edges."""
+
+    left: float
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+    def x(self, value: float) -> str:
+        """Returns where a value of x lies, in pixels."""
+        return f"{self.left + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - self.left - RIGHT):.1f}"
+
+    def y(self, value: float) -> str:
+        """Returns where a value of y lies, in pixels."""
+        return f"{HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM):.1f}"
+
+
+def line_chart(
+    title: str, series: Mapping[str, Points], *, smooth: bool = True, x_name: str = "step", unit: str = ""
+) -> Element:
     """Draws one line per series.
 
     Args:
@@ -24,20 +46,24 @@ def line_chart(title: str, series: Mapping[str, Points], *, smooth: bool = True,
         series: Points by name, in the order of x; at least one y must be a number.
         smooth: Draw the running mean, too; without it the raw values stand alone.
         x_name: What x counts.
+        unit: What follows each value of y, such as %.
 
     Returns:
         A <figure>: caption and legend with each line's last value, then the <svg>.
     """
     means = {name: running_mean(points) if smooth else points for name, points in series.items()}
     last = {name: next(y for _, y in reversed(points) if y is not None) for name, points in means.items()}
-    label = f"{title}: {', '.join(f'{name} ends at {number(y)}' for name, y in last.items())}"
+    label = f"{title}: {', '.join(f'{name} ends at {number(y)}{unit}' for name, y in last.items())}"
+    x_ticks, y_ticks = _ticks(series)
+    frame = _frame(series, x_ticks, y_ticks, x_name, unit)
     return el(
         "figure",
-        el("figcaption", el("strong", title), *_legend(last)),
+        el("figcaption", el("strong", title), *_legend(last, unit)),
         el(
             "svg",
-            *_axes(series, x_name),
-            *_lines(series, means),
+            *_axis_of_y(frame, y_ticks, unit),
+            *_axis_of_x(frame, x_ticks, x_name),
+            *_lines(series, means, frame),
             viewBox=f"0 0 {WIDTH} {HEIGHT}",
             role="img",
             aria_label=label,
@@ -82,7 +108,7 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _ranges(series: Mapping[str, Points]) -> tuple[list[float], list[float]]:
+def _ticks(series: Mapping[str, Points]) -> tuple[list[float], list[float]]:
     """Ticks of x and of y. An axis of positive values starts at 0 unless that would flatten the lines."""
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points if y is not None]
@@ -90,57 +116,62 @@ def _ranges(series: Mapping[str, Points]) -> tuple[list[float], list[float]]:
     return nice_ticks(min(0.0, min(xs)), max(xs)), nice_ticks(low, max(ys))
 
 
-def _scales(series: Mapping[str, Points]) -> tuple[float, float, float, float]:
-    """(x0, x1, y0, y1) of the plot's frame: x ends with the data, y with a tick."""
-    x_ticks, y_ticks = _ranges(series)
+def _frame(series: Mapping[str, Points], x_ticks: list[float], y_ticks: list[float], x_name: str, unit: str) -> Frame:
+    """x ends with the data, y with a tick; the left margin holds the longest label."""
     x_end = max(x for points in series.values() for x, _ in points)
-    return x_ticks[0], max(x_end, x_ticks[0] + 1e-9), y_ticks[0], y_ticks[-1]
+    characters = max(len(x_name), *(len(number(tick)) + 2 * len(unit) for tick in y_ticks))  # a % is wide
+    left = max(MIN_LEFT, LABEL_GAP + math.ceil(CHARACTER * characters))
+    return Frame(left, x_ticks[0], max(x_end, x_ticks[0] + 1e-9), y_ticks[0], y_ticks[-1])
 
 
-def _axes(series: Mapping[str, Points], x_name: str) -> list[Element]:
-    x0, x1, y0, y1 = _scales(series)
-    x_ticks, y_ticks = _ranges(series)
+def _axis_of_y(frame: Frame, ticks: list[float], unit: str) -> list[Element]:
     parts = []
-    for tick in y_ticks:
-        y = _y(tick, y0, y1)
-        parts.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
-        parts.append(el("text", number(tick), x=LEFT - 7, y=f"{float(y) + 4:.1f}", text_anchor="end"))
-    for tick in x_ticks:
-        if tick <= x1:
-            at_edge = tick > x1 - (x1 - x0) / 20
-            anchor = "end" if at_edge else "middle"
-            x = f"{WIDTH - 2:.1f}" if at_edge else _x(tick, x0, x1)
-            parts.append(el("text", number(tick), x=x, y=HEIGHT - 9, text_anchor=anchor))
-    parts.append(el("text", x_name, x=LEFT - 7, y=HEIGHT - 9, text_anchor="end"))
+    for tick in ticks:
+        y = frame.y(tick)
+        parts.append(el("line", x1=frame.left, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
+        label = number(tick) + unit
+        parts.append(el("text", label, x=frame.left - LABEL_GAP, y=f"{float(y) + 4:.1f}", text_anchor="end"))
     return parts
 
 
-def _lines(series: Mapping[str, Points], means: Mapping[str, Points]) -> list[Element]:
-    scales = _scales(series)
+def _axis_of_x(frame: Frame, ticks: list[float], name: str) -> list[Element]:
+    """The labels below the plot, without those that would overlap the one before."""
+    y, end = HEIGHT - 9, frame.left - LABEL_GAP  # end: of the label before, in pixels
+    parts = [el("text", name, x=end, y=y, text_anchor="end")]
+    for tick in ticks:
+        label, x = number(tick), float(frame.x(tick))
+        half = CHARACTER * len(label) / 2
+        x = min(x, WIDTH - half)  # whole at the drawing's edge
+        if tick <= frame.x1 and x - half >= end:
+            parts.append(el("text", label, x=f"{x:.1f}", y=y, text_anchor="middle"))
+            end = x + half + CHARACTER
+    return parts
+
+
+def _lines(series: Mapping[str, Points], means: Mapping[str, Points], frame: Frame) -> list[Element]:
     raw = [
-        el("path", d=_path(points, scales), class_=f"raw s{i % COLOURS}", data_series=name)
+        el("path", d=_path(points, frame), class_=f"raw s{i % COLOURS}", data_series=name)
         for i, (name, points) in enumerate(series.items())
     ]
     above = [
-        el("path", d=_path(points, scales), class_=f"mean s{i % COLOURS}") for i, points in enumerate(means.values())
+        el("path", d=_path(points, frame), class_=f"mean s{i % COLOURS}") for i, points in enumerate(means.values())
     ]
     return raw + above
 
 
-def _legend(last: Mapping[str, float]) -> list[Element]:
+def _legend(last: Mapping[str, float], unit: str) -> list[Element]:
     return [
-        el("span", el("i", class_=f"s{i % COLOURS}", aria_hidden="true"), f"{name} ", el("b", number(value)))
+        el("span", el("i", class_=f"s{i % COLOURS}", aria_hidden="true"), f"{name} ", el("b", number(value) + unit))
         for i, (name, value) in enumerate(last.items())
     ]
 
 
-def _path(points: Points, scales: tuple[float, float, float, float]) -> str:
+def _path(points: Points, frame: Frame) -> str:
     """The line as an SVG path. A lone point becomes a dot: round ends make a line of no length visible."""
-    x0, x1, y0, y1 = scales
     commands, pen_down = [], False
     for x, y in _thin(points):
         if y is not None:
-            commands.append(f"{'L' if pen_down else 'M'}{_x(x, x0, x1)},{_y(y, y0, y1)}")
+            commands.append(f"{'L' if pen_down else 'M'}{frame.x(x)},{frame.y(y)}")
             if not pen_down:
                 commands.append("h0")
         pen_down = y is not None
@@ -158,11 +189,3 @@ def _thin(points: Points) -> Points:
         if part:
             thinned += sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
     return thinned
-
-
-def _x(value: float, x0: float, x1: float) -> str:
-    return f"{LEFT + (value - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT):.1f}"
-
-
-def _y(value: float, y0: float, y1: float) -> str:
-    return f"{HEIGHT - BOTTOM - (value - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM):.1f}"

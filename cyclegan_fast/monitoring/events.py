@@ -103,10 +103,18 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         event = json.loads(line)
         if isinstance(event["step"], int):
-            return event
+            return _renamed(event)
     except (ValueError, KeyError, TypeError):
         pass
     raise UserError(f"{path}, line {number} is no event record: delete that line")
+
+
+def _renamed(event: dict[str, Any]) -> dict[str, Any]:
+    """A record of an earlier version, whose wait was a share of 1, as records are now."""
+    if "data_wait_share" in event:
+        share = event.pop("data_wait_share")
+        event["data_wait_percent"] = None if share is None else 100 * share
+    return event
 
 
 def _line(event: Mapping[str, Any]) -> str:

@@ -29,8 +29,9 @@ CAPITALS = {"l1": "L1", "iou": "IoU", "fid": "FID", "kid": "KID", "ssim": "SSIM"
 CURVES = {  # of the events, beside their losses
     "lr": "Learning rate",
     "steps_per_second": "Steps per second",
-    "data_wait_share": "Share of the time spent waiting for data",
+    "data_wait_percent": "Time spent waiting for data",
 }
+UNITS = {CURVES["data_wait_percent"]: "%"}
 EXACT = {CURVES["lr"]}  # charts of values without noise
 NAMES = "G_A turns images of A into B and G_B images of B into A; D_A scores images of B and D_B images of A."
 
@@ -216,7 +217,10 @@ def _image(pixels: Tensor | Image.Image, alt: str) -> Element:
 
 def _curves(events: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> Element | None:
     series = score_series(history) | event_series(events)
-    charts = [line_chart(title, lines, smooth=title not in EXACT) for title, lines in series.items()]
+    charts = [
+        line_chart(title, lines, smooth=title not in EXACT, unit=UNITS.get(title, ""))
+        for title, lines in series.items()
+    ]
     return _section("Curves", el("p", NAMES, class_="hint"), el("div", *charts, class_="charts")) if charts else None
 
 
@@ -228,7 +232,7 @@ def event_series(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Poi
         points = [(event["step"], event.get("losses", {}).get(name)) for event in events]
         charts.setdefault(LOSS_TITLES.get(stem, humanise(stem)), {})[name] = points
     for key, title in CURVES.items():
-        charts[title] = {humanise(key): [(event["step"], event.get(key)) for event in events]}
+        charts[title] = {humanise(key.removesuffix("_percent")): [(event["step"], event.get(key)) for event in events]}
     return _with_numbers(charts)
 
 

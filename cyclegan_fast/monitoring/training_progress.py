@@ -8,7 +8,7 @@ from types import TracebackType
 from cyclegan_fast.monitoring.progress import Display
 
 SHORT_NAMES = {"cycle": "cyc"}
-NO_LOSSES = {"epoch", "lr", "steps_per_second", "data_wait_share", "peak_memory_gib"}  # of `info`
+NO_LOSSES = {"epoch", "lr", "steps_per_second", "data_wait_percent", "peak_memory_gib"}  # of `info`
 
 Info = Mapping[str, float | str | None]
 
@@ -41,15 +41,17 @@ class TrainingProgress:
     def update(self, step: int, info: Info | None = None) -> None:
         """Notes that `step` steps are done; cheap enough to be called at every one.
 
+        A terminal's bar is painted now and then; elsewhere each call with `info` logs a line, as does the last step.
+
         Args:
             step: Steps done.
-            info: New values to show from now on: ``epoch``, ``lr``, ``peak_memory_gib``, ``data_wait_share``; every
+            info: New values to show from now on: ``epoch``, ``lr``, ``peak_memory_gib``, ``data_wait_percent``; every
                 other name is a loss.
         """
         self.step = step
         self.info |= info or {}
-        fresh = self.display.live or info  # a log line waits for new numbers
-        if self.display.enabled and (step == self.total or (fresh and self.display.is_due())):
+        due = self.display.is_due() if self.display.live else bool(info)
+        if self.display.enabled and (due or step == self.total):
             self._show()
 
     def _show(self) -> None:
@@ -65,7 +67,7 @@ class TrainingProgress:
         for name, pattern in (
             ("lr", "lr {:.2g}"),
             ("peak_memory_gib", "{:.1f} GiB"),
-            ("data_wait_share", "data {:.1%}"),
+            ("data_wait_percent", "data wait {:.1f}%"),
         ):
             if info.get(name) is not None:
                 parts.append(pattern.format(info[name]))

@@ -48,6 +48,6 @@ class Meter:
         """Returns the speed since the last record."""
         return self.steps / (time.perf_counter() - self.start)
 
-    def wait_share(self) -> float:
-        """Returns the share of the time that was spent waiting for data; to be asked once per record."""
-        return self.waited() / (time.perf_counter() - self.start)
+    def wait_percent(self) -> float:
+        """Returns how much of the time was spent waiting for data, in percent; to be asked once per record."""
+        return 100 * self.waited() / (time.perf_counter() - self.start)

@@ -159,7 +159,7 @@ class Trainer:
             "epoch": epoch,
             "lr": self.schedule.at(epoch),
             "steps_per_second": meter.steps_per_second(),
-            "data_wait_share": meter.wait_share(),
+            "data_wait_percent": meter.wait_percent(),
             "peak_memory_gib": peak_memory_gib(self.device),
         }
         self.events.write(self.done, **record)

@@ -111,3 +111,13 @@ def test_tensorboard_shows_scalars_and_images_and_forgets_what_is_done_again(
     assert [s.step for s in board.Scalars("lr")] == [10, 20]
     (image,) = board.Images("samples")
     assert (image.step, image.width, image.height) == (30, 5, 4)
+
+
+def test_the_wait_of_an_earlier_version_becomes_percent(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text(
+        '{"step": 1, "data_wait_share": 0.004}\n{"step": 2, "data_wait_share": null}\n'
+    )
+    assert read_events(tmp_path) == [
+        {"step": 1, "data_wait_percent": pytest.approx(0.4)},
+        {"step": 2, "data_wait_percent": None},
+    ]

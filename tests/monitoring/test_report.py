@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import getpass
 import io
+import itertools
 import platform
 import re
 import socket
@@ -19,7 +20,7 @@ from PIL import Image
 
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.monitoring.chart import line_chart, nice_ticks, number, running_mean
+from cyclegan_fast.monitoring.chart import WIDTH, line_chart, nice_ticks, number, running_mean
 from cyclegan_fast.monitoring.grids import to_image
 from cyclegan_fast.monitoring.machine import machine_info
 from cyclegan_fast.monitoring.markup import el, to_html
@@ -198,6 +199,22 @@ def test_curves_go_through_the_data(scale: float, offset: float) -> None:
         assert len(found) == len(points)
         for (x, y), (found_x, found_y) in zip(points, found, strict=True):
             assert abs(found_x - x) < 870 / 400 and abs(found_y - y) < scale / 100
+
+
+@pytest.mark.parametrize("scale", [1.25e-4, 0.00125, 1.0, 123_456.0, -0.00125, 5e6])
+def test_labels_are_whole_and_apart(scale: float) -> None:
+    """With 7.7 px for each digit and 11.5 for %: the widest of the style sheet's fonts, at its 12 px."""
+    chart = to_html(line_chart("x", {"a": [(i, scale * i / 90) for i in range(90)]}, unit="%"))
+    labels = re.findall(r'<text x="([\d.-]+)" y="([\d.-]+)" text-anchor="(\w+)">([^<]+)', chart)
+    assert sum(text.endswith("%") for *_, text in labels) >= 3
+    spans = []
+    for x, y, anchor, text in labels:
+        width = 7.7 * len(text) + 3.8 * text.count("%")
+        start = float(x) - {"end": width, "middle": width / 2}[anchor]
+        assert start >= -0.5 and start + width <= WIDTH + 0.5, text
+        spans.append((float(y), start, start + width))
+    for (y, _, end), (next_y, start, _) in itertools.pairwise(sorted(spans)):
+        assert y != next_y or start > end
 
 
 def test_a_gap_stays_a_gap_and_a_lone_point_is_a_dot() -> None:

@@ -16,7 +16,7 @@ from cyclegan_fast.monitoring.progress import duration
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 
 ROOT = Path(__file__).resolve().parents[2]
-INFO = {"epoch": 2, "lr": 2e-4, "steps_per_second": 8.0, "data_wait_share": 0.3, "peak_memory_gib": 3.14}
+INFO = {"epoch": 2, "lr": 2e-4, "steps_per_second": 8.0, "data_wait_percent": 30.0, "peak_memory_gib": 3.14}
 LOSSES = {"G_A": 0.312, "G_B": 0.291, "cycle_A": 1.5, "cycle_B": 2.5, "D_A": 0.2, "D_B": float("nan")}
 RUN = """
 import logging, time
@@ -28,23 +28,25 @@ time.monotonic = lambda: now
 with TrainingProgress(500) as progress:
     for step in range(1, 501):
         now += 0.01
-        progress.update(step, {"epoch": 1, "G_A": 0.5, "G_B": 0.25})
+        progress.update(step, {"epoch": 1, "G_A": 0.5, "G_B": 0.25} if step % 100 == 50 else None)
         if step == 250:
             logging.getLogger("cyclegan_fast.elsewhere").info("a line from elsewhere")
 """
 
 
-def test_a_log_gets_a_line_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_gets_a_line_with_every_record(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     with caplog.at_level(logging.INFO), TrainingProgress(1000) as progress:
         for step in range(1, 1001):
             now += 1 / 128
             progress.update(step, (INFO | LOSSES) if step % 10 == 0 else None)
-    first, last = caplog.messages  # the first numbers and the end; no terminal codes
+    steps = [re.match(r"step ([\d,]+)/1,000, ", line)[1] for line in caplog.messages]  # no terminal codes
+    assert [int(step.replace(",", "")) for step in steps] == list(range(10, 1001, 10))
+    first, last = caplog.messages[0], caplog.messages[-1]
     assert first.startswith("step 10/1,000, epoch 2, ")
     assert re.fullmatch(
-        r"step 1,000/1,000, epoch 2, 128 steps/s, 0 s left, lr 0.0002, 3.1 GiB, data 30.0%, "
+        r"step 1,000/1,000, epoch 2, 128 steps/s, 0 s left, lr 0.0002, 3.1 GiB, data wait 30.0%, "
         r"G 0.312\|0.291  cyc 1.5\|2.5  D 0.2\|nan",
         last,
     )
@@ -108,4 +110,7 @@ def test_a_terminal_gets_a_bar_that_is_painted_seldom() -> None:
 
 def test_without_rich_a_terminal_gets_plain_lines() -> None:
     lines = on_a_terminal("-S").splitlines()  # -S: no site-packages, so no rich
-    assert [line.split(",")[0] for line in lines] == ["step 1/500", "a line from elsewhere", "step 500/500"]
+    assert [line.split(",")[0] for line in lines] == [
+        *("step 50/500", "step 150/500", "step 250/500", "a line from elsewhere", "step 350/500", "step 450/500"),
+        "step 500/500",
+    ]

@@ -70,11 +70,13 @@ def test_fifty_iterations_on_mixed_sizes(images: Path, tmp_path: Path) -> None:
     assert [r["step"] for r in losses] == list(range(1, 51))
     assert set(losses[0]["losses"]) == {"G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B"}
     assert losses[-1]["losses"]["cycle_A"] < losses[0]["losses"]["cycle_A"]
-    assert all(0 <= r["data_wait_share"] <= 1 for r in losses)
+    assert all(0 <= r["data_wait_percent"] <= 100 for r in losses)
     assert re.search(
         r"^loader: cache \(both domains take 1\.2 MB of .* free in host memory\)$", done.stdout, re.MULTILINE
     )
-    assert re.search(r"^step 50/50, .* data \d+\.\d%, ", done.stdout, re.MULTILINE)
+    logged = re.findall(r"^step (\d+)/50, ", done.stdout, re.MULTILINE)
+    assert list(map(int, logged)) == list(range(1, 51))  # --log-every 1
+    assert re.search(r"^step 50/50, .* data wait \d+\.\d%, ", done.stdout, re.MULTILINE)
     with Image.open(out / "samples" / "step_00000050.jpg") as grid:
         assert min(grid.size) > 60
     settings = yaml.safe_load((out / "config.yaml").read_text())
