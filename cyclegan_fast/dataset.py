@@ -84,7 +84,7 @@ def check(
         load_size: As for training.
         crop_size: As for training.
         workers: Processes that read; by default as many as there are usable cores.
-        contact_sheet: PNG to write: a selection of A and B, and the images with findings, each with the reason. By
+        contact_sheet: PNG to write: a random sample of A and B, and the images with findings, each with the reason. By
             default .cyclegan_fast/contact_sheet.png in the folder, or in the first one of A.
         quarantine: Add the files with errors to quarantine.txt there: training then leaves them out, and the exit
             status is 0 if nothing else is wrong.

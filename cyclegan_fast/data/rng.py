@@ -16,6 +16,7 @@ class RandomUse(IntEnum):
     ORDER = 1  # the order of one pass over the larger domain
     LAYOUT = 2  # the geometry of one synthetic scene
     PHOTO = 3  # the light, texture and noise of one synthetic photo
+    SHOWN = 4  # which images of a set are shown to people
 
 
 def rng_for(seed: int, use: RandomUse, number: int, part: int = 0) -> np.random.Generator:
@@ -27,3 +28,18 @@ def rng_for(seed: int, use: RandomUse, number: int, part: int = 0) -> np.random.
     key = np.array([seed & _MASK, number & _MASK], dtype=np.uint64)
     counter = np.array([0, 0, part, int(use)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def draw_shown(total: int, count: int) -> list[int]:
+    """Draws the images of a set that are shown to people: a random sample, the same for the same numbers.
+
+    Every k-th image would show one source alone of a set whose sources take turns.
+
+    Args:
+        total: Images of the set.
+        count: Images that are wanted.
+
+    Returns:
+        Up to `count` different indices below `total`, in random order.
+    """
+    return rng_for(0, RandomUse.SHOWN, 0).choice(total, min(count, total), replace=False).tolist() if total else []

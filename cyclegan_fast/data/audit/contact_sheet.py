@@ -1,4 +1,4 @@
-"""The contact sheet: a selection of A and B side by side, and below it the images with findings."""
+"""The contact sheet: a random sample of A and B side by side, and below it the images with findings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from cyclegan_fast.data.audit.drawing import CARD, INK, PAPER, SOFT, draw_card, fit, load_font, thumbnail, wrap
 from cyclegan_fast.data.audit.findings import KINDS, AuditedImage, Finding
 from cyclegan_fast.data.catalog.probe import ImageMetadata
+from cyclegan_fast.data.rng import draw_shown
 
 COLOURS = {"error": "#c8342b", "warning": "#d4700f", "info": "#2f6fde"}
 
@@ -29,7 +30,7 @@ def contact_sheet(
     Args:
         title: Its headline.
         summary: A line below it.
-        domains: The images of each domain; a selection of those for training is shown.
+        domains: The images of each domain; a random sample of those for training is shown, the same every time.
         findings: Of each kind the first ones are shown.
 
     Returns:
@@ -83,8 +84,7 @@ def _selections(domains: Mapping[str, Sequence[AuditedImage]]) -> Image.Image:
 
 def _selection(name: str, images: Sequence[AuditedImage], width: int) -> Image.Image:
     good = [image for image in images if isinstance(image.metadata, ImageMetadata)]
-    count = min(len(good), _COLUMNS * _ROWS)
-    chosen = [good[i * len(good) // count] for i in range(count)]  # spread evenly
+    chosen = [good[i] for i in sorted(draw_shown(len(good), _COLUMNS * _ROWS))]
     side = (width - 2 * _PADDING - (_COLUMNS - 1) * 10) // _COLUMNS
     card = draw_card(width, 54 + _PADDING + _ROWS * (side + 30))
     draw = ImageDraw.Draw(card)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig, to_dict
+from cyclegan_fast.data.rng import draw_shown
 from cyclegan_fast.engine.backends.torch import TorchBackend
 from cyclegan_fast.engine.export.model_card_text import PublishedModel, render_card
 from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_both, load_generator
@@ -141,7 +142,7 @@ def _write_samples(
     for direction in (direction for direction in _OPPOSITE if direction in images):
         engine, back = engines[direction], engines.get(_OPPOSITE[direction])
         paths = list_images(images[direction])
-        some = paths[:: -(-len(paths) // _SAMPLES)]
+        some = [paths[i] for i in sorted(draw_shown(len(paths), _SAMPLES))]
         columns = [[read_input(path, engine.in_format, engine.out_format).values for path in some]]
         columns.append(infer(engine, columns[0], batch_size=1))
         if back is not None:
