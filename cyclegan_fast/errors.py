@@ -6,12 +6,21 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something the user can fix. Commands print the sentence and exit with status 2, without a traceback."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that was named is not there."""
 
 
 class StorageError(UserError):
     """Nothing can be written there: the disk is full, for example, or the folder is read-only."""
+
+
+def reading_error(message: str, cause: OSError) -> UserError:
+    """Makes the error about a file that could not be read: a `MissingFileError` where it is not there."""
+    return (MissingFileError if isinstance(cause, FileNotFoundError) else UserError)(message)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -26,6 +26,8 @@ def storage_errors(what: str) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:  # which may be an OSError, too
+        raise
     except OSError as error:
         kind = StorageError if error.errno in _FOR_ALL else UserError
         raise kind(f"{what}: {error.strerror or error}") from error

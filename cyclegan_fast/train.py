@@ -12,7 +12,7 @@ from typing import Any
 
 from cyclegan_fast.cli import with_errors
 from cyclegan_fast.config import TrainConfig, from_dict, to_dict
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import UserError, reading_error
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def _from_file(path: Path | None) -> TrainCommand:
     try:
         values: Any = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from error
+        raise reading_error(f"--config {path}: {error.strerror}", error) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

@@ -28,7 +28,7 @@ from torch import nn
 from cyclegan_fast.checkpoint.tree import pack, unpack
 from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig, PixelFormat, TrainConfig, from_dict, to_dict
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.files import (
     building_folder,
     remove_folder,
@@ -245,7 +245,7 @@ def _checkpoint(path: Path) -> Path:
     """The checkpoint that `path` means."""
     found = latest_checkpoint(path)
     if found is None:
-        raise UserError(
+        raise MissingFileError(
             f"{path}: there is no checkpoint here; name a run folder, its checkpoints folder or a checkpoint"
         )
     return found

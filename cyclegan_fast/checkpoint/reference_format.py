@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from cyclegan_fast.checkpoint.native import Networks
 from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import UserError, reading_error
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import NLayerDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator, build_generator
 from cyclegan_fast.nn.norm import Norm
@@ -128,7 +128,7 @@ def read_reference(path: Path) -> dict[str, Tensor]:
     try:
         content = io.BytesIO(Path(path).read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        raise reading_error(f"{path}: {error.strerror or error}", error) from error
     try:
         stored = torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -183,6 +183,8 @@ def infer_model_config(tensors: Mapping[str, Tensor], source: str = "the file") 
         if "model.model.0.weight" in tensors:
             return _infer_unet(tensors)
         return _infer_resnet(tensors)
+    except UserError:
+        raise
     except (KeyError, ValueError) as error:
         raise UserError(f"{source} is not a generator of the reference (resnet_<N>blocks or unet_<side>)") from error
 

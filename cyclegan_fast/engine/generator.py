@@ -25,7 +25,7 @@ from cyclegan_fast.engine.metadata import (
     read_pixel_formats,
 )
 from cyclegan_fast.engine.shapes import ShapeLimits
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.nn import Direction, build_generator
 from cyclegan_fast.version import __version__
 
@@ -91,7 +91,7 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path} does not exist; give a run folder, a checkpoint, a .safetensors or a .pth file")
+        raise MissingFileError(f"{path} does not exist; give a run folder, a checkpoint, a .safetensors or a .pth file")
     if path.is_dir():
         return load_both(path)[direction or "AtoB"]
     if path.suffix == ".safetensors":
@@ -144,6 +144,8 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
     try:
         metadata = read_metadata(metadata[METADATA_KEY], path)
         settings, pixel_formats = dict(metadata["model"]), read_pixel_formats(metadata, str(path))
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: its metadata cannot be read; export it again") from error
     direction = check_direction(direction, metadata["direction"], path)

@@ -17,7 +17,7 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import load_generator
 from cyclegan_fast.engine.info import PRECISIONS, Precision
 from cyclegan_fast.engine.metadata import check_precision
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.nn import Direction
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "aoti", "tensorrt"]
@@ -61,7 +61,7 @@ def load_engine(
     if precision not in (None, *PRECISIONS):
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if not path.exists():
-        raise UserError(f"{path} does not exist")
+        raise MissingFileError(f"{path} does not exist")
     kind = "" if path.is_dir() else path.suffix
     if kind not in _BACKENDS:
         raise UserError(

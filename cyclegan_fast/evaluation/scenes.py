@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cyclegan_fast.data.locations.folders import list_domains
 from cyclegan_fast.data.scenes import CLASSES, FACTS_NAME, PALETTE, TRUTH_FOLDER
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.evaluation.reader import Reader
 from cyclegan_fast.images import load_images
 
@@ -156,5 +156,5 @@ def _l1(images: Tensor, target: Tensor) -> float:
 def _truth_of(root: Path, labels: Path) -> Path:
     path = root / TRUTH_FOLDER / f"{labels.stem}.png"
     if not path.is_file():
-        raise UserError(f"{path}: the class map of a test scene is missing; render the data set again")
+        raise MissingFileError(f"{path}: the class map of a test scene is missing; render the data set again")
     return path

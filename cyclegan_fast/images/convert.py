@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from cyclegan_fast.config import PixelFormat
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.channels import to_pil
 from cyclegan_fast.images.find import is_folder, is_pattern, list_images, match_files
 from cyclegan_fast.images.model_io import WHITE, InputImage, from_values, pil_input, read_input, to_levels
@@ -94,7 +94,7 @@ def find_paths(name: str | Path) -> list[Path] | None:
         return None
     found = match_files(name)
     if not found:
-        raise UserError(f"{name} matches no file: correct the pattern, or give a folder")
+        raise MissingFileError(f"{name} matches no file: correct the pattern, or give a folder")
     return found
 
 

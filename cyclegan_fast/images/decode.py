@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cyclegan_fast.config import PixelFormat
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images import high_bit_depth, tiff
 from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, to_channels, to_pil, upright
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
@@ -60,6 +60,16 @@ class BadImageError(UserError):
 
     def __reduce__(self) -> tuple[type[BadImageError], tuple[ImageFile, str]]:
         return type(self), (self.source, self.reason)
+
+
+class MissingImageError(BadImageError, MissingFileError):
+    """An image whose file is not there."""
+
+
+def bad_image(source: ImageFile | Path | str, error: Exception) -> BadImageError:
+    """Makes the error about an image of what a decoder threw."""
+    kind = MissingImageError if isinstance(error, FileNotFoundError) else BadImageError
+    return kind(source, reason_of(source, error))
 
 
 def read(source: ImageFile | Path | str, pixel_format: PixelFormat) -> np.ndarray:
@@ -233,7 +243,7 @@ def faults_of(source: ImageFile | Path | str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise BadImageError(source, reason_of(source, error)) from error
+        raise bad_image(source, error) from error
 
 
 def reason_of(source: ImageFile | Path | str, error: Exception) -> str:

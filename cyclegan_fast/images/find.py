@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.other_kinds import describe_others, other_kind, warn_of_others
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def list_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path
         UserError: The folder is missing, holds no image or may not be read, or a link leads out of it.
     """
     if not is_folder(folder):
-        raise UserError(f"{folder}: there is no such folder; name one with images")
+        raise MissingFileError(f"{folder}: there is no such folder; name one with images")
     others = Counter[str]()
     # As Paths compare, a/x before a-b/x, ten times as fast.
     found = _walk(folder, folder.resolve(), suffixes, others)

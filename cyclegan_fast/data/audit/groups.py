@@ -13,7 +13,7 @@ from cyclegan_fast.data.locations.domains import refuse_unclear_locations
 from cyclegan_fast.data.locations.folders import DOMAIN_FOLDERS, list_domain, readable
 from cyclegan_fast.data.locations.locations import catalog_folder_of, find_images
 from cyclegan_fast.data.locations.pairs import match_names
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
 
 SIDE_BY_SIDE = ("train", "val", "test")  # folders in which each image shows A on its left and B on its right
@@ -63,7 +63,7 @@ def list_groups(config: DataConfig) -> Groups:
 
 def _in_data_folder(folder: Path, paired: bool) -> Groups:
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such data folder; it should hold the folders trainA and trainB")
+        raise MissingFileError(f"{folder}: there is no such data folder; it should hold the folders trainA and trainB")
     names = SIDE_BY_SIDE if paired and (folder / "train").is_dir() else DOMAIN_FOLDERS
     present = [name for name in names if name in _REQUIRED or (folder / name).exists()]
     result = _collect(str(folder), present, lambda name: _from_folder(name, folder))

@@ -15,10 +15,9 @@ from cyclegan_fast.images import high_bit_depth
 from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, upright, wrong_channels
 from cyclegan_fast.images.decode import (
     NO_RANGE,
-    BadImageError,
+    bad_image,
     grey_of,
     opened,
-    reason_of,
     refuse_no_numbers,
     stored_mode,
 )
@@ -96,7 +95,7 @@ def inspect(source: ImageFile) -> ImageMetadata:
             warnings.simplefilter("ignore")  # of odd metadata; what matters raises
             return _metadata_of(content)
     except Exception as error:  # whatever a decoder throws at damaged bytes is a fact about the file
-        raise BadImageError(source, reason_of(source, error)) from error
+        raise bad_image(source, error) from error
 
 
 def why_not(metadata: ImageMetadata, pixel_format: PixelFormat) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.find import list_images
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ def readable(location: Path | str) -> Iterator[None]:
     """Turns what the system refuses while a location is read into a `UserError`."""
     try:
         yield
+    except UserError:  # which may be an OSError, too
+        raise
     except OSError as error:
         where = error.filename or location
         raise UserError(f"{where}: cannot be read ({error.strerror or error}); make it readable") from error
@@ -65,9 +67,11 @@ def list_domain(root: Path, name: str) -> list[Path]:
     """
     with readable(root):
         if not root.is_dir():
-            raise UserError(f"{root}: there is no such data folder; it should hold the folders trainA and trainB")
+            raise MissingFileError(
+                f"{root}: there is no such data folder; it should hold the folders trainA and trainB"
+            )
         if not (root / name).is_dir():
-            raise UserError(f"{root}: the folder {name} is missing; put the images of that domain there")
+            raise MissingFileError(f"{root}: the folder {name} is missing; put the images of that domain there")
         return list_folder(root / name)
 
 

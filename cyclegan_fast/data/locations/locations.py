@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cyclegan_fast.data.locations.folders import SAMPLES, find_runs, list_folder, readable
 from cyclegan_fast.data.locations.shards import COMPRESSED, compressed_archive, find_shards, read_shard
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError, reading_error
 from cyclegan_fast.images.find import warn_of_others
 from cyclegan_fast.images.image_file import ImageFile
 
@@ -71,8 +71,8 @@ def _images_at(location: str) -> list[ImageFile]:
         return [image for images, _ in shards for image in images]
     if location.lower().endswith(COMPRESSED):
         raise UserError(compressed_archive(location))
-    missing = "is none of them" if path.exists() else "is not there"
-    raise UserError(f"{location}: {missing}; name a folder, a list ending in .txt, or shards ending in .tar")
+    kind, missing = (UserError, "is none of them") if path.exists() else (MissingFileError, "is not there")
+    raise kind(f"{location}: {missing}; name a folder, a list ending in .txt, or shards ending in .tar")
 
 
 def _read_list(file: Path) -> list[Path]:
@@ -82,12 +82,14 @@ def _read_list(file: Path) -> list[Path]:
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is no text in UTF-8; a list has one image file a line") from error
     except OSError as error:
-        raise UserError(f"{file}: this list cannot be read ({error.strerror})") from error
+        raise reading_error(f"{file}: this list cannot be read ({error.strerror})", error) from error
     paths = [file.parent / line for line in lines if line and not line.startswith("#")]
     if not paths:
         raise UserError(f"{file}: names no image; put one file a line, relative to {file.parent}")
     if absent := [str(path) for path in paths if not path.is_file()]:
-        raise UserError(f"{file}: names what is not there: {first_few(absent)}; paths are relative to {file.parent}")
+        raise MissingFileError(
+            f"{file}: names what is not there: {first_few(absent)}; paths are relative to {file.parent}"
+        )
     written = {run / SAMPLES for run in find_runs(paths)}
     kept = [path for path in paths if not written.intersection(path.parents)]
     if not kept:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from cyclegan_fast.data.catalog.manifest import FOLDER
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError, reading_error
 from cyclegan_fast.files import user_cache, write_atomically
 from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, match_files, other_kind
 from cyclegan_fast.images.image_file import ImageFile
@@ -57,7 +57,7 @@ def find_shards(pattern: str) -> list[str]:
         before, after = pattern[: braces.start()], pattern[braces.end() :]
         return [shard for middle in _choices(pattern, braces) for shard in find_shards(before + middle + after)]
     if not (found := [str(path) for path in match_files(pattern)]):
-        raise UserError(f"{pattern}: there is no such shard")
+        raise MissingFileError(f"{pattern}: there is no such shard")
     return found
 
 
@@ -82,7 +82,7 @@ def read_shard(shard: str) -> tuple[list[ImageFile], Counter[str]]:
             compressed_archive(shard) if compressed else f"{shard}: this archive is damaged ({error})"
         ) from error
     except OSError as error:
-        raise UserError(f"{shard}: this archive cannot be read ({error.strerror or error})") from error
+        raise reading_error(f"{shard}: this archive cannot be read ({error.strerror or error})", error) from error
     if not found.members:
         others = f" that is read, but {sum(found.others.values())} of other kinds" * bool(found.others)
         raise UserError(f"{shard}: holds no image{others}; members ending in {', '.join(sorted(SUFFIXES))} count")

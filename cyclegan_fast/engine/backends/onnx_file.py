@@ -29,7 +29,7 @@ from cyclegan_fast.engine.metadata import (
     read_engine_metadata,
 )
 from cyclegan_fast.engine.shapes import ShapeLimits, Shapes
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.nn import Direction
 
 _FREE = 2**20  # images, or pixels of a side, where a graph leaves them free but fixes others
@@ -172,6 +172,8 @@ def _embedded_metadata(model: Any, name: str) -> Metadata:
         return {}
     try:
         return read_engine_metadata(stored, name)
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{name} is damaged: its metadata cannot be read; {how_to_rebuild(name)}") from error
 
@@ -196,7 +198,7 @@ def _check_external(names: list[str], folder: Path, name: str) -> None:
         if windows.anchor or posix.is_absolute() or ".." in (*windows.parts, *posix.parts):
             raise UserError(f"{name} keeps its weights in {external}, outside its own folder: not read, for safety")
         if not (folder / external).is_file():
-            raise UserError(f"{name} keeps its weights in {external}, which is missing: put that file beside it")
+            raise MissingFileError(f"{name} keeps its weights in {external}, which is missing: put that file beside it")
 
 
 def _ports(model: Any, name: str) -> tuple[ImagePort, ImagePort]:

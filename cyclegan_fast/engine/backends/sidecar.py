@@ -10,7 +10,7 @@ from torch import nn
 
 from cyclegan_fast.checkpoint.weights import read_weights
 from cyclegan_fast.engine.metadata import Metadata, check_direction, read_engine_metadata
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.nn import Direction
 
 
@@ -46,6 +46,8 @@ def read_sidecar(path: Path, content: bytes, direction: Direction | None = None)
     try:
         metadata = read_engine_metadata(sidecar.read_bytes(), path)
         expected = metadata["sha256"]
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{sidecar} is damaged; {how_to_rebuild(path)}") from error
     if hashlib.sha256(content).hexdigest() != expected:
@@ -64,7 +66,7 @@ def read_required_sidecar(path: Path, content: bytes, direction: Direction | Non
     """
     metadata = read_sidecar(path, content, direction)
     if not metadata:
-        raise UserError(
+        raise MissingFileError(
             f"{sidecar_of(path)} is missing, and {path.name} holds machine code, which is not run unless that file "
             f"describes it: put it there, or {how_to_rebuild(path)}"
         )

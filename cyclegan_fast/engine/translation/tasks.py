@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, split_pattern
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -75,11 +75,13 @@ def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
     if source.exists():
         return source.parent, [source]
     if not is_pattern(source):
-        raise UserError(f"{source} does not exist")
+        raise MissingFileError(f"{source} does not exist")
     below = output.resolve()
     matches = [path for path in match_files(source) if not path.resolve().is_relative_to(below)]
     if not matches:
-        raise UserError(f"{source} matches no file outside the output folder: correct the pattern, or give a folder")
+        raise MissingFileError(
+            f"{source} matches no file outside the output folder: correct the pattern, or give a folder"
+        )
     return split_pattern(source)[0], matches
 
 
