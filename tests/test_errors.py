@@ -74,6 +74,6 @@ def test_errors_of_missing_files_travel_between_processes(tmp_path: Path) -> Non
 @pytest.mark.parametrize("block", [storage_errors, readable], ids=["storage_errors", "readable"])
 def test_blocks_about_system_errors_leave_user_errors_as_they_are(block) -> None:
     error = MissingFileError("this very sentence")
-    with pytest.raises(MissingFileError, match="^this very sentence$") as caught, block("x"):
+    with pytest.raises(MissingFileError, match=r"^this very sentence$") as caught, block("x"):
         raise error
     assert caught.value is error
