@@ -50,18 +50,22 @@ def main() -> None:
         render_dataset(data, SIZE, 400, 50, seed=0)
         tests = load_scene_tests(data)
         reader = train_reader(SIZE, tests.seed)
-        for seed in range(arguments.seeds):
-            for mode, options in MODES.items():
+        for mode, options in MODES.items():
+            for seed in range(arguments.seeds):
                 out = Path(folder) / f"run{len(runs)}"
                 Trainer(run_settings(data, out, arguments.steps, seed, options)).run()
                 generators, _ = load_generators(max((out / "checkpoints").glob("step_*")))
                 scores = score_scenes(generators["G_B"], generators["G_A"], tests, reader)
                 runs.append({"mode": mode, "seed": seed, "curves": curves(out), "figures": figures(out, scores)})
                 print(mode, seed, {name: round(value, 4) for name, value in runs[-1]["figures"].items()}, flush=True)
-    measured = stamped(runs)
-    write_json(path_of(arguments.out, "-agreement.json"), measured)
-    write_page(path_of(arguments.out, "-agreement.md"), page(measured, arguments.steps))
+            write(arguments.out, runs, arguments.steps)  # what comes after may be cut off
     print("\n".join(rows(runs)))
+
+
+def write(out: Path, runs: list[dict[str, Any]], steps: int) -> None:
+    measured = stamped(runs)
+    write_json(path_of(out, "-agreement.json"), measured)
+    write_page(path_of(out, "-agreement.md"), page(measured, steps))
 
 
 def run_settings(data: Path, out: Path, steps: int, seed: int, options: dict[str, Any]) -> TrainConfig:
@@ -92,11 +96,12 @@ def figures(out: Path, scores: dict[str, Any]) -> dict[str, float]:
 
 def rows(runs: list[dict[str, Any]]) -> list[str]:
     """One line per figure: mean and spread over the seeds for each mode, and how far each mean is from float32's."""
-    others = [mode for mode in MODES if mode != PLAIN]
+    modes = dict.fromkeys(run["mode"] for run in runs)
+    others = [mode for mode in modes if mode != PLAIN]
     lines = ["| | " + " | ".join([PLAIN, *(f"{mode} | away" for mode in others)]) + " |"]
     lines.append("|---" * (2 + 2 * len(others)) + "|")
     for figure in runs[0]["figures"]:
-        values = {mode: [run["figures"][figure] for run in runs if run["mode"] == mode] for mode in MODES}
+        values = {mode: [run["figures"][figure] for run in runs if run["mode"] == mode] for mode in modes}
         spread = max(statistics.stdev(values[PLAIN]), 1e-12)
         cells = [f"{statistics.fmean(values[PLAIN]):.4f} ± {spread:.4f}"]
         for mode in others:

@@ -46,8 +46,11 @@ def test_op(benchmark: Any, maker: Callable[[], OpCase], name: str) -> None:
         benchmark.extra_info["gb_per_s"] = case.bytes_moved * case.sets / benchmark.stats["median"] / 1e9
 
 
-def measure_operators(seconds: float) -> list[dict[str, Any]]:
-    """Measures every operator beside its peers and a copy of as many bytes, as long as there is time."""
+def measure_operators(seconds: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Measures every operator beside its peers and a copy of as many bytes, as long as there is time.
+
+    `report` gets what there is after every few of them.
+    """
     deadline = time.monotonic() + seconds
     makers, rows = list(cases()), []
     for i, maker in enumerate(makers):
@@ -56,11 +59,14 @@ def measure_operators(seconds: float) -> list[dict[str, Any]]:
             break
         rows.append(measure_operator(maker()))
         print(operator_row(rows[-1]), flush=True)
-    return rows
+        if len(rows) % 5 == 0:
+            report(rows)
+    report(rows)
 
 
 def measure_operator(case: OpCase) -> dict[str, Any]:
     """Microseconds a call of each implementation, after their results were checked."""
+    torch._dynamo.reset()  # each case compiles its own: after eight of them torch would run the next one eagerly
     for name in case.variants:
         case.check(name)
     half = case.bytes_moved // 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -31,11 +31,11 @@ from benchmarks.step_cases import (
 )
 
 ROUNDS = 20
-WORKLOADS = [WORK]
+# Beside `WORK`: other batches on a GPU, the case of record on a CPU.
+BATCHES = [Workload()]
 if DEVICE.type == "cuda":
-    WORKLOADS += [Workload(batch=8), Workload(batch=16), Workload(identity=False), Workload(size=512)]
-else:
-    WORKLOADS += [Workload()]  # the case of record
+    BATCHES = [Workload(batch=8), Workload(identity=False), Workload(batch=16), Workload(size=512)]
+CALLS = 5 if DEVICE.type == "cuda" else 1  # steps between two events: few milliseconds each
 
 Builder = Callable[[Workload, torch.device], dict[str, Callable[[], Prepared]]]
 T = TypeVar("T")
@@ -58,12 +58,22 @@ def test_step(benchmark: Any, name: str) -> None:
     benchmark.pedantic(run, rounds=timed_rounds(10), warmup_rounds=1)
 
 
-def measure_steps(seconds: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
+def measure_steps(
+    works: Sequence[Workload],
+    seconds: float,
+    report: Callable[[list[dict[str, Any]]], None],
+    build: Builder = build_cases,
+) -> None:
     """Measures every workload as long as there is time; `report` gets what there is after each of them."""
     deadline, results = time.monotonic() + seconds, []
-    for i, work in enumerate(WORKLOADS):
-        results.append(measure_workload(work, build_cases, (deadline - time.monotonic()) / (len(WORKLOADS) - i)))
+    for i, work in enumerate(works):
+        results.append(measure_workload(work, build, (deadline - time.monotonic()) / (len(works) - i)))
         report(results)
+
+
+def build_uncompiled(work: Workload, device: torch.device) -> dict[str, Callable[[], Prepared]]:
+    """`build_cases` without what torch.compile takes a minute for."""
+    return {name: setup for name, setup in build_cases(work, device).items() if "compile" not in name}
 
 
 def measure_ladder(seconds: float) -> list[dict[str, Any]]:
@@ -76,11 +86,13 @@ def measure_workload(work: Workload, build: Builder, seconds: float) -> dict[str
     print(work, flush=True)
     began = time.monotonic()
     cases, left_out, peak_gib = _set_up(build(work, DEVICE), 0.8 * seconds)
+    if not cases:
+        raise SystemExit(f"{work}: no case was ready in time: {left_out}")
     calls = {name: case.run for name, case in cases.items()}
-    seconds_of_a_round = sum(time_once(call, DEVICE) for call in calls.values()) / 1e3
+    seconds_of_a_round = CALLS * sum(time_once(call, DEVICE) for call in calls.values()) / 1e3
     remaining = seconds - (time.monotonic() - began)
     rounds = max(3, min(ROUNDS, int(remaining / max(seconds_of_a_round, 1e-6))))
-    times = interleave(calls, rounds=rounds, device=DEVICE, warm_up=0)
+    times = interleave(calls, rounds=rounds, device=DEVICE, warm_up=0, calls=CALLS)
     kernels = {name: trace(case.run) for name, case in cases.items()} if DEVICE.type == "cuda" else {}
     predicted = {rung.name: rung.predicted for rung in LADDER}
     columns = _columns(peak_gib, kernels)
@@ -112,7 +124,8 @@ def _set_up(
     left_out: dict[str, str] = {}
     peak_gib: dict[str, float] = {}
     for name, setup in setups.items():
-        in_use = torch.cuda.memory_allocated() / 2**30 if DEVICE.type == "cuda" else 0.0
+        torch.cuda.empty_cache()
+        in_use = torch.cuda.memory_reserved() / 2**30 if DEVICE.type == "cuda" else 0.0
         try:
             cases[name] = _within(deadline - time.monotonic(), setup)
         except (OutOfTimeError, RuntimeError) as error:
@@ -144,7 +157,7 @@ def _columns(peak_gib: dict[str, float], kernels: dict[str, list[Kernel]]) -> di
     if not kernels:
         return {}
     return {
-        "peak GiB": {name: f"{peak:.2f}" for name, peak in peak_gib.items()},
+        "reserved GiB": {name: f"{peak:.2f}" for name, peak in peak_gib.items()},
         "kernels": {name: str(len(found)) for name, found in kernels.items()},
         "idle": {name: f"{100 * idle_share(found):.1f} %" for name, found in kernels.items()},
     }
@@ -164,8 +177,8 @@ def ladder_page(measured: Measured) -> list[str]:
     ]
 
 
-def step_page(measured: Measured) -> list[str]:
-    return ["## Training step", "", *origin(measured), "", *_tables(measured)]
+def step_page(title: str, measured: Measured) -> list[str]:
+    return [f"## {title}", "", *origin(measured), "", *_tables(measured)]
 
 
 def kernels_page(measured: Measured, device: str) -> list[str]:

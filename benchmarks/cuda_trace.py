@@ -50,7 +50,9 @@ def busy(kernels: Iterable[Kernel]) -> float:
 
 
 def idle_share(kernels: list[Kernel]) -> float:
-    """Share of the time between the first start and the last end in which nothing ran."""
+    """Share of the time between the first start and the last end in which nothing ran; all of it, if nothing did."""
+    if not kernels:
+        return 1.0
     span = max(kernel.end for kernel in kernels) - min(kernel.start for kernel in kernels)
     return 1 - busy(kernels) / span
 

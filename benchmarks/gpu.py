@@ -1,15 +1,16 @@
 """make gpu: on a host with a GPU, build, prove and measure, then write docs/results/<gpu>.md and .json.
 
-The parts, each of which can be named alone: `kernels`, their C++ tests on the GPU and those again under
-compute-sanitizer where the toolkit has it; `tests`, the Python tests marked gpu, and those of the step's two streams
-again under torch's stream sanitizer; the other seven, the tables in docs/results.
+make gpu PARTS=proof      in 5 minutes: the C++ and Python tests, then our step of record and its kernels
+make gpu PARTS=measure    in 7 minutes: the same step beside its peers, then operators, batches, engines and the rest
+make gpu PARTS="kernels step"
 
-make gpu
-make gpu PARTS="kernels tests"
+The parts come in the order of what they prove, so that an end at any second leaves the most. Where the environment
+variable OUT names a folder, log.txt, the tests' junit files, the tables and results.tar.gz (for docs/) are copied
+there all the time (give_back.py).
 
 Needs no network and installs nothing: this Python must have torch >= 2.11, pybind11, pytest and pytest-benchmark, and
-nvcc, cmake >= 3.24 and ninja must be there. Everything is built into build/gpu. Without a GPU it names the tests that
-it leaves out and exits with 0.
+nvcc, cmake >= 3.24 and ninja must be there; pytest-xdist is used where it is. Everything is built into build/gpu.
+Without a GPU it names the tests that it leaves out and exits with 0.
 
 The loader dali takes part where this Python has NVIDIA DALI, or where a folder holds it: build/dali, or the one that
 CYCLEGAN_FAST_DALI names. That is what `pip install --target FOLDER nvidia-dali-cuda130` makes (without numpy, which is
@@ -33,21 +34,27 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # it is run as a file, by any Python
+
+from benchmarks.give_back import copied_to
+
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu"
 OBJECTS = BUILD / "objects"
 CPP_TESTS = OBJECTS / "tests" / "cpp" / "test_cuda"
 RESULTS = ROOT / "docs" / "results"
-SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+SANITIZERS = ("memcheck", "racecheck")
+BUILD_SECONDS = 45  # one target, on many cores
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all if none is named")
-    parser.add_argument("--seconds", type=float, default=560, help="time for everything together")
+    names = f"{', '.join(PARTS)}; proof: {', '.join(PROOF)}; measure: all others"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {names}; all if none is named")
+    parser.add_argument("--seconds", type=float, help="time for everything together, by default what the parts take")
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"there is no part {', '.join(unknown)}: choose from {', '.join(PARTS)}")
+    if unknown := set(arguments.parts) - {*PARTS, "proof", "measure"}:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {names}")
     try:
         import torch
     except ImportError:
@@ -55,14 +62,31 @@ def main() -> int:
         return 0
     if not torch.cuda.is_available():
         return without_gpu()
+    parts = named(arguments.parts)
+    out = os.environ.get("OUT")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with copied_to(Path(out), ROOT / "docs", BUILD) if out else contextlib.nullcontext():
+        major, minor = torch.cuda.get_device_capability()
+        return run(parts, f"{major}{minor}{'a' if major == 9 else ''}", arguments.seconds)
+
+
+def named(words: Sequence[str]) -> list[str]:
+    """The parts that are meant, in their order."""
+    groups = {"proof": PROOF, "measure": [part for part in PARTS if part not in PROOF]}
+    wanted = {part for word in words for part in groups.get(word, [word])} or set(PARTS)
+    return [part for part in PARTS if part in wanted]
+
+
+def run(parts: Sequence[str], arch: str, seconds: float | None) -> int:
+    """Builds for one target and runs the parts, each within its share of the time that is left."""
     began, failed = time.monotonic(), 0
-    major, minor = torch.cuda.get_device_capability()
-    build(f"{major}{minor}{'a' if major == 9 else ''}")
+    weights = [PARTS[part][0] for part in parts]
+    end = began + (BUILD_SECONDS + sum(weights) if seconds is None else seconds)
+    build(arch)
     print(f"== built in {time.monotonic() - began:.0f} s", flush=True)
-    parts = [part for part in PARTS if part in (arguments.parts or PARTS)]
     for i, part in enumerate(parts):
-        left = arguments.seconds - (time.monotonic() - began)
-        failed |= PARTS[part](left / (len(parts) - i))
+        share = weights[i] / sum(weights[i:])
+        failed |= PARTS[part][1](share * (end - time.monotonic()))
         print(f"== {part}: done after {time.monotonic() - began:.0f} s", flush=True)
     return failed
 
@@ -100,9 +124,9 @@ def build(arch: str) -> None:
 
 
 def kernels(seconds: float) -> int:
-    """The C++ tests on the GPU, and again under each tool of compute-sanitizer."""
+    """The C++ tests on the GPU, and again under the tools of compute-sanitizer that find what tests alone do not."""
     end = time.monotonic() + seconds
-    failed = run_command("the C++ tests", [CPP_TESTS], seconds=seconds / 3)
+    failed = run_command("the C++ tests", [CPP_TESTS], seconds=seconds / 2)
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if sanitizer is None:
         print("compute-sanitizer is not here: the C++ tests ran without it", flush=True)
@@ -115,18 +139,25 @@ def kernels(seconds: float) -> int:
 
 
 def tests(seconds: float) -> int:
-    """The Python tests marked gpu, on the package that was built and not the one in the checkout."""
+    """The Python tests marked gpu, the step's first, on the package that was built and not the one in the checkout."""
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-o", f"pythonpath={BUILD / 'lib'} ."]
-    failed = run_command("the tests", words, seconds=0.75 * seconds)
+    words += ["--continue-on-collection-errors"]  # a module that is missing here costs the file that needs it
+    processes = ["-n", "8"] if importlib.util.find_spec("xdist") else []
+    step = "tests/training/test_step_gpu.py"
+    others = [*processes, "tests", f"--ignore={step}"]
+    failed = 0
+    for what, share, more in (("step", 0.4, [*processes, step]), ("others", 0.45, others)):
+        report = f"--junitxml={BUILD / f'junit-{what}.xml'}"
+        failed |= run_command(f"the tests, {what}", [*words, report, *more], seconds=share * seconds)
     # Finds a kernel that reads what another stream writes, with nothing that makes it wait.
-    words += ["tests/training/test_step_gpu.py", "-k", "two_streams_change_no_bit"]
-    return failed | run_command("the stream sanitizer", words, seconds=0.25 * seconds, TORCH_CUDA_SANITIZER="1")
+    words += [step, "-k", "two_streams_change_no_bit"]
+    return failed | run_command("the stream sanitizer", words, seconds=0.15 * seconds, TORCH_CUDA_SANITIZER="1")
 
 
-def measure(what: str, seconds: float) -> int:
+def measure(what: str, seconds: float, *options: str) -> int:
     """The tables in docs/results."""
-    words = ["-m", "benchmarks.measure", "--out", str(RESULTS), "--only", what, "--seconds", f"{0.8 * seconds:.0f}"]
-    return run_command(f"the benchmarks of the {what}", [sys.executable, *words], seconds=seconds)
+    words = ["-m", "benchmarks.measure", "--out", str(RESULTS), "--only", what, "--seconds", f"{0.9 * seconds:.0f}"]
+    return run_command(f"the benchmarks of the {what}", [sys.executable, *words, *options], seconds=seconds)
 
 
 def convolutions(seconds: float) -> int:
@@ -145,17 +176,20 @@ def agreement(seconds: float) -> int:
     return run_command("500 steps in every mode", [sys.executable, *words], seconds=seconds)
 
 
-PARTS: dict[str, Callable[[float], int]] = {
-    "kernels": kernels,
-    "tests": tests,
-    "operators": functools.partial(measure, "operators"),
-    "ladder": functools.partial(measure, "ladder"),
-    "step": functools.partial(measure, "step"),
-    "data": functools.partial(measure, "data"),
-    "infer": functools.partial(measure, "infer"),
-    "convolutions": convolutions,
-    "agreement": agreement,
+PARTS: dict[str, tuple[float, Callable[[float], int]]] = {  # name -> seconds, what runs; most proof first
+    "kernels": (55, kernels),
+    "tests": (130, tests),
+    "record": (70, lambda seconds: measure("step", seconds, "--uncompiled")),
+    "step": (110, functools.partial(measure, "step")),
+    "operators": (70, functools.partial(measure, "operators")),
+    "batches": (60, functools.partial(measure, "batches")),
+    "infer": (45, functools.partial(measure, "infer")),
+    "convolutions": (20, convolutions),
+    "data": (15, functools.partial(measure, "data")),
+    "ladder": (15, functools.partial(measure, "ladder")),
+    "agreement": (40, agreement),
 }
+PROOF = ("kernels", "tests", "record")
 
 
 @functools.cache

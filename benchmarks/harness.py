@@ -56,8 +56,8 @@ class Sweep:
             torch.cuda.synchronize()
 
 
-def time_once(case: Case, device: torch.device) -> float:
-    """Milliseconds of one call; on CUDA between two events on the current stream."""
+def time_once(case: Case, device: torch.device, calls: int = 1) -> float:
+    """Milliseconds of one call; on CUDA the mean of some `calls` between two events on the current stream."""
     if device.type != "cuda":
         start = time.perf_counter()
         case()
@@ -65,16 +65,17 @@ def time_once(case: Case, device: torch.device) -> float:
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
     begin.record()
-    case()
+    for _ in range(calls):
+        case()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end)
+    return begin.elapsed_time(end) / calls
 
 
 def interleave(
-    cases: dict[str, Case], *, rounds: int, device: torch.device, warm_up: int = 3
+    cases: dict[str, Case], *, rounds: int, device: torch.device, warm_up: int = 3, calls: int = 1
 ) -> dict[str, list[float]]:
-    """Times every case once a round, in an order that rotates; returns the milliseconds of each."""
+    """Times every case once a round, in an order that rotates; returns the milliseconds of each (see `time_once`)."""
     for case in cases.values():
         for _ in range(warm_up):
             case()
@@ -82,7 +83,7 @@ def interleave(
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            times[name].append(time_once(cases[name], device))
+            times[name].append(time_once(cases[name], device, calls))
     return times
 
 

@@ -1,7 +1,7 @@
 """Measures operators, the step, loaders and engines on this machine, and writes <out>/<device>.md and .json.
 
 python -m benchmarks.measure --out docs/results
-python -m benchmarks.measure --out docs/results --only operators      (or step, ladder, data, infer)
+python -m benchmarks.measure --out docs/results --only operators      (or step, batches, ladder, data, infer)
 
 On a GPU <out>/<device>-kernels.md lists where the time of a step's graph goes, kernel by kernel. The tables of
 the loaders also go into the docs/data.md beside it, and those of the engines into docs/engines.md, between two markers.
@@ -12,6 +12,7 @@ What is compared takes turns in one process. What is not measured in a run stays
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,15 @@ from typing import Any
 from benchmarks.bench_data import data_page, measure_data
 from benchmarks.bench_infer import infer_page, measure_infer
 from benchmarks.bench_ops import measure_operators, operators_page
-from benchmarks.bench_step import kernels_page, ladder_page, measure_ladder, measure_steps, step_page
+from benchmarks.bench_step import (
+    BATCHES,
+    build_uncompiled,
+    kernels_page,
+    ladder_page,
+    measure_ladder,
+    measure_steps,
+    step_page,
+)
 from benchmarks.results import (
     Measured,
     device_name,
@@ -32,15 +41,21 @@ from benchmarks.results import (
     write_json,
     write_page,
 )
+from benchmarks.step_cases import WORK
 
 Report = Callable[[list[dict[str, Any]]], None]
 """Takes the results so far: what is measured is kept, whatever happens next."""
 TOPICS: dict[str, tuple[float, Callable[[float, Report], None]]] = {  # name -> share of the time left, what measures it
-    "operators": (0.5, lambda seconds, report: report(measure_operators(seconds))),
+    "operators": (0.5, measure_operators),
     "ladder": (0.3, lambda seconds, report: report(measure_ladder(seconds))),
     "data": (0.3, lambda seconds, report: report([measure_data(seconds)])),
     "infer": (0.4, measure_infer),
-    "step": (1.0, measure_steps),
+    "step": (0.5, functools.partial(measure_steps, [WORK])),
+    "batches": (1.0, functools.partial(measure_steps, BATCHES)),
+}
+UNCOMPILED = {
+    "step": (0.5, functools.partial(measure_steps, [WORK], build=build_uncompiled)),
+    "batches": (1.0, functools.partial(measure_steps, BATCHES, build=build_uncompiled)),
 }
 # topic -> the page of docs/ that shows it beside the device's own
 PAGES: dict[str, tuple[str, Callable[[Measured], list[str]]]] = {
@@ -54,10 +69,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seconds", type=float, default=800, help="time for everything")
     parser.add_argument("--only", choices=TOPICS, help="measure this alone")
+    parser.add_argument("--uncompiled", action="store_true", help="leave out the steps that torch.compile makes")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
-    for topic in [arguments.only] if arguments.only else TOPICS:
-        share, measure = TOPICS[topic]
+    topics = TOPICS | UNCOMPILED if arguments.uncompiled else TOPICS
+    for topic in [arguments.only] if arguments.only else topics:
+        share, measure = topics[topic]
         seconds = (1.0 if arguments.only else share) * (deadline - time.monotonic())
         measure(seconds, lambda results, topic=topic: write(arguments.out, topic, results))
 
@@ -86,7 +103,9 @@ def device_page(device: str, everything: dict[str, Measured]) -> list[str]:
     if "infer" in everything:
         lines += ["## Engines", "", *origin(everything["infer"]), "", *infer_page(everything["infer"])]
     if "step" in everything:
-        lines += step_page(everything["step"])
+        lines += step_page("Training step", everything["step"])
+    if "batches" in everything:
+        lines += step_page("Training step, other workloads", everything["batches"])
     return lines
 
 

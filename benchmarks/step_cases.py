@@ -97,7 +97,7 @@ class Prepared:
     """A case that has run a few steps."""
 
     run: Case  # one step
-    peak_gib: float | None  # max CUDA memory in use during a step, that of the cases set up before included
+    peak_gib: float | None  # CUDA memory reserved for a step, that of the cases set up before included
 
 
 def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], Prepared]]:
@@ -124,8 +124,7 @@ def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], 
     def compiled(amp: str) -> Prepared:
         """The honest peer: plain modules through torch.compile, one graph where there is CUDA."""
         plain = nn.ModuleDict(plain_networks(networks, work, device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for net in plain.values():
-            net.compile(mode="max-autotune-no-cudagraphs" if cuda else "default")
+        compile_each(plain, mode="max-autotune-no-cudagraphs" if cuda else "default")
         step = CycleGANStep(plain, work.config(amp=amp, side_by_side="off"))
         step.pairs = False
         return on_batches(step, work, device, graph=cuda, fused=False)
@@ -172,12 +171,18 @@ def ours(
     """Our step with all that the rung switches on, in a graph or not where `graph` is given."""
     nets = copy.deepcopy(networks).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled:
-        for net in nets.values():
-            net.compile()
+        compile_each(nets)
     step = CycleGANStep(nets, work.config(amp=amp, side_by_side="auto" if rung.side_by_side else "off"))
     step.pairs = rung.pairs
     captured = device.type == "cuda" and (rung.graph if graph is None else graph)
     return on_batches(step, work, device, graph=captured, fused=rung.fused)
+
+
+def compile_each(networks: nn.ModuleDict, **options: Any) -> None:
+    """Compiles each for its own shapes, all of them: past a limit of eight torch would go on eagerly."""
+    torch._dynamo.config.recompile_limit = 64
+    for net in networks.values():
+        net.compile(dynamic=False, **options)
 
 
 def on_batches(step: CycleGANStep, work: Workload, device: torch.device, *, graph: bool, fused: bool) -> Prepared:
@@ -200,7 +205,7 @@ def prepared(one: Case, device: torch.device) -> Prepared:
         return Prepared(one, None)
     torch.cuda.reset_peak_memory_stats()
     one()
-    return Prepared(one, torch.cuda.max_memory_allocated() / 2**30)
+    return Prepared(one, torch.cuda.max_memory_reserved() / 2**30)
 
 
 # A laptop's work on the CPU, the case of record on a GPU.

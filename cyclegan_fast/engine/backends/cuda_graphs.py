@@ -111,10 +111,11 @@ class _GraphStream:
 
     def clear(self) -> None:
         """Forgets all shapes: a pool of graphs gives nothing back as long as one of them lives."""
-        self._stream.synchronize()
-        self._shapes.clear()
-        self._memory = torch.cuda.graph_pool_handle()
-        torch.cuda.empty_cache()
+        with _CAPTURING:  # what frees memory waits for the device
+            self._stream.synchronize()
+            self._shapes.clear()
+            self._memory = torch.cuda.graph_pool_handle()
+            torch.cuda.empty_cache()
 
     def _compute(self, batch: Tensor) -> Tensor:
         try:
