@@ -9,6 +9,10 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Something the user can fix. Commands print the sentence and exit with status 2, without a traceback."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks show: no traceback either."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that was named is not there."""

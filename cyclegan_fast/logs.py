@@ -51,6 +51,23 @@ def show_logs(*, info_to_stderr: bool = False) -> None:
         logger.propagate = False
 
 
+@contextlib.contextmanager
+def logs_shown() -> Iterator[None]:
+    """Shows what the package logs during a block, as a command does, unless the program has set up logging itself."""
+    logger = logging.getLogger("cyclegan_fast")
+    if logger.hasHandlers():
+        yield
+        return
+    handler, level = _PlainHandler(info_to_stderr=False), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def printable(text: str, *, line_breaks: bool = False) -> str:
     """Returns text with names of files in it as a terminal can show it.
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
+
+from cyclegan_fast.monitoring.notebook import CellOutput, in_notebook
 
 log = logging.getLogger(__name__)
 
 PAINT_SECONDS = 0.2  # between two paintings of the bar
 LOG_SECONDS = 15.0  # between two log lines
 SPEED_SECONDS = 60.0  # of the past over which the speed is measured
+
+_hidden = ContextVar("progress_hidden", default=False)
 
 Progress = Callable[[float, float], None]
 """Called with how many are done and how many there are; a partial one counts as a fraction. Cheap at every one."""
@@ -64,8 +70,8 @@ class Display:
     def __init__(
         self, unit: str, *, done: float = 0, bar: bool = True, enabled: bool = True, transient: bool = False
     ) -> None:
-        self.unit, self.enabled = unit, enabled
-        self.live = _live(transient) if enabled and bar and on_terminal() else None
+        self.unit, self.enabled = unit, enabled and not _hidden.get()
+        self.live = _live(transient) if self.enabled and bar else None
         self.history = deque([(time.monotonic(), done)])  # (time, how many) at the latest showings
         self.shown = float("-inf")
 
@@ -138,7 +144,22 @@ def on_terminal() -> bool:
     return terminal.is_terminal and not terminal.is_dumb_terminal
 
 
+@contextlib.contextmanager
+def progress_hidden() -> Iterator[None]:
+    """Hides every progress that begins during a block."""
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
 def _live(transient: bool) -> Any:
+    """What a bar is painted on, a cell of a notebook or a terminal; None where there is neither."""
+    if in_notebook():
+        return CellOutput(transient)
+    if not on_terminal():
+        return None
     from rich.live import Live
 
     return Live(auto_refresh=False, transient=transient)
@@ -147,6 +168,7 @@ def _live(transient: bool) -> Any:
 def _painted(done: float, total: float, title: str, details: Sequence[str], footer: str) -> Any:
     """The bar as rich renders it."""
     from rich.console import Group
+    from rich.padding import Padding
     from rich.progress_bar import ProgressBar as Bar
     from rich.table import Table
     from rich.text import Text
@@ -155,4 +177,4 @@ def _painted(done: float, total: float, title: str, details: Sequence[str], foot
     bar = Bar(total=max(1, total), completed=done, width=24)
     counted = Text(f"{count(done)}/{count(total)}", "bold")
     line.add_row(*([title] if title else []), bar, counted, Text("  ".join(details), "dim"))
-    return Group(line, Text(footer, "cyan")) if footer else line
+    return Padding(Group(line, Text(footer, "cyan")) if footer else line, 0)  # of the kinds that a notebook shows

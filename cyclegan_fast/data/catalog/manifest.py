@@ -31,6 +31,7 @@ from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.jpeg_damage import why_not_scanned
 from cyclegan_fast.logs import warn_once
 from cyclegan_fast.monitoring.progress import Progress
+from cyclegan_fast.processes import main_left_alone
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +181,9 @@ def _read_all(files: Sequence[ImageFile], workers: int) -> Iterator[ImageMetadat
     context = multiprocessing.get_context(method)
     pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_parent)
     try:
-        yield from pool.map(_read, files, chunksize=_CHUNK)
+        with main_left_alone():
+            found = pool.map(_read, files, chunksize=_CHUNK)
+        yield from found
     except BrokenProcessPool as error:
         raise UserError(
             "a process that read images was killed, perhaps for want of memory; what was read until then is stored: "

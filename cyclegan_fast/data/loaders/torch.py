@@ -21,6 +21,7 @@ from cyclegan_fast.data.loaders.samples import Samples, Skipped
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.processes import main_left_alone
 
 
 class WorkersLoader(Loader):
@@ -45,19 +46,19 @@ class WorkersLoader(Loader):
         decodes beside the training where there are none.
         """
         interrupts = signal.getsignal(signal.SIGCHLD)
-        batches = iter(
-            DataLoader(
-                _Cropped(self.samples),
-                batch_size=self.batch_size,
-                sampler=_From(self.samples, sample),
-                num_workers=self.workers,  # torch gives every worker a single thread
-                collate_fn=_collate,
-                pin_memory=self.device.type == "cuda",
-                multiprocessing_context=_start_method(self.device) if self.workers else None,
-                worker_init_fn=_leave_signals_to_the_trainer,
-                generator=torch.Generator(),  # or it would draw from, and so move, the global one
-            )
+        loader = DataLoader(
+            _Cropped(self.samples),
+            batch_size=self.batch_size,
+            sampler=_From(self.samples, sample),
+            num_workers=self.workers,  # torch gives every worker a single thread
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            multiprocessing_context=_start_method(self.device) if self.workers else None,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            generator=torch.Generator(),  # or it would draw from, and so move, the global one
         )
+        with main_left_alone():
+            batches = iter(loader)
         if threading.current_thread() is threading.main_thread():
             # DataLoader's own handler would raise in the middle of a training step; it also finds out by itself.
             signal.signal(signal.SIGCHLD, interrupts or signal.SIG_DFL)

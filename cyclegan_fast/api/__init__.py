@@ -1,0 +1,1 @@
+"""Training from Python: `fit`, and the `Run` that it returns."""

@@ -1,0 +1,151 @@
+"""A training run as Python sees it: the folder that it writes, whether it has ended or not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from cyclegan_fast.config import TrainConfig, from_dict
+from cyclegan_fast.errors import MissingFileError
+from cyclegan_fast.monitoring.events import EVENTS_NAME, read_events
+
+if TYPE_CHECKING:
+    from cyclegan_fast.engine import Backend, Engine, Precision
+    from cyclegan_fast.nn import Direction
+
+Curve = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+class Run:
+    """A run that is finished, stopped or still training, as its folder showed it when it was opened.
+
+    Args:
+        out: The run's folder, the ``--out`` of the command.
+
+    Raises:
+        UserError: The folder holds no run.
+    """
+
+    def __init__(self, out: str | os.PathLike[str]) -> None:
+        self.out = Path(out).expanduser()
+        """The run's folder."""
+        if not (self.out / EVENTS_NAME).is_file():
+            raise MissingFileError(f"{self.out} holds no training run: give the folder that one writes to, its out")
+        self.records: list[dict[str, Any]] = []
+        """The log records, oldest first: step, time in seconds since 1970, losses by name, epoch, lr, speed ..."""
+        self.refresh()
+
+    def refresh(self) -> Self:
+        """Reads the log again, of a run that still trains; returns this run."""
+        self.records = read_events(self.out)
+        return self
+
+    @property
+    def config(self) -> TrainConfig:
+        """All settings, as they were resolved."""
+        import yaml
+
+        path = self.out / "config.yaml"
+        return from_dict(TrainConfig, yaml.safe_load(path.read_text()), where=str(path))
+
+    @property
+    def steps(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """The step of each log record, which is the x of every curve; int64 [records]."""
+        return np.array([record["step"] for record in self.records], np.int64)
+
+    @property
+    def losses(self) -> dict[str, Curve]:
+        """Each loss by its name, such as G_A or cycle_B: the mean since the record before; float64 [records]."""
+        return _curves([record.get("losses", {}) for record in self.records])
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """Everything else that was logged, by name: lr, steps_per_second, data_wait_share ...; float64 [records]."""
+        return _curves([{k: v for k, v in r.items() if k not in ("step", "losses")} for r in self.records])
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint; None before the first."""
+        from cyclegan_fast.checkpoint import latest_checkpoint
+
+        return latest_checkpoint(self.out)
+
+    @property
+    def step(self) -> int:
+        """Steps that are trained."""
+        logged = self.records[-1]["step"] if self.records else 0
+        return max(logged, self._stored_progress().get("step", 0))
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of the whole run; None before the first checkpoint."""
+        return self._stored_progress().get("total_steps")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its steps are trained and stored in a checkpoint."""
+        stored = self._stored_progress()
+        return bool(stored) and stored["step"] >= stored["total_steps"]
+
+    @property
+    def samples(self) -> list[Path]:
+        """The grids of sample images, oldest first."""
+        return sorted((self.out / "samples").glob("step_*"))
+
+    @property
+    def report(self) -> Path | None:
+        """The report, an HTML file; None before there is one."""
+        path = self.out / "report.html"
+        return path if path.is_file() else None
+
+    def engine(
+        self,
+        direction: Direction = "AtoB",
+        *,
+        device: str = "auto",
+        precision: Precision | None = None,
+        backend: Backend = "auto",
+    ) -> Engine:
+        """Loads the generator of the newest checkpoint; see `load_engine`.
+
+        Raises:
+            UserError: There is no checkpoint yet, or the device or the precision cannot be had.
+        """
+        from cyclegan_fast.engine import load_engine
+
+        return load_engine(self.out, direction=direction, device=device, precision=precision, backend=backend)
+
+    def _stored_progress(self) -> dict[str, Any]:
+        """Where in the run the newest checkpoint was saved; empty before the first."""
+        from cyclegan_fast.checkpoint import read_settings
+
+        newest = self.checkpoint
+        return read_settings(newest).progress if newest else {}
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.out)!r}): {self.describe()}"
+
+    def describe(self) -> str:
+        """Returns where the run is, such as ``step 1,200 of 3,000, not finished``."""
+        of_total = "" if self.total_steps is None else f" of {self.total_steps:,}"
+        return f"step {self.step:,}{of_total}, {'' if self.finished else 'not '}finished"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows, as the run is at that moment: where it is, the newest grid, the curves."""
+        from cyclegan_fast.api.run_view import run_view
+
+        now = Run(self.out)
+        return run_view(str(self.out), now.describe(), now.records, next(reversed(now.samples), None))
+
+
+def _curves(records: list[dict[str, Any]]) -> dict[str, Curve]:
+    """One array per name in any of the records; NaN where a record lacks it or has no finite number."""
+    names = dict.fromkeys(name for record in records for name, value in record.items() if _is_number(value))
+    return {name: np.array([record.get(name) for record in records], np.float64) for name in names}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

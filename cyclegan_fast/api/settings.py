@@ -1,0 +1,153 @@
+"""The keywords of `fit` and their types, written by tests/api/generate_settings.py from config.py.
+
+Type checkers and editors read them (PEP 692); nothing here has an effect when a program runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Literal, TypedDict
+
+from cyclegan_fast.config import Loader, Preprocess
+
+__all__ = ["FitSettings"]
+
+
+class FitSettings(TypedDict, total=False):
+    """Every setting of a run, by the name of its flag."""
+
+    generator: str
+    """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
+    discriminator: Literal["basic", "n_layers", "pixel"]
+    """Discriminator: basic is the paper's 70x70 PatchGAN (n_layers with 3), pixel scores each pixel by itself."""
+    n_layers: int
+    """Strided layers of the n_layers discriminator (each about doubles the side of a patch)."""
+    ngf: int
+    """Generator channels after the first convolution."""
+    ndf: int
+    """Discriminator channels after the first convolution."""
+    norm: Literal["instance", "batch", "none"]
+    """Normalisation layer. The paper: instance."""
+    dropout: bool
+    """Dropout 0.5 inside the generator's blocks. The paper: off."""
+    init_type: Literal["normal", "xavier", "kaiming", "orthogonal"]
+    """Weight initialisation. The paper: normal."""
+    init_gain: float
+    """Standard deviation (normal) or gain (others) of the initialisation."""
+    channels_A: int
+    """Channels of the images of domain A: 1 (grey), 3 (RGB), or as many as its files have."""
+    channels_B: int
+    """Channels of the images of domain B: 1 (grey), 3 (RGB), or as many as its files have."""
+    gan_mode: Literal["lsgan", "vanilla", "wgangp", "hinge"]
+    """Adversarial loss: lsgan (the paper's training), vanilla (its equation 1), wgangp, hinge."""
+    lambda_gan: float
+    """Weight of the adversarial losses of the generators; 0 trains with the cycle losses alone."""
+    lambda_A: float
+    """Weight of the forward cycle loss, A -> B -> A; 0 leaves it out."""
+    lambda_B: float
+    """Weight of the backward cycle loss, B -> A -> B; 0 leaves it out."""
+    lambda_identity: float
+    """Weight of the identity loss, relative to lambda_A and lambda_B; 0 leaves it out."""
+    lambda_gp: float
+    """Weight of wgangp's gradient penalty."""
+    pool_size: int
+    """Size of the image pool of each discriminator; 0 shows it only the newest fakes."""
+    batch_size: int
+    """Images of each domain that pass the networks together. The paper: 1."""
+    grad_accumulation: int
+    """Micro-batches of batch_size whose gradients make one update, and so one step. The paper: 1."""
+    lr: float
+    """Adam's learning rate at the start."""
+    beta1: float
+    """Adam's decay of the first moment."""
+    beta2: float
+    """Adam's decay of the second moment."""
+    eps: float
+    """Adam's epsilon."""
+    n_epochs: int
+    """Epochs at the full learning rate."""
+    n_epochs_decay: int
+    """Epochs over which the linear policy then decays the rate to zero."""
+    lr_policy: Literal["linear", "step", "plateau", "cosine"]
+    """How the rate falls: linear (the paper), step, plateau (on the generators' loss), cosine."""
+    lr_decay_iters: int
+    """Epochs between the step policy's drops."""
+    lr_gamma: float
+    """Factor of each drop of the step policy."""
+    data: str | PathLike[str] | None
+    """Folder with trainA and trainB (and testA, testB); with paired=True also one whose train shows A | B side by
+    side."""
+    data_A: str | PathLike[str] | Sequence[str | PathLike[str]] | None
+    """In the place of data: folders, lists (.txt) or tar shards (a-{000..009}.tar) with the training images of A."""
+    data_B: str | PathLike[str] | Sequence[str | PathLike[str]] | None
+    """The same for B."""
+    paired: bool
+    """A and B are pairs, by their names or side by side in one file: loaded together, cropped and flipped alike."""
+    direction: Literal["AtoB", "BtoA"]
+    """BtoA swaps the two domains."""
+    preprocess: Preprocess
+    """Geometry of a training sample; none only rounds the sides to a multiple of 4."""
+    load_size: int
+    """Side in pixels to resize to, before the crop."""
+    crop_size: int
+    """Side in pixels of the random crop."""
+    flip: bool
+    """Flip left to right with probability 0.5."""
+    serial_batches: bool
+    """Load A and B in their order, rather than shuffled and combined at random."""
+    max_dataset_size: int | None
+    """Use at most this many images of each domain."""
+    epoch_size: int | None
+    """Samples per epoch; by default the size of the larger domain."""
+    loader: Loader
+    """What makes the batches: cache (all decoded once, held in memory), dali (NVIDIA DALI decodes, on the GPU),
+    torch     (worker processes). auto logs its choice."""
+    cache_share: float
+    """Share of the free memory that the loader cache may use: of the device's, or else of the host's."""
+    workers: int | None
+    """Processes (torch) or threads (cache, dali) that decode images; by default as many as the cores suggest."""
+    depth: Literal["auto", "8", "16", "float"]
+    """Bits of a channel: 8, 16, or float with value_low and value_high. auto reads them from the files."""
+    value_low: float | None
+    """The value of black (-1) in floating-point images; lower ones are clipped."""
+    value_high: float | None
+    """The value of white (1) in floating-point images; higher ones are clipped."""
+    value_low_B: float | None
+    """For domain B, where it differs from value_low."""
+    value_high_B: float | None
+    """For domain B, where it differs from value_high."""
+    on_bad_image: Literal["error", "skip"]
+    """A file that cannot be decoded: stop before training, or leave it out and list it."""
+    out: str | PathLike[str]
+    """Folder of the run: checkpoints, events, samples, settings."""
+    seed: int
+    """Seed of weights, data order, augmentation and image pools."""
+    device: str
+    """auto, cpu, cuda or cuda:<index>."""
+    amp: bool | Literal["off", "bf16", "fp16"]
+    """Mixed precision; True means bf16. fp16 (with loss scaling) needs CUDA."""
+    cuda_graphs: bool | Literal["off", "on", "auto"]
+    """Whole step as one CUDA graph; True means on. auto falls back to eager and logs why."""
+    side_by_side: bool | Literal["auto", "on", "off"]
+    """Both cycles at once, on two CUDA streams or CPU threads, for twice the memory. auto: if images are small."""
+    channels_last: bool
+    """Keep activations and weights channels_last (NHWC), the faster layout."""
+    compile: bool
+    """torch.compile the networks."""
+    activation_checkpointing: bool
+    """Store only the input of each residual block and recompute the rest: less memory for a quarter more work."""
+    log_every: int
+    """Steps between log lines and event records."""
+    sample_every: int
+    """Steps between grids of sample images; 0 for none."""
+    checkpoint_every: int
+    """Steps between checkpoints, besides the one at the end; 0 for none."""
+    keep_checkpoints: int
+    """How many of the newest checkpoints to keep; 0 keeps all."""
+    max_steps: int | None
+    """Stop after this many steps, even if epochs are left."""
+    resume: bool | Literal["off", "auto"]
+    """auto continues the newest checkpoint in out exactly, or starts afresh if there is none."""
+    init_from: str | PathLike[str] | None
+    """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""
