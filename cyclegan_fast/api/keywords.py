@@ -23,8 +23,8 @@ _GROUP_OF = {field.name: name for name, group in GROUPS.items() for field in dat
 _FLAG = re.compile(r"--([A-Za-z][\w-]*)(?:(?P<separator>[ =])(?P<value>\w+(?:\.\d+)?))?")
 
 
-def config_from_keywords(keywords: Mapping[str, Any]) -> TrainConfig:
-    """Builds the settings of a run from flat keywords; those that are left out keep their defaults.
+def config_from_keywords(keywords: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
+    """Builds the settings of a run from flat keywords; those that are left out are those of `base`, or the defaults.
 
     Raises:
         UserError: An unknown keyword (the nearest known one is named), a value of the wrong type, or a number out of
@@ -35,7 +35,15 @@ def config_from_keywords(keywords: Mapping[str, Any]) -> TrainConfig:
         if name not in _GROUP_OF:
             raise UserError(f"fit: unknown setting '{name}'{did_you_mean(name, _GROUP_OF)}")
         groups[_GROUP_OF[name]][name] = _plain(name, value)
-    return TrainConfig(**{name: from_dict(GROUPS[name], values, where="fit") for name, values in groups.items()})
+    base = TrainConfig() if base is None else base
+    if not isinstance(base, TrainConfig):
+        raise UserError(f"fit: config takes a TrainConfig, such as Run('runs/a').config, got {base!r}")
+    return dataclasses.replace(base, **{name: _changed(getattr(base, name), values) for name, values in groups.items()})
+
+
+def _changed(group: Any, values: dict[str, Any]) -> Any:
+    checked = from_dict(type(group), values, where="fit")
+    return dataclasses.replace(group, **{name: getattr(checked, name) for name in values})
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -29,6 +29,7 @@ OnLog = Callable[[dict[str, Any]], bool | None]
 
 def fit(
     *,
+    config: TrainConfig | None = None,
     on_log: OnLog | None = None,
     progress: bool = True,
     **settings: Unpack[FitSettings],
@@ -44,6 +45,7 @@ def fit(
     torch's random state, number of threads and cuDNN settings are afterwards as they were.
 
     Args:
+        config: The settings to start from, such as the `config` of an earlier `Run`; by default those of the paper.
         on_log: Called with each log record, every `log_every` steps: ``{"step": 50, "losses": {"G_A": 0.4, ...},
             "epoch": 1, "lr": 2e-4, "steps_per_second": 4.1, "data_wait_share": 0.01, "peak_memory_gib": 1.5}``, the
             losses as means since the record before. Returning False ends the run after a checkpoint; so does an
@@ -61,9 +63,9 @@ def fit(
     """
     with errors_in_keywords(), contextlib.ExitStack() as stack:
         stack.enter_context(logs_shown() if progress else progress_hidden())
-        config = config_from_keywords(settings)
-        stop = _train(config, on_log, show_grids=progress and in_notebook())
-        run = Run(config.run.out)
+        resolved = config_from_keywords(settings, config)
+        stop = _train(resolved, on_log, show_grids=progress and in_notebook())
+        run = Run(resolved.run.out)
         if not run.finished:
             log.info("stopped after a checkpoint; fit with the same settings and resume='auto' continues")
     if stop.signal is not None and not (stop.signal == signal.SIGINT and _is_interactive()):

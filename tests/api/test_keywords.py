@@ -30,7 +30,7 @@ def test_the_typed_keywords_are_those_of_config() -> None:
 
 def test_the_signature_lists_every_setting_with_its_default() -> None:
     parameters = inspect.signature(cyclegan_fast.fit).parameters
-    assert list(parameters) == [*TYPES, "on_log", "progress"]
+    assert list(parameters) == [*TYPES, "config", "on_log", "progress"]
     assert parameters["lr"].default == 2e-4
     assert parameters["crop_size"].annotation is int
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
@@ -97,6 +97,12 @@ def test_wrong_keywords_are_one_sentence(keywords: dict[str, Any], message: str)
     with pytest.raises(UserError) as error:
         config_from_keywords(keywords)
     assert message in str(error.value)
+
+
+def test_keywords_change_a_config() -> None:
+    base = config_from_keywords({"lr": 1e-3, "ngf": 8})
+    config = config_from_keywords({"lr": 2e-3, "out": "b"}, base)
+    assert (config.optim.lr, config.model.ngf, config.run.out) == (2e-3, 8, Path("b"))
 
 
 def test_true_means_what_the_bare_flag_means() -> None:
