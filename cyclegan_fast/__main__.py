@@ -1,6 +1,18 @@
-"""python -m cyclegan_fast: lists the commands."""
+"""cyclegan-fast <command>, and python -m cyclegan_fast <command>: lists the commands, and runs them."""
 
 from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from cyclegan_fast.cli import with_errors
+from cyclegan_fast.cli.help import list_page
+from cyclegan_fast.cli.parse import choose
+from cyclegan_fast.cli.program import typed_root
+from cyclegan_fast.cli.run import asks_for_help
+from cyclegan_fast.version import __version__
 
 COMMANDS = {
     "train": "train a CycleGAN on two folders of images",
@@ -13,7 +25,24 @@ COMMANDS = {
     "doctor": "what is here, what is missing, and how to get it",
 }
 
+
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command that the first of the words names; without one, lists all."""
+    words = list(sys.argv[1:] if words is None else words)
+    with_errors(lambda: _run(words))
+
+
+def _run(words: list[str]) -> Any:
+    prog = typed_root().rstrip(".")
+    if words == ["--version"]:
+        print(__version__)
+    elif not words or (words[0].startswith("-") and asks_for_help(words)):
+        entries = {name.replace("_", "-"): text for name, text in COMMANDS.items()}
+        print(list_page(f"{prog} <command> [flags]", entries, f"{prog} <command> --help shows the flags of one."))
+    else:
+        verb = choose(words, list(COMMANDS), prog)
+        importlib.import_module(f"cyclegan_fast.{verb}").main(words[1:])
+
+
 if __name__ == "__main__":
-    print("Commands, each with --help:\n")
-    for name, text in COMMANDS.items():
-        print(f"  python -m cyclegan_fast.{name:<10} {text}")
+    main()

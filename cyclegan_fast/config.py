@@ -12,6 +12,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -31,6 +32,11 @@ BELOW_ONE = 1 - 1e-12
 def number(default: T, *, min: float, max: float = math.inf) -> T:
     """Makes a field for a number from `min` to `max`; where its type allows None, that is in range too."""
     return field(default=default, metadata={"range": (min, max)})
+
+
+def choice(default: T, *, alone: str) -> T:
+    """Makes a field whose flag may stand without a value, and then means `alone`."""
+    return field(default=default, metadata={"alone": alone})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,11 +203,11 @@ class RunConfig:
     """Seed of weights, data order, augmentation and image pools."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<index>."""
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    """Mixed precision; --amp alone means bf16. fp16 (with loss scaling) needs CUDA."""
-    cuda_graphs: Literal["off", "on", "auto"] = "off"
-    """Whole step as one CUDA graph; --cuda-graphs alone means on. auto falls back to eager and logs why."""
-    side_by_side: Literal["auto", "on", "off"] = "auto"
+    amp: Literal["off", "bf16", "fp16"] = choice("off", alone="bf16")
+    """Mixed precision. fp16 (with loss scaling) needs CUDA."""
+    cuda_graphs: Literal["off", "on", "auto"] = choice("off", alone="auto")
+    """Whole step as one CUDA graph. auto: where there is CUDA (elsewhere it logs why not); on: an error elsewhere."""
+    side_by_side: Literal["auto", "on", "off"] = choice("auto", alone="on")
     """Both cycles at once, on two CUDA streams or CPU threads, for twice the memory. auto: if images are small."""
     channels_last: bool = True
     """Keep activations and weights channels_last (NHWC), the faster layout."""
@@ -219,7 +225,7 @@ class RunConfig:
     """How many of the newest checkpoints to keep; 0 keeps all."""
     max_steps: int | None = number(None, min=1)
     """Stop after this many steps, even if epochs are left."""
-    resume: Literal["off", "auto"] = "off"
+    resume: Literal["off", "auto"] = choice("off", alone="auto")
     """auto continues the newest checkpoint in --out exactly, or starts afresh if there is none."""
     init_from: Path | None = None
     """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""
@@ -234,6 +240,15 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+
+def with_settings(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
+    """Returns `config` with other values of the settings in `given`, which are named without their groups."""
+    groups = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    for group, settings in groups.items():
+        values = {f.name: given[f.name] for f in dataclasses.fields(settings) if f.name in given}
+        groups[group] = dataclasses.replace(settings, **values)
+    return dataclasses.replace(config, **groups)
 
 
 def check_ranges(config: TrainConfig) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, ModelConfig, Preprocess, TrainConfig, check_ranges
@@ -183,5 +184,10 @@ def _print_report(report: AuditReport) -> None:
         console.print(Text(printable(line), styles[style]), soft_wrap=True)
 
 
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with these words; by default those of this process."""
+    run_command({"scenes": scenes, "check": check}, words)
+
+
 if __name__ == "__main__":
-    run_command({"scenes": scenes, "check": check})
+    main()

@@ -7,8 +7,9 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, Loader, ModelConfig, OptimConfig, RunConfig, TrainConfig, to_dict
@@ -192,5 +193,10 @@ def _print_scores(scores: dict[str, Any]) -> None:
         )
 
 
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with these words; by default those of this process."""
+    run_command(demo, words)
+
+
 if __name__ == "__main__":
-    run_command(demo)
+    main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import platform
@@ -15,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from cyclegan_fast.cli import EXIT_USER_ERROR, with_errors
+from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
 
@@ -29,7 +28,6 @@ CORE = {
     "numpy": "numpy",
     "PIL": "pillow",
     "safetensors": "safetensors",
-    "tyro": "tyro",
     "rich": "rich",
     "yaml": "pyyaml",
 }
@@ -46,11 +44,6 @@ EXTRAS = {  # module: (the extra that brings it, what it is for)
 }
 MARKS = {"option": "○", "caution": "!"}
 BUILD_TOOLS = ("cmake", "ninja", "pybind11")
-DESCRIPTION = """Reports what is here and what is missing, each with the one command that fixes it.
-
-Example: python -m cyclegan_fast.doctor --strict
-
-Exits with 0 if training can run here, if need be without the compiled extension, and with 2 if it cannot."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +57,19 @@ class Finding:
     needed_for: str = "option"  # "training", "extension", "option" for what only adds something, "caution" for a doubt
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Prints the findings and returns the exit status."""
-    # argparse and not tyro: what must run when packages are missing may need none of them.
-    parser = argparse.ArgumentParser(
-        prog="python -m cyclegan_fast.doctor",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--strict", action="store_true", help="exit with 2 if the compiled extension is missing, too")
-    strict = parser.parse_args(words).strict
+def doctor(*, strict: bool = False) -> int:
+    """Reports what is here and what is missing, each with the one command that fixes it.
+
+    Example: python -m cyclegan_fast.doctor --strict
+
+    Exits with 0 if training can run here, if need be without the compiled extension, and with 2 if it cannot.
+
+    Args:
+        strict: Exit with 2 if the compiled extension is missing, too.
+
+    Returns:
+        Exit status.
+    """
     groups = examine()
     for title, findings in groups.items():
         print(title)
@@ -287,5 +283,10 @@ def covers(archs: Sequence[str], capability: tuple[int, int]) -> bool:
     return False
 
 
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with these words; by default those of this process."""
+    run_command(doctor, words)
+
+
 if __name__ == "__main__":
-    with_errors(main)
+    main()

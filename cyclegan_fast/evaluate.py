@@ -6,8 +6,9 @@ import functools
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
@@ -163,5 +164,10 @@ def print_scores(scores: dict[str, Any], whose: str = "") -> None:
     Console().print(table)
 
 
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with these words; by default those of this process."""
+    run_command(evaluate, words, deprecated={"--most-lost": "--max-drop"})
+
+
 if __name__ == "__main__":
-    run_command(evaluate, deprecated={"--most-lost": "--max-drop"})
+    main()

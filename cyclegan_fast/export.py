@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.errors import UserError
@@ -77,5 +78,10 @@ def read_shapes(words: tuple[str, str, str]) -> Shapes:
     return Shapes(*ends)
 
 
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with these words; by default those of this process."""
+    run_command(export, words)
+
+
 if __name__ == "__main__":
-    run_command(export)
+    main()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from cyclegan_fast.cli import run_command
 
@@ -43,5 +45,10 @@ def model_card(
     print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with these words; by default those of this process."""
+    run_command(model_card, words)
+
+
 if __name__ == "__main__":
-    run_command(model_card)
+    main()

@@ -2,100 +2,69 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import logging
-import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from cyclegan_fast.cli import with_errors
-from cyclegan_fast.config import TrainConfig, from_dict, to_dict
+from cyclegan_fast.cli import run_command
+from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict, with_settings
 from cyclegan_fast.errors import UserError, reading_error
 
 log = logging.getLogger(__name__)
 
-PROG = "python -m cyclegan_fast.train"
-DESCRIPTION = """Trains a CycleGAN on two folders of images, trainA and trainB.
-
-Example: python -m cyclegan_fast.train --data horse2zebra --out runs/horse2zebra --amp --cuda-graphs
-
---amp alone means bf16 and --cuda-graphs alone means on. The same command with --resume auto continues a run exactly.
-In --out: checkpoints/, samples/, events.jsonl, config.yaml, report.html.
-
-Ctrl-C and SIGTERM end the run after its step, with a checkpoint and status 3; a second one ends it at once. In the
-background of a script, where a shell ignores Ctrl-C's signal, only SIGTERM (kill <pid>) does."""
-
-FLAGS_WITH_OPTIONAL_VALUE = {"amp": "bf16", "resume": "auto", "cuda_graphs": "on", "side_by_side": "on"}
+MOST_USED = (
+    *("data", "out", "load_size", "crop_size", "n_epochs", "n_epochs_decay", "max_steps", "batch_size"),
+    *("amp", "cuda_graphs", "device", "resume", "init_from"),
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainCommand(TrainConfig):
-    """All settings, and where to read and show them."""
+def train(*, config: Path | None = None, print_config: bool = False, **given: Any) -> int:
+    """Trains a CycleGAN on two folders of images, trainA and trainB.
 
-    config: Path | None = None
-    """YAML file of settings (as --print-config shows them); flags override it."""
-    print_config: bool = False
-    """Print the resolved settings as YAML and stop."""
+    For example:
+        python -m cyclegan_fast.train --data horse2zebra --out runs/horse2zebra --amp --cuda-graphs
+        python -m cyclegan_fast.train --out runs/horse2zebra --resume auto
 
-    def settings(self) -> TrainConfig:
-        """The settings alone."""
-        return TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainConfig)})
+    In --out: checkpoints/, samples/, events.jsonl, config.yaml, report.html.
 
+    Ctrl-C and SIGTERM end the run after its step, with a checkpoint and status 3; a second one ends it at once. In the
+    background of a script, where a shell ignores Ctrl-C's signal, only SIGTERM (kill <pid>) does.
 
-def parse(words: list[str]) -> TrainCommand:
-    """Reads the settings: defaults, then the --config file, then the flags.
-
-    Raises:
-        UserError: The config file is missing, no YAML, or holds an unknown setting.
+    Args:
+        config: YAML file of settings (as --print-config shows them); flags override it.
+        print_config: Print the resolved settings as YAML and stop.
+        given: Settings by name.
     """
-    import tyro
-
-    config_file, words = _read_ahead(words)
-    return tyro.cli(
-        TrainCommand,
-        args=words,
-        default=_from_file(config_file),
-        prog=PROG,
-        description=DESCRIPTION,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-
-
-def train(words: list[str]) -> int:
-    """Trains with the settings of the command line `words`; returns the exit status."""
     import yaml
 
-    command = parse(words)
-    if command.print_config:
-        print(yaml.safe_dump(to_dict(command.settings()), sort_keys=False), end="")
+    settings = resolve(config, given)
+    if print_config:
+        print(yaml.safe_dump(to_dict(settings), sort_keys=False), end="")
         return 0
     from cyclegan_fast.training.trainer import EXIT_STOPPED, Trainer
 
-    status = Trainer(command.settings()).run()
+    status = Trainer(settings).run()
     if status == EXIT_STOPPED:
         log.info("stopped by a signal after a checkpoint; the same command with --resume auto continues")
     return status
 
 
-def _read_ahead(words: list[str]) -> tuple[Path | None, list[str]]:
-    """Returns the --config file, whose values are the defaults, and the words with every optional value filled in."""
-    parser = argparse.ArgumentParser(
-        prog=PROG, usage="%(prog)s [flags]; --help lists them", add_help=False, allow_abbrev=False
-    )
-    parser.add_argument("--config", type=Path)
-    for name, value in FLAGS_WITH_OPTIONAL_VALUE.items():
-        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
-        parser.add_argument(*spellings, dest=name, nargs="?", const=value)
-    known, rest = parser.parse_known_args(words)
-    given = {name: value for name, value in vars(known).items() if value is not None}
-    return known.config, [*rest, *(f"--{name.replace('_', '-')}={value}" for name, value in given.items())]
+def resolve(config: Path | None, given: dict[str, Any]) -> TrainConfig:
+    """Returns the settings of a run: the defaults, then a YAML file, then the flags.
+
+    Raises:
+        UserError: The file is missing, no YAML, or holds an unknown setting; or a number is out of its range.
+    """
+    settings = with_settings(from_dict(TrainConfig, _read(config), where=str(config)), given)
+    check_ranges(settings)
+    return settings
 
 
-def _from_file(path: Path | None) -> TrainCommand:
+def _read(path: Path | None) -> dict[str, Any]:
+    """Returns the groups of settings in a YAML file."""
     if path is None:
-        return TrainCommand()
+        return {}
     import yaml
 
     try:
@@ -106,8 +75,13 @@ def _from_file(path: Path | None) -> TrainCommand:
         raise UserError(f"--config {path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: expected groups of settings (model, objective, optim, data, run)")
-    return TrainCommand(**vars(from_dict(TrainConfig, values, where=str(path))))
+    return values
+
+
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with these words; by default those of this process."""
+    run_command(train, words, settings=TrainConfig, first=MOST_USED)
 
 
 if __name__ == "__main__":
-    with_errors(lambda: train(sys.argv[1:]))
+    main()

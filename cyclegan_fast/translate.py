@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import StorageError, UserError
@@ -140,10 +141,10 @@ def _report(results: list[TaskResult], every: int, asked: int, output: Path, sec
     return EXIT_USER_ERROR if bad else 0
 
 
-def main(words: list[str]) -> None:
-    """Runs the command with these words; --model stands for --engine."""
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command with these words, by default those of this process; --model stands for --engine."""
     run_command(translate, words, aliases={"--model": "--engine"}, deprecated={"--both-ways": "--reconstruct"})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

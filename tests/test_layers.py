@@ -165,5 +165,5 @@ def test_command_line_libraries_are_imported_lazily() -> None:
             names = [alias.name for alias in statement.names] if isinstance(statement, ast.Import) else []
             if isinstance(statement, ast.ImportFrom):
                 names = [statement.module or ""]
-            heavy = {name.split(".")[0] for name in names} & {"tyro", "rich"}
+            heavy = {name.split(".")[0] for name in names} & {"rich"}
             assert not heavy, f"{path.name} imports {heavy} at its head"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 
 import torch
@@ -10,8 +9,6 @@ from torch import Tensor
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
-
-log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 3  # cuDNN chooses its algorithms and Adam makes its state before anything can be captured
 MAX_GRAPHS = 4  # shapes of batch that get a graph: each keeps its inputs, its images and its kernels
@@ -27,53 +24,40 @@ class GraphedStep:
     it. The images and losses that it returns belong to the graph and hold until the next call. Weights, moments, pools,
     learning rate and loss scale live outside the graphs, so that replays and eager steps may take turns.
 
-    Args:
-        step: The step.
-        fall_back: Trains eagerly where a batch cannot have a graph (too many shapes, or the capture fails) and logs the
-            reason once; False makes that an error.
-
     Raises:
-        UserError: The step is not on CUDA; and, from a call, a batch cannot have a graph and `fall_back` is False.
+        UserError: The step is not on CUDA; and, from a call, there are too many shapes, or the capture fails.
     """
 
-    def __init__(self, step: CycleGANStep, *, fall_back: bool = False) -> None:
+    def __init__(self, step: CycleGANStep) -> None:
         if step.device.type != "cuda":
-            raise UserError("--cuda-graphs needs a CUDA device; leave it out, or use --cuda-graphs=auto")
-        self.step, self.fall_back = step, fall_back
+            raise UserError("--cuda-graphs=on needs a CUDA device; leave it out")
+        self.step = step
         self.graphs: dict[Shapes, CapturedStep] = {}
         self.eager_steps: Counter[Shapes] = Counter()
         self.stream = torch.cuda.Stream(step.device)
         self.memory = torch.cuda.graph_pool_handle()  # no graph keeps anything in it that another one reads
-        self.gave_up = False
 
     def __call__(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         """Trains on real_A [N, C_A, H, W] and real_B [N, C_B, H, W]."""
         shapes = real_A.shape, real_B.shape
-        if shapes not in self.graphs and self._may_capture(shapes):
-            try:
-                self.graphs[shapes] = CapturedStep(self, real_A, real_B)
-            except RuntimeError as error:
-                self._give_up(f"the step could not be captured: {' '.join(str(error).split())}")
+        if shapes not in self.graphs and self.eager_steps[shapes] == WARM_UP_STEPS:
+            self.graphs[shapes] = self._capture(real_A, real_B)
         if shapes in self.graphs:
             return self.graphs[shapes].replay(real_A, real_B)
+        if shapes not in self.eager_steps and len(self.eager_steps) == MAX_GRAPHS:
+            last = " and ".join(str(list(shape)) for shape in shapes)
+            raise UserError(
+                f"--cuda-graphs: batches of more than {MAX_GRAPHS} shapes came, the last {last}; leave it out"
+            )
         self.eager_steps[shapes] += 1
         return self._run_eagerly(real_A, real_B)
 
-    def _may_capture(self, shapes: Shapes) -> bool:
-        """Returns whether this shape has warmed up, and there is a graph left for it."""
-        if self.gave_up:
-            return False
-        if shapes not in self.eager_steps and len(self.eager_steps) == MAX_GRAPHS:
-            last = " and ".join(str(list(shape)) for shape in shapes)
-            self._give_up(f"batches of more than {MAX_GRAPHS} shapes came, the last {last}")
-        return self.eager_steps[shapes] == WARM_UP_STEPS
-
-    def _give_up(self, reason: str) -> None:
-        """Captures no further graph; the existing ones stay in use."""
-        if not self.fall_back:
-            raise UserError(f"--cuda-graphs: {reason}; leave it out, or use --cuda-graphs=auto")
-        self.gave_up = True
-        log.info("cuda graphs: off, %s", reason)
+    def _capture(self, real_A: Tensor, real_B: Tensor) -> CapturedStep:
+        try:
+            return CapturedStep(self, real_A, real_B)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"--cuda-graphs: the step could not be captured: {reason}; leave it out") from error
 
     def _run_eagerly(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         current = torch.cuda.current_stream()
@@ -95,13 +79,9 @@ class CapturedStep:
         capture = torch.cuda.graph(
             self.graph, pool=owner.memory, stream=owner.stream, capture_error_mode="thread_local"
         )
-        try:
-            # A capture that fails leaves its own stream current; the outer context restores the caller's.
-            with torch.cuda.stream(torch.cuda.current_stream()), capture:
-                self.images, self.losses = step(*self.inputs)
-        except RuntimeError:
-            step.reset_after_failure()
-            raise
+        # A capture that fails leaves its own stream current; the outer context restores the caller's.
+        with torch.cuda.stream(torch.cuda.current_stream()), capture:
+            self.images, self.losses = step(*self.inputs)
         for weight in step.weights_G + step.weights_D:
             weight.grad = None  # the graph's own memory, which the next graph may use too
 

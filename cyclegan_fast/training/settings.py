@@ -30,18 +30,26 @@ def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
 
 
 def uses_cuda_graph(config: TrainConfig, device: torch.device) -> bool:
-    """Returns whether the step runs as a CUDA graph.
+    """Returns whether the step runs as a CUDA graph; logs why not where ``auto`` finds no CUDA.
 
     Raises:
-        UserError: A graph is required and impossible here.
+        UserError: A graph is required and there is no CUDA, or the settings rule one out.
     """
-    choice = config.run.cuda_graphs
-    reason = _why_no_graph(config, device)
-    if choice == "on" and reason:
-        raise UserError(f"--cuda-graphs: {reason}; leave it out, or use --cuda-graphs=auto to run eagerly here")
-    if choice == "auto":
-        log.info("cuda graphs: %s", f"off, {reason}" if reason else "on")
-    return choice != "off" and not reason
+    choice, data = config.run.cuda_graphs, config.data
+    if choice == "off":
+        return False
+    if device.type != "cuda":
+        reason = "--device is not a CUDA device" if torch.cuda.is_available() else "there is no CUDA device"
+        if choice == "on":
+            raise UserError(f"--cuda-graphs=on: {reason}; --cuda-graphs alone trains without them here")
+        log.info("cuda graphs: off, %s", reason)
+        return False
+    if not data.has_one_size:
+        raise UserError(
+            f"--cuda-graphs: --preprocess {data.preprocess} gives images of several sizes; leave out one of both"
+        )
+    log.info("cuda graphs: on")
+    return True
 
 
 def _without_identity_across_channels(config: TrainConfig) -> TrainConfig:
@@ -78,12 +86,3 @@ def _check_step(config: TrainConfig, device: torch.device) -> None:
         raise UserError("--activation-checkpointing works for --generator resnet_<N>blocks without --norm batch")
     if run.side_by_side == "on" and (reason := why_not_side_by_side(config, device)):
         raise UserError(f"--side-by-side: {reason}; leave it out")
-
-
-def _why_no_graph(config: TrainConfig, device: torch.device) -> str:
-    """Why the step cannot be a CUDA graph here; empty if it can."""
-    if device.type != "cuda":
-        return "there is no CUDA device" if not torch.cuda.is_available() else "--device is not a CUDA device"
-    if not config.data.has_one_size:
-        return f"--preprocess {config.data.preprocess} gives images of several sizes"
-    return ""

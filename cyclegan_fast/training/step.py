@@ -227,11 +227,6 @@ class CycleGANStep:
                 else:
                     group["lr"] = lr
 
-    def reset_after_failure(self) -> None:
-        """Makes the step fit to run again after an exception broke it off, such as a failed capture."""
-        if self.scaler.is_enabled():
-            self.scaler._per_optimizer_states.clear()  # as the end of `GradScaler.update` does
-
     def state_dict(self) -> dict[str, Any]:
         """Returns everything but the weights that the next step depends on."""
         return {

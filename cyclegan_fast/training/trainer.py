@@ -125,9 +125,7 @@ class Trainer:
         if self.config.run.compile:
             for net in self.networks.values():
                 net.compile()
-        if not self.uses_graph:
-            return self.step
-        return GraphedStep(self.step, fall_back=self.config.run.cuda_graphs == "auto")
+        return GraphedStep(self.step) if self.uses_graph else self.step
 
     def _after_step(self, images: Images, meter: Meter) -> None:
         """Logs, samples, ends the epoch and saves a checkpoint, each where it is due."""

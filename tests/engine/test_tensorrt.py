@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from cyclegan_fast import translate
-from cyclegan_fast.cli import run_command
 from cyclegan_fast.engine import Shapes, build_engine, infer, load_engine
 from cyclegan_fast.engine.backends import tensorrt as tensorrt_backend
 from cyclegan_fast.engine.backends.sidecar import sidecar_of
@@ -21,6 +20,7 @@ from cyclegan_fast.engine.export import build
 from cyclegan_fast.engine.export.tensorrt_build import check_size, split_profiles
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.export import export
+from cyclegan_fast.export import main as export_main
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -252,7 +252,7 @@ def test_the_pages_examples(tensorrt, runs, photos, tmp_path, monkeypatch):
     assert [name for name, _ in commands] == ["export", "export", "translate"]
     for name, words in commands:
         with pytest.raises(SystemExit) as ended:
-            {"export": lambda said: run_command(export, said), "translate": translate.main}[name](words.split())
+            {"export": export_main, "translate": translate.main}[name](words.split())
         assert ended.value.code == 0
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     desk = {"horses": torch.rand(2, 3, 40, 44) * 2 - 1}

@@ -15,7 +15,6 @@ from PIL import Image
 from cyclegan_fast import export
 from cyclegan_fast import translate as translate_module
 from cyclegan_fast.checkpoint import save_checkpoint
-from cyclegan_fast.cli import rename_flags, run_command
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine import infer, load_engine
 from cyclegan_fast.engine.translation import files, large_tiff
@@ -316,13 +315,9 @@ def test_an_input_without_images_is_reported(tmp_path):
         plan_tasks(tmp_path / "in", tmp_path / "out")
 
 
-def export_command(words):
-    run_command(export.export, words)
-
-
 def test_the_commands_from_checkpoint_to_images(images, tmp_path, runs, run_command_here):
     engine = tmp_path / "g.onnx"
-    ended = run_command_here(export_command, "--checkpoint", runs["colour"], "--direction", "BtoA", "--out", engine)
+    ended = run_command_here(export.main, "--checkpoint", runs["colour"], "--direction", "BtoA", "--out", engine)
     assert (ended.status, ended.err) == (0, "") and ended.out.startswith(f"{engine}: ")
     (images / "text.jpg").write_text("no image")
     options = ["--engine", engine, "--input", images, "--output", tmp_path / "out", "--device", "cpu"]
@@ -339,7 +334,7 @@ def test_the_commands_from_checkpoint_to_images(images, tmp_path, runs, run_comm
 
 def test_help_shows_an_example_and_no_former_name(run_command_here, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    for name, main in (("export", export_command), ("translate", translate_module.main)):
+    for name, main in (("export", export.main), ("translate", translate_module.main)):
         ended = run_command_here(main, "--help")
         assert ended.status == 0 and f"python -m cyclegan_fast.{name} --" in ended.out
         assert "--both-ways" not in ended.out
@@ -352,7 +347,6 @@ def test_former_names_of_flags_still_work_and_are_reported(tmp_path, runs, run_c
     ended = run_command_here(translate_module.main, *options, "--both-ways")
     assert (ended.status, ended.err) == (0, "note: --both-ways is now --reconstruct; the old name goes soon\n")
     assert files_under(tmp_path / "out") == {"a.png", "reconstructions/a.png.png"}
-    assert rename_flags(["--b=--b", "--b", "--bc", "b"], {"--b": "--a"}) == ["--a=--b", "--a", "--bc", "b"]
 
 
 def test_the_real_command_ends_with_its_status(tmp_path):

@@ -49,7 +49,7 @@ def test_a_missing_extension_matters_only_to_the_strict(tmp_path: Path) -> None:
 def test_runs_without_a_single_package_and_names_each() -> None:
     result = doctor(flags=("-S",))  # -S: no site-packages
     assert (result.returncode, result.stderr) == (2, "")
-    for package in ("torch", "numpy", "pillow", "safetensors", "tyro", "rich", "pyyaml"):
+    for package in ("torch", "numpy", "pillow", "safetensors", "rich", "pyyaml"):
         assert f"✗ {package}" in result.stdout
     assert 'fix: pip install "torch>=2.11"' in result.stdout and "fix: pip install rich" in result.stdout
     assert "Training cannot run here yet." in result.stdout

@@ -20,8 +20,8 @@ import cyclegan_fast.engine
 from cyclegan_fast.demo import demo, settings
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.events import read_events
-from cyclegan_fast.train import parse
 from cyclegan_fast.training.trainer import Trainer
+from tests.commands import train_settings
 
 FLAGS = (
     "--generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 --crop-size 32 --device cpu --workers 0 --max-steps 2"
@@ -73,8 +73,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(data: Path, out: Path, flags: str) -> None:
-    command = parse(["--data", str(data), "--out", str(out), *FLAGS.split(), *flags.split()])
-    assert Trainer(command.settings()).run() == 0
+    words = ["--data", str(data), "--out", str(out), *FLAGS.split(), *flags.split()]
+    assert Trainer(train_settings(words)).run() == 0
 
 
 def test_the_identity_loss_is_off_where_channels_differ_and_that_is_logged(
@@ -204,11 +204,11 @@ def test_the_demo_trains_as_many_steps_as_asked(tmp_path: Path) -> None:
 
 def test_activation_checkpointing_reaches_both_generators_or_is_refused(data: Path, tmp_path: Path) -> None:
     flags = ["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--activation-checkpointing"]
-    networks = Trainer(parse(flags).settings()).networks
+    networks = Trainer(train_settings(flags)).networks
     assert networks["G_A"].checkpoints_activations and networks["G_B"].checkpoints_activations
     for more in (["--norm", "batch"], ["--generator", "unet_32"]):
         with pytest.raises(UserError, match="--activation-checkpointing works for"):
-            Trainer(parse([*flags, *more]).settings())
+            Trainer(train_settings([*flags, *more]))
 
 
 @pytest.mark.parametrize("supported", [False, True])
@@ -224,7 +224,7 @@ def test_a_cpu_without_bfloat16_gets_a_warning(
         monkeypatch.setattr(conv2d, "_algorithm", algorithm)
         slow = algorithm == "torch" and not supported
         caplog.clear()
-        Trainer(parse(["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--amp"]).settings())
+        Trainer(train_settings(["--data", str(data), "--out", str(tmp_path), *FLAGS.split(), "--amp"]))
         assert ("this CPU has no bfloat16" in caplog.text) == slow
         assert settings(tmp_path, 1, "cpu", "auto").run.amp == ("off" if slow else "bf16")
 

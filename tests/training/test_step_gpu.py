@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -163,37 +162,27 @@ def test_every_shape_of_batch_gets_its_own_graph(exact_float32: None) -> None:
     assert len(graphed.graphs) == 2
 
 
-def test_too_many_shapes_are_an_error_or_run_eagerly(exact_float32: None, caplog: pytest.LogCaptureFixture) -> None:
-    networks = build_networks(MODEL)
-    eager, captured = (make_step(networks, "cuda") for _ in "ab")
+def test_too_many_shapes_are_an_error() -> None:
+    graphed = GraphedStep(make_step(build_networks(MODEL), "cuda"))
     batches = [make_batches(batch=n + 1)[0] for n in range(MAX_GRAPHS + 1)]
-    strict = GraphedStep(make_step(networks, "cuda"))
-    for batch in batches[:-1]:
-        strict(*to_gpu(batch))
-    with pytest.raises(UserError, match=rf"more than {MAX_GRAPHS} shapes.*\[5, 3, 64, 64\].*--cuda-graphs=auto"):
-        strict(*to_gpu(batches[-1]))
-    graphed = GraphedStep(captured, fall_back=True)
-    with caplog.at_level(logging.INFO):
-        assert_same_steps(eager, graphed, batches[:1] * (WARM_UP_STEPS + 1) + batches * 4, of=(eager, captured))
-    assert len(caplog.messages) == 1 and len(graphed.graphs) == 1
+    for batch in batches[:-1] * (WARM_UP_STEPS + 1):
+        graphed(*to_gpu(batch))
+    assert len(graphed.graphs) == MAX_GRAPHS
+    with pytest.raises(UserError, match=rf"more than {MAX_GRAPHS} shapes.*\[5, 3, 64, 64\].*leave it out"):
+        graphed(*to_gpu(batches[-1]))
 
 
-def test_a_capture_that_fails_is_an_error_or_logged(exact_float32: None, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_capture_that_fails_is_an_error(amp: str) -> None:
     """A convolution that waits for the device cannot be captured."""
-    networks, batches = build_networks(MODEL), make_batches()
-    for amp in ("off", "fp16"):
-        eager, captured = (make_step(networks, "cuda", amp) for _ in "ab")
-        hook = captured.cycle_A.generator.register_forward_hook(lambda *_: torch.cuda.synchronize())
-        caplog.clear()
-        with caplog.at_level(logging.INFO):
-            assert_same_steps(eager, GraphedStep(captured, fall_back=True), batches, of=(eager, captured))
-        assert len(caplog.messages) == 1 and "could not be captured" in caplog.text
-        strict = GraphedStep(captured)
-        with pytest.raises(UserError, match="could not be captured"):
-            for batch in batches:
-                strict(*to_gpu(batch))
-        hook.remove()
-        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    step = make_step(build_networks(MODEL), "cuda", amp)
+    step.cycle_A.generator.register_forward_hook(lambda *_: torch.cuda.synchronize())
+    graphed, batches = GraphedStep(step), make_batches()
+    for batch in batches[:WARM_UP_STEPS]:
+        graphed(*to_gpu(batch))
+    with pytest.raises(UserError, match="could not be captured"):
+        graphed(*to_gpu(batches[WARM_UP_STEPS]))
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
 
 def test_evaluation_between_replays_changes_nothing(exact_float32: None) -> None:

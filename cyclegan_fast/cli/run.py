@@ -1,0 +1,129 @@
+"""How every command starts and ends: its words become arguments, and a failure becomes one sentence and a status."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from cyclegan_fast.cli.flags import flags_of_function, flags_of_settings
+from cyclegan_fast.cli.help import help_page, list_page
+from cyclegan_fast.cli.parse import Grammar, choose
+from cyclegan_fast.cli.program import as_typed, program_of
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import escape_what_streams_cannot_write, printable, show_logs
+
+log = logging.getLogger(__name__)
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+Function = Callable[..., Any]
+
+
+def run_command(
+    command: Function | Mapping[str, Function],
+    words: Sequence[str] | None = None,
+    *,
+    settings: type | None = None,
+    first: Sequence[str] = (),
+    aliases: Mapping[str, str] | None = None,
+    deprecated: Mapping[str, str] | None = None,
+) -> NoReturn:
+    """Fills the arguments of `command` from the command line, calls it and exits.
+
+    Args:
+        command: A function whose parameters are the flags (its docstring is the help page), or several by name,
+            which then are subcommands. It may return an exit status.
+        words: What follows the program's name; by default those of this process.
+        settings: A dataclass of settings whose fields are further flags; those that are given reach the function as
+            keywords.
+        first: Names of flags that --help shows before all others.
+        aliases: Other names of flags, which --help does not list: {"--alias": "--flag"}.
+        deprecated: The same, of former names, whose use is a warning in the log.
+    """
+
+    def run() -> Any:
+        rest = list(sys.argv[1:] if words is None else words)
+        if isinstance(command, Mapping):
+            return _run_subcommand(command, rest)
+        names = {"aliases": aliases or {}, "former_names": deprecated or {}}
+        return _run_function(command, rest, program_of(command), settings, first, **names)
+
+    with_errors(run)
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Returns whether a command line asks for help, whatever else it holds."""
+    return "--help" in words or "-h" in words
+
+
+def _run_subcommand(commands: Mapping[str, Function], words: Sequence[str]) -> Any:
+    prog = program_of(next(iter(commands.values())))
+    if asks_for_help(words) and words[0] not in commands:
+        texts = {name: _description(function).partition("\n")[0] for name, function in commands.items()}
+        print(list_page(f"{prog} <command> [flags]", texts, f"{prog} <command> --help shows the flags of one."))
+        return 0
+    name = choose(words, list(commands), prog)
+    return _run_function(commands[name], words[1:], f"{prog} {name}")
+
+
+def _run_function(
+    function: Function,
+    words: Sequence[str],
+    prog: str,
+    settings: type | None = None,
+    first: Sequence[str] = (),
+    **names: Mapping[str, str],
+) -> Any:
+    flags = (flags_of_settings(settings) if settings else []) + flags_of_function(function)
+    grammar = Grammar(prog=prog, flags=flags, **names)
+    if asks_for_help(words):
+        print(help_page(grammar, _description(function), first))
+        return 0
+    given = grammar.parse(words)
+    positional = [given.pop(flag.name) for flag in flags if flag.is_positional and flag.name in given]
+    return function(*positional, **given)
+
+
+def _description(function: Function) -> str:
+    """Returns the docstring of a function up to its arguments."""
+    return re.split(r"\n(?:Args|Returns|Raises):\n", inspect.getdoc(function) or "")[0].strip()
+
+
+def with_errors(action: Callable[[], Any]) -> NoReturn:
+    """Runs `action` and exits with its status; a `UserError` becomes one sentence on stderr and status 2.
+
+    Warnings become one line each. SIGTERM ends the command as Ctrl-C does; a signal that the process was started to
+    ignore, as a shell starts the background jobs of a script with SIGINT, stays ignored. Characters
+    that stdout or stderr cannot write become escapes.
+    """
+    escape_what_streams_cannot_write()
+    show_logs()
+    warnings.showwarning = lambda message, *_: log.warning("%s", message)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = action()
+    except UserError as error:
+        print(f"error: {printable(as_typed(str(error)), line_breaks=True)}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except PermissionError as error:
+        reason = f"{error.filename}: {error.strerror}; change its permissions, or run as a user who has them"
+        print(f"error: {printable(reason)}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(status if isinstance(status, int) else 0)
