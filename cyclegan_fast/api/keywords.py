@@ -14,11 +14,15 @@ from typing import Any, Literal
 from cyclegan_fast.config import TrainConfig, from_dict
 from cyclegan_fast.errors import UserError, did_you_mean
 
-# What True means for a setting with choices: what its bare flag means.
-BARE = {"amp": "bf16", "resume": "auto", "cuda_graphs": "on", "side_by_side": "on"}
-
 GROUPS: dict[str, Any] = typing.get_type_hints(TrainConfig)
 TYPES: dict[str, Any] = {name: kind for group in GROUPS.values() for name, kind in typing.get_type_hints(group).items()}
+# What True means for a setting with choices: what its flag alone means.
+ALONE = {
+    field.name: field.metadata["alone"]
+    for group in GROUPS.values()
+    for field in dataclasses.fields(group)
+    if "alone" in field.metadata
+}
 _GROUP_OF = {field.name: name for name, group in GROUPS.items() for field in dataclasses.fields(group)}
 _FLAG = re.compile(r"--([A-Za-z][\w-]*)(?:(?P<separator>[ =])(?P<value>\w+(?:\.\d+)?))?")
 
@@ -48,8 +52,8 @@ def _changed(group: Any, values: dict[str, Any]) -> Any:
 
 def _plain(name: str, value: Any) -> Any:
     """The value as YAML would hold it: no numpy scalars, no ~ in a path, and of a setting with choices no True."""
-    if value is True and name in BARE:
-        return BARE[name]
+    if value is True and name in ALONE:
+        return ALONE[name]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return value.item()
     if Path in _options(TYPES[name]) and isinstance(value, str | os.PathLike):

@@ -126,11 +126,13 @@ class FitSettings(TypedDict, total=False):
     device: str
     """auto, cpu, cuda or cuda:<index>."""
     amp: bool | Literal["off", "bf16", "fp16"]
-    """Mixed precision; True means bf16. fp16 (with loss scaling) needs CUDA."""
+    """Mixed precision. fp16 (with loss scaling) needs CUDA. True means bf16."""
     cuda_graphs: bool | Literal["off", "on", "auto"]
-    """Whole step as one CUDA graph; True means on. auto falls back to eager and logs why."""
+    """Whole step as one CUDA graph. auto: where there is CUDA (elsewhere it logs why not); on: an error elsewhere.
+    True means auto."""
     side_by_side: bool | Literal["auto", "on", "off"]
-    """Both cycles at once, on two CUDA streams or CPU threads, for twice the memory. auto: if images are small."""
+    """Both cycles at once, on two CUDA streams or CPU threads, for twice the memory. auto: if images are small. True
+    means on."""
     channels_last: bool
     """Keep activations and weights channels_last (NHWC), the faster layout."""
     compile: bool
@@ -148,6 +150,6 @@ class FitSettings(TypedDict, total=False):
     max_steps: int | None
     """Stop after this many steps, even if epochs are left."""
     resume: bool | Literal["off", "auto"]
-    """auto continues the newest checkpoint in out exactly, or starts afresh if there is none."""
+    """auto continues the newest checkpoint in out exactly, or starts afresh if there is none. True means auto."""
     init_from: str | PathLike[str] | None
     """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""

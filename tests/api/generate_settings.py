@@ -11,7 +11,7 @@ import re
 import textwrap
 
 from cyclegan_fast import config
-from cyclegan_fast.api.keywords import BARE, in_keywords
+from cyclegan_fast.api.keywords import ALONE, in_keywords
 
 HEAD = '''"""The keywords of `fit` and their types, written by tests/api/generate_settings.py from config.py.
 
@@ -63,7 +63,7 @@ def group_names(train_config: ast.ClassDef) -> list[str]:
 def read_settings(group: ast.ClassDef) -> list[tuple[str, str, str]]:
     """Returns name, type and description of each field of a class."""
     return [
-        (ast.unparse(field.target), source(field.annotation), description(doc))
+        (ast.unparse(field.target), source(field.annotation), description(field, doc))
         for field, doc in zip(group.body, group.body[1:], strict=False)
         if isinstance(field, ast.AnnAssign)
     ]
@@ -73,17 +73,18 @@ def source(annotation: ast.expr) -> str:
     return ast.unparse(annotation).replace("'", '"')
 
 
-def description(doc: ast.stmt) -> str:
+def description(field: ast.AnnAssign, doc: ast.stmt) -> str:
     """The field's description; what it says of flags, it says of keywords."""
     assert isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant)
-    text = in_keywords(re.sub(r"--[\w-]+ alone means", "True means", doc.value.value))
+    text, name = in_keywords(doc.value.value), ast.unparse(field.target)
+    text += f" True means {ALONE[name]}." if name in ALONE else ""
     return textwrap.fill(text, 110, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def keyword_type(name: str, kind: str) -> str:
     for stored, taken in WIDER.items():
         kind = kind.replace(stored, taken)
-    return f"bool | {kind}" if name in BARE else kind
+    return f"bool | {kind}" if name in ALONE else kind
 
 
 if __name__ == "__main__":

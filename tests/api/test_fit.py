@@ -18,9 +18,10 @@ import pytest
 import torch
 
 import cyclegan_fast
-from cyclegan_fast import Run, UserError, fit
+from cyclegan_fast import Run, UserError, fit, train
 from cyclegan_fast.api.settings import FitSettings
 from cyclegan_fast.training.trainer import Trainer
+from tests.commands import run_in_process
 
 
 def test_a_run_comes_back_with_all_that_it_wrote(small: FitSettings, tmp_path: Path) -> None:
@@ -42,11 +43,10 @@ def test_a_run_comes_back_with_all_that_it_wrote(small: FitSettings, tmp_path: P
 
 
 def test_fit_trains_what_the_command_trains(small: FitSettings, tmp_path: Path) -> None:
-    from cyclegan_fast.train import train
-
     run = fit(**small, out=tmp_path / "python", max_steps=3)
     words = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
-    assert train([*words, "--out", str(tmp_path / "command"), "--max-steps", "3"]) == 0
+    words += ["--out", str(tmp_path / "command"), "--max-steps", "3"]
+    assert run_in_process(lambda: train.main(words)).returncode == 0
     command = Run(tmp_path / "command")
     assert all(np.array_equal(curve, command.losses[name]) for name, curve in run.losses.items())
 

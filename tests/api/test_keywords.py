@@ -12,8 +12,9 @@ import pytest
 
 import cyclegan_fast
 from cyclegan_fast.api import settings
-from cyclegan_fast.api.keywords import BARE, TYPES, config_from_keywords, in_keywords
+from cyclegan_fast.api.keywords import ALONE, TYPES, config_from_keywords, in_keywords
 from cyclegan_fast.api.settings import FitSettings
+from cyclegan_fast.cli.flags import flags_of_settings
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.errors import UserError
 from tests.api.generate_settings import settings_source
@@ -64,7 +65,7 @@ def test_every_field_of_every_group_is_a_keyword() -> None:
         ("amp", False, "off"),
         ("amp", "fp16", "fp16"),
         ("resume", True, "auto"),
-        ("cuda_graphs", True, "on"),
+        ("cuda_graphs", True, "auto"),
         ("side_by_side", False, "off"),
         ("flip", False, False),
         ("max_steps", None, None),
@@ -105,10 +106,8 @@ def test_keywords_change_a_config() -> None:
     assert (config.optim.lr, config.model.ngf, config.run.out) == (2e-3, 8, Path("b"))
 
 
-def test_true_means_what_the_bare_flag_means() -> None:
-    from cyclegan_fast.train import FLAGS_WITH_OPTIONAL_VALUE
-
-    assert BARE == FLAGS_WITH_OPTIONAL_VALUE
+def test_true_means_what_the_flag_alone_means() -> None:
+    assert {flag.name: flag.alone for flag in flags_of_settings(TrainConfig) if flag.alone} == ALONE
 
 
 @pytest.mark.parametrize(
