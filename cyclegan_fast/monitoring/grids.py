@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -17,6 +18,19 @@ GAP = 2  # pixels between images
 CAPTION_HEIGHT = 15  # pixels
 PAPER, INK = (255, 255, 255), (60, 60, 60)
 SAVE_OPTIONS = {"PNG": {}, "JPEG": {"quality": 92, "subsampling": 0}}
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+
+
+class Layout(NamedTuple):
+    """Where everything is in a grid."""
+
+    size: tuple[int, int]
+    """Width and height, in pixels."""
+    lefts: list[int]
+    """Of each column."""
+    boxes: list[list[Box]]
+    """Of the images of each row."""
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -33,11 +47,11 @@ def shown_channels(channels: int) -> str:
     return {1: "", 2: "the first, as grey", 3: ""}.get(channels, "the first three, as RGB")
 
 
-def sample_grid(rows: Sequence[Sequence[Tensor]], labels: Sequence[str]) -> Image.Image:
+def sample_grid(rows: Sequence[Sequence[Tensor | Image.Image]], labels: Sequence[str]) -> Image.Image:
     """Lays images out in rows under column captions.
 
     Args:
-        rows: Images, each float [C, H, W] in [-1, 1], shown as by `to_image`; rows may be shorter than others and
+        rows: RGB images, or float [C, H, W] in [-1, 1] shown as by `to_image`; rows may be shorter than others and
             sizes may differ: each column is as wide as its widest image or caption, each row as tall as its tallest.
         labels: One caption per column.
 
@@ -49,28 +63,37 @@ def sample_grid(rows: Sequence[Sequence[Tensor]], labels: Sequence[str]) -> Imag
     """
     if not rows or any(len(row) > len(labels) for row in rows):
         raise ValueError(f"sample_grid: rows of {[len(row) for row in rows]} images for {len(labels)} labels")
-    images = [[to_image(pixels) for pixels in row] for row in rows]
-    font = ImageFont.load_default()
-    widths = [
-        max([int(font.getlength(label)) + 1, *(row[i].width for row in images if i < len(row))])
-        for i, label in enumerate(labels)
-    ]
-    heights = [max((image.height for image in row), default=0) for row in images]
-    lefts = [GAP + sum(widths[:i]) + GAP * i for i in range(len(widths) + 1)]
-    tops = [CAPTION_HEIGHT + sum(heights[:i]) + GAP * i for i in range(len(heights) + 1)]
-
-    grid = Image.new("RGB", (lefts[-1], tops[-1]), PAPER)
+    images = [[image if isinstance(image, Image.Image) else to_image(image) for image in row] for row in rows]
+    size, lefts, boxes = lay_out([[image.size for image in row] for row in images], labels)
+    grid = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(grid)
-    for left, label in zip(lefts, labels, strict=False):
-        draw.text((left, 1), label, fill=INK, font=font)
-    for top, row in zip(tops, images, strict=False):
-        for left, image in zip(lefts, row, strict=False):
-            grid.paste(image, (left, top))
+    for left, label in zip(lefts, labels, strict=True):
+        draw.text((left, 1), label, fill=INK, font=ImageFont.load_default())
+    for image_row, box_row in zip(images, boxes, strict=True):
+        for image, box in zip(image_row, box_row, strict=True):
+            grid.paste(image, box)
     return grid
 
 
-def save_grid(path: Path, grid: Image.Image) -> None:
-    """Writes `grid` to a .png, .jpg or .jpeg file, whole or not at all.
+def lay_out(sizes: Sequence[Sequence[tuple[int, int]]], labels: Sequence[str]) -> Layout:
+    """Returns where `sample_grid` puts images of these sizes (width, height), row by row."""
+    font = ImageFont.load_default()
+    widths = [
+        max([int(font.getlength(label)) + 1, *(row[i][0] for row in sizes if i < len(row))])
+        for i, label in enumerate(labels)
+    ]
+    heights = [max((height for _, height in row), default=0) for row in sizes]
+    lefts = [GAP + sum(widths[:i]) + GAP * i for i in range(len(widths) + 1)]
+    tops = [CAPTION_HEIGHT + sum(heights[:i]) + GAP * i for i in range(len(heights) + 1)]
+    boxes = [
+        [(left, top, left + width, top + height) for left, (width, height) in zip(lefts, row, strict=False)]
+        for top, row in zip(tops, sizes, strict=False)
+    ]
+    return Layout((lefts[-1], tops[-1]), lefts[:-1], boxes)
+
+
+def save_grid(path: Path, grid: Image.Image, comment: str = "") -> None:
+    """Writes `grid` to a .png, .jpg or .jpeg file, whole or not at all; a .jpg may hold a comment, ASCII.
 
     Raises:
         UserError: Another extension, or the file cannot be written.
@@ -78,11 +101,11 @@ def save_grid(path: Path, grid: Image.Image) -> None:
     kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(path.suffix.lower())
     if kind is None:
         raise UserError(f"{path}: a sample grid is a .png, .jpg or .jpeg file")
-    write_atomically(path, encode(grid, kind))
+    write_atomically(path, encode(grid, kind, **({"comment": comment} if comment else {})))
 
 
-def encode(image: Image.Image, kind: str) -> bytes:
+def encode(image: Image.Image, kind: str, **options: str) -> bytes:
     """The bytes of `image` as a "PNG" or "JPEG" file."""
     buffer = io.BytesIO()
-    image.save(buffer, kind, **SAVE_OPTIONS[kind])
+    image.save(buffer, kind, **SAVE_OPTIONS[kind], **options)
     return buffer.getvalue()

@@ -5,34 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from cyclegan_fast.config import PixelFormat, TrainConfig, to_dict
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.monitoring.grids import shown_channels
 from cyclegan_fast.monitoring.machine import machine_info
 from cyclegan_fast.monitoring.report import ImageBlock, write_report
-from cyclegan_fast.training.step import Images
+from cyclegan_fast.monitoring.samples import COLUMNS, read_samples, sample_steps
 
-MAX_ROWS = 4  # images of each domain
-STAGES = (  # caption, image of the row that starts in A, of the row that starts in B
-    ("real", "real_A", "real_B"),
-    ("translated", "fake_B", "fake_A"),
-    ("reconstructed", "rec_A", "rec_B"),
-    ("identity", "idt_B", "idt_A"),
-)
 USAGE = """import cyclegan_fast
 
 engine = cyclegan_fast.load_engine("{out}", direction="{direction}")
 image = cyclegan_fast.infer(engine, "a.jpg")"""
-
-
-def image_rows(images: Images) -> tuple[list[str], list[list[Tensor]]]:
-    """Returns captions and rows of images [C, H, W]: A -> B -> A and B -> A -> B in turn."""
-    stages = [stage for stage in STAGES if all(name in images for name in stage[1:])]
-    count = min(MAX_ROWS, len(images["real_A"])) if images else 0
-    rows = [[images[stage[domain]][i].cpu() for stage in stages] for i in range(count) for domain in (1, 2)]
-    return [caption for caption, *_ in stages], rows
 
 
 def channels_note(pixel_formats: Mapping[str, PixelFormat]) -> str:
@@ -44,26 +27,36 @@ def channels_note(pixel_formats: Mapping[str, PixelFormat]) -> str:
     )
 
 
-def write_run_report(config: TrainConfig, images: Images, note: str) -> Path:
+def write_run_report(config: TrainConfig, note: str) -> Path:
     """Writes report.html of a run into its folder.
 
     Args:
         config: The run's settings.
-        images: Those of its last step; may be empty.
         note: What the images' title adds, from `channels_note`.
 
     Returns:
         The report's path.
     """
-    columns, rows = image_rows(images)
     out = config.run.out
-    title = "Images of the last step" + f" ({note})" * bool(note)
     return write_report(
         out / "report.html",
         title=f"CycleGAN {out.name}",
         settings=to_dict(config),
         machine=machine_info(),
         events=read_events(out),
-        images=[ImageBlock(title=title, columns=columns, rows=rows)] if rows else [],
+        images=_last_samples(out, note),
         usage=USAGE.format(out=out, direction=config.data.direction),
     )
+
+
+def _last_samples(out: Path, note: str) -> list[ImageBlock]:
+    """The newest grid, a block for each direction."""
+    step = max(sample_steps(out), default=0)
+    rows = read_samples(out, step)
+    titles = {"A": "A → B → A", "B": "B → A → B"}
+    suffix = f", step {step:,}" + f" ({note})" * bool(note)
+    return [
+        ImageBlock(title=titles[domain] + suffix, columns=COLUMNS, rows=[row.images for row in of_domain])
+        for domain in "AB"
+        if (of_domain := [row for row in rows if row.domain == domain])
+    ]

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from cyclegan_fast.checkpoint import native, reference_format
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.data import build_train_loader
+from cyclegan_fast.data.held_out import read_held_out
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.monitoring.events import EventLog
-from cyclegan_fast.monitoring.grids import sample_grid, save_grid
+from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.training.device_batches import DeviceBatches
@@ -28,7 +29,8 @@ from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.meter import Meter
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.resume import resume_differences
-from cyclegan_fast.training.run_report import channels_note, image_rows, write_run_report
+from cyclegan_fast.training.run_report import channels_note, write_run_report
+from cyclegan_fast.training.samples import SampleTranslator
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.settings import resolve_settings, uses_cuda_graph
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
@@ -65,6 +67,8 @@ class Trainer:
         }
         if note := channels_note(self.pixel_formats):
             log.info("sample grids and the report show %s", note)
+        domains = self.loader.samples.domains
+        held_out = read_held_out(config.data, domains, min_size=min_size) if config.run.sample_every else ([], [])
         self.steps_per_epoch = math.ceil(self.loader.epoch_size / config.optim.images_per_step)
         epochs = config.optim.n_epochs + config.optim.n_epochs_decay
         self.total_steps = min(epochs * self.steps_per_epoch, config.run.max_steps or 2**62)
@@ -72,6 +76,7 @@ class Trainer:
         torch.manual_seed(config.run.seed)
         self.networks = _networks(config, self.device)
         self.step = CycleGANStep(self.networks, config)
+        self.translator = SampleTranslator(self.step, held_out, channels_last=config.run.channels_last)
         self.schedule = LearningRate(config.optim)
         self.done = 0  # steps trained so far
         self.epoch_loss = torch.zeros((), device=self.device)  # sum of the generators' losses over this epoch
@@ -93,31 +98,32 @@ class Trainer:
                 return 0
             write_atomically(out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False).encode())
             self.events = stack.enter_context(EventLog(out, resume_step=self.done or None))
+            remove_samples_after(out, self.done or -1)
             self.progress = stack.enter_context(TrainingProgress(self.total_steps, start_step=self.done))
             stack.enter_context(contextlib.closing(self.loader))
-            images = self._train(stop)
+            self._train(stop)
             self._checkpoint()
-        log.info("report: %s", write_run_report(self.config, images, channels_note(self.pixel_formats)))
+        log.info("report: %s", write_run_report(self.config, channels_note(self.pixel_formats)))
         return EXIT_STOPPED if self.done < self.total_steps else 0
 
-    def _train(self, stop: StopSignal) -> Images:
-        """Steps until the end or a signal; returns the images of the last step."""
-        images: Images = {}
+    def _train(self, stop: StopSignal) -> None:
+        """Steps until the end or a signal."""
         run_step = self._prepare_step()
         self.loader.prepare(lambda: stop.requested)
         batches = DeviceBatches(self.loader, self.device)
+        if self.done == 0 and self.config.run.sample_every:
+            self._save_samples()
         meter = Meter(batches.waited)
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
             batch = next(batches)
-            images, losses = run_step(batch["A"], batch["B"])
+            _, losses = run_step(batch["A"], batch["B"])
             meter.add(losses)
             self.epoch_loss += meter.generators_loss
             self.done += 1
-            self._after_step(images, meter)
+            self._after_step(meter)
         if meter.steps:
             self._stop_unless_finite(meter)
-        return images
 
     def _prepare_step(self) -> Callable[[Tensor, Tensor], tuple[Images, Losses]]:
         # Images of one size: cuDNN times its algorithms once, in the first steps.
@@ -127,7 +133,7 @@ class Trainer:
                 net.compile()
         return GraphedStep(self.step) if self.uses_graph else self.step
 
-    def _after_step(self, images: Images, meter: Meter) -> None:
+    def _after_step(self, meter: Meter) -> None:
         """Logs, samples, ends the epoch and saves a checkpoint, each where it is due."""
         run, last = self.config.run, self.done == self.total_steps
         log_due = last or self.done % run.log_every == 0
@@ -136,7 +142,7 @@ class Trainer:
             self._stop_unless_finite(meter)
         record = self._log(meter) if log_due else None
         if _divides(run.sample_every, self.done) or (last and run.sample_every):
-            self._save_sample(images)
+            self._save_samples()
         if self.done % self.steps_per_epoch == 0:
             self._end_epoch()
         if save_due:
@@ -186,11 +192,11 @@ class Trainer:
             "look at the images of that step, or lower --lr"
         )
 
-    def _save_sample(self, images: Images) -> None:
-        columns, rows = image_rows(images)
-        grid = sample_grid(rows, columns)
-        save_grid(self.config.run.out / "samples" / f"step_{self.done:08d}.jpg", grid)
-        self.events.image(self.done, "samples", grid)
+    def _save_samples(self) -> None:
+        """Writes a grid of the held-out images as the generators translate them now."""
+        if rows := self.translator.rows():
+            grid = save_samples(self.config.run.out, self.done, rows)
+            self.events.image(self.done, "samples", grid)
 
     def _checkpoint(self) -> None:
         self._save(self.config.run.out / "checkpoints", keep=self.config.run.keep_checkpoints)

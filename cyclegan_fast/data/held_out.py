@@ -1,0 +1,125 @@
+"""The images by which a run shows what it has learned: a few that it does not train on, the same at every step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cyclegan_fast.config import DataConfig
+from cyclegan_fast.data import transforms
+from cyclegan_fast.data.catalog.quarantine import exclude
+from cyclegan_fast.data.loaders.samples import Domain
+from cyclegan_fast.data.locations.folders import list_folder, readable
+from cyclegan_fast.data.rng import draw_shown
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.decode import BadImageError, PixelFormat, read
+from cyclegan_fast.images.image_file import ImageFile
+
+log = logging.getLogger(__name__)
+
+MAX_SIDE = 1024  # pixels; of larger images without a crop of their own the middle is shown
+_MAX_BAD = 16  # images of a domain that are left out before its search ends
+_CENTRE = transforms.Augmentation(x=0.5, y=0.5, mirror=False)
+
+
+class HeldOutImage(NamedTuple):
+    """One image as the networks' input, before its values are scaled."""
+
+    name: str
+    """Its folder and file, or its place in an archive; for people."""
+    pixels: np.ndarray
+    """[H, W, C] as `decode.read` gives them."""
+
+
+def read_held_out(
+    config: DataConfig, domains: Sequence[Domain], *, count: int = 4, min_size: int = transforms.MIN_SIDE
+) -> tuple[list[HeldOutImage], list[HeldOutImage]]:
+    """Reads up to `count` images of A and of B, as the networks name the domains.
+
+    They are a random sample, the same for every run on this data, of testA and testB below ``config.data`` (of test or
+    val, where A and B are side by side), and of the training images where there are none. They get the size of a
+    training sample without its random part: the crop is in the middle, nothing is mirrored. An image that cannot be
+    used is left out with a line in the log, and the next one takes its place.
+
+    Args:
+        config: Where the images are, and their geometry.
+        domains: The training images of A and of B, and their pixel formats.
+        count: Images of each domain.
+        min_size: The shortest side that the networks can take, in pixels.
+    """
+    found, counts = [], []
+    for side, domain, files in zip("AB", domains, _test_files(config), strict=True):
+        images = _read_some(files, domain.pixel_format, config, count, min_size)
+        what = "test"
+        if not images:
+            images, what = _read_some(domain.files, domain.pixel_format, config, count, min_size), "training"
+        found.append(images)
+        counts.append(f"{len(images)} {what} image{'s' * (len(images) != 1)} of {side}")
+    log.info("sample grids: %s", " and ".join(counts))
+    return found[0], found[1]
+
+
+def _test_files(config: DataConfig) -> tuple[Sequence[ImageFile], Sequence[ImageFile]]:
+    """The test images of A and B; empty where there are none."""
+    root = config.data
+    if root is None:
+        return [], []
+    if config.paired and (root / "train").is_dir():
+        whole = next((files for name in ("test", "val") if (files := _files_in(root, name))), [])
+        left, right = ([replace(file, half=half) for file in whole] for half in ("left", "right"))
+    else:
+        left, right = _files_in(root, "testA"), _files_in(root, "testB")
+    return (left, right) if config.direction == "AtoB" else (right, left)
+
+
+def _files_in(root: Path, name: str) -> list[ImageFile]:
+    if not (root / name).is_dir():
+        return []
+    try:
+        with readable(root / name):
+            files = exclude([ImageFile(str(path)) for path in list_folder(root / name)], root)
+    except UserError as error:
+        log.info("%s; the sample grids do without %s", error, name)
+        return []
+    return [file for file in files if file is not None]
+
+
+def _read_some(
+    files: Sequence[ImageFile], pixel_format: PixelFormat, config: DataConfig, count: int, min_size: int
+) -> list[HeldOutImage]:
+    images: list[HeldOutImage] = []
+    for i in draw_shown(len(files), count + _MAX_BAD):
+        if len(images) == count:
+            break
+        try:
+            images.append(HeldOutImage(_short_name(files[i]), _read(files[i], pixel_format, config, min_size)))
+        except BadImageError as error:
+            log.info("%s; left out of the sample grids", error)
+    return images
+
+
+def _read(file: ImageFile, pixel_format: PixelFormat, config: DataConfig, min_size: int) -> np.ndarray:
+    pixels = read(file, pixel_format)
+    height, width, _ = pixels.shape
+    resized = transforms.resized_size((width, height), config)
+    cropped = transforms.cropped_size(resized, config)
+    if min(cropped) < min_size or cropped[0] > resized[0] or cropped[1] > resized[1]:
+        raise BadImageError(file, f"{width}x{height} pixels are too few for these settings")
+    pixels = transforms.crop(transforms.resize(pixels, config), config, _CENTRE)
+    return pixels if config.preprocess.endswith("crop") else _middle(pixels)
+
+
+def _middle(pixels: np.ndarray) -> np.ndarray:
+    """Cuts the middle of `MAX_SIDE` pixels at most out of [H, W, C]."""
+    top, left = (max(0, side - MAX_SIDE) // 2 for side in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[top : top + MAX_SIDE, left : left + MAX_SIDE])
+
+
+def _short_name(file: ImageFile) -> str:
+    """The file and its folder, or its name within an archive."""
+    return file.member or "/".join(Path(file.path).parts[-2:])

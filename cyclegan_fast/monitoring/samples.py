@@ -1,0 +1,84 @@
+"""The sample grids of a run, a file for each step: samples/step_00001000.jpg, and its images again out of that file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from cyclegan_fast.monitoring.grids import lay_out, sample_grid, save_grid
+
+FOLDER = "samples"
+COLUMNS = ("input", "translation", "reconstruction")
+MAX_SIDE = 512  # pixels; larger images are reduced
+
+
+class SampleRow(NamedTuple):
+    """An image of a domain, translated and back."""
+
+    domain: str
+    """A or B."""
+    name: str
+    images: list[Image.Image]
+    """RGB, one for each of `COLUMNS`."""
+
+
+def save_samples(folder: Path, step: int, rows: Sequence[SampleRow]) -> Image.Image:
+    """Writes the grid of a step into the run's `folder`; where its images are is in the file's comment.
+
+    Returns:
+        The grid.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    images = [[_reduced(image) for image in row.images] for row in rows]
+    grid = sample_grid(images, COLUMNS)
+    layout = lay_out([[image.size for image in row] for row in images], COLUMNS)
+    found = [
+        {"domain": row.domain, "name": row.name, "boxes": boxes} for row, boxes in zip(rows, layout.boxes, strict=True)
+    ]
+    save_grid(_path(folder, step), grid, json.dumps({"rows": found}, separators=(",", ":")))
+    return grid
+
+
+def sample_steps(folder: Path) -> list[int]:
+    """Returns the steps of which a run's folder has a grid, in order."""
+    names = [re.fullmatch(r"step_(\d+)\.jpg", path.name) for path in (folder / FOLDER).glob("step_*.jpg")]
+    return sorted(int(name[1]) for name in names if name)
+
+
+def read_samples(folder: Path, step: int) -> list[SampleRow]:
+    """Reads the images of a step's grid; none of a grid that an earlier version wrote, or that is damaged."""
+    try:
+        with Image.open(_path(folder, step), formats=("JPEG",)) as grid:
+            rows = json.loads(grid.info["comment"])["rows"]
+            return [
+                SampleRow(row["domain"], row["name"], [grid.crop(box).convert("RGB") for box in row["boxes"]])
+                for row in rows
+            ]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def remove_samples_after(folder: Path, step: int) -> None:
+    """Removes the grids of later steps, which will be done again, or are another run's."""
+    for later in sample_steps(folder):
+        if later > step:
+            _path(folder, later).unlink(missing_ok=True)
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / FOLDER / f"step_{step:08d}.jpg"
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    if max(image.size) <= MAX_SIDE:
+        return image
+    factor = MAX_SIDE / max(image.size)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)

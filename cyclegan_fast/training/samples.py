@@ -1,0 +1,86 @@
+"""What the generators make of the held-out images: translated and back, without a trace in the training."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cyclegan_fast.data.held_out import HeldOutImage
+from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.monitoring.grids import to_image
+from cyclegan_fast.monitoring.samples import SampleRow
+from cyclegan_fast.training.step import CycleGANStep, full_precision
+
+log = logging.getLogger(__name__)
+
+
+class SampleTranslator:
+    """Translates the held-out images with the generators as they are at the moment.
+
+    It runs eagerly, one image at a time, and changes nothing that a training step reads: no weight, no running
+    statistics, no random numbers, no choice of cuDNN's, no memory of a CUDA graph.
+
+    Args:
+        step: The training step, whose generators and precision are used.
+        images: Of A and of B.
+        channels_last: The memory format that the generators want.
+    """
+
+    def __init__(
+        self, step: CycleGANStep, images: tuple[Sequence[HeldOutImage], Sequence[HeldOutImage]], *, channels_last: bool
+    ) -> None:
+        self.step, self.images, self.channels_last = step, images, channels_last
+        self.generators = {"A": step.networks["G_A"], "B": step.networks["G_B"]}  # by the domain that they take
+
+    def rows(self) -> list[SampleRow]:
+        """Returns the images of A, then those of B, each with its translation and its reconstruction.
+
+        Where the GPU's memory is too small for it, as training needs it all, a warning is logged and there are none.
+        """
+        with torch.inference_mode(), self.step.autocast(), _evaluation(*self.generators.values()), _no_benchmark():
+            try:
+                return [
+                    SampleRow(domain, image.name, [to_image(pixels) for pixels in self._translate(domain, image)])
+                    for domain, images in zip("AB", self.images, strict=True)
+                    for image in images
+                ]
+            except torch.OutOfMemoryError:
+                log.warning("no sample grid: the GPU's memory is full; --sample-every 0 leaves them out")
+                return []
+
+    def _translate(self, domain: str, image: HeldOutImage) -> list[Tensor]:
+        """Returns the input [C, H, W], its translation [C', H, W], and its reconstruction [C, H, W]."""
+        generator, inverse = self.generators[domain], self.generators["B" if domain == "A" else "A"]
+        pixels = torch.from_numpy(image.pixels)[None].to(self.step.device)
+        real = to_model_range(pixels, channels_last=self.channels_last)
+        # forward: a call of a compiled network would compile it anew for this mode and this shape
+        translation = full_precision(generator.forward(real))
+        return [real[0], translation[0], full_precision(inverse.forward(translation))[0]]
+
+
+@contextlib.contextmanager
+def _evaluation(*networks: nn.Module) -> Iterator[None]:
+    """Neither dropout nor new running statistics."""
+    modes = [network.training for network in networks]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for network, training in zip(networks, modes, strict=True):
+            network.train(training)
+
+
+@contextlib.contextmanager
+def _no_benchmark() -> Iterator[None]:
+    """cuDNN times no algorithms for shapes that come now and then."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
