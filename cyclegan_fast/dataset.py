@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.dataset: renders the synthetic scenes, and checks the images of a set before training."""
+"""python -m cyclegan_fast.dataset: renders the synthetic scenes, checks the images of a set, plans a training."""
 
 from __future__ import annotations
 
@@ -137,6 +137,68 @@ def check(
     return 2 if errors or (strict and report.of("warning")) else 0
 
 
+def plan(
+    data: Path | None = None,
+    /,
+    *,
+    data_A: tuple[str, ...] | None = None,
+    data_B: tuple[str, ...] | None = None,
+    paired: bool = False,
+    out: Path | None = None,
+    device: str = "auto",
+    trial: bool = True,
+    seconds: float = 20.0,
+    workers: int | None = None,
+    yaml: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Proposes the settings of a training from the images and the device, says why, and measures what a step takes.
+
+    For example:
+        python -m cyclegan_fast.dataset plan horse2zebra
+        python -m cyclegan_fast.dataset plan horse2zebra --yaml horse2zebra.yaml
+
+    It reads images for a while, in random order, and stores their metadata as `dataset check` does; then it trains a
+    few steps with the proposed settings, of which nothing is kept. The last line is the command that trains.
+
+    Args:
+        data: Folder with trainA and trainB.
+        data_A: Instead of a folder, the locations of the images of A, as for training: folders, lists (.txt), shards
+            (.tar).
+        data_B: Those of B.
+        paired: The images are pairs, as for training.
+        out: Folder of the run to plan; by default runs/ and the name of the data folder.
+        device: Where it will be trained: auto, cpu, cuda or cuda:<index>.
+        trial: Train a few steps to measure their time and memory.
+        seconds: Time for reading images that are not known yet; more than 0. The others are taken to be like these.
+        workers: Processes that read; by default as many as there are usable cores.
+        yaml: File to write for `train --config`, with the reasons as comments.
+        json: Print the plan as JSON instead, for programs.
+    """
+    from cyclegan_fast.monitoring.progress import ProgressBar
+    from cyclegan_fast.training.plan.plan import TRAIN, as_json, as_text, as_yaml, make_plan
+    from cyclegan_fast.training.plan.trial import run_trial
+
+    if not seconds > 0:
+        raise UserError(f"--seconds must be more than 0, got {seconds:g}")
+    settings = DataConfig(data=data, data_A=data_A, data_B=data_B, paired=paired, workers=workers)
+    check_ranges(TrainConfig(data=settings))
+    if json:
+        show_logs(info_to_stderr=True)
+    name = data.resolve().name if data is not None else "cyclegan"
+    with ProgressBar("images", "reading", enabled=not json) as progress:
+        found = make_plan(settings, out or Path("runs") / name, device, seconds=seconds, progress=progress)
+    measured = run_trial(found.config) if trial else None
+    if yaml is not None:
+        write_atomically(yaml, as_yaml(found).encode())
+    if json:
+        print(as_json(found, measured))
+        return
+    for line in as_text(found, measured):
+        print(printable(line))
+    print(f"\n{found.command if yaml is None else f'{TRAIN} --config {yaml}'}")
+
+
 def _refuse_among_images(sheet: Path, settings: DataConfig) -> None:
     """A contact sheet among the images would be one of them from then on."""
     from cyclegan_fast.data.audit.groups import SIDE_BY_SIDE
@@ -186,7 +248,7 @@ def _print_report(report: AuditReport) -> None:
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with these words; by default those of this process."""
-    run_command({"scenes": scenes, "check": check}, words)
+    run_command({"scenes": scenes, "check": check, "plan": plan}, words)
 
 
 if __name__ == "__main__":

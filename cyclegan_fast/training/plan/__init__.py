@@ -1,0 +1,1 @@
+"""`dataset plan`: proposes the settings of a training from the images and the device, and says why."""
