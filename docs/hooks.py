@@ -1,13 +1,19 @@
-"""What mkdocs cannot do by itself: pages that lie outside docs/, and links that lead out of it."""
+"""What mkdocs cannot do by itself: pages from outside docs/, links that lead out of it, and the table of settings."""
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
+
+from cyclegan_fast import config as settings
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {  # file of the repository -> page of the site
@@ -18,21 +24,23 @@ OUTSIDE = {  # file of the repository -> page of the site
     "tests/README.md": "tests.md",
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
+CODE = re.compile(r"(`[^`]*`)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages that lie outside docs/; a page of docs/ of that name comes first."""
+    """Adds the pages that lie outside docs/ (one of docs/ of the same name comes first) and the settings."""
     for source, page in OUTSIDE.items():
         if files.get_file_from_path(page) is None:
             files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
+    files.append(File.generated(config, "settings.md", content="\n".join(settings_page())))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Turns links as they are in the repository into links of the site."""
-    own = next((source for source, name in OUTSIDE.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
-    if not page.file.generated_by:
-        own = f"docs/{page.file.src_uri}"
+    page_uri = page.file.src_uri
+    sources = {name: source for source, name in OUTSIDE.items()} if page.file.generated_by else {}
+    own = sources.get(page_uri, f"docs/{page_uri}")
 
     def rewrite(match: re.Match[str]) -> str:
         text, target = match.groups()
@@ -43,7 +51,70 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         uri = OUTSIDE.get(in_repository, in_repository.removeprefix("docs/"))
         if uri == in_repository:  # a source file, which the site does not show
             return f"`{text.strip('`')}`" if (ROOT / in_repository).exists() else match[0]
-        relative = posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
+        relative = posixpath.relpath(uri, posixpath.dirname(page_uri) or ".")
         return f"[{text}]({relative}{'#' * bool(anchor)}{anchor})"
 
     return LINK.sub(rewrite, markdown)
+
+
+def settings_page() -> Iterator[str]:
+    """Yields a page with every setting of a training: its flag, default, range and meaning, from config.py itself."""
+    yield "# Settings\n"
+    yield "Every setting of a training is a flag of `train`, a line of its `--config` file, and a keyword of"
+    yield "[fit](python.md).\n"
+    texts = _texts(Path(settings.__file__))
+    for group in dataclasses.fields(settings.TrainConfig):
+        kind = getattr(settings, str(group.type))
+        yield f"## {group.name}\n\n{kind.__doc__}\n\n| flag | default | values | |\n|---|---|---|---|"
+        for setting in dataclasses.fields(kind):
+            flag, text = f"`--{setting.name.replace('_', '-')}`", _escaped(texts[kind.__name__, setting.name])
+            yield f"| {flag} | {_default(setting)} | {_values(setting)} | {text} |"
+        yield ""
+
+
+def _texts(path: Path) -> dict[tuple[str, str], str]:
+    """Returns the text below each field of each class, by the names of both."""
+    classes = (node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef))
+    return {
+        (cls.name, field.target.id): " ".join(text.value.value.split())
+        for cls in classes
+        for field, text in zip(cls.body, cls.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+
+
+def _default(setting: dataclasses.Field[Any]) -> str:
+    value = setting.default
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else f"`{value}`"
+
+
+def _values(setting: dataclasses.Field[Any]) -> str:
+    kind = str(setting.type)
+    if kind.startswith("Literal"):
+        return ", ".join(f"`{value}`" for value in ast.literal_eval(kind.removeprefix("Literal")))
+    if kind in ("Preprocess", "Loader"):
+        return ", ".join(f"`{value}`" for value in getattr(settings, kind).__args__)
+    low, high = setting.metadata.get("range", (None, None))
+    if low is None:
+        return ""
+    return f"at least {low:g}" if high >= settings.FINITE else f"{low:g} to {high:g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+class EscapeTags(griffe.Extension):
+    """Shows <words> in angle brackets of docstrings, which Markdown takes for HTML."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Escapes them outside of code."""
+        if obj.docstring:
+            parts = CODE.split(obj.docstring.value)
+            parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+            obj.docstring.value = "".join(parts)

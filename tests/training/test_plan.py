@@ -14,7 +14,6 @@ import yaml
 from PIL import Image
 
 from cyclegan_fast import dataset
-from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data.catalog.manifest import Manifest
 from cyclegan_fast.data.catalog.survey import DomainSurvey, survey
@@ -22,11 +21,11 @@ from cyclegan_fast.data.transforms import check_geometry, sample_size
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.image_file import as_image_file
 from cyclegan_fast.nn import image_requirements
-from cyclegan_fast.train import parse, train
+from cyclegan_fast.train import main
 from cyclegan_fast.training.plan.plan import as_text, make_plan
 from cyclegan_fast.training.plan.rules import Facts, Machine, propose
 from cyclegan_fast.training.settings import resolve_settings
-from tests.commands import run_in_process
+from tests.commands import run_in_process, train_settings
 from tests.data.sample_images import needs_deep, noise
 
 GPU = Machine(type="cuda", free_memory=80 * 10**9, has_dali=True)
@@ -55,7 +54,7 @@ CASES: list[tuple[str, tuple[DomainSurvey, DomainSurvey], Machine, dict[str, Any
     ("the paper's set on a GPU", HORSES, GPU, {
         "crop_size": 256, "load_size": 286, "preprocess": "resize_and_crop", "generator": "resnet_9blocks", "ngf": 64,
         "discriminator": "basic", "n_epochs": 100, "n_epochs_decay": 100, "batch_size": 1, "amp": "bf16",
-        "cuda_graphs": "on", "channels_A": 3, "channels_B": 3,
+        "cuda_graphs": "auto", "channels_A": 3, "channels_B": 3,
     }),
     ("the paper's set on a CPU", HORSES, CPU, {
         "crop_size": 128, "load_size": 143, "generator": "resnet_6blocks", "ngf": 32, "ndf": 32, "cuda_graphs": "off",
@@ -178,7 +177,7 @@ def write_set(folder: Path, kind: str) -> None:
 
 
 def plan(*words: str | Path) -> str:
-    done = run_in_process(lambda: run_command({"plan": dataset.plan, "check": dataset.check}, [*map(str, words)]))
+    done = run_in_process(lambda: dataset.main([*map(str, words)]))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -194,14 +193,15 @@ def test_training_runs_with_the_proposed_flags(tmp_path: Path, kind: str) -> Non
     assert "steps in 400 epochs; time and memory were not measured (--no-trial)" in shown
     command = shown.splitlines()[-1]
     assert command.startswith("python -m cyclegan_fast.train --")
-    assert train([*shlex.split(command)[3:], *SMALL]) == 0
+    done = run_in_process(lambda: main([*shlex.split(command)[3:], *SMALL]))
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "report.html").exists()
 
     file = tmp_path / "plan.yaml"
     assert (
         plan(*words, "--no-trial", "--yaml", file).splitlines()[-1] == f"python -m cyclegan_fast.train --config {file}"
     )
-    assert parse(["--config", str(file)]).settings() == parse(shlex.split(command)[3:]).settings()
+    assert train_settings(["--config", str(file)]) == train_settings(shlex.split(command)[3:])
     assert "  # " in file.read_text() and set(yaml.safe_load(file.read_text())) <= {"model", "optim", "data", "run"}
 
 

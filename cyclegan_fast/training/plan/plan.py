@@ -45,14 +45,8 @@ class Plan:
     @property
     def changed(self) -> dict[str, Any]:
         """The settings that are not the defaults of training, by name."""
-        defaults = TrainConfig()
-        return {
-            field.name: getattr(getattr(self.config, group.name), field.name)
-            for group in dataclasses.fields(self.config)
-            for field in dataclasses.fields(getattr(self.config, group.name))
-            if getattr(getattr(self.config, group.name), field.name)
-            != getattr(getattr(defaults, group.name), field.name)
-        }
+        defaults, settings = _settings(TrainConfig()), _settings(self.config)
+        return {name: value for name, value in settings.items() if value != defaults[name]}
 
     @property
     def command(self) -> str:
@@ -196,6 +190,12 @@ def as_json(plan: Plan, trial: Trial | None) -> str:
     )
 
 
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """Returns all settings by name, without their groups."""
+    groups = (getattr(config, group.name) for group in dataclasses.fields(config))
+    return {name: value for group in groups for name, value in vars(group).items()}
+
+
 def _extremes(sizes: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
     """The smallest and the largest size by area, of sizes [N, 2]."""
     order = np.argsort(sizes[:, 0] * sizes[:, 1], kind="stable")
@@ -212,4 +212,11 @@ def _flag(name: str, value: Any) -> str:
         return " ".join([flag, *map(shlex.quote, value)])
     if isinstance(value, float):
         return f"{flag}={value!r}".removesuffix(".0")  # with a sign of equality a minus begins no flag
-    return f"{flag} {shlex.quote(str(value))}"
+    return flag if value == _ALONE.get(name) else f"{flag} {shlex.quote(str(value))}"
+
+
+_ALONE = {  # what a flag means that stands without a value
+    setting.name: setting.metadata.get("alone")
+    for group in dataclasses.fields(TrainConfig)
+    for setting in dataclasses.fields(getattr(TrainConfig(), group.name))
+}

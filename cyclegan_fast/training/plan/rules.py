@@ -6,7 +6,6 @@ leave it. A rule sees what the rules before it have proposed; none reads a file 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cyclegan_fast.config import DataConfig, Preprocess, TrainConfig
+from cyclegan_fast.config import DataConfig, Preprocess, TrainConfig, with_settings
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.catalog.pixel_formats import DEPTH_NAMES
 from cyclegan_fast.data.catalog.survey import DomainSurvey
@@ -118,16 +117,6 @@ def propose(facts: Facts, config: TrainConfig) -> tuple[TrainConfig, list[Propos
         config = with_settings(config, proposal.settings)
         proposals.append(proposal)
     return config, proposals
-
-
-def with_settings(config: TrainConfig, settings: dict[str, Any]) -> TrainConfig:
-    """Returns `config` with some fields replaced, whichever groups they are in."""
-    groups = {}
-    for group in dataclasses.fields(config):
-        values = getattr(config, group.name)
-        own = {name: value for name, value in settings.items() if hasattr(values, name)}
-        groups[group.name] = dataclasses.replace(values, **own)
-    return dataclasses.replace(config, **groups)
 
 
 def channels(facts: Facts, config: TrainConfig) -> Proposal:
@@ -288,7 +277,7 @@ def amp(facts: Facts, config: TrainConfig) -> Proposal:
 def cuda_graphs(facts: Facts, config: TrainConfig) -> Proposal:
     """On a GPU, whose steps all have one size."""
     if facts.machine.type == "cuda":
-        return Proposal({"cuda_graphs": "on"}, "all samples have one size: the whole step is one CUDA graph")
+        return Proposal({"cuda_graphs": "auto"}, "all samples have one size: the whole step is one CUDA graph")
     return Proposal({"cuda_graphs": "off"}, "there is no GPU")
 
 

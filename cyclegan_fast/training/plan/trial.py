@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.config import TrainConfig, with_settings
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import WARM_UP_STEPS, GraphedStep
-from cyclegan_fast.training.plan.rules import with_settings
 from cyclegan_fast.training.process import peak_memory_gib
 from cyclegan_fast.training.trainer import Trainer
 
@@ -60,7 +59,7 @@ def run_trial(config: TrainConfig, *, seconds: float = 15.0) -> Trial:
 
 
 def _measure(trainer: Trainer, seconds: float) -> Trial:
-    run_step = GraphedStep(trainer.step, fall_back=True) if trainer.uses_graph else trainer.step
+    run_step = GraphedStep(trainer.step) if trainer.uses_graph else trainer.step
     batches = DeviceBatches(trainer.loader, trainer.device)
     warm_up = 1 + WARM_UP_STEPS if trainer.uses_graph else 1
     start, done = time.perf_counter(), 0
