@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from itertools import islice
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -21,7 +21,13 @@ from cyclegan_fast.engine.tiling.tiles import translate_rows
 from cyclegan_fast.engine.tiling.tiling import Tiling, check_tiling, default_tiling
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.convert import unpack
+from cyclegan_fast.images.in_memory import is_file_object, read_file_objects
 from cyclegan_fast.logs import warn_once
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from cyclegan_fast.engine.image_types import Array, ImageSource, Source
 
 log = logging.getLogger(__name__)
 
@@ -30,37 +36,105 @@ _MAX_BATCH = 2**20  # images
 _READ_AHEAD = 4  # batches of a stream that are read before the first of them runs, to group images of one size
 
 
+@overload
+def infer(engine: Engine, images: Tensor, *, batch_size: int = ..., tiling: Tiling | None = ...) -> Tensor: ...
+@overload
+def infer(engine: Engine, images: Array, *, batch_size: int = ..., tiling: Tiling | None = ...) -> Array: ...
+@overload
+def infer(engine: Engine, images: ImageSource, *, batch_size: int = ..., tiling: Tiling | None = ...) -> Image: ...
+@overload
+def infer(
+    engine: Engine, images: list[Tensor] | tuple[Tensor, ...], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> list[Tensor]: ...
+@overload
+def infer(
+    engine: Engine, images: list[Array] | tuple[Array, ...], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> list[Array]: ...
+@overload
+def infer(
+    engine: Engine, images: list[Source] | tuple[Source, ...], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> list[Image]: ...
+@overload
+def infer(
+    engine: Engine, images: list[Any] | tuple[Any, ...], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> list[Any]: ...
+@overload
+def infer(
+    engine: Engine, images: Iterator[Tensor], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Iterator[Tensor]: ...
+@overload
+def infer(
+    engine: Engine, images: Iterator[Array], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Iterator[Array]: ...
+@overload
+def infer(
+    engine: Engine, images: Iterator[Source], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Iterator[Image]: ...
+@overload
+def infer(
+    engine: Engine, images: Iterator[Any], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Iterator[Any]: ...
 def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | None = None) -> Any:
     """Translates images.
 
     Args:
         engine: What `load_engine` returned. Several threads may share it.
-        images: A path, a folder, a glob pattern, a PIL image, a numpy array [H, W, C] or [N, H, W, C], a tensor
-            [C, H, W] or [N, C, H, W], or a list of any of them, in mixed sizes; see `cyclegan_fast.images.convert` for
-            types and ranges. Or an iterator (such as a generator) of any of them: the result is one, too, which reads
-            as it goes, at most 4 batches ahead (none with ``batch_size=1``), and the memory does not grow.
-            Sides need not suit the network, one pixel is enough: images are mirrored over their right and lower edges,
-            again and again if they are small, and results are cropped to the image's part.
+        images: A path, a folder, a glob pattern, the bytes of an image file, an open binary file (which stays open), a
+            PIL image, a numpy array [H, W, C] or [N, H, W, C], a tensor [C, H, W] or [N, C, H, W], or a list of any of
+            them, in mixed sizes. Arrays and tensors hold uint8 (0 to 255), uint16 (0 to 65535) or floats (-1 is black,
+            1 is white); see `cyclegan_fast.images.convert`. Or an iterator (such as a generator) of any of them: the
+            result is one, too, which reads as it goes, at most 4 batches ahead (none with ``batch_size=1``), and the
+            memory does not grow. Sides need not suit the network, one pixel is enough: images are mirrored over their
+            right and lower edges, again and again if they are small, and results are cropped to the image's part.
         batch_size: Images of one size that pass the network at a time, or tiles of a large one.
         tiling: Cuts images that have more pixels than a tile. By default those of more than 16 megapixels are cut, by
             ``Tiling("exact")`` where the engine is of torch and its generator of residual blocks, and by
             ``Tiling("tile")`` with a warning in the log elsewhere; see `cyclegan_fast.engine.tiling.tiling`.
 
     Returns:
-        The same kind as `images` (a PIL image for a path, a list of them for a folder or a pattern), in the same order
-        and size; of a network that enlarges or reduces, in its multiple of that size.
+        The same kind as `images` (a PIL image for a path, bytes or a file; a list of them for a folder or a pattern,
+        which no type can show), in the same order and size; of a network that enlarges or reduces, in its multiple of
+        that size.
 
     Raises:
         UserError: An image or another argument cannot be used; the message says why.
     """
     _check(engine, batch_size, tiling)
-    if isinstance(images, Iterator):
+    if _is_stream(images):
         return _stream(engine, images, batch_size, tiling)
     with engine.call():
         planes, rebuild = unpack(images, engine.in_format, engine.out_format)
         return rebuild(_translate(engine, planes, batch_size, tiling))
 
 
+@overload
+def infer_async(
+    engine: Engine, images: Tensor, *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Future[Tensor]: ...
+@overload
+def infer_async(
+    engine: Engine, images: Array, *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Future[Array]: ...
+@overload
+def infer_async(
+    engine: Engine, images: ImageSource, *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Future[Image]: ...
+@overload
+def infer_async(
+    engine: Engine, images: list[Tensor] | tuple[Tensor, ...], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Future[list[Tensor]]: ...
+@overload
+def infer_async(
+    engine: Engine, images: list[Array] | tuple[Array, ...], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Future[list[Array]]: ...
+@overload
+def infer_async(
+    engine: Engine, images: list[Source] | tuple[Source, ...], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Future[list[Image]]: ...
+@overload
+def infer_async(
+    engine: Engine, images: list[Any] | tuple[Any, ...], *, batch_size: int = ..., tiling: Tiling | None = ...
+) -> Future[list[Any]]: ...
 def infer_async(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | None = None) -> Future[Any]:
     """The same on one of the engine's own threads: returns at once what will hold the result.
 
@@ -71,7 +145,8 @@ def infer_async(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Til
 
     Args:
         engine: As for `infer`. Closing it waits for what was begun.
-        images: As for `infer`, without iterators. Arrays and tensors must not change before the result is there.
+        images: As for `infer`, without iterators. Files are read before this returns; arrays and tensors must not
+            change before the result is there.
         batch_size: As for `infer`.
         tiling: As for `infer`.
 
@@ -79,9 +154,15 @@ def infer_async(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Til
         UserError: As `infer` does: about the engine at once, about the images from the future.
     """
     _check(engine, batch_size, tiling)
-    if isinstance(images, Iterator):
+    if _is_stream(images):
         raise UserError("infer_async takes images, not an iterator: give infer the iterator, or a list to infer_async")
+    images = read_file_objects(images)
     return engine.submit(lambda: infer(engine, images, batch_size=batch_size, tiling=tiling))
+
+
+def _is_stream(images: Any) -> bool:
+    """Whether images come one by one; a file is an iterator, too, of its lines."""
+    return isinstance(images, Iterator) and not is_file_object(images)
 
 
 def _check(engine: Engine, batch_size: int, tiling: Tiling | None) -> None:
@@ -114,6 +195,19 @@ def _stream(engine: Engine, images: Iterator[Any], batch_size: int, tiling: Tili
             planes, rebuild = unpack(some, engine.in_format, engine.out_format)
             results = rebuild(_translate(engine, planes, batch_size, tiling))
         yield from results
+
+
+def translate_values(
+    engine: Engine, values: list[Tensor], *, batch_size: int = 8, tiling: Tiling | None = None
+) -> list[Tensor]:
+    """`infer` of images as `read_input` gives them, float32 [C, H, W] in [-1, 1] each; their range is not questioned.
+
+    Raises:
+        UserError: The engine is closed or fails, or another argument cannot be used.
+    """
+    _check(engine, batch_size, tiling)
+    with engine.call():
+        return _translate(engine, values, batch_size, tiling)
 
 
 def _translate(engine: Engine, planes: list[Tensor], batch_size: int, tiling: Tiling | None) -> list[Tensor]:

@@ -3,13 +3,17 @@
     a path            read by the rule of `cyclegan_fast.images.decode`, with all its bits; a PIL image comes back
     a folder          its images and those of the folders below it, sorted by path; a list of PIL images comes back
     a glob pattern    the files that it matches, sorted (``**`` for any folders); a list of PIL images comes back
+    bytes, bytearray, memoryview    an encoded image, read as a path is; a PIL image comes back
+    a binary file     the same, from where it stands to its end (`io.BytesIO`, ``open(path, "rb")``, an upload's file);
+                      it stays open; a PIL image comes back
     a PIL image       converted by the same rule, not rotated; a PIL image comes back
     a numpy array     [H, W, C] or [N, H, W, C]
     a torch tensor    [C, H, W] or [N, C, H, W], on any device
     a list of these   a list comes back, in the same order
 
 Arrays and tensors hold uint8 (0 to 255), uint16 (0 to 65535) or floats (-1 to 1), in any memory layout and byte order,
-and the result has the same type; integers are rounded, never truncated.
+and the result has the same type; integers are rounded, never truncated. Floats of which none is below 0 are taken as
+they are, and a warning reports once that they may be meant as 0 to 1.
 
 Files and PIL images go through `cyclegan_fast.images.model_io`. PIL knows no 16-bit colour, so there the result has
 8 bits, and a warning reports it; `python -m cyclegan_fast.translate` writes files with all of them.
@@ -18,6 +22,7 @@ Files and PIL images go through `cyclegan_fast.images.model_io`. PIL knows no 16
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,7 @@ from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.channels import to_pil
 from cyclegan_fast.images.find import is_folder, is_pattern, list_images, match_files
+from cyclegan_fast.images.in_memory import encoded_image
 from cyclegan_fast.images.model_io import WHITE, InputImage, from_values, pil_input, read_input, to_levels
 from cyclegan_fast.logs import warn_once
 
@@ -41,6 +47,10 @@ Unpacked = tuple[list[Tensor], Rebuild]
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _TOLERANCE = 1e-3  # beyond [-1, 1], for the rounding of 16-bit floats
+_NOTHING_BELOW_ZERO = (
+    "no pixel of a floating-point image is below 0: floats are taken as [-1, 1], black to white; "
+    "if yours go from 0 to 1, give x * 2 - 1"
+)
 
 
 def unpack(images: Any, in_format: PixelFormat, out_format: PixelFormat) -> Unpacked:
@@ -60,11 +70,13 @@ def unpack(images: Any, in_format: PixelFormat, out_format: PixelFormat) -> Unpa
     """
     if isinstance(images, list | tuple):
         return _unpack_list(images, in_format, out_format)
-    if isinstance(images, str | Path):
+    if isinstance(images, str | os.PathLike):
         paths = find_paths(images)
         if paths is not None:
             return _unpack_list(paths, in_format, out_format)
         return _unpack_input(read_input(Path(images), in_format, out_format), f"{images}", out_format)
+    if (encoded := encoded_image(images)) is not None:
+        return _unpack_input(read_input(encoded, in_format, out_format), f"{encoded}", out_format)
     if isinstance(images, Image.Image):
         return _unpack_pil(images, in_format, out_format)
     if isinstance(images, np.ndarray):
@@ -76,12 +88,12 @@ def unpack(images: Any, in_format: PixelFormat, out_format: PixelFormat) -> Unpa
         planes, rebuild = _unpack_tensor(images, out_format.channels)
         return planes, lambda results: rebuild(results).contiguous()
     raise UserError(
-        f"an image of type {type(images).__name__} is not known: give a path, a PIL image, a numpy array, "
-        "a torch tensor, or a list of them"
+        f"an image of type {type(images).__name__} is not known: give a path, the bytes of an image file, an open "
+        "binary file, a PIL image, a numpy array, a torch tensor, or a list of them"
     )
 
 
-def find_paths(name: str | Path) -> list[Path] | None:
+def find_paths(name: str | os.PathLike[str]) -> list[Path] | None:
     """The images of a folder or of a glob pattern, sorted; None of anything else.
 
     Raises:
@@ -90,9 +102,9 @@ def find_paths(name: str | Path) -> list[Path] | None:
     path = Path(name)
     if is_folder(path):
         return list_images(path)
-    if path.exists() or not is_pattern(name):
+    if path.exists() or not is_pattern(path):
         return None
-    found = match_files(name)
+    found = match_files(path)
     if not found:
         raise MissingFileError(f"{name} matches no file: correct the pattern, or give a folder")
     return found
@@ -169,6 +181,8 @@ def _to_model_range(images: Tensor) -> Tensor:
         raise UserError(
             f"pixels of a floating-point type must lie in [-1, 1], got {peak:g}; give uint8, or x / 127.5 - 1"
         )
+    if peak and images.amin().item() >= 0.0:
+        warn_once(log, _NOTHING_BELOW_ZERO)
     return images
 
 

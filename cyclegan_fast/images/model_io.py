@@ -19,6 +19,7 @@ from torch import Tensor
 from cyclegan_fast import ops
 from cyclegan_fast.config import Depth, PixelFormat
 from cyclegan_fast.images.decode import BadImageError, count_clipped, read_unscaled, to_pixel_format, unscaled_of
+from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.tensors import to_model_range
 
 WHITE = {torch.uint8: 255, torch.uint16: 65535}
@@ -36,8 +37,8 @@ class InputImage(NamedTuple):
     """Values that lay outside the range of the generator's images."""
 
 
-def read_input(path: Path, in_format: PixelFormat, out_format: PixelFormat) -> InputImage:
-    """Reads a file for a generator that takes images of `in_format` and makes images of `out_format`.
+def read_input(path: ImageFile | Path, in_format: PixelFormat, out_format: PixelFormat) -> InputImage:
+    """Reads an image file for a generator that takes images of `in_format` and makes images of `out_format`.
 
     Raises:
         BadImageError: It cannot be read, or its values have no range that the generator knows.

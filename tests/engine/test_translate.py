@@ -17,6 +17,7 @@ from cyclegan_fast import translate as translate_module
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine import infer, load_engine
+from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.translation import files, large_tiff
 from cyclegan_fast.engine.translation.files import translate_files
 from cyclegan_fast.engine.translation.tasks import plan_tasks
@@ -291,11 +292,11 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(images, tmp
         calls.append(len(args[1]))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return infer(*args, **options)
+        return translate_values(*args, **options)
 
     options = {"engine": runs["colour"], "input": images, "output": tmp_path / "out", "device": "cpu"}
     with monkeypatch.context() as patched:
-        patched.setattr(files, "infer", interrupted)
+        patched.setattr(files, "translate_values", interrupted)
         assert translate(**options, batch_size=2) == 130
     said = capsys.readouterr()
     done = files_under(tmp_path / "out")
@@ -367,7 +368,7 @@ def test_one_file_that_no_library_can_take_does_not_end_a_run(tmp_path, runs, mo
         Image.fromarray(np.full((40, 40, 3), 40 * i, np.uint8)).save(tmp_path / "in" / f"{i}.{kind}")
     bad = tmp_path / "in" / f"2.{kind}"
     module, name = {
-        "read": (files, "read_input"), "translated": (files, "infer"), "written": (files, "encode_like"),
+        "read": (files, "read_input"), "translated": (files, "translate_values"), "written": (files, "encode_like"),
         "grid": (files, "sample_grid"), "strips": (large_tiff, "write_tiff"),
     }[where]  # fmt: skip
     real = getattr(module, name)

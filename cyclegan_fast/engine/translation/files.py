@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.engine.engine import Engine
-from cyclegan_fast.engine.inference import check_batch_size, infer, tiling_for
+from cyclegan_fast.engine.inference import check_batch_size, tiling_for, translate_values
 from cyclegan_fast.engine.tiling.tiling import Tiling, check_tiling
 from cyclegan_fast.engine.translation.large_tiff import goes_by_rows, tiff_pixels, translate_tiff
 from cyclegan_fast.engine.translation.tasks import Task
@@ -174,10 +174,11 @@ class _ImagePipeline:
 
     def _compute(self, images: dict[Task, InputImage]) -> dict[Task, Future[TaskResult]]:
         values = [image.values for image in images.values()]
-        outputs = infer(self._engine, values, batch_size=self._batch_size, tiling=self._tiling)
+        outputs = translate_values(self._engine, values, batch_size=self._batch_size, tiling=self._tiling)
         back: list[Tensor | None] = [None] * len(outputs)
         if self._reconstruction is not None:
-            back = infer(self._reconstruction.engine, outputs, batch_size=self._batch_size, tiling=self._tiling)
+            inverse = self._reconstruction.engine
+            back = [*translate_values(inverse, outputs, batch_size=self._batch_size, tiling=self._tiling)]
         return {
             task: self._pool.submit(_or_fault, task, functools.partial(self._write, task, image, output, again))
             for (task, image), output, again in zip(images.items(), outputs, back, strict=True)
