@@ -1,7 +1,6 @@
 """What the loader "cache" has beyond the contract of test_loader.py, and how `--loader auto` chooses."""
 
 import logging
-import re
 import time
 from dataclasses import replace
 from itertools import islice
@@ -145,14 +144,20 @@ def test_the_host_caches_what_the_device_cannot(good_folder: Path, monkeypatch: 
     )
 
 
+@pytest.fixture
+def _ten_gb_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_memory, "free_memory", lambda device: 10**10)
+
+
+@pytest.mark.usefixtures("_ten_gb_free")
 def test_auto_takes_the_cache_where_it_fits_and_logs_it(good_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with build_train_loader(settings(good_folder), "cpu") as loader:
         assert loader.name == "cache"
-    (line,) = caplog.messages
-    assert re.fullmatch(r"loader: cache \(both domains take 47 kB of \S+ GB free in host memory\)", line)
+    assert caplog.messages == ["loader: cache (both domains take 47 kB of 10 GB free in host memory)"]
 
 
+@pytest.mark.usefixtures("_ten_gb_free")
 def test_auto_takes_the_workers_where_it_does_not_and_logs_why(
     good_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,17 +167,17 @@ def test_auto_takes_the_workers_where_it_does_not_and_logs_why(
         assert loader.name == "torch"
     (line,) = caplog.messages
     assert line.startswith("loader: torch (1 worker process; not cache: both domains take 47 kB decoded, more than ")
-    assert re.search(r"more than --cache-share 1e-12 of \S+ GB free in host memory\)$", line)
+    assert line.endswith("more than --cache-share 1e-12 of 10 GB free in host memory)")
 
 
+@pytest.mark.usefixtures("_ten_gb_free")
 def test_a_cache_that_does_not_fit_is_one_sentence(good_folder: Path) -> None:
     config = settings(good_folder, cache_share=1e-12)
     with pytest.raises(UserError) as error:
         build(config, "cache")
-    assert re.fullmatch(
-        r"--loader cache: both domains take 47 kB decoded, more than --cache-share 1e-12 of \S+ GB free in host "
-        r"memory; raise --cache-share, or lower --load-size",
-        str(error.value),
+    assert str(error.value) == (
+        "--loader cache: both domains take 47 kB decoded, more than --cache-share 1e-12 of 10 GB free in host "
+        "memory; raise --cache-share, or lower --load-size"
     )
     with pytest.raises(UserError, match=r"--cache-share must be from 0 to 1, got 1\.5"):
         check_ranges(settings(good_folder, cache_share=1.5))

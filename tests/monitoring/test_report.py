@@ -6,6 +6,7 @@ import base64
 import getpass
 import io
 import itertools
+import os
 import platform
 import re
 import socket
@@ -152,7 +153,14 @@ def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_neither_machine_nor_report_names_host_user_or_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("USER", "LOGNAME", "HOSTNAME", "HOME"):
         monkeypatch.setenv(variable, f"/secret/{variable}")
-    secrets = {socket.gethostname(), platform.node(), getpass.getuser(), str(Path.cwd()), str(Path.home()), "/secret"}
+    monkeypatch.chdir(tmp_path)
+    # A host's own name may be a word that stands in every report, such as "cpu".
+    system = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((system[0], "the-hosts-name", *system[2:])))
+    monkeypatch.setattr(platform, "_uname_cache", None)
+    monkeypatch.setattr(socket, "gethostname", lambda: "the-hosts-name")
+    assert platform.node() == "the-hosts-name" and getpass.getuser() == "/secret/LOGNAME"
+    secrets = {"the-hosts-name", str(Path.cwd()), "/secret"}
     facts = machine_info()
     write(tmp_path / "report.html", machine=facts)
     text = re.sub(r'"data:[^"]+"', "", (tmp_path / "report.html").read_text(encoding="utf-8"))

@@ -205,7 +205,7 @@ def test_pairing_changes_nothing() -> None:
 def test_micro_batches_equal_one_batch(mode: str) -> None:
     """The pools of four come into play too: they see the images in the same order."""
     together, apart = (CycleGANStep(initial_networks(), accumulating(n, gan_mode=mode)) for n in (1, 3))
-    for i, (real_A, real_B) in enumerate(batches(6)[:8]):
+    for i, (real_A, real_B) in enumerate(batches(6)):
         images, expected = together(real_A, real_B)
         apart_images, losses = apart(real_A, real_B)
         for name, value in expected.items():
