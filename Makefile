@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 EXTENSION := $(BIN)/python setup.py --quiet build_ext --inplace
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check test bench gpu docs lint format extension clean
+.PHONY: demo check test wheels try-wheels bench gpu docs lint format extension clean
 
 demo: $(VENV)/.ready
 	$(EXTENSION)
@@ -23,6 +23,15 @@ check: lint extension
 
 test: lint extension
 	$(PYTEST) -n $(JOBS)
+
+# An sdist and a wheel, for every Python since 3.11 and every torch since 2.11, into dist/.
+wheels: $(VENV)/.ready-release
+	$(BIN)/python tools/wheels.py
+
+# Both, installed into empty environments beside each of these versions of torch, and used there.
+TORCHES ?= 2.11.0 2.13.0 2.14.1
+try-wheels:
+	$(PYTHON) tools/try_wheels.py $(TORCHES)
 
 bench: extension
 	$(BIN)/python -m pytest benchmarks/ --benchmark-only
@@ -47,10 +56,10 @@ format: $(VENV)/.ready-dev
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*' | grep -E '\.(h|cuh|cu|cpp)$$')
 
 # What developers run is the extension, whole: no plain torch instead, and no kernel that spills registers.
-check test bench extension $(VENV)/.ready-dev: export CYCLEGAN_FAST_REQUIRE_EXT := 1
-check test bench extension $(VENV)/.ready-dev: export CYCLEGAN_FAST_NO_SPILLS := 1
+check test bench extension $(VENV)/.ready-dev $(VENV)/.ready-release: export CYCLEGAN_FAST_REQUIRE_EXT := 1
+check test bench extension $(VENV)/.ready-dev $(VENV)/.ready-release: export CYCLEGAN_FAST_NO_SPILLS := 1
 # Two targets that every GPU runs on; the four of an install compile in twice the time (CI does).
-check test bench extension $(VENV)/.ready-dev: export CYCLEGAN_FAST_CUDA_ARCHS ?= 80+PTX 90a
+check test bench extension $(VENV)/.ready-dev $(VENV)/.ready-release: export CYCLEGAN_FAST_CUDA_ARCHS ?= 80+PTX 90a
 extension: $(VENV)/.ready-dev
 	$(EXTENSION)
 
@@ -60,8 +69,9 @@ clean:
 # The package, built without isolation so that exactly one torch is installed.
 $(VENV)/.ready: EXTRAS := onnx
 $(VENV)/.ready-dev: EXTRAS := onnx,openvino,deep,dali,dev
-$(VENV)/.ready $(VENV)/.ready-dev: setup.py pyproject.toml
+$(VENV)/.ready-release: EXTRAS := dev,release
+$(VENV)/.ready $(VENV)/.ready-dev $(VENV)/.ready-release: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "torch==$(TORCH)" "setuptools>=77" "cmake>=3.24" ninja "pybind11>=2.13"
+	$(BIN)/python -m pip install --quiet "torch==$(TORCH)" "setuptools>=77" "cmake>=3.24" ninja
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
 	touch $(VENV)/.ready $@

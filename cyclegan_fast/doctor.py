@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json as json_format
 import os
 import platform
 import re
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
+from cyclegan_fast.version import __version__
 
 MIN_TORCH = (2, 11)
 TORCH = "torch>=2.11"
@@ -43,7 +45,7 @@ EXTRAS = {  # module: (the extra that brings it, what it is for)
     "imagecodecs": ("deep", "read and write PNG of 16-bit colour"),
 }
 MARKS = {"option": "○", "caution": "!"}
-BUILD_TOOLS = ("cmake", "ninja", "pybind11")
+BUILD_TOOLS = ("cmake", "ninja")
 
 
 @dataclass(frozen=True)
@@ -57,26 +59,25 @@ class Finding:
     needed_for: str = "option"  # "training", "extension", "option" for what only adds something, "caution" for a doubt
 
 
-def doctor(*, strict: bool = False) -> int:
+def doctor(*, strict: bool = False, json: bool = False) -> int:
     """Reports what is here and what is missing, each with the one command that fixes it.
 
-    Example: python -m cyclegan_fast.doctor --strict
+    For example:
+        python -m cyclegan_fast.doctor --strict
+        python -m cyclegan_fast.doctor --json      # for a bug report
 
     Exits with 0 if training can run here, if need be without the compiled extension, and with 2 if it cannot.
 
     Args:
         strict: Exit with 2 if the compiled extension is missing, too.
+        json: Print the findings as JSON. It names no host, and the home folder is ~.
 
     Returns:
         Exit status.
     """
     groups = examine()
-    for title, findings in groups.items():
-        print(title)
-        for finding in findings:
-            print(_line(finding))
     missing = {finding.needed_for for findings in groups.values() for finding in findings if not finding.ok}
-    print(_verdict(missing))
+    print(_as_json(groups, missing) if json else _as_text(groups, missing))
     return EXIT_USER_ERROR if "training" in missing or (strict and "extension" in missing) else 0
 
 
@@ -88,6 +89,22 @@ def examine() -> dict[str, list[Finding]]:
         "The GPU": _gpu(),
         "Extras": [*(_extra(module, module, *extra) for module, extra in EXTRAS.items()), _dali()],
     }
+
+
+def _as_text(groups: dict[str, list[Finding]], missing: set[str]) -> str:
+    lines = [line for title, findings in groups.items() for line in (title, *map(_line, findings))]
+    return "\n".join([*lines, _verdict(missing)])
+
+
+def _as_json(groups: dict[str, list[Finding]], missing: set[str]) -> str:
+    report = {
+        "cyclegan_fast": __version__,
+        "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
+        "verdict": _verdict(missing),
+        "findings": {title: [asdict(finding) for finding in findings] for title, findings in groups.items()},
+    }
+    text, home = json_format.dumps(report, indent=2), os.environ.get("HOME", "").rstrip("/")
+    return text.replace(home, "~") if home else text
 
 
 def _line(finding: Finding) -> str:

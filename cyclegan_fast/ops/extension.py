@@ -27,7 +27,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
         if os.environ.get("CYCLEGAN_FAST_REQUIRE_EXT") == "1":
             raise UserError(
                 f"{reason}, and CYCLEGAN_FAST_REQUIRE_EXT=1 forbids the plain-torch reference: "
-                "build it with `pip install .` where g++ is installed."
+                "build it with `pip install -e .` where g++ is installed."
             ) from error
         log.warning("%s: the slower plain-torch reference takes over", reason)
         return None, reason

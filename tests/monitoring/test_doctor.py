@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -21,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def doctor(
-    *words: str, source: Path = ROOT, flags: tuple[str, ...] = (), packages: str = ""
+    *words: str, source: Path = ROOT, flags: tuple[str, ...] = (), packages: str = "", home: str = "/nowhere"
 ) -> subprocess.CompletedProcess[str]:
     """Runs the doctor of `source`; with the flag -S no editable install is seen, and `packages` holds the others."""
     command = [sys.executable, *flags, "-m", "cyclegan_fast.doctor", *words]
     path = os.pathsep.join(filter(None, [str(source), packages]))
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", "HOME": home}
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=source, check=False)
 
 
@@ -35,6 +36,22 @@ def test_says_what_is_here() -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert f"✓ torch        {torch.__version__}" in result.stdout
     assert ("✓ extension" if ops.extension_available() else "✗ extension") in result.stdout
+
+
+def test_json_holds_the_same_findings_and_no_home_folder() -> None:
+    result = doctor("--json")
+    report = json.loads(result.stdout)
+    assert result.returncode == 0 and report["verdict"] in doctor().stdout
+    assert set(report) == {"cyclegan_fast", "system", "verdict", "findings"}
+    found = {item["name"]: item for items in report["findings"].values() for item in items}
+    assert found["torch"]["ok"] and found["torch"]["message"].startswith(torch.__version__)
+    assert found["extension"]["ok"] == ops.extension_available()
+    fixes = [f"fix: {item['fix']}" for item in found.values() if item["fix"]]
+    assert all(fix in doctor().stdout for fix in fixes)
+
+    poor = doctor("--json", flags=("-S",), home=str(ROOT))
+    assert poor.returncode == 2 and json.loads(poor.stdout)["verdict"] == "Training cannot run here yet."
+    assert str(ROOT) not in poor.stdout
 
 
 def test_a_missing_extension_matters_only_to_the_strict(tmp_path: Path) -> None:
@@ -83,7 +100,7 @@ def test_the_extras_that_it_names_exist() -> None:
 
 def test_help_shows_an_example() -> None:
     result = doctor("--help", flags=("-S",))
-    assert result.returncode == 0 and "Example: python -m cyclegan_fast.doctor --strict" in result.stdout
+    assert result.returncode == 0 and "python -m cyclegan_fast.doctor --strict" in result.stdout
 
 
 @pytest.mark.parametrize(
