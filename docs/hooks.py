@@ -102,7 +102,13 @@ def _values(setting: dataclasses.Field[Any]) -> str:
     low, high = setting.metadata.get("range", (None, None))
     if low is None:
         return ""
-    return f"at least {low:g}" if high >= settings.FINITE else f"{low:g} to {high:g}"
+    if high < settings.FINITE:
+        return f"{_number(low)} to {_number(high)}"
+    return f"at least {_number(low)}" if low > -settings.FINITE else "any"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
 
 
 def _escaped(text: str) -> str:

@@ -117,11 +117,11 @@ def test_rules(found: tuple[DomainSurvey, DomainSurvey], machine: Machine, expec
 @pytest.mark.parametrize(
     ("found", "machine", "expected"),
     [
-        (HORSES, GPU, "will be cache: decoded the set takes about 589 MB of 80 GB free"),
-        (TILES, GPU, "will be dali: decoded the set takes about 675 GB of 80 GB free"),
+        (HORSES, GPU, "will be cache: decoded, the set takes about 589 MB of 80 GB free"),
+        (TILES, GPU, "will be dali: decoded, the set takes about 675 GB of 80 GB free"),
         (TILES, Machine(type="cuda", free_memory=8 * 10**9), "will be torch (install cyclegan-fast[dali]"),
-        (TILES, CPU, "will be torch: decoded"),
-        ((scan(depth="16"), scan(depth="16")), Machine(type="cuda", free_memory=10**9), "will be torch: decoded"),
+        (TILES, CPU, "will be torch: decoded, "),
+        ((scan(depth="16"), scan(depth="16")), Machine(type="cuda", free_memory=10**9), "will be torch: decoded, "),
     ],
 )
 def test_the_loader_that_auto_will_choose(
@@ -218,6 +218,14 @@ def test_a_trial_measures_real_steps_and_keeps_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists() and {p.name for p in (tmp_path / "set").iterdir()} == {
         ".cyclegan_fast", "trainA", "trainB",
     }  # fmt: skip
+
+
+@pytest.mark.gpu
+def test_a_trial_on_a_gpu_replays_the_graph_and_measures_its_memory(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", "rgb")
+    found = json.loads(plan("plan", tmp_path / "set", "--device", "cuda", "--json"))
+    assert found["settings"]["run"]["cuda_graphs"] == "auto" and found["settings"]["run"]["amp"] in ("bf16", "fp16")
+    assert found["trial"]["steps"] >= 2 and 0 < found["trial"]["peak_memory_gib"] < 80
 
 
 def test_bad_images_are_counted(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from cyclegan_fast.training.plan.rules import Facts, Machine, Proposal, propose
 from cyclegan_fast.training.plan.trial import Trial
 
 TRAIN = "python -m cyclegan_fast.train"
+_FIRST = ("data", "data_A", "data_B", "paired", "out")  # of the flags in the command
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Plan:
     @property
     def command(self) -> str:
         """The command line that trains with these settings."""
-        return " ".join([TRAIN, *(_flag(name, value) for name, value in self.changed.items())])
+        names = sorted(self.changed, key=lambda name: name not in _FIRST)  # sorting keeps the order of equals
+        return " ".join([TRAIN, *(_flag(name, self.changed[name]) for name in names)])
 
 
 def make_plan(data: DataConfig, out: Path, device: str, *, seconds: float, progress: Progress | None = None) -> Plan:
@@ -113,7 +115,7 @@ def as_text(plan: Plan, trial: Trial | None) -> Iterator[str]:
     yield ""
     for proposal in plan.proposals:
         flags = " ".join(_flag(name, value) for name, value in proposal.settings.items())
-        yield f"  {flags:<50} {proposal.reason}"
+        yield f"  {flags:<46} {proposal.reason}"
     yield ""
     yield from describe_cost(plan, trial)
 

@@ -187,7 +187,7 @@ GEOMETRIES = (  # the first that applies
     Geometry(
         lambda facts, crop: facts.nearly_square,
         "resize_and_crop",
-        "square images: resized a little larger and cut at random, as in the paper",
+        "square images: resized and cut a little smaller at random, as in the paper",
     ),
     Geometry(
         lambda facts, crop: facts.short_sides.min() >= crop and np.median(facts.short_sides) <= 2 * crop,
@@ -215,11 +215,11 @@ def generator(facts: Facts, config: TrainConfig) -> Proposal:
     """The paper's 9 blocks at 256 pixels and 6 at 128; narrower networks on a CPU."""
     crop = config.data.crop_size
     blocks = 9 if crop >= 256 else 6 if crop >= 128 else 3
-    reason = f"the paper's at {crop} pixels" if crop >= 128 else f"{crop} pixels show less than the paper's 128"
+    reason = f"the paper's at {crop} pixels" if crop >= 128 else "fewer than the paper's 6 at 128 pixels"
     if facts.machine.type == "cuda":
         return Proposal({"generator": f"resnet_{blocks}blocks", "ngf": 64, "ndf": 64}, reason)
     width = 32 if crop >= 128 else 16
-    reason += f"; on a CPU {width} channels rather than 64, for {(64 // width) ** 2} times less work"
+    reason += f"; {width} channels are {(64 // width) ** 2} times less work for a CPU than 64"
     return Proposal({"generator": f"resnet_{blocks}blocks", "ngf": width, "ndf": min(32, 2 * width)}, reason)
 
 
@@ -227,7 +227,7 @@ def discriminator(facts: Facts, config: TrainConfig) -> Proposal:
     """The 70x70 PatchGAN, or one of 34x34 where a crop is smaller than its patch."""
     if config.data.crop_size >= 70:
         return Proposal({"discriminator": "basic"}, "the paper's, which scores patches of 70x70 pixels")
-    reason = f"scores patches of 34x34 pixels; the paper's 70x70 would be larger than a crop of {config.data.crop_size}"
+    reason = "scores patches of 34x34 pixels: the paper's 70x70 would be larger than the crop"
     return Proposal({"discriminator": "n_layers", "n_layers": 2}, reason)
 
 
@@ -240,26 +240,19 @@ def batch_size(facts: Facts, config: TrainConfig) -> Proposal:
 
 
 def epochs(facts: Facts, config: TrainConfig) -> Proposal:
-    """As many as give the paper's number of steps; half of them at the full rate."""
-    least, paper, most = EPOCHS
-    max_images = MAX_SHOWN[facts.machine.type]
-    min_images = min(MIN_SHOWN, max_images)
-    wanted = paper
+    """As many as show the networks as many images as the paper's do; half of them at the full rate."""
+    fewest, paper, most = EPOCHS
+    max_shown = MAX_SHOWN[facts.machine.type]
+    wanted, shown = paper, facts.count * paper
     reason = f"{facts.count:,} images: the paper's 200 epochs"
-    if facts.count * paper > max_images:
-        wanted = max(least, max_images // facts.count)
-        reason = f"{facts.count:,} images: {wanted} epochs show {wanted * facts.count:,}"
-        reason += (
-            ", as many as of the paper's sets"
-            if facts.machine.type == "cuda"
-            else ", a fifth of what the paper's 200 do"
-        )
-    elif facts.count * paper < min_images:
-        wanted = min(most, math.ceil(min_images / facts.count))
-        reason = (
-            f"only {facts.count:,} images: more epochs than the paper's 200, for at least as many steps as its facades"
-        )
-        reason += "; not more, or the discriminators learn the images by heart" * (wanted == most)
+    if shown > max_shown:
+        wanted = max(fewest, max_shown // facts.count)
+        enough = "about the paper's number of steps" if facts.machine.type == "cuda" else "what suits a CPU"
+        reason = f"{facts.count:,} images: {wanted} epochs are {enough}"
+    elif shown < min(MIN_SHOWN, max_shown):
+        wanted = min(most, math.ceil(min(MIN_SHOWN, max_shown) / facts.count))
+        reason = f"only {facts.count:,} images: more epochs than the paper's 200"
+        reason += ", but not too many, or they are learned by heart" * (wanted == most)
     return Proposal({"n_epochs": wanted - wanted // 2, "n_epochs_decay": wanted // 2}, reason)
 
 
@@ -284,9 +277,9 @@ def cuda_graphs(facts: Facts, config: TrainConfig) -> Proposal:
 def loader(facts: Facts, config: TrainConfig) -> Proposal:
     """Says which loader `auto` will choose; it decides when training starts, from the memory that is free then."""
     needed, share = decoded_bytes(facts, config), config.data.cache_share
-    size = f"decoded the set takes about {format_bytes(needed)} of {format_bytes(facts.machine.free_memory)} free"
+    size = f"decoded, the set takes about {format_bytes(needed)} of {format_bytes(facts.machine.free_memory)} free"
     if needed <= share * facts.machine.free_memory:
-        return Proposal({"loader": "auto"}, f"will be cache: {size}; every image is decoded once")
+        return Proposal({"loader": "auto"}, f"will be cache: {size}")
     eight_bit = not facts.are_measurements
     if facts.machine.type == "cuda" and eight_bit:
         what = "dali" if facts.machine.has_dali else "torch (install cyclegan-fast[dali] to decode on the GPU)"
