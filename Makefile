@@ -48,12 +48,12 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/cpp/*' | grep -E '\.(h|cuh|cu|cpp)$$')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*' 'tests/*' | grep -E '\.(h|cuh|cu|cpp)$$')
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*' | grep -E '\.(h|cuh|cu|cpp)$$')
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/*' | grep -E '\.(h|cuh|cu|cpp)$$')
 
 # What developers run is the extension, whole: no plain torch instead, and no kernel that spills registers.
 check test bench extension $(VENV)/.ready-dev $(VENV)/.ready-release: export CYCLEGAN_FAST_REQUIRE_EXT := 1

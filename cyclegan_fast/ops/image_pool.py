@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops import reference
@@ -74,7 +75,7 @@ def _check_memory(pool: Tensor, count: Tensor, drawn: Tensor, fakes: Tensor) -> 
     """What is written must not be what is read, nor be written twice."""
     if pool.is_neg():
         raise UserError("image_pool_exchange: a lazily negated pool cannot change in place: pass pool.resolve_neg()")
-    if pool.device.type == "meta":
+    if pool.device.type == "meta" or isinstance(pool, FakeTensor):  # these have no memory
         return
     if count.data_ptr() == drawn.data_ptr():
         raise UserError("image_pool_exchange: count and drawn must be two tensors, got the same memory twice")

@@ -1,0 +1,202 @@
+"""What a training step and an engine launch on a GPU, counted without one, by kind.
+
+python -m benchmarks.launches --out docs/results/launches.md
+python -m benchmarks.launches --json
+
+The real step runs on fake tensors of a CUDA device (tests/fake_cuda): every operator that it issues is seen with its
+shapes, types, layouts and devices, and an operator that needs a value on the host is an error. Operators stand for
+kernels as KINDS says; where torch chooses at run time (a convolution's own layout changes, the number of chunks that a
+multi-tensor operator is cut into) one is counted. A real trace of a step is in docs/results/<device>-kernels.md.
+"""
+
+from __future__ import annotations
+
+import tests.fake_cuda  # noqa: F401  # isort: skip  before torch, which asks for CUDA once
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.results import write_page
+from cyclegan_fast.config import ModelConfig, RunConfig, TrainConfig
+from cyclegan_fast.nn import build_networks
+from cyclegan_fast.training import step as training_step
+from tests.fake_cuda import device
+
+SIZE = 256  # the case of record: batch 1, 256 px, 9 blocks, 64 channels
+SETTINGS: dict[str, dict[str, Any]] = {
+    "step, fp32": {"amp": "off"},
+    "step, bf16": {"amp": "bf16"},
+    "step, fp16": {"amp": "fp16"},
+}
+ENGINES = {"engine, fp32": torch.float32, "engine, bf16": torch.bfloat16, "engine, fp16": torch.float16}
+RESIDENT_PIXELS = 64 * 64  # a larger plane is normalised by three kernels: sums, their merge, the result
+
+FREE = {  # views, allocations and bookkeeping
+    *("view", "slice", "detach", "split", "unbind", "squeeze", "unsqueeze", "expand", "permute", "transpose"),
+    *("as_strided", "alias", "select", "t", "_unsafe_view", "narrow", "split_with_sizes", "lift_fresh"),
+    *("_reshape_alias", "unflatten", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"),
+    *("device", "_record_function_enter_new", "_record_function_exit", "chunk", "is_same_size"),
+}
+
+
+@dataclass
+class Found:
+    """What one call issued."""
+
+    launches: Counter[str] = field(default_factory=Counter)
+    """By kind."""
+    devices: set[str] = field(default_factory=set)
+    """Of all tensors."""
+    layout_changes: list[str] = field(default_factory=list)
+    """Copies of images or weights from one layout to another."""
+
+
+def kinds(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tuple[Any, ...]) -> dict[str, int]:
+    """The kernels that an operator stands for: kind -> how many."""
+    if name in FREE:
+        return {}
+    if name == "convolution":
+        return {"convolution": 1, "bias": int(arguments[2] is not None)}
+    if name == "convolution_backward":
+        mask = arguments[10]
+        return {"convolution": int(mask[0]) + int(mask[1]), "bias": int(mask[2])}
+    if name.startswith("instance_norm_act"):
+        image = inputs[0] if name.endswith("fwd") else inputs[1]  # [N, C, H, W]
+        return {"norm": 1 if image.shape[2] * image.shape[3] <= RESIDENT_PIXELS else 3}
+    if name == "image_pool_exchange":
+        return {"image pool": 3}
+    if name in ("losses_fwd", "losses_bwd"):
+        return {"losses": 2 if name == "losses_fwd" else 1}
+    if name == "_to_copy":
+        return {"cast": 1}
+    if name == "slice_backward":  # zeros, and the copy
+        return {"other": 2}
+    if name in ("add", "add_"):
+        return {"add": 1}
+    if "adam" in name or name.startswith(("_foreach", "_amp")):
+        return {"optimizer": 1}
+    return {"other": 1}
+
+
+class Watch(TorchDispatchMode):
+    """Records what is issued while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = Found()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        inputs, outputs = ([t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in ((args, kwargs), result))
+        name = function.__name__.split(".")[0]
+        self.found.launches.update({kind: n for kind, n in kinds(name, inputs, outputs, args).items() if n})
+        self.found.devices |= {str(t.device) for t in inputs + outputs}
+        if name in ("_to_copy", "clone", "copy_", "contiguous") and _changes_layout(inputs[-1], outputs[0]):
+            self.found.layout_changes.append(f"{name} of {list(inputs[-1].shape)}")
+        return result
+
+
+def watch_step(run: dict[str, Any], **model: Any) -> Found:
+    """What a training step issues after the first one, which makes the state of Adam and of the image pools."""
+    config = TrainConfig(model=ModelConfig(**model), run=RunConfig(side_by_side="off", **run))
+    with device.mode():
+        networks = device.networks(lambda: build_networks(config.model))
+        with mock.patch.object(training_step, "_rate", lambda lr, device: lr):  # Adam compares it with 0 on the host
+            step = training_step.CycleGANStep(networks, config)
+        for optimizer in (step.optimizer_G, step.optimizer_D):
+            optimizer.param_groups[0]["lr"] = torch.full((), config.optim.lr, device="cuda")
+        batch = [_images(config.model.channels_A) for _ in "AB"]
+        step(*batch)
+        with Watch() as watch:
+            step(*batch)
+    return watch.found
+
+
+def watch_engine(dtype: torch.dtype) -> Found:
+    """What a generator issues for one image, as the torch backend runs it."""
+    with device.mode():
+        generator = device.networks(lambda: build_networks(ModelConfig()))["G_A"].eval().requires_grad_(False)
+        for module in generator.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    module._parameters[name] = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        image = _images(3).to(dtype)
+        with torch.no_grad(), Watch() as watch:
+            generator(image).float()
+    return watch.found
+
+
+def count() -> dict[str, Found]:
+    """Everything, by name."""
+    cases: dict[str, Callable[[], Found]] = {name: lambda run=run: watch_step(run) for name, run in SETTINGS.items()}
+    cases |= {name: lambda dtype=dtype: watch_engine(dtype) for name, dtype in ENGINES.items()}
+    return {name: case() for name, case in cases.items()}
+
+
+def page(found: dict[str, Found]) -> list[str]:
+    every = sorted({kind for one in found.values() for kind in one.launches})
+    return [
+        "# Launches, counted without a GPU",
+        "",
+        f"Written by `python -m benchmarks.launches`: batch 1, {SIZE} px, 9 blocks, 64 channels, channels_last. An",
+        "engine translates one image. A kernel stands for each operator, several for some (the head of that program",
+        "says which). The tests hold that no number grows.",
+        "",
+        "| | " + " | ".join([*every, "together"]) + " |",
+        "|---" * (len(every) + 2) + "|",
+        *(_row(name, [*(one.launches[kind] for kind in every), one.launches.total()]) for name, one in found.items()),
+    ]
+
+
+def _row(name: str, numbers: list[int]) -> str:
+    return f"| {name} | " + " | ".join(map(str, numbers)) + " |"
+
+
+def _images(channels: int) -> Tensor:
+    return torch.empty(1, channels, SIZE, SIZE, device="cuda").to(memory_format=torch.channels_last)
+
+
+def _changes_layout(before: Tensor, after: Tensor) -> bool:
+    """Whether a copy of [N, C, H, W] has the other layout; where both have one pixel or channel there is none."""
+    if before.dim() != 4 or before.shape != after.shape:
+        return False
+    return any(
+        before.is_contiguous(memory_format=a)
+        and not before.is_contiguous(memory_format=b)
+        and not after.is_contiguous(memory_format=a)
+        for a, b in (
+            (torch.contiguous_format, torch.channels_last),
+            (torch.channels_last, torch.contiguous_format),
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="the page")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    arguments = parser.parse_args()
+    found = count()
+    if arguments.json:
+        print(json.dumps({name: vars(one) | {"devices": sorted(one.devices)} for name, one in found.items()}))
+    else:
+        print("\n".join(page(found)))
+    if arguments.out:
+        write_page(arguments.out, page(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A step and an engine on fake tensors of a CUDA device: one device, one layout, no synchronisation, few launches.
+
+Both run in processes of their own: the fake device is registered before torch is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# A CUDA build of torch has hooks of its own.
+pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="needs a torch that was built without CUDA")
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "results" / "launches.md"
+
+PLANTED = """
+import tests.fake_cuda
+import torch
+from benchmarks.launches import _images, watch_step, Watch
+from cyclegan_fast.training.step import CycleGANStep
+from tests.fake_cuda import device
+
+SMALL = {"generator": "resnet_1blocks", "ngf": 4, "ndf": 4}
+update = CycleGANStep.update
+
+def with_a(fault):
+    def planted(self, optimizer, gradients, loss):
+        fault(self, gradients, loss)
+        return update(self, optimizer, gradients, loss)
+    CycleGANStep.update = planted
+    try:
+        return watch_step({"amp": "off"}, **SMALL)
+    except Exception as error:
+        return error
+
+print("clean", watch_step({"amp": "off"}, **SMALL).launches.total())
+print("launch", with_a(lambda self, gradients, loss: loss + loss).launches.total())
+print("sync", type(with_a(lambda self, gradients, loss: loss.item())).__name__)
+print("device", sorted(with_a(lambda self, gradients, loss: loss.cpu()).devices))
+print("layout", len(with_a(lambda self, gradients, loss: self.pool_A.images.contiguous()).layout_changes))
+"""
+
+
+def run(*words: str) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    return json.loads(run("-m", "benchmarks.launches", "--json"))
+
+
+def test_everything_is_on_the_gpu_and_keeps_its_layout(found: dict[str, Any]) -> None:
+    """A synchronisation would have ended the program: fake tensors have no values."""
+    assert len(found) == 6
+    for name, one in found.items():
+        assert one["devices"] == ["cuda:0"], name
+        assert one["layout_changes"] == [], name
+
+
+def test_launches_stay_within_the_budget(found: dict[str, Any]) -> None:
+    """The budget is the page. One that is undercut is written anew: python -m benchmarks.launches --out <the page>."""
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
+    kinds = [kind.strip() for kind in PAGE.read_text("utf-8").split("| | ")[1].split("\n")[0].strip("| ").split(" | ")]
+    budget = {name: dict(zip(kinds, map(int, numbers), strict=True)) for name, *numbers in rows if name in found}
+    assert budget.keys() == found.keys()
+    for name, one in found.items():
+        counted = one["launches"] | {"together": sum(one["launches"].values())}
+        over = {kind: (n, budget[name].get(kind, 0)) for kind, n in counted.items() if n > budget[name].get(kind, 0)}
+        assert not over, name
+
+
+def test_planted_faults_are_found() -> None:
+    lines = dict(line.split(" ", 1) for line in run("-c", PLANTED).splitlines())
+    assert int(lines["launch"]) == int(lines["clean"]) + 2  # in the update of either optimizer
+    assert lines["sync"] == "DataDependentOutputException"
+    assert lines["device"] == "['cpu', 'cuda:0']"
+    assert int(lines["layout"]) == 2

@@ -1,0 +1,59 @@
+"""Fake tensors and networks on cuda:0; see the package's head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+
+
+def mode() -> FakeTensorMode:
+    """Within it every new tensor is fake, and a real one is an error."""
+    return FakeTensorMode(allow_non_fake_inputs=False)
+
+
+def networks(make: Callable[[], nn.ModuleDict]) -> nn.ModuleDict:
+    """Networks of fake tensors on cuda:0, channels_last; `nn.Module.to` cannot change the layout of fake weights."""
+    with torch.device("cuda"):
+        made = make()
+    for module in made.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None and weight.dim() == 4:
+                laid_out = weight.detach().to(memory_format=torch.channels_last)
+                module._parameters[name] = nn.Parameter(laid_out, requires_grad=weight.requires_grad)
+    return made
+
+
+def _complete_meta() -> torch.library.Library:
+    """Gives the operators that change their arguments alone an implementation for tensors without values."""
+
+    def nothing(*arguments: Any, **options: Any) -> None:
+        return None
+
+    def first(tensor: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        return tensor
+
+    library = torch.library.Library("aten", "IMPL", "Meta")
+    for name, function in (
+        ("_fused_adam_.tensor_lr", nothing),
+        ("_amp_foreach_non_finite_check_and_unscale_", nothing),
+        ("_amp_update_scale_", first),
+    ):
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
+            library.impl(name, function)
+    return library
+
+
+def _let_autocast_believe() -> None:
+    """Autocast and the loss scaler ask torch.cuda, which counts real devices."""
+    import torch.cuda.amp.common as common
+
+    common.amp_definitely_not_available = lambda: False
+    torch.cuda.is_bf16_supported = lambda *arguments, **options: True
+
+
+_let_autocast_believe()
+_META = _complete_meta()  # what it implements lasts as long as it lives
