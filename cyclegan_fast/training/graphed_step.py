@@ -39,6 +39,10 @@ class GraphedStep:
 
     def __call__(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         """Trains on real_A [N, C_A, H, W] and real_B [N, C_B, H, W]."""
+        with torch.cuda.device(self.step.device):  # the current stream, and a capture's, are this device's
+            return self._train(real_A, real_B)
+
+    def _train(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         shapes = real_A.shape, real_B.shape
         if shapes not in self.graphs and self.eager_steps[shapes] == WARM_UP_STEPS:
             self.graphs[shapes] = self._capture(real_A, real_B)
