@@ -34,9 +34,12 @@ def number(default: T, *, min: float, max: float = math.inf) -> T:
     return field(default=default, metadata={"range": (min, max)})
 
 
-def choice(default: T, *, alone: str) -> T:
-    """Makes a field whose flag may stand without a value, and then means `alone`."""
-    return field(default=default, metadata={"alone": alone})
+def choice(default: T, *, alone: str, stored: bool = True) -> T:
+    """Makes a field whose flag may stand without a value, and then means `alone`.
+
+    One that is not `stored` is about a single start, and so is no part of a run's settings.
+    """
+    return field(default=default, metadata={"alone": alone, "stored": stored})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,8 @@ class DataConfig:
     """Where the images are and how one becomes a training sample."""
 
     data: Path | None = None
-    """Folder with trainA and trainB (and testA, testB); with --paired also one whose train shows A | B side by side."""
+    """Folder with trainA and trainB (and testA, testB); with --paired also one whose train shows A | B side by side.
+    By default scenes are rendered into --out."""
     data_A: tuple[str, ...] | None = None
     """In the place of --data: folders, lists (.txt) or tar shards (a-{000..009}.tar) with the training images of A."""
     data_B: tuple[str, ...] | None = None
@@ -224,9 +228,9 @@ class RunConfig:
     keep_checkpoints: int = number(3, min=0)
     """How many of the newest checkpoints to keep; 0 keeps all."""
     max_steps: int | None = number(None, min=1)
-    """Stop after this many steps, even if epochs are left."""
-    resume: Literal["off", "auto"] = choice("off", alone="auto")
-    """auto continues the newest checkpoint in --out exactly, or starts afresh if there is none."""
+    """Stop after this many steps, even if epochs are left; none for no limit."""
+    resume: Literal["off", "auto"] = choice("off", alone="auto", stored=False)
+    """auto continues the newest checkpoint in --out exactly, with its settings, or starts afresh if there is none."""
     init_from: Path | None = None
     """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""
 
@@ -269,14 +273,23 @@ def _check_range(value: Any, setting: dataclasses.Field[Any], name: str) -> None
     low, high = setting.metadata.get("range", (None, None))
     if low is None or value is None or low <= value <= high:  # nan is in no range
         return
-    limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    limits = f"at least {_readable(low)}" if high == math.inf else f"from {_readable(low)} to {_readable(high)}"
     raise UserError(f"{name} must be {limits}, got {value}")
 
 
+def _readable(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+
+
 def to_dict(config: Any) -> dict[str, Any]:
-    """Turns a config dataclass into plain dictionaries, strings, numbers and None (fit for YAML and JSON)."""
+    """Turns a config dataclass into plain dictionaries, strings, numbers and None (fit for YAML and JSON).
+
+    What is about a single start, `resume`, is left out.
+    """
     out: dict[str, Any] = {}
     for f in dataclasses.fields(config):
+        if not f.metadata.get("stored", True):
+            continue
         value = getattr(config, f.name)
         if dataclasses.is_dataclass(value):
             out[f.name] = to_dict(value)

@@ -23,9 +23,11 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
     """Trains a CycleGAN on two folders of images, trainA and trainB.
 
     For example:
+        python -m cyclegan_fast.train --amp --cuda-graphs
         python -m cyclegan_fast.train --data horse2zebra --out runs/horse2zebra --amp --cuda-graphs
         python -m cyclegan_fast.train --out runs/horse2zebra --resume auto
 
+    Without --data it trains on rendered scenes. --resume auto continues the run in --out exactly, with its settings.
     In --out: checkpoints/, samples/, events.jsonl, config.yaml, report.html.
 
     Ctrl-C and SIGTERM end the run after its step, with a checkpoint and status 3; a second one ends it at once. In the
@@ -53,18 +55,24 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
 def resolve(config: Path | None, given: dict[str, Any]) -> TrainConfig:
     """Returns the settings of a run: the defaults, then a YAML file, then the flags.
 
+    With ``resume`` the settings of the run that is continued take the place of the defaults.
+
     Raises:
         UserError: The file is missing, no YAML, or holds an unknown setting; or a number is out of its range.
     """
-    settings = with_settings(from_dict(TrainConfig, _read(config), where=str(config)), given)
+    given = (_read(config) if config else {}) | given
+    settings = TrainConfig()
+    if given.get("resume") == "auto":
+        from cyclegan_fast.training.resume import settings_to_continue
+
+        settings = settings_to_continue(given.get("out", settings.run.out)) or settings
+    settings = with_settings(settings, given)
     check_ranges(settings)
     return settings
 
 
-def _read(path: Path | None) -> dict[str, Any]:
-    """Returns the groups of settings in a YAML file."""
-    if path is None:
-        return {}
+def _read(path: Path) -> dict[str, Any]:
+    """Returns the settings that a YAML file holds, by name."""
     import yaml
 
     try:
@@ -75,7 +83,8 @@ def _read(path: Path | None) -> dict[str, Any]:
         raise UserError(f"--config {path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: expected groups of settings (model, objective, optim, data, run)")
-    return values
+    settings = from_dict(TrainConfig, values, where=str(path))
+    return {name: getattr(getattr(settings, group), name) for group, names in values.items() for name in names}
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

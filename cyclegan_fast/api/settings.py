@@ -77,7 +77,7 @@ class FitSettings(TypedDict, total=False):
     """Factor of each drop of the step policy."""
     data: str | PathLike[str] | None
     """Folder with trainA and trainB (and testA, testB); with paired=True also one whose train shows A | B side by
-    side."""
+    side.     By default scenes are rendered into out."""
     data_A: str | PathLike[str] | Sequence[str | PathLike[str]] | None
     """In the place of data: folders, lists (.txt) or tar shards (a-{000..009}.tar) with the training images of A."""
     data_B: str | PathLike[str] | Sequence[str | PathLike[str]] | None
@@ -148,8 +148,9 @@ class FitSettings(TypedDict, total=False):
     keep_checkpoints: int
     """How many of the newest checkpoints to keep; 0 keeps all."""
     max_steps: int | None
-    """Stop after this many steps, even if epochs are left."""
+    """Stop after this many steps, even if epochs are left; none for no limit."""
     resume: bool | Literal["off", "auto"]
-    """auto continues the newest checkpoint in out exactly, or starts afresh if there is none. True means auto."""
+    """auto continues the newest checkpoint in out exactly, with its settings, or starts afresh if there is none.
+    True means auto."""
     init_from: str | PathLike[str] | None
     """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""

@@ -14,6 +14,9 @@ from cyclegan_fast.training.concurrency import why_not_side_by_side
 
 log = logging.getLogger(__name__)
 
+PAPER_NGF, PAPER_SIDE = 64, 256
+SMALL_SIZES = "--generator resnet_3blocks --ngf 16 --ndf 32 --load-size 64 --crop-size 64"
+
 
 def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
     """Checks the settings of a run on `device` and returns them as the run uses them.
@@ -26,6 +29,7 @@ def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
     _check_objective(config)
     _check_precision(config, device)
     _check_step(config, device)
+    _suggest_smaller_sizes(config, device)
     return config
 
 
@@ -86,3 +90,8 @@ def _check_step(config: TrainConfig, device: torch.device) -> None:
         raise UserError("--activation-checkpointing works for --generator resnet_<N>blocks without --norm batch")
     if run.side_by_side == "on" and (reason := why_not_side_by_side(config, device)):
         raise UserError(f"--side-by-side: {reason}; leave it out")
+
+
+def _suggest_smaller_sizes(config: TrainConfig, device: torch.device) -> None:
+    if device.type == "cpu" and config.model.ngf * config.data.crop_size >= PAPER_NGF * PAPER_SIDE:
+        log.info("on a CPU a step of these sizes takes seconds; a hundred times less work: %s", SMALL_SIZES)

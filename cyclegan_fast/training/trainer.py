@@ -25,10 +25,11 @@ from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.training.device_batches import DeviceBatches
+from cyclegan_fast.training.example_data import with_example_data
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.meter import Meter
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
-from cyclegan_fast.training.resume import resume_differences
+from cyclegan_fast.training.resume import checkpoint_to_continue, image_differences, refuse
 from cyclegan_fast.training.run_report import channels_note, write_run_report
 from cyclegan_fast.training.samples import SampleTranslator
 from cyclegan_fast.training.schedule import LearningRate
@@ -58,8 +59,10 @@ class Trainer:
     def __init__(self, config: TrainConfig, *, on_log: OnLog | None = None) -> None:
         self.on_log = on_log
         self.device = resolve_device(config.run.device)
-        self.config = config = resolve_settings(config, self.device)
+        config = resolve_settings(config, self.device)
+        checkpoint_to_continue(config)  # refused here already, before images are read
         self.uses_graph = uses_cuda_graph(config, self.device)
+        self.config = config = with_example_data(config)
         size_divisor, min_size = image_requirements(config.model)
         self.loader = build_train_loader(config, self.device, size_divisor=size_divisor, min_size=min_size)
         self.pixel_formats = {
@@ -94,7 +97,9 @@ class Trainer:
         with RunLock(out), stop or StopSignal() as stop, contextlib.ExitStack() as stack:
             self._load()
             if self.done >= self.total_steps:
-                log.info("nothing is left to do: %d of %d steps are done", self.done, self.total_steps)
+                longer = "a larger --max-steps, or none," if self.config.run.max_steps else "more --n-epochs-decay"
+                done = f"{self.done} of {self.total_steps} steps are done"
+                log.info("nothing is left to do: %s; %s would continue it", done, longer)
                 return 0
             write_atomically(out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False).encode())
             self.events = stack.enter_context(EventLog(out, resume_step=self.done or None))
@@ -221,19 +226,16 @@ class Trainer:
     def _load(self) -> None:
         """Continues the newest checkpoint, starts from other weights, or starts afresh."""
         run = self.config.run
-        newest = native.latest_checkpoint(run.out)
-        if run.resume == "auto" and newest is not None:
+        newest = checkpoint_to_continue(self.config)
+        if newest is not None:
             self._resume(newest)
-        elif newest is not None:
-            raise UserError(f"{run.out} holds a run already: continue it with --resume auto, or choose another --out")
         elif run.init_from is not None:
             self._load_initial_weights(run.init_from)
 
     def _resume(self, checkpoint: Path) -> None:
         stored = native.read_settings(checkpoint)
-        differences = resume_differences(stored, self.config, self.pixel_formats, self.loader.samples.counts)
-        if differences:
-            raise UserError(f"{checkpoint} was trained with other settings: {'; '.join(differences)}")
+        differences = image_differences(stored, self.pixel_formats, self.loader.samples.counts)
+        refuse(checkpoint, self.config, differences)
         native.load_weights(checkpoint, self.networks)
         self._load_state_dict(native.load_state(checkpoint))
         self.done = stored.progress["step"]

@@ -88,7 +88,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(images: Path, tmp_path: Pat
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert train(*words, "--out", straight).returncode == 0
     assert train(*words, "--out", broken, "--max-steps", 6).returncode == 0
-    again = train_process(*words, "--out", broken, "--resume", "auto", "--loader", "torch", "--workers", 1)
+    again = train_process("--out", broken, "--resume", "--max-steps", "none", "--loader", "torch", "--workers", 1)
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
     assert newest(straight).name == newest(broken).name == "step_00000016"
@@ -170,7 +170,7 @@ def test_bad_input_is_answered_in_one_sentence(images: Path, tmp_path: Path) -> 
         == 0
     )
 
-    one_sentence(train("--out", tmp_path / "x"), "--data")
+    one_sentence(train("--data-A", images / "trainA", "--out", tmp_path / "z"), "--data-A and --data-B go together")
     one_sentence(train("--data", images, "--out", tmp_path / "y", *SMALL, "--generator", "resnet"), "resnet_<N>blocks")
     one_sentence(train("--data", images, "--out", tmp_path / "y", *SMALL, "--amp", "fp16"), "bf16")
 
@@ -190,7 +190,8 @@ def test_resume_with_other_settings_lists_them(images: Path, tmp_path: Path) -> 
     words = ["--data", images, *SMALL, "--out", tmp_path / "run", "--max-steps", 1]
     assert train(*words).returncode == 0
     one_sentence(train(*words), "--resume auto")
-    one_sentence(train(*words, "--resume", "auto", "--lr", "1e-3", "--ngf", 8), "lr was 0.0002, now 0.001", "ngf was 4")
+    done = train(*words, "--resume", "auto", "--lr", "1e-3", "--ngf", 8)
+    one_sentence(done, "--lr was 0.0002, now 0.001", "--ngf was 4", f"--init-from {tmp_path / 'run'} --out ANOTHER")
 
 
 def test_starts_from_other_weights(images: Path, tmp_path: Path) -> None:

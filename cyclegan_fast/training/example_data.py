@@ -1,0 +1,50 @@
+"""The images of a run that names none: synthetic scenes, rendered into its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from cyclegan_fast.config import DataConfig, TrainConfig
+from cyclegan_fast.data.scenes import render_dataset
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import building_folder, storage_errors
+
+log = logging.getLogger(__name__)
+
+TRAIN_IMAGES, TEST_IMAGES = 200, 20  # of each domain
+MIN_SIZE, MAX_SIZE = 32, 1024  # pixels of a side that can be rendered
+
+
+def with_example_data(config: TrainConfig) -> TrainConfig:
+    """Returns `config` with rendered scenes as its data, where it names none; they are rendered at the first start.
+
+    Raises:
+        UserError: The settings ask for pairs, which the scenes are not, or the run's folder cannot be written.
+    """
+    data, size = config.data, scene_size(config.data)
+    folder = config.run.out / f"scenes_{size}px"
+    if data.data not in (None, folder) or data.data_A is not None or data.data_B is not None:
+        return config
+    if data.paired:
+        raise UserError("--paired needs --data: the rendered scenes, which training takes without it, are no pairs")
+    log.info(
+        "no --data: training on %d + %d rendered scenes of %dx%d pixels, in %s; --data FOLDER takes your own images",
+        *(TRAIN_IMAGES, TRAIN_IMAGES, size, size, folder),
+    )
+    if not folder.exists():
+        _render(folder, size)
+    return dataclasses.replace(config, data=dataclasses.replace(data, data=folder))
+
+
+def scene_size(data: DataConfig) -> int:
+    """Returns the side in pixels that scenes have for these settings: that to which images are resized or cropped."""
+    return min(max(data.load_size, data.crop_size, MIN_SIZE), MAX_SIZE)
+
+
+def _render(folder: Path, size: int) -> None:
+    with storage_errors(f"cannot write the rendered scenes {folder}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with building_folder(folder) as partial:
+            render_dataset(partial, size, TRAIN_IMAGES, TEST_IMAGES, seed=0)
