@@ -49,8 +49,8 @@ def refuse(checkpoint: Path, config: TrainConfig, differences: Sequence[str]) ->
     """
     if differences:
         raise UserError(
-            f"{checkpoint} was trained otherwise: {'; '.join(differences)}. Leave that as it was, or start another run "
-            f"from its weights: --init-from {config.run.out} --out ANOTHER"
+            f"{checkpoint} was trained with other settings: {'; '.join(differences)}; leave that as it was, or start "
+            f"another run from its weights: --init-from {config.run.out} --out ANOTHER"
         )
 
 

@@ -63,7 +63,7 @@ def test_what_is_given_and_differs_is_refused(out: Path, tmp_path: Path, words: 
     config = settings(out, f"--resume {words.format(file=tmp_path / 'c.yaml')}")
     with pytest.raises(UserError) as refused:
         checkpoint_to_continue(config)
-    assert f"trained otherwise: {difference}. Leave" in str(refused.value)
+    assert f"trained with other settings: {difference}; leave" in str(refused.value)
     assert f"--init-from {out} --out ANOTHER" in str(refused.value)
 
 
