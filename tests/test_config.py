@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from cyclegan_fast.config import PixelFormat, TrainConfig, check_ranges, from_dict, to_dict
+from cyclegan_fast import config as config_module
+from cyclegan_fast.config import PixelFormat, TrainConfig, check_ranges, from_dict, number, to_dict
 from cyclegan_fast.errors import UserError
 
 GROUPS = {f.name: type(getattr(TrainConfig(), f.name)) for f in dataclasses.fields(TrainConfig)}
@@ -30,6 +31,35 @@ def test_the_defaults_are_in_range() -> None:
     assert len(NUMBERS) > 30
     check_ranges(TrainConfig())
     assert from_dict(PixelFormat, to_dict(PixelFormat())) == PixelFormat()
+
+
+def without_range(cls: type) -> list[str]:
+    """The fields of a dataclass that hold an int or a float, alone or in a container, and have no range."""
+
+    def holds_a_number(hint: object) -> bool:
+        return hint in (int, float) or any(map(holds_a_number, typing.get_args(hint)))
+
+    hints = typing.get_type_hints(cls)
+    return [f.name for f in dataclasses.fields(cls) if holds_a_number(hints[f.name]) and "range" not in f.metadata]
+
+
+def test_no_setting_is_without_a_range() -> None:
+    classes = [cls for cls in vars(config_module).values() if isinstance(cls, type) and dataclasses.is_dataclass(cls)]
+    assert {*GROUPS.values(), PixelFormat, TrainConfig} <= set(classes)
+    assert {cls.__name__: names for cls in classes if (names := without_range(cls))} == {}
+
+
+def test_a_new_setting_without_a_range_is_found() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class New:
+        weight: float = 0.5
+        steps: int | None = None
+        betas: tuple[float, ...] = (0.5, 0.999)
+        ranged: int = number(3, min=1)
+        flag: bool = False
+        name: str = ""
+
+    assert without_range(New) == ["weight", "steps", "betas"]
 
 
 @pytest.mark.parametrize(("group", "field"), NUMBERS, ids=lambda x: x if isinstance(x, str) else x.name)

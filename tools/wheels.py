@@ -25,11 +25,11 @@ TORCH_LIBRARIES = ("libtorch.so", "libtorch_cpu.so", "libc10.so")
 
 
 def main() -> None:
-    shutil.rmtree(DIST, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         strict = {"CYCLEGAN_FAST_REQUIRE_EXT": "1", "CYCLEGAN_FAST_NO_SPILLS": "1"}
         python("build", "--no-isolation", "--outdir", folder, str(ROOT), CYCLEGAN_FAST_CUDA_ARCHS=CUDA_ARCHS, **strict)
         (built,), (sdist,) = Path(folder).glob("*.whl"), Path(folder).glob("*.tar.gz")
+        shutil.rmtree(DIST, ignore_errors=True)
         excluded = [word for library in TORCH_LIBRARIES for word in ("--exclude", library)]
         python("auditwheel", "repair", *excluded, "--wheel-dir", str(DIST), str(built))
         shutil.copy2(sdist, DIST)
