@@ -64,7 +64,13 @@ CASES: list[tuple[str, tuple[DomainSurvey, DomainSurvey], Machine, dict[str, Any
     ("images twice as wide as high", CITYSCAPES, GPU, {
         "crop_size": 128, "preprocess": "crop", "generator": "resnet_6blocks", "n_epochs": 50, "n_epochs_decay": 50,
     }),
-    ("large aerial tiles", TILES, GPU, {"crop_size": 256, "preprocess": "crop", "load_size": 256}),
+    ("large aerial tiles", TILES, GPU, {"crop_size": 256, "preprocess": "crop", "epoch_size": None}),
+    ("few large aerial tiles", (images(12, (2048, 2048)), images(10, (2048, 2048))), GPU, {
+        "preprocess": "crop", "epoch_size": 768, "n_epochs": 100, "n_epochs_decay": 100,
+    }),
+    ("a few dozen large aerial tiles", (images(36, (2048, 2048)), images(10, (2048, 2048))), CPU, {
+        "preprocess": "crop", "epoch_size": 1500, "n_epochs": 20, "n_epochs_decay": 20,
+    }),
     ("photos of any shape", PHOTOS, GPU, {
         "crop_size": 256, "preprocess": "scale_width_and_crop", "load_size": 429, "generator": "resnet_9blocks",
     }),

@@ -41,7 +41,8 @@ class Plan:
     def steps(self) -> int:
         """Steps of the whole training."""
         optim = self.config.optim
-        return -(-self.facts.count // optim.images_per_step) * (optim.n_epochs + optim.n_epochs_decay)
+        samples = self.config.data.epoch_size or self.facts.count
+        return -(-samples // optim.images_per_step) * (optim.n_epochs + optim.n_epochs_decay)
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -113,9 +114,12 @@ def as_text(plan: Plan, trial: Trial | None) -> Iterator[str]:
     for name, domain in zip("AB", (plan.facts.A, plan.facts.B), strict=True):
         yield f"{name}: {describe(domain)}"
     yield ""
-    for proposal in plan.proposals:
-        flags = " ".join(_flag(name, value) for name, value in proposal.settings.items())
-        yield f"  {flags:<46} {proposal.reason}"
+    rows = [
+        (" ".join(_flag(*item) for item in proposal.settings.items()), proposal.reason) for proposal in plan.proposals
+    ]
+    width = max(len(flags) for flags, _ in rows)
+    for flags, reason in rows:
+        yield f"  {flags:<{width}}  {reason}"
     yield ""
     yield from describe_cost(plan, trial)
 

@@ -25,6 +25,8 @@ CROPS = {"cuda": (256, 128, 64, 32), "cpu": (128, 64, 32)}  # pixels, the first 
 MAX_SHOWN = {"cuda": 300_000, "cpu": 60_000}  # images of a whole training; the paper's horses and zebras: 266,800
 MIN_SHOWN = 80_000  # the paper's smallest set, facades: 400 images, 200 epochs
 EPOCHS = (4, 200, 400)  # at least; the paper's; at most
+FULL_EPOCH = 1_500  # samples: with 200 epochs MAX_SHOWN on a GPU
+CROPS_EACH = 4  # that an image holds side by side, from where an epoch counts crops
 MANY_IMAGES = 10_000  # of the larger domain, from where an epoch is long enough for batches of 4
 SAME_ASPECT = 1.1  # between the 5th and the 95th percentile of width / height
 
@@ -97,7 +99,7 @@ class Proposal:
     """What one rule proposes."""
 
     settings: dict[str, Any]
-    """By the name of the field in the config."""
+    """By the name of the field in the config; empty where the rule has nothing to propose."""
     reason: str
     """One line."""
 
@@ -115,7 +117,7 @@ def propose(facts: Facts, config: TrainConfig) -> tuple[TrainConfig, list[Propos
     for rule in RULES:
         proposal = rule(facts, config)
         config = with_settings(config, proposal.settings)
-        proposals.append(proposal)
+        proposals += [proposal] * bool(proposal.settings)
     return config, proposals
 
 
@@ -206,9 +208,12 @@ def geometry(facts: Facts, config: TrainConfig) -> Proposal:
     """How an image becomes a sample of the crop's size."""
     crop = config.data.crop_size
     row = next(row for row in GEOMETRIES if row.applies(facts, crop))
+    if row.preprocess == "crop":
+        return Proposal({"preprocess": "crop"}, row.reason)
     width = max(1.0, facts.aspect[1]) if row.preprocess == "scale_width_and_crop" else 1.0
-    load = crop if row.preprocess == "crop" else round(crop * width * PAPER_LOAD / PAPER_CROP)
-    return Proposal({"preprocess": row.preprocess, "load_size": load}, row.reason)
+    return Proposal(
+        {"preprocess": row.preprocess, "load_size": round(crop * width * PAPER_LOAD / PAPER_CROP)}, row.reason
+    )
 
 
 def generator(facts: Facts, config: TrainConfig) -> Proposal:
@@ -239,20 +244,32 @@ def batch_size(facts: Facts, config: TrainConfig) -> Proposal:
     return Proposal({"batch_size": 1}, "the paper's: most updates for each image")
 
 
+def epoch_size(facts: Facts, config: TrainConfig) -> Proposal:
+    """The number of images; where each of few holds many crops, the number of those."""
+    side, count = config.data.crop_size, facts.count
+    crops = int(count * np.mean((facts.sizes // side).prod(axis=1))) if config.data.preprocess == "crop" else count
+    if count >= FULL_EPOCH or crops < CROPS_EACH * count:
+        return Proposal({}, "")
+    size = min(crops, FULL_EPOCH)
+    return Proposal({"epoch_size": size}, f"the images hold about {crops:,} crops: an epoch shows {size:,}")
+
+
 def epochs(facts: Facts, config: TrainConfig) -> Proposal:
     """As many as show the networks as many images as the paper's do; half of them at the full rate."""
     fewest, paper, most = EPOCHS
     max_shown = MAX_SHOWN[facts.machine.type]
-    wanted, shown = paper, facts.count * paper
-    reason = f"{facts.count:,} images: the paper's 200 epochs"
+    count = config.data.epoch_size or facts.count
+    of = f"of {count:,} crops" if config.data.epoch_size else f"of {count:,} images"
+    wanted, shown, reason = paper, count * paper, "the paper's 200 epochs"
     if shown > max_shown:
-        wanted = max(fewest, max_shown // facts.count)
+        wanted = max(fewest, max_shown // count)
         enough = "about the paper's number of steps" if facts.machine.type == "cuda" else "what suits a CPU"
-        reason = f"{facts.count:,} images: {wanted} epochs are {enough}"
+        reason = f"{wanted} epochs {of} are {enough}"
     elif shown < min(MIN_SHOWN, max_shown):
-        wanted = min(most, math.ceil(min(MIN_SHOWN, max_shown) / facts.count))
-        reason = f"only {facts.count:,} images: more epochs than the paper's 200"
-        reason += ", but not too many, or they are learned by heart" * (wanted == most)
+        wanted = min(most, math.ceil(min(MIN_SHOWN, max_shown) / count))
+        reason = f"more than the paper's 200 epochs {of}" + ", but few enough not to learn them by heart" * (
+            wanted == most
+        )
     return Proposal({"n_epochs": wanted - wanted // 2, "n_epochs_decay": wanted // 2}, reason)
 
 
@@ -289,7 +306,8 @@ def loader(facts: Facts, config: TrainConfig) -> Proposal:
 
 
 RULES: tuple[Rule, ...] = (
-    channels, values, crop_size, geometry, generator, discriminator, batch_size, epochs, amp, cuda_graphs, loader,
+    channels, values, crop_size, geometry, generator, discriminator, batch_size,
+    epoch_size, epochs, amp, cuda_graphs, loader,
 )  # fmt: skip
 
 
