@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cyclegan_fast.data.scenes import render_dataset
+from cyclegan_fast.training import example_data
 from tests.commands import run_in_process
 from tests.data.sample_images import noise
 
@@ -46,6 +47,8 @@ def run(folder: Path, command: str) -> None:
         words += shlex.split("--size 32 --train 4 --test 2")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
+        patched.setattr(example_data, "TRAIN_IMAGES", 4)
+        patched.setattr(example_data, "TEST_IMAGES", 2)
         done = run_in_process(lambda: import_module(module).main(words))
     assert done.returncode == 0, f"{command}: {done.stderr}"
 
