@@ -22,7 +22,8 @@ LAYERS = [
     {"nn", "images", "monitoring"},
     {"data", "checkpoint"},
     {"training", "engine", "evaluation", "serving"},
-    {"cli", "api"},  # what all commands share; training from Python
+    {"cli"},  # what all commands share
+    {"api"},  # training from Python
     COMMANDS - {"demo"},
     {"demo", "__main__"} | ALIASES.keys(),  # demo runs the other commands one after the other
 ]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from cyclegan_fast.cli.reference import hint_for
 from cyclegan_fast.config import TrainConfig, from_dict
 from cyclegan_fast.errors import UserError, did_you_mean
 
@@ -24,7 +25,7 @@ ALONE = {
     if "alone" in field.metadata
 }
 _GROUP_OF = {field.name: name for name, group in GROUPS.items() for field in dataclasses.fields(group)}
-_FLAG = re.compile(r"--([A-Za-z][\w-]*)(?:(?P<separator>[ =])(?P<value>\w+(?:\.\d+)?))?")
+_FLAG = re.compile(r"--([A-Za-z][\w-]*)(?:(?P<separator>[ =])(?P<value>\w+(?:[.:]\d+)?))?")
 
 
 def config_from_keywords(keywords: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
@@ -37,7 +38,8 @@ def config_from_keywords(keywords: Mapping[str, Any], base: TrainConfig | None =
     groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
     for name, value in keywords.items():
         if name not in _GROUP_OF:
-            raise UserError(f"fit: unknown setting '{name}'{did_you_mean(name, _GROUP_OF)}")
+            hint = hint_for(name, [f"--{known.replace('_', '-')}" for known in _GROUP_OF])
+            raise UserError(f"fit: unknown setting '{name}'{in_keywords(hint) or did_you_mean(name, _GROUP_OF)}")
         groups[_GROUP_OF[name]][name] = _plain(name, value)
     base = TrainConfig() if base is None else base
     if not isinstance(base, TrainConfig):
@@ -86,7 +88,7 @@ def _keyword(flag: re.Match[str]) -> str:
         return flag[0]
     if TYPES[name.removeprefix("no_")] is bool:
         return f"{name.removeprefix('no_')}={not name.startswith('no_')}{rest}"
-    if value is not None and value in _options(TYPES[name]):
+    if value is not None and (value in _options(TYPES[name]) or re.fullmatch(r"cpu|cuda:\d+", value)):
         return f"{name}={value!r}"
     return f"{name}={value}" if value is not None and re.fullmatch(r"[\d.]+", value) else name + rest
 

@@ -82,7 +82,10 @@ def test_values_are_stored_as_the_command_stores_them(name: str, value: Any, sto
     ("keywords", "message"),
     [
         ({"learning_rat": 1}, "unknown setting 'learning_rat'"),
-        ({"batchsize": 1}, "did you mean 'batch_size'?"),
+        ({"batch_siz": 1}, "did you mean 'batch_size'?"),
+        ({"learning_rate": 1e-4}, "unknown setting 'learning_rate': here it is lr"),
+        ({"gpu_ids": 0}, "device='cuda:0' for one GPU"),
+        ({"netG": "resnet_6blocks"}, "here it is generator"),
         ({"lr": "fast"}, "fit.lr: expected float, got 'fast'"),
         ({"lr": -1}, "fit.lr must be from 0"),
         ({"lr": float("nan")}, "fit.lr must be from 0"),
