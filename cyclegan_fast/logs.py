@@ -14,7 +14,7 @@ import sys
 import threading
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _reported: set[tuple[str, str]] = set()
 _lock = threading.Lock()
@@ -23,17 +23,18 @@ _lock = threading.Lock()
 class _PlainHandler(logging.Handler):
     """Prints a record as one line: information on stdout, warnings on stderr behind ``note: ``."""
 
-    def __init__(self, info_to_stderr: bool) -> None:
+    def __init__(self, info_to_stderr: bool, wording: Callable[[str], str] = str) -> None:
         super().__init__()
-        self.info_to_stderr = info_to_stderr
+        self.info_to_stderr, self.wording = info_to_stderr, wording
 
     def emit(self, record: logging.LogRecord) -> None:
+        text = printable(self.wording(record.getMessage()), line_breaks=True)
         # The streams of this moment, so that a live progress bar that redirects them stays below the line.
         if record.levelno >= logging.WARNING:
-            print(f"note: {printable(record.getMessage(), line_breaks=True)}", file=sys.stderr, flush=True)
+            print(f"note: {text}", file=sys.stderr, flush=True)
         else:
             stream = sys.stderr if self.info_to_stderr else sys.stdout
-            print(printable(record.getMessage(), line_breaks=True), file=stream, flush=True)
+            print(text, file=stream, flush=True)
 
 
 def show_logs(*, info_to_stderr: bool = False) -> None:
@@ -52,13 +53,17 @@ def show_logs(*, info_to_stderr: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def logs_shown() -> Iterator[None]:
-    """Shows what the package logs during a block, as a command does, unless the program has set up logging itself."""
+def logs_shown(wording: Callable[[str], str] = str) -> Iterator[None]:
+    """Shows what the package logs during a block, as a command does, unless the program has set up logging itself.
+
+    Args:
+        wording: Turns a message into what is shown.
+    """
     logger = logging.getLogger("cyclegan_fast")
     if logger.hasHandlers():
         yield
         return
-    handler, level = _PlainHandler(info_to_stderr=False), logger.level
+    handler, level = _PlainHandler(info_to_stderr=False, wording=wording), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from cyclegan_fast.api.keywords import GROUPS, TYPES, config_from_keywords, errors_in_keywords
+from cyclegan_fast.api.keywords import GROUPS, TYPES, config_from_keywords, errors_in_keywords, in_keywords
 from cyclegan_fast.api.run import Run
 from cyclegan_fast.api.settings import FitSettings
 from cyclegan_fast.config import TrainConfig
@@ -47,7 +47,7 @@ def fit(
     Args:
         config: The settings to start from, such as the `config` of an earlier `Run`; by default those of the paper.
         on_log: Called with each log record, every `log_every` steps: ``{"step": 50, "losses": {"G_A": 0.4, ...},
-            "epoch": 1, "lr": 2e-4, "steps_per_second": 4.1, "data_wait_share": 0.01, "peak_memory_gib": 1.5}``, the
+            "epoch": 1, "lr": 2e-4, "steps_per_second": 4.1, "data_wait_percent": 1.2, "peak_memory_gib": 1.5}``, the
             losses as means since the record before. Returning False ends the run after a checkpoint; so does an
             exception, which is then raised.
         progress: Show a progress bar (in a notebook the newest sample grid, too), and what is logged where the program
@@ -62,7 +62,7 @@ def fit(
         UserError: An unknown setting, a wrong value, images that cannot be trained on, a loss that is not finite.
     """
     with errors_in_keywords(), contextlib.ExitStack() as stack:
-        stack.enter_context(logs_shown() if progress else progress_hidden())
+        stack.enter_context(logs_shown(in_keywords) if progress else progress_hidden())
         resolved = config_from_keywords(settings, config)
         stop = _train(resolved, on_log, show_grids=progress and in_notebook())
         run = Run(resolved.run.out)
