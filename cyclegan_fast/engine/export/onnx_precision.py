@@ -40,7 +40,8 @@ def typed_onnx(
         precision: What its convolutions shall compute in.
         calibration: For int8 and fp8: batches as the network takes them, float32 [N, C, H, W] in [-1, 1], of real
             images.
-        for_tensorrt: Leaves the biases of int8 in float32, as TensorRT wants them; ONNX Runtime is slower with those.
+        for_tensorrt: As TensorRT takes graphs: the biases of int8 in float32 (ONNX Runtime is slower with those), and
+            the transposed convolutions of bf16, for which it has no kernels.
 
     Raises:
         UserError: int8 or fp8 without images, or a package is missing.
@@ -51,11 +52,13 @@ def typed_onnx(
         return _quantise(content, iter(calibration), float_bias=for_tensorrt)
     if precision == "fp8":
         return _to_fp8(_quantise(content, iter(calibration), float_bias=True), content)
-    return _cast(content, torch.float16 if precision == "fp16" else torch.bfloat16)
+    if precision == "fp16":
+        return _cast(content, torch.float16, {_NORM})
+    return _cast(content, torch.bfloat16, {_NORM, "ConvTranspose"} if for_tensorrt else {_NORM})
 
 
-def _cast(content: bytes, dtype: torch.dtype) -> bytes:
-    """All weights and activations to `dtype`, except around instance norms and at both ends."""
+def _cast(content: bytes, dtype: torch.dtype, in_float: set[str]) -> bytes:
+    """All weights and activations to `dtype`, except of the kinds of node `in_float` and at both ends."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -63,9 +66,9 @@ def _cast(content: bytes, dtype: torch.dtype) -> bytes:
     model = onnx.load_from_string(content)
     graph = model.graph
     del graph.value_info[:]  # which declares every tensor float32
-    of_norms = {name for node in graph.node if node.op_type == _NORM for name in node.input[1:]}
+    stay = {name for node in graph.node if node.op_type in in_float for name in node.input[1:]}
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and tensor.name not in of_norms:
+        if tensor.data_type == TensorProto.FLOAT and tensor.name not in stay:
             bits = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(dtype).view(torch.int16)
             tensor.CopyFrom(helper.make_tensor(tensor.name, half, tensor.dims, bits.numpy().tobytes(), raw=True))
 
@@ -75,15 +78,21 @@ def _cast(content: bytes, dtype: torch.dtype) -> bytes:
         nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_to_{target}", to=to))
 
     input, output = graph.input[0].name, graph.output[0].name
+    read_in_half = {name for node in graph.node if node.op_type not in in_float for name in node.input}
+    made_in_float: set[str] = set()
     cast(input, f"{input}_half", half)
     for node in graph.node:
         node.input[:] = [f"{name}_half" if name == input else name for name in node.input]
         (result,) = node.output
-        if node.op_type == _NORM:
-            cast(node.input[0], f"{node.input[0]}_float", TensorProto.FLOAT)
-            node.input[0], node.output[0] = f"{node.input[0]}_float", f"{result}_float"
+        if node.op_type in in_float:
+            source = f"{node.input[0]}_float"
+            if source not in made_in_float:
+                cast(node.input[0], source, TensorProto.FLOAT)
+            node.input[0], node.output[0] = source, f"{result}_float"
+            made_in_float.add(node.output[0])
             nodes.append(node)
-            cast(f"{result}_float", result, half)
+            if result in read_in_half:
+                cast(f"{result}_float", result, half)
         elif result == output:
             node.output[0] = f"{output}_half"
             nodes.append(node)

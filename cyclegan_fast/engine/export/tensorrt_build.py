@@ -37,18 +37,11 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
     with torch.cuda.device(device):
         builder = trt.Builder(log)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, log)
-        if not parser.parse(content):
-            errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-            raise UserError(f"TensorRT {trt.__version__} does not take the graph: {'; '.join(errors) or log.last}")
+        parse(trt, network, content, log)
         config = builder.create_builder_config()
         workspace = int(torch.cuda.mem_get_info(device)[0] * _WORKSPACE_SHARE)  # bytes
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
-        for served in split_profiles(shapes):
-            profile = builder.create_optimization_profile()
-            sizes = ((n, channels, height, width) for n, height, width in served)
-            profile.set_shape(network.get_input(0).name, *sizes)
-            config.add_optimization_profile(profile)
+        add_profiles(builder, config, network, shapes, channels)
         timing_file = _timing_file(trt, device)
         timings = _load_timings(config, timing_file)
         plan = builder.build_serialized_network(network, config)
@@ -56,6 +49,27 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
             raise UserError(f"TensorRT {trt.__version__} could not build the engine: {log.last}")
         _save_timings(timings, timing_file)
         return bytes(plan)
+
+
+def parse(trt: Any, network: Any, content: bytes, log: Any) -> None:
+    """Fills an empty network with an ONNX graph.
+
+    Raises:
+        UserError: The parser refuses it.
+    """
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(content):
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise UserError(f"TensorRT {trt.__version__} does not take the graph: {'; '.join(errors) or log.last}")
+
+
+def add_profiles(builder: Any, config: Any, network: Any, shapes: Shapes, channels: int) -> None:
+    """Adds the profiles of `split_profiles` to a build."""
+    for served in split_profiles(shapes):
+        profile = builder.create_optimization_profile()
+        sizes = ((n, channels, height, width) for n, height, width in served)
+        profile.set_shape(network.get_input(0).name, *sizes)
+        config.add_optimization_profile(profile)
 
 
 def check_size(shapes: Shapes, channels: int) -> None:
