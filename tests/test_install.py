@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import venv
@@ -59,6 +60,9 @@ def test_pip_install_builds_the_extension(tmp_path: Path) -> None:
     used = use(tmp_path / "site", CYCLEGAN_FAST_REQUIRE_EXT="1")
     assert used.returncode == 0, used.stderr
     assert used.stdout.split(maxsplit=1) == ["0.1.0", "True (1, 4, 10, 10)\n"]
+    assert [file.name for file in (tmp_path / "site/cyclegan_fast").glob("*.so")] == ["_C.abi3.so"]
+    (wheel,) = (tmp_path / "site").glob("cyclegan_fast-*.dist-info/WHEEL")
+    assert f"Tag: cp311-abi3-linux_{platform.machine()}\n" in wheel.read_text()  # for every Python since 3.11
 
 
 @pytest.mark.slow
