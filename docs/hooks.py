@@ -27,6 +27,15 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"(`[^`]*`)")
 
 
+def on_config(config: Any) -> Any:
+    """Adds results that a benchmark has written, and nobody has named yet, to the navigation."""
+    (results,) = (section["Results"] for section in config.nav if "Results" in section)
+    named = {page for entry in results for page in entry.values()}
+    pages = sorted(f"results/{path.name}" for path in (ROOT / "docs" / "results").glob("*.md"))
+    results += [page for page in pages if page not in named]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages that lie outside docs/ (one of docs/ of the same name comes first) and the settings."""
     for source, page in OUTSIDE.items():

@@ -41,11 +41,9 @@ def run_trial(config: TrainConfig, *, seconds: float = 15.0) -> Trial:
     Raises:
         UserError: The settings cannot be trained with, or the GPU has too little memory for them.
     """
-    config = with_settings(
-        config, {"max_dataset_size": IMAGES, "loader": "torch", "workers": 0, "on_bad_image": "skip"}
-    )
-    with suppressed_output(PACKAGE):  # what it logs would be about the trial
-        trainer = Trainer(config)
+    few = {"max_dataset_size": IMAGES, "on_bad_image": "skip", "loader": "torch", "workers": 0, "sample_every": 0}
+    with tempfile.TemporaryDirectory() as out, suppressed_output(PACKAGE):  # what it logs would be about the trial
+        trainer = Trainer(with_settings(config, few | {"out": Path(out)}))
     try:
         return _measure(trainer, seconds)
     except torch.OutOfMemoryError as error:
