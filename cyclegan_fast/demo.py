@@ -137,7 +137,8 @@ def write_demo_report(out: Path, config: TrainConfig, history: list[dict[str, An
     from cyclegan_fast.engine import infer, load_engine
     from cyclegan_fast.monitoring.events import read_events
     from cyclegan_fast.monitoring.machine import machine_info
-    from cyclegan_fast.monitoring.report import ImageBlock, write_report
+    from cyclegan_fast.monitoring.page import ImageBlock
+    from cyclegan_fast.monitoring.report import write_report
 
     to_photo, to_labels = load_engine(out, direction="AtoB"), load_engine(out, direction="BtoA")
     names = sorted(path.name for path in (out / "data" / "testA").iterdir())[:REPORT_IMAGES]

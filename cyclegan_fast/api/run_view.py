@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from cyclegan_fast.monitoring.chart import line_chart
+from cyclegan_fast.monitoring.curves import draw_charts, event_series
 from cyclegan_fast.monitoring.markup import el, to_html
-from cyclegan_fast.monitoring.report import EXACT, event_series
 from cyclegan_fast.monitoring.style import CSS
 
 HEIGHT = 520  # pixels of the frame, where a notebook does not let it measure itself
@@ -31,8 +30,7 @@ def run_view(title: str, where: str, records: Sequence[Mapping[str, Any]], grid:
     Returns:
         The HTML of an <iframe>.
     """
-    series = event_series(records).items()
-    charts = [line_chart(name, lines, smooth=name not in EXACT) for name, lines in series]
+    charts = draw_charts(event_series(records))
     header = el("header", el("h3", title), el("p", where, class_="summary"))
     body = el("body", el("main", header, _image(grid) if grid else None, el("div", *charts, class_="charts")))
     page = to_html(el("html", el("head", el("meta", charset="utf-8"), el("style", CSS + SMALLER)), body))

@@ -42,6 +42,15 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(levels.expand(-1, -1, 3).contiguous().numpy())  # [H, W, 3]
 
 
+def reduced(image: Image.Image, side: int) -> Image.Image:
+    """Returns the image, made smaller where its longer side has more pixels than `side`."""
+    factor = side / max(image.size)
+    if factor >= 1:
+        return image
+    width, height = (max(1, round(length * factor)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def shown_channels(channels: int) -> str:
     """Returns a description of the channels that are shown of so many; empty if all are."""
     return {1: "", 2: "the first, as grey", 3: ""}.get(channels, "the first three, as RGB")

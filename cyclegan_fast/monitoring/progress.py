@@ -94,13 +94,17 @@ class Display:
         """Returns whether the last showing was long enough ago."""
         return self.enabled and time.monotonic() - self.shown >= (PAINT_SECONDS if self.live else LOG_SECONDS)
 
-    def rate(self, done: float, total: float) -> list[str]:
-        """Returns the speed over the last minute and the time left, such as ``12 images/s`` and ``3 min 20 s left``."""
+    def speed(self, done: float) -> float | None:
+        """Returns how many were done per second over the last minute; None where there were none."""
         then, before = self.history[0]
         seconds = time.monotonic() - then
-        if done <= before or seconds <= 0:
+        return (done - before) / seconds if done > before and seconds > 0 else None
+
+    def rate(self, done: float, total: float) -> list[str]:
+        """Returns the speed over the last minute and the time left, such as ``12 images/s`` and ``3 min 20 s left``."""
+        speed = self.speed(done)
+        if speed is None:
             return []
-        speed = (done - before) / seconds
         pace = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
         return [f"{pace} {self.unit}/s", f"{duration((total - done) / speed)} left"]
 

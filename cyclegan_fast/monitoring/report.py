@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 from xml.etree.ElementTree import Element
 
-from PIL import Image
-from torch import Tensor
-
-from cyclegan_fast.files import write_atomically
-from cyclegan_fast.monitoring.chart import Points, line_chart, number
-from cyclegan_fast.monitoring.grids import encode, to_image
-from cyclegan_fast.monitoring.markup import el, to_html
+from cyclegan_fast.monitoring.banner import REFRESH_SECONDS, draw_banner
+from cyclegan_fast.monitoring.chart import number
+from cyclegan_fast.monitoring.curves import draw_charts, event_series, score_series
+from cyclegan_fast.monitoring.markup import el
+from cyclegan_fast.monitoring.page import (
+    ImageBlock,
+    as_text,
+    humanise,
+    image_cards,
+    section,
+    settings_table,
+    write_page,
+)
 from cyclegan_fast.monitoring.progress import duration
-from cyclegan_fast.monitoring.style import CSS
+from cyclegan_fast.monitoring.run_status import RunStatus
 
-SMALL_SIDE = 128  # pixels; up to this size images are stored exactly and shown with sharp pixels
-LOSS_TITLES = {
-    "G": "Generators against the discriminators",
-    "D": "Discriminators",
-    "cycle": "Cycle consistency",
-    "idt": "Identity",
-}
-CAPITALS = {"l1": "L1", "iou": "IoU", "fid": "FID", "kid": "KID", "ssim": "SSIM", "psnr": "PSNR", "lr": "learning rate"}
-CURVES = {  # of the events, beside their losses
-    "lr": "Learning rate",
-    "steps_per_second": "Steps per second",
-    "data_wait_percent": "Time spent waiting for data",
-}
-UNITS = {CURVES["data_wait_percent"]: "%"}
-EXACT = {CURVES["lr"]}  # charts of values without noise
 NAMES = "G_A turns images of A into B and G_B images of B into A; D_A scores images of B and D_B images of A."
-
-
-class ImageBlock(TypedDict):
-    """Images side by side: one caption per column, rows of float [C, H, W] in [-1, 1] or of PIL images."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Tensor | Image.Image]]
 
 
 def write_report(
@@ -52,6 +34,8 @@ def write_report(
     machine: Mapping[str, Any],
     events: Sequence[Mapping[str, Any]],
     images: Sequence[ImageBlock],
+    history: Sequence[ImageBlock] = (),
+    status: RunStatus | None = None,
     scores: Mapping[str, Any] | None = None,
     score_history: Sequence[Mapping[str, Any]] | None = None,
     usage: str | None = None,
@@ -67,6 +51,8 @@ def write_report(
         machine: From `machine_info`.
         events: From `read_events`.
         images: What was translated.
+        history: The same images step by step, a column for each step.
+        status: How far the run is; the page of a run that goes on loads itself again and again.
         scores: ``{"photo_to_labels": {"pixel_accuracy": 0.94, ...}, ...}``. The entry ``"untranslated"``, of the same
             form, is shown beside each score, the entry ``"ceiling"`` (metrics) below; ``"images"`` and ``"size"`` are
             how many test images were scored, and their side in pixels.
@@ -81,41 +67,27 @@ def write_report(
     Raises:
         UserError: The file cannot be written.
     """
-    body = [
-        _header(title, summary, events, machine),
+    return write_page(
+        path,
+        title,
+        _header(title, summary, events, machine, status),
         _scores(scores, notes),
-        _images(images),
+        section("Images", image_cards(images)) if images else None,
+        section("Step by step", image_cards(history, scroll=True)) if history else None,
         _curves(events, score_history or ()),
         _usage(usage),
         _settings(settings, machine),
         el("footer", "Made by cyclegan_fast. Curves: the values as logged, faint, and their running mean."),
-    ]
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", title),
-        el("style", CSS),
+        refresh=REFRESH_SECONDS if status is not None and status.state == "running" else None,
     )
-    document = el("html", head, el("body", el("main", *body)), lang="en")
-    write_atomically(path, to_html(document).encode("utf-8", "replace"))
-    return path
-
-
-def humanise(name: str) -> str:
-    """Returns a readable form of a key: ``photo_to_labels`` is "photo → labels", ``class_iou`` is "class IoU"."""
-    parts = name.replace("_to_", " → ").replace("_", " ").split(" ")
-    return " ".join(CAPITALS.get(part, part) for part in parts)
-
-
-def _section(title: str, *children: Element | None) -> Element:
-    name = title.lower().replace(" ", "-")
-    return el("section", el("h2", title, id=name), *children, aria_labelledby=name)
 
 
 def _header(
-    title: str, summary: str | None, events: Sequence[Mapping[str, Any]], machine: Mapping[str, Any]
+    title: str,
+    summary: str | None,
+    events: Sequence[Mapping[str, Any]],
+    machine: Mapping[str, Any],
+    status: RunStatus | None,
 ) -> Element:
     figures: list[tuple[str, str]] = []
     if events:
@@ -129,6 +101,7 @@ def _header(
         "header",
         el("h1", title),
         el("p", summary, class_="summary") if summary else None,
+        draw_banner(status) if status is not None else None,
         el("ul", *items, class_="figures"),
     )
 
@@ -153,7 +126,7 @@ def _scores(scores: Mapping[str, Any] | None, notes: Sequence[str]) -> Element |
         for group, metrics in scores.items()
         if isinstance(metrics, Mapping) and group not in ("untranslated", "ceiling")
     ]
-    return _section("Scores", el("div", *cards, class_="cards"), *_score_hints(scores), *paragraphs)
+    return section("Scores", el("div", *cards, class_="cards"), *_score_hints(scores), *paragraphs)
 
 
 def _tiles(metrics: Mapping[str, float], beside: Mapping[str, float]) -> Element:
@@ -191,95 +164,23 @@ def _score_hints(scores: Mapping[str, Any]) -> list[Element]:
     return [el("p", " ".join(hints), class_="hint")] if hints else []
 
 
-def _images(blocks: Sequence[ImageBlock]) -> Element | None:
-    if not blocks:
-        return None
-    return _section("Images", el("div", *(_image_block(block) for block in blocks), class_="cards"))
-
-
-def _image_block(block: ImageBlock) -> Element:
-    columns = block["columns"]
-    cells: list[Element] = [el("span", caption) for caption in columns]
-    for i, row in enumerate(block["rows"], 1):
-        cells += [_image(pixels, f"{block['title']}: {columns[j]}, row {i}") for j, pixels in enumerate(row)]
-        cells += [el("span") for _ in range(len(columns) - len(row))]
-    style = f"grid-template-columns: repeat({len(columns)}, minmax(0, 1fr))"
-    return el("div", el("h3", block["title"]), el("div", *cells, class_="strip", style=style), class_="card")
-
-
-def _image(pixels: Tensor | Image.Image, alt: str) -> Element:
-    image = pixels.convert("RGB") if isinstance(pixels, Image.Image) else to_image(pixels)
-    small = max(image.size) <= SMALL_SIDE
-    kind = "PNG" if small else "JPEG"
-    source = f"data:image/{kind.lower()};base64,{base64.b64encode(encode(image, kind)).decode()}"
-    return el("img", src=source, alt=alt, width=image.width, height=image.height, class_="small" if small else None)
-
-
 def _curves(events: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> Element | None:
     series = score_series(history) | event_series(events)
-    charts = [
-        line_chart(title, lines, smooth=title not in EXACT, unit=UNITS.get(title, ""))
-        for title, lines in series.items()
-    ]
-    return _section("Curves", el("p", NAMES, class_="hint"), el("div", *charts, class_="charts")) if charts else None
-
-
-def event_series(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
-    """Curves by chart and name: one chart per kind of loss with both directions, then rate and speed."""
-    charts: dict[str, dict[str, Points]] = {}
-    for name in dict.fromkeys(name for event in events for name in event.get("losses", {})):
-        stem = name.removesuffix("_A").removesuffix("_B")
-        points = [(event["step"], event.get("losses", {}).get(name)) for event in events]
-        charts.setdefault(LOSS_TITLES.get(stem, humanise(stem)), {})[name] = points
-    for key, title in CURVES.items():
-        charts[title] = {humanise(key.removesuffix("_percent")): [(event["step"], event.get(key)) for event in events]}
-    return _with_numbers(charts)
-
-
-def score_series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
-    """Curves by chart and name: one chart per direction with its metrics."""
-    charts: dict[str, dict[str, Points]] = {}
-    for record in history:
-        for group, metrics in record.items():
-            if isinstance(metrics, Mapping) and group not in ("untranslated", "ceiling"):
-                chart = charts.setdefault(f"Scores: {humanise(group)}", {})
-                for name, value in metrics.items():
-                    chart[humanise(name)] = [*chart.get(humanise(name), []), (record["step"], value)]
-    return _with_numbers(charts)
-
-
-def _with_numbers(charts: dict[str, dict[str, Points]]) -> dict[str, dict[str, Points]]:
-    """Leaves out curves without a single number, and charts without a curve."""
-    drawable = {
-        title: {name: points for name, points in chart.items() if any(y is not None for _, y in points)}
-        for title, chart in charts.items()
-    }
-    return {title: chart for title, chart in drawable.items() if chart}
+    charts = draw_charts(series)
+    return section("Curves", el("p", NAMES, class_="hint"), el("div", *charts, class_="charts")) if charts else None
 
 
 def _usage(code: str | None) -> Element | None:
-    return _section("Use it", el("pre", el("code", code.strip("\n")), tabindex="0")) if code else None
+    return section("Use it", el("pre", el("code", code.strip("\n")), tabindex="0")) if code else None
 
 
 def _settings(settings: Mapping[str, Any], machine: Mapping[str, Any]) -> Element:
     groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
     single = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
-    tables = [_table(name, group) for name, group in ({"": single} | groups).items() if group]
-    info = {name.replace("_", " "): _text(value) for name, value in machine.items() if value not in (None, {}, [])}
-    return _section(
+    tables = [settings_table(name, group) for name, group in ({"": single} | groups).items() if group]
+    info = {name.replace("_", " "): as_text(value) for name, value in machine.items() if value not in (None, {}, [])}
+    return section(
         "Settings and machine",
         el("details", el("summary", "Settings"), el("div", *tables, class_="columns")),
-        el("details", el("summary", "Machine"), el("div", _table("", info), class_="columns")),
+        el("details", el("summary", "Machine"), el("div", settings_table("", info), class_="columns")),
     )
-
-
-def _text(value: Any) -> str:
-    """A nested value as text."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items() if inner not in (None, [], {}))
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _table(title: str, rows: Mapping[str, Any]) -> Element:
-    body = [el("tr", el("th", name, scope="row"), el("td", str(value))) for name, value in rows.items()]
-    return el("section", el("h3", title) if title else None, el("table", el("tbody", *body)))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from cyclegan_fast.monitoring.grids import lay_out, sample_grid, save_grid
+from cyclegan_fast.monitoring.grids import lay_out, reduced, sample_grid, save_grid
 
 FOLDER = "samples"
 COLUMNS = ("input", "translation", "reconstruction")
@@ -36,7 +36,7 @@ def save_samples(folder: Path, step: int, rows: Sequence[SampleRow]) -> Image.Im
     Raises:
         UserError: The file cannot be written.
     """
-    images = [[_reduced(image) for image in row.images] for row in rows]
+    images = [[reduced(image, MAX_SIDE) for image in row.images] for row in rows]
     grid = sample_grid(images, COLUMNS)
     layout = lay_out([[image.size for image in row] for row in images], COLUMNS)
     found = [
@@ -74,11 +74,3 @@ def remove_samples_after(folder: Path, step: int) -> None:
 
 def _path(folder: Path, step: int) -> Path:
     return folder / FOLDER / f"step_{step:08d}.jpg"
-
-
-def _reduced(image: Image.Image) -> Image.Image:
-    if max(image.size) <= MAX_SIDE:
-        return image
-    factor = MAX_SIDE / max(image.size)
-    width, height = (max(1, round(side * factor)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -4,11 +4,13 @@ CSS = """
 :root {
   color-scheme: light dark;
   --paper: #f6f6f3; --card: #ffffff; --ink: #17181c; --soft: #646670; --line: #e3e3de; --accent: #2f6fde;
+  --good: #17803d; --bad: #c8342b;
   --s0: #2f6fde; --s1: #d4700f; --s2: #0f8a78; --s3: #a8409a;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #101115; --card: #191b21; --ink: #ececf0; --soft: #9b9dab; --line: #2b2e37; --accent: #7aa7ff;
+    --good: #5fd38a; --bad: #ff8577;
     --s0: #7aa7ff; --s1: #f5a256; --s2: #4cc9b4; --s3: #e08ad4;
   }
 }
@@ -36,11 +38,24 @@ p { margin: 0 0 10px; max-width: 72ch; }
 .tiles .score { order: 1; font-size: 1.9rem; font-weight: 650; line-height: 1.2; letter-spacing: -.02em; }
 .tiles .beside { order: 3; color: var(--soft); font-size: .8rem; line-height: 1.35; }
 .tiles > div:first-child .score { color: var(--accent); }
+.state { margin: 14px 0 16px; padding: 14px 18px 12px; background: var(--card); border: 1px solid var(--line);
+  border-left: 4px solid var(--tone); border-radius: 14px; overflow-wrap: anywhere; }
+.state p { margin: 0; font-variant-numeric: tabular-nums; }
+.state b { color: var(--tone); font-weight: 650; }
+.state .hint { max-width: none; margin-top: 8px; }
+.state .bar { height: 6px; margin-top: 10px; border-radius: 3px; background: var(--line); overflow: hidden; }
+.state .bar i { display: block; height: 100%; border-radius: 3px; background: var(--tone); }
+.running { --tone: var(--accent); } .finished { --tone: var(--good); }
+.stopped { --tone: var(--s1); } .failed, .killed { --tone: var(--bad); }
 .hint { margin: 10px 0 12px; color: var(--soft); font-size: .85rem; }
 .strip { display: grid; gap: 6px; }
 .strip span { color: var(--soft); font-size: .82rem; text-align: center; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--line); }
 .strip img.small { image-rendering: pixelated; }
+.wide { grid-template-columns: minmax(0, 1fr); }
+.scroll { overflow-x: auto; margin-bottom: -6px; padding-bottom: 6px; }
+.scroll .first { position: sticky; left: 0; z-index: 1; box-shadow: 3px 0 0 3px var(--card); }
+.scroll span.first { background: var(--card); }
 .charts { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); }
 .chart { display: flex; flex-direction: column; justify-content: space-between; padding: 14px 12px 6px; min-width: 0; }
 .chart figcaption { display: flex; flex-wrap: wrap; gap: 2px 14px; padding: 0 6px 8px; font-size: .85rem; }

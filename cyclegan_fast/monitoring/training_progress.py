@@ -54,6 +54,11 @@ class TrainingProgress:
         if self.display.enabled and (due or step == self.total):
             self._show()
 
+    def seconds_left(self) -> float | None:
+        """Returns how long the rest takes at the speed of the last minute; None where that is unknown."""
+        speed = self.display.speed(self.step)
+        return None if speed is None else (self.total - self.step) / speed
+
     def _show(self) -> None:
         details, losses = self._details(), self._losses()
         line = ", ".join(filter(None, [f"step {self.step:,}/{self.total:,}", *details, losses]))

@@ -14,6 +14,7 @@ import torch
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, try_lock
+from cyclegan_fast.monitoring.run_status import LOCK_NAME
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
@@ -32,7 +33,7 @@ class RunLock:
     """Keeps a second run out of a folder. The operating system releases the lock when the process ends, however."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+        self.path = folder / LOCK_NAME
 
     def __enter__(self) -> RunLock:
         with storage_errors(f"cannot use the folder {self.path.parent}"):

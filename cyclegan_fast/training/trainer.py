@@ -21,6 +21,7 @@ from cyclegan_fast.device import resolve_device
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.monitoring.events import EventLog
+from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels_note
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
@@ -30,7 +31,6 @@ from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.meter import Meter
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.resume import checkpoint_to_continue, image_differences, refuse
-from cyclegan_fast.training.run_report import channels_note, write_run_report
 from cyclegan_fast.training.samples import SampleTranslator
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.settings import resolve_settings, uses_cuda_graph
@@ -105,10 +105,12 @@ class Trainer:
             self.events = stack.enter_context(EventLog(out, resume_step=self.done or None))
             remove_samples_after(out, self.done or -1)
             self.progress = stack.enter_context(TrainingProgress(self.total_steps, start_step=self.done))
+            note = channels_note(self.pixel_formats)
+            self.report = stack.enter_context(RunReport(out, self.progress, note))
             stack.enter_context(contextlib.closing(self.loader))
             self._train(stop)
             self._checkpoint()
-        log.info("report: %s", write_run_report(self.config, channels_note(self.pixel_formats)))
+        log.info("report: %s", out / REPORT_NAME)
         return EXIT_STOPPED if self.done < self.total_steps else 0
 
     def _train(self, stop: StopSignal) -> None:
@@ -118,6 +120,7 @@ class Trainer:
         batches = DeviceBatches(self.loader, self.device)
         if self.done == 0 and self.config.run.sample_every:
             self._save_samples()
+        self.report.update()
         meter = Meter(batches.waited)
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
@@ -146,19 +149,19 @@ class Trainer:
         if log_due or save_due or self.device.type == "cpu":
             self._stop_unless_finite(meter)
         record = self._log(meter) if log_due else None
-        if _divides(run.sample_every, self.done) or (last and run.sample_every):
+        sample_due = _divides(run.sample_every, self.done) or (last and run.sample_every > 0)
+        if sample_due:
             self._save_samples()
         if self.done % self.steps_per_epoch == 0:
             self._end_epoch()
         if save_due:
             self._checkpoint()
-        if record is None:
-            self.progress.update(self.done)
-        else:
-            losses = record["losses"]
-            self.progress.update(self.done, {k: v for k, v in record.items() if k not in ("step", "losses")} | losses)
-            if self.on_log:
-                self.on_log(record)
+        info = record and {k: v for k, v in record.items() if k not in ("step", "losses")} | record["losses"]
+        self.progress.update(self.done, info)
+        if (log_due or sample_due) and not last:  # the last report follows
+            self.report.update()
+        if record and self.on_log:
+            self.on_log(record)
 
     def _log(self, meter: Meter) -> dict[str, Any]:
         """Writes the record of the steps since the last one, and returns it: step, losses by name, epoch, speed ..."""

@@ -1,0 +1,65 @@
+"""The curves of a run: its records as charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from cyclegan_fast.monitoring.chart import Points, line_chart
+from cyclegan_fast.monitoring.page import humanise
+
+LOSS_TITLES = {
+    "G": "Generators against the discriminators",
+    "D": "Discriminators",
+    "cycle": "Cycle consistency",
+    "idt": "Identity",
+}
+CURVES = {  # of the events, beside their losses
+    "lr": "Learning rate",
+    "steps_per_second": "Steps per second",
+    "data_wait_percent": "Time spent waiting for data",
+}
+UNITS = {CURVES["data_wait_percent"]: "%"}
+EXACT = {CURVES["lr"]}  # charts of values without noise
+
+
+def draw_charts(charts: Mapping[str, Mapping[str, Points]]) -> list[Element]:
+    """Draws curves by chart and name."""
+    return [
+        line_chart(title, lines, smooth=title not in EXACT, unit=UNITS.get(title, ""))
+        for title, lines in charts.items()
+    ]
+
+
+def event_series(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
+    """Curves by chart and name: one chart per kind of loss with both directions, then rate and speed."""
+    charts: dict[str, dict[str, Points]] = {}
+    for name in dict.fromkeys(name for event in events for name in event.get("losses", {})):
+        stem = name.removesuffix("_A").removesuffix("_B")
+        points = [(event["step"], event.get("losses", {}).get(name)) for event in events]
+        charts.setdefault(LOSS_TITLES.get(stem, humanise(stem)), {})[name] = points
+    for key, title in CURVES.items():
+        charts[title] = {humanise(key.removesuffix("_percent")): [(event["step"], event.get(key)) for event in events]}
+    return _with_numbers(charts)
+
+
+def score_series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
+    """Curves by chart and name: one chart per direction with its metrics."""
+    charts: dict[str, dict[str, Points]] = {}
+    for record in history:
+        for group, metrics in record.items():
+            if isinstance(metrics, Mapping) and group not in ("untranslated", "ceiling"):
+                chart = charts.setdefault(f"Scores: {humanise(group)}", {})
+                for name, value in metrics.items():
+                    chart[humanise(name)] = [*chart.get(humanise(name), []), (record["step"], value)]
+    return _with_numbers(charts)
+
+
+def _with_numbers(charts: dict[str, dict[str, Points]]) -> dict[str, dict[str, Points]]:
+    """Leaves out curves without a single number, and charts without a curve."""
+    drawable = {
+        title: {name: points for name, points in chart.items() if any(y is not None for _, y in points)}
+        for title, chart in charts.items()
+    }
+    return {title: chart for title, chart in drawable.items() if chart}
