@@ -14,8 +14,8 @@ from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.monitoring.grids import to_image
 from cyclegan_fast.monitoring.samples import MAX_SIDE, SampleRow, read_samples, sample_steps, save_samples
-from cyclegan_fast.train import parse
 from cyclegan_fast.training.trainer import Trainer
+from tests.commands import train_settings
 
 FLAGS = (
     "--generator resnet_2blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trainer(data: Path, out: Path, flags: str = "") -> Trainer:
-    return Trainer(parse(["--data", str(data), "--out", str(out), *FLAGS.split(), *flags.split()]).settings())
+    return Trainer(train_settings(["--data", str(data), "--out", str(out), *FLAGS.split(), *flags.split()]))
 
 
 def state(out: Path) -> dict[str, torch.Tensor]:
