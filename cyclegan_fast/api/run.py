@@ -63,7 +63,7 @@ class Run:
 
     @property
     def curves(self) -> dict[str, Curve]:
-        """Everything else that was logged, by name: lr, steps_per_second, data_wait_share ...; float64 [records]."""
+        """Everything else that was logged, by name: lr, steps_per_second, data_wait_percent ...; float64 [records]."""
         return _curves([{k: v for k, v in r.items() if k not in ("step", "losses")} for r in self.records])
 
     @property
