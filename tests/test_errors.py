@@ -35,7 +35,7 @@ MISSING = {
     "location": lambda path: find_images([str(path)]),
     "list": lambda path: find_images([str(path / "a.txt")]),
     "shard": lambda path: find_images([str(path / "a.tar")]),
-    "configuration": lambda path: train(["--config", str(path / "a.yaml")]),
+    "configuration": lambda path: train(config=path / "a.yaml"),
 }
 
 

@@ -7,7 +7,7 @@ import inspect
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -45,7 +45,8 @@ def fit(
     torch's random state, number of threads and cuDNN settings are afterwards as they were.
 
     Args:
-        config: The settings to start from, such as the `config` of an earlier `Run`; by default those of the paper.
+        config: The settings to start from, such as the `config` of an earlier `Run`; by default those of the paper, or
+            with `resume` those of the run in `out`.
         on_log: Called with each log record, every `log_every` steps: ``{"step": 50, "losses": {"G_A": 0.4, ...},
             "epoch": 1, "lr": 2e-4, "steps_per_second": 4.1, "data_wait_percent": 1.2, "peak_memory_gib": 1.5}``, the
             losses as means since the record before. Returning False ends the run after a checkpoint; so does an
@@ -63,14 +64,23 @@ def fit(
     """
     with errors_in_keywords(), contextlib.ExitStack() as stack:
         stack.enter_context(logs_shown(in_keywords) if progress else progress_hidden())
-        resolved = config_from_keywords(settings, config)
+        resolved = config_from_keywords(settings, config or _to_continue(settings))
         stop = _train(resolved, on_log, show_grids=progress and in_notebook())
         run = Run(resolved.run.out)
         if not run.finished:
-            log.info("stopped after a checkpoint; fit with the same settings and resume='auto' continues")
+            log.info("stopped after a checkpoint; fit with the same out and resume=True continues")
     if stop.signal is not None and not (stop.signal == signal.SIGINT and _is_interactive()):
         signal.raise_signal(stop.signal)  # as it would have ended the program
     return run
+
+
+def _to_continue(settings: Mapping[str, Any]) -> TrainConfig | None:
+    """Returns the settings of the run that is to be resumed; None for one that starts afresh."""
+    if settings.get("resume") not in (True, "auto"):
+        return None
+    from cyclegan_fast.training.resume import settings_to_continue
+
+    return settings_to_continue(Path(settings.get("out", TrainConfig().run.out)).expanduser())
 
 
 def _train(config: TrainConfig, on_log: OnLog | None, *, show_grids: bool) -> StopSignal:

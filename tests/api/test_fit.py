@@ -56,7 +56,7 @@ def test_false_ends_a_run_that_resume_continues(small: FitSettings, tmp_path: Pa
     stopped = fit(**small, out=tmp_path / "run", max_steps=5, on_log=lambda record: record["step"] < 2)
     assert not stopped.finished and stopped.step == 2
     assert stopped.checkpoint is not None and stopped.checkpoint.name == "step_00000002"
-    run = fit(**small, out=tmp_path / "run", max_steps=5, resume=True)
+    run = fit(out=tmp_path / "run", resume=True)  # with its own settings
     assert run.finished
     assert run.losses["D_A"].tolist() == straight.losses["D_A"].tolist()
 
@@ -171,8 +171,12 @@ fit(**small, out="terminated", max_steps=9, on_log=lambda record: signal.raise_s
 print("not reached")
 """
     done = python(program, tmp_path, status=-signal.SIGTERM)
-    lines = [line for line in done.stdout.splitlines() if not line.startswith(("step ", "loader: ", "report: "))]
-    told = "stopped after a checkpoint; fit with the same settings and resume='auto' continues"
+    lines = [
+        line
+        for line in done.stdout.splitlines()
+        if not line.startswith(("step ", "loader: ", "sample grids: ", "report: "))
+    ]
+    told = "stopped after a checkpoint; fit with the same out and resume=True continues"
     assert lines == [told, "interrupted", told, "Run('prompt'): step 1 of 9, not finished", "True", told]
     assert all(Run(tmp_path / name).step == 1 for name in ("script", "prompt", "terminated"))
 
