@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import platform
+import runpy
 import subprocess
 import sys
 import venv
@@ -11,6 +14,9 @@ from pathlib import Path
 
 import pytest
 import setuptools
+
+from cyclegan_fast.ops import extension_available
+from tests.commands import run_in_process
 
 ROOT = Path(__file__).resolve().parent.parent
 USE = (
@@ -116,3 +122,19 @@ def test_make_gpu_without_a_gpu_names_what_it_leaves_out() -> None:
     assert "There is no CUDA device here" in done.stdout
     assert "tests/training/test_step_gpu.py::test_" in done.stdout
     assert "tests/ops/test_instance_norm_act.py" in done.stdout
+
+
+def test_what_wheels_are_tried_with_runs_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not extension_available():
+        pytest.skip("the extension is missing")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    tried = runpy.run_path(str(ROOT / "tools/try_wheels.py"))
+    monkeypatch.chdir(tmp_path)
+    exec(tried["OPERATORS"], {})
+    exec(tried["IMAGES"], {})
+    for command in (tried["TRAIN"], tried["EXPORT"]):
+        module, *words = command.split()
+        done = run_in_process(functools.partial(importlib.import_module(module).main, words))
+        assert done.returncode == 0, done.stderr
+    exec(tried["USE"], {})

@@ -26,7 +26,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
-SMALL = "--generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 --crop-size 32 --workers 0 --max-steps 2"
+TRAIN = (
+    "cyclegan_fast.train --data data --out run --generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 "
+    "--crop-size 32 --workers 0 --max-steps 2"
+)
+EXPORT = "cyclegan_fast.export --checkpoint run --direction AtoB --out model.onnx"
 
 IMAGES = """
 import numpy as np
@@ -129,10 +133,9 @@ def use(python: Path, artifact: Path) -> None:
         print(f"doctor: {report['verdict']} CUDA kernels: {facts['CUDA kernels']}", flush=True)
         print(run([python, "-c", OPERATORS], folder), end="", flush=True)
         run([python, "-c", IMAGES], folder)
-        run([python, "-m", "cyclegan_fast.train", "--data", "data", "--out", "run", *SMALL.split()], folder)
+        run([python, "-m", *TRAIN.split()], folder)
         run([*pip, "cyclegan-fast[onnx]"], folder)
-        words = ["--checkpoint", "run", "--direction", "AtoB", "--out", "model.onnx"]
-        run([python, "-m", "cyclegan_fast.export", *words], folder)
+        run([python, "-m", *EXPORT.split()], folder)
         print(run([python, "-c", USE], folder), end="", flush=True)
 
 
