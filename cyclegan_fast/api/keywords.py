@@ -90,7 +90,7 @@ def _keyword(flag: re.Match[str]) -> str:
         return f"{name.removeprefix('no_')}={not name.startswith('no_')}{rest}"
     if value is not None and (value in _options(TYPES[name]) or re.fullmatch(r"cpu|cuda:\d+", value)):
         return f"{name}={value!r}"
-    return f"{name}={value}" if value is not None and re.fullmatch(r"[\d.]+", value) else name + rest
+    return f"{name}={value}" if value is not None and re.fullmatch(r"[\d.]+|[A-Z]+", value) else name + rest
 
 
 def _options(kind: Any) -> tuple[Any, ...]:

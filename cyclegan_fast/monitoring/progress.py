@@ -181,4 +181,5 @@ def _painted(done: float, total: float, title: str, details: Sequence[str], foot
     bar = Bar(total=max(1, total), completed=done, width=24)
     counted = Text(f"{count(done)}/{count(total)}", "bold")
     line.add_row(*([title] if title else []), bar, counted, Text("  ".join(details), "dim"))
-    return Padding(Group(line, Text(footer, "cyan")) if footer else line, 0)  # of the kinds that a notebook shows
+    lines = Group(line, Text(footer, "cyan")) if footer else line
+    return Padding(lines, 0, expand=False)  # of the kinds that a notebook shows

@@ -42,6 +42,18 @@ def test_a_run_comes_back_with_all_that_it_wrote(small: FitSettings, tmp_path: P
         assert cyclegan_fast.infer(engine, np.zeros((32, 32, 3), np.uint8)).shape == (32, 32, 3)
 
 
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    """Neither does a look at `fit`, nor at its signature."""
+    program = (
+        "import sys, cyclegan_fast; print(*sys.modules, sep=', ', end=';'); import inspect; "
+        "inspect.signature(cyclegan_fast.fit), cyclegan_fast.Run; print(*sys.modules, sep=', ')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    bare, used = (set(modules.strip().split(", ")) for modules in done.stdout.split(";"))
+    assert not bare & {"torch", "numpy", "PIL", "yaml"}
+    assert not used & {"torch", "tyro", "rich", "yaml", "IPython"}
+
+
 def test_fit_trains_what_the_command_trains(small: FitSettings, tmp_path: Path) -> None:
     run = fit(**small, out=tmp_path / "python", max_steps=3)
     words = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]

@@ -125,6 +125,8 @@ def test_true_means_what_the_flag_alone_means() -> None:
         ("with --paired also", "with paired=True also"),
         ("--cuda-graphs: there is none; use --cuda-graphs=auto", "cuda_graphs: there is none; use cuda_graphs='auto'"),
         ("lower --lr", "lower lr"),
+        ("no --data: --data FOLDER takes your own", "no data: data=FOLDER takes your own"),
+        ("--device is not a GPU: --device cuda:0", "device is not a GPU: device='cuda:0'"),
         ("the option --else of a tool", "the option --else of a tool"),
     ],
 )
