@@ -11,6 +11,7 @@ import numpy as np
 from cyclegan_fast.config import TrainConfig, from_dict
 from cyclegan_fast.errors import MissingFileError
 from cyclegan_fast.monitoring.events import EVENTS_NAME, read_events
+from cyclegan_fast.monitoring.run_status import RunStatus, read_status
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine import Backend, Engine, Precision
@@ -36,11 +37,13 @@ class Run:
             raise MissingFileError(f"{self.out} holds no training run: give the folder that one writes to, its out")
         self.records: list[dict[str, Any]] = []
         """The log records, oldest first: step, time in seconds since 1970, losses by name, epoch, lr, speed ..."""
+        self.status: RunStatus | None = None
+        """Whether it trains or how it ended, and how far it is; None before it has trained."""
         self.refresh()
 
     def refresh(self) -> Self:
-        """Reads the log again, of a run that still trains; returns this run."""
-        self.records = read_events(self.out)
+        """Reads the log and the status again, of a run that still trains; returns this run."""
+        self.records, self.status = read_events(self.out), read_status(self.out)
         return self
 
     @property
@@ -76,19 +79,17 @@ class Run:
     @property
     def step(self) -> int:
         """Steps that are trained."""
-        logged = self.records[-1]["step"] if self.records else 0
-        return max(logged, self._stored_progress().get("step", 0))
+        return max(self.records[-1]["step"] if self.records else 0, self.status.step if self.status else 0)
 
     @property
     def total_steps(self) -> int | None:
-        """Steps of the whole run; None before the first checkpoint."""
-        return self._stored_progress().get("total_steps")
+        """Steps of the whole run; None before it has trained."""
+        return self.status.total_steps if self.status else None
 
     @property
     def finished(self) -> bool:
         """Whether all its steps are trained and stored in a checkpoint."""
-        stored = self._stored_progress()
-        return bool(stored) and stored["step"] >= stored["total_steps"]
+        return self.status is not None and self.status.state == "finished"
 
     @property
     def samples(self) -> list[Path]:
@@ -118,20 +119,14 @@ class Run:
 
         return load_engine(self.out, direction=direction, device=device, precision=precision, backend=backend)
 
-    def _stored_progress(self) -> dict[str, Any]:
-        """Where in the run the newest checkpoint was saved; empty before the first."""
-        from cyclegan_fast.checkpoint import read_settings
-
-        newest = self.checkpoint
-        return read_settings(newest).progress if newest else {}
-
     def __repr__(self) -> str:
         return f"Run({str(self.out)!r}): {self.describe()}"
 
     def describe(self) -> str:
-        """Returns where the run is, such as ``step 1,200 of 3,000, not finished``."""
-        of_total = "" if self.total_steps is None else f" of {self.total_steps:,}"
-        return f"step {self.step:,}{of_total}, {'' if self.finished else 'not '}finished"
+        """Returns where the run is, such as ``step 1,200 of 3,000, stopped``."""
+        if self.status is None:
+            return f"step {self.step:,}"
+        return f"step {self.step:,} of {self.total_steps:,}, {self.status.state}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows, as the run is at that moment: where it is, the newest grid, the curves."""

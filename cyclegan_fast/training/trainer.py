@@ -215,12 +215,7 @@ class Trainer:
             self.done,
             networks=self.networks,
             config=self.config,
-            progress={
-                "step": self.done,
-                "total_steps": self.total_steps,
-                "epoch": self.epoch,
-                "images": list(self.loader.samples.counts),
-            },
+            progress={"step": self.done, "epoch": self.epoch, "images": list(self.loader.samples.counts)},
             pixel_formats=self.pixel_formats,
             state=self._state_dict(),
             keep=keep,

@@ -26,7 +26,14 @@ from tests.commands import run_in_process
 
 def test_a_run_comes_back_with_all_that_it_wrote(small: FitSettings, tmp_path: Path) -> None:
     logged: list[dict[str, Any]] = []
-    run = fit(**small, out=tmp_path / "run", max_steps=4, on_log=logged.append)
+    seen: list[str] = []
+
+    def watch(record: dict[str, Any]) -> None:
+        logged.append(record)
+        seen.append(Run(tmp_path / "run").describe())
+
+    run = fit(**small, out=tmp_path / "run", max_steps=4, on_log=watch)
+    assert seen == [f"step {step} of 4, running" for step in (1, 2, 3, 4)]
     assert run.finished and (run.step, run.total_steps) == (4, 4)
     assert run.steps.tolist() == [1, 2, 3, 4] == [record["step"] for record in logged]
     assert set(run.losses) == {"G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B"}
@@ -189,7 +196,7 @@ print("not reached")
         if not line.startswith(("step ", "loader: ", "sample grids: ", "report: "))
     ]
     told = "stopped after a checkpoint; fit with the same out and resume=True continues"
-    assert lines == [told, "interrupted", told, "Run('prompt'): step 1 of 9, not finished", "True", told]
+    assert lines == [told, "interrupted", told, "Run('prompt'): step 1 of 9, stopped", "True", told]
     assert all(Run(tmp_path / name).step == 1 for name in ("script", "prompt", "terminated"))
 
 

@@ -41,7 +41,7 @@ def test_a_cell_shows_progress_and_grids_and_survives_interrupts_and_errors(
     assert "5/5" in displays[0]["text/plain"] and "5/5" in displays[0]["text/html"]
     assert "image/jpeg" in displays[1]
     assert shown[0]["data"]["text/html"].startswith("<iframe")
-    assert interrupted[-1]["data"]["text/plain"] == "Run('other'): step 1 of 9, not finished"
+    assert interrupted[-1]["data"]["text/plain"] == "Run('other'): step 1 of 9, stopped"
     assert Run(tmp_path / "other").checkpoint is not None
     assert failed[-1]["ename"] == "UserError"
     assert failed[-1]["traceback"] == [

@@ -12,6 +12,7 @@ import pytest
 
 from cyclegan_fast import Run, UserError, load_engine
 from cyclegan_fast.monitoring.events import EventLog
+from cyclegan_fast.monitoring.run_status import RunStatus, write_status
 
 
 def write_log(folder: Path, steps: int) -> EventLog:
@@ -30,22 +31,27 @@ def test_a_living_run_is_read_as_far_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.losses["D_A"], [0.25, math.nan, 0.25])
     assert set(run.curves) == {"time", "epoch", "lr"}
     assert (run.checkpoint, run.report, run.samples, run.finished, run.total_steps) == (None, None, [], False, None)
-    assert repr(run) == f"Run({str(tmp_path)!r}): step 3, not finished"
+    assert repr(run) == f"Run({str(tmp_path)!r}): step 3"
     log.write(4, losses={"G_A": 0.1, "D_A": 0.2})
     log.close()
+    write_status(tmp_path, RunStatus(state="failed", step=5, total_steps=9, message="the loss G_A is not finite"))
     assert run.steps.tolist() == [1, 2, 3]  # what was read stays consistent
     assert run.refresh().steps.tolist() == [1, 2, 3, 4]
+    assert (run.step, run.total_steps, run.finished) == (5, 9, False)
+    assert run.status is not None and "not finite" in run.status.message
+    assert repr(run) == f"Run({str(tmp_path)!r}): step 5 of 9, failed"
 
 
 def test_a_notebook_shows_where_it_is_the_newest_grid_and_the_curves(tmp_path: Path) -> None:
     write_log(tmp_path, 3).close()
+    write_status(tmp_path, RunStatus(state="running", step=3, total_steps=4))  # of a process that is gone
     (tmp_path / "samples").mkdir()
     for step in (1, 3):
         (tmp_path / "samples" / f"step_{step:08d}.jpg").write_bytes(b"grid %d" % step)
     shown = Run(tmp_path)._repr_html_()
     assert shown.startswith("<iframe srcdoc=")
     page = html.unescape(shown)
-    assert "step 3, not finished" in page
+    assert "step 3 of 4, killed" in page
     assert page.count("<img") == 1 and "Sample grid step_00000003" in page
     assert page.count("<svg") == 3  # both losses and the rate
 
