@@ -78,7 +78,7 @@ def translate(
     from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
     from cyclegan_fast.monitoring.progress import ProgressBar
 
-    check_batch_size(batch_size)
+    check_batch_size(batch_size, "--batch-size")
     if statistics is None and (tile != 1024 or overlap is not None):
         raise UserError("--tile and --overlap are about how images are cut: choose a way with --statistics")
     if resume and overwrite:

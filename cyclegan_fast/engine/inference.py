@@ -176,16 +176,16 @@ def _check(engine: Engine, batch_size: int, tiling: Tiling | None) -> None:
         check_tiling(engine, tiling)
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Refuses what is no number of images.
+def check_batch_size(batch_size: int, name: str = "batch_size") -> None:
+    """Refuses what is no number of images; the error calls it `name`.
 
     Raises:
         UserError: It is no whole number from 1, or far too large.
     """
     if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        raise UserError(f"{name} must be a whole number of at least 1, got {batch_size!r}")
     if batch_size > _MAX_BATCH:
-        raise UserError(f"batch_size must be at most {_MAX_BATCH}, got {batch_size}")
+        raise UserError(f"{name} must be at most {_MAX_BATCH}, got {batch_size}")
 
 
 def _stream(engine: Engine, images: Iterator[Any], batch_size: int, tiling: Tiling | None) -> Iterator[Any]:

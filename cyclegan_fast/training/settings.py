@@ -94,4 +94,4 @@ def _check_step(config: TrainConfig, device: torch.device) -> None:
 
 def _suggest_smaller_sizes(config: TrainConfig, device: torch.device) -> None:
     if device.type == "cpu" and config.model.ngf * config.data.crop_size >= PAPER_NGF * PAPER_SIDE:
-        log.info("on a CPU a step of these sizes takes seconds; a hundred times less work: %s", SMALL_SIZES)
+        log.info("on a CPU a step of these sizes takes seconds; these are hundreds of times less work: %s", SMALL_SIZES)

@@ -62,8 +62,8 @@ class Trainer:
         config = resolve_settings(config, self.device)
         checkpoint_to_continue(config)  # refused here already, before images are read
         self.uses_graph = uses_cuda_graph(config, self.device)
-        self.config = config = with_example_data(config)
         size_divisor, min_size = image_requirements(config.model)
+        self.config = config = with_example_data(config)
         self.loader = build_train_loader(config, self.device, size_divisor=size_divisor, min_size=min_size)
         self.pixel_formats = {
             name: domain.pixel_format for name, domain in zip("AB", self.loader.samples.domains, strict=True)

@@ -69,6 +69,12 @@ WRONG = {
     "export --checkpoint a --out b --direction BtoC": "--direction must be AtoB or BtoA, got 'BtoC'",
     "export --checkpoint a --out b --precision int4": "--precision must be fp32, fp16, bf16, int8 or fp8, got 'int4'",
     "translate --engine a --input b --output c --tile big": "--tile must be a whole number, got 'big'",
+    "translate --engine a --input b --output c --batch-size 0": "--batch-size must be a whole number of at least 1",
+    "evaluate --checkpoint a --data b --limit 0": "--limit must be at least 1, got 0",
+    "demo --steps 0": "--steps must be at least 1, got 0",
+    "dataset scenes --out a --size 5": "--size must be from 32 to 1024 pixels, got 5",
+    "dataset check a --crop-size 0": "--crop-size must be from 1 to",
+    "train --crop-size 0": "--crop-size must be from 1 to 1,048,576, got 0",
     "dataset scenes --out a --size 64.0": "--size must be a whole number, got '64.0'",
     # Missing values and words too many
     "train --data": "--data needs a path",

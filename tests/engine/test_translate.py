@@ -134,7 +134,7 @@ def test_bad_files_are_named_at_the_end_and_the_good_ones_done(images, tmp_path,
 
 @pytest.mark.parametrize("batch_size", [0, -2])
 def test_a_batch_size_below_one_is_refused_before_anything_is_loaded(images, tmp_path, batch_size):
-    with pytest.raises(UserError, match=f"batch_size must be a whole number of at least 1, got {batch_size}"):
+    with pytest.raises(UserError, match=f"^--batch-size must be a whole number of at least 1, got {batch_size}"):
         translate(engine=tmp_path / "none", input=images, output=tmp_path / "out", batch_size=batch_size)
     with pytest.raises(UserError, match="batch_size"):
         list(translate_files(None, plan_tasks(images, tmp_path / "out"), batch_size=batch_size))
