@@ -170,6 +170,24 @@ assert run.finished
     assert python(program, tmp_path).stdout.count("the script runs") == 1
 
 
+@pytest.mark.gpu
+def test_a_script_without_a_guard_runs_once_on_a_gpu(small: FitSettings, tmp_path: Path) -> None:
+    """Its workers come from a fork server; two runs draw the same, and leave the generator of CUDA as it was."""
+    program = f"""
+import torch
+from cyclegan_fast import fit
+print("the script runs")
+torch.cuda.init()
+before = torch.cuda.get_rng_state()
+settings = {dict(small, data=str(small["data"]), workers=1, device="cuda")}
+first, second = (fit(**settings, loader="torch", cuda_graphs="on", out=out, max_steps=8) for out in "ab")
+assert first.finished and second.finished
+assert first.losses["G_A"].tolist() == second.losses["G_A"].tolist()
+assert torch.cuda.get_rng_state().equal(before)
+"""
+    assert python(program, tmp_path).stdout.count("the script runs") == 1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_signals_end_a_script_after_a_checkpoint(small: FitSettings, tmp_path: Path) -> None:
     """Ctrl-C raises KeyboardInterrupt in a script and returns the run at a prompt; SIGTERM ends either."""
