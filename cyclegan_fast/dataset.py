@@ -176,8 +176,7 @@ def plan(
         json: Print the plan as JSON instead, for programs.
     """
     from cyclegan_fast.monitoring.progress import ProgressBar
-    from cyclegan_fast.training.plan.plan import TRAIN, as_json, as_text, as_yaml, make_plan
-    from cyclegan_fast.training.plan.trial import run_trial
+    from cyclegan_fast.training.plan.plan import TRAIN, as_json, as_text, as_yaml, make_plan, try_plan
 
     if not seconds > 0:
         raise UserError(f"--seconds must be more than 0, got {seconds:g}")
@@ -188,7 +187,7 @@ def plan(
     name = data.resolve().name if data is not None else "cyclegan"
     with ProgressBar("images", "reading", enabled=not json) as progress:
         found = make_plan(settings, out or Path("runs") / name, device, seconds=seconds, progress=progress)
-    measured = run_trial(found.config) if trial else None
+    found, measured = try_plan(found) if trial else (found, None)
     if yaml is not None:
         write_atomically(yaml, as_yaml(found).encode())
     if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 from pathlib import Path
@@ -22,6 +23,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.image_file import as_image_file
 from cyclegan_fast.nn import image_requirements
 from cyclegan_fast.train import main
+from cyclegan_fast.training.plan import trial
 from cyclegan_fast.training.plan.plan import as_text, make_plan
 from cyclegan_fast.training.plan.rules import Facts, Machine, propose
 from cyclegan_fast.training.settings import resolve_settings
@@ -224,6 +226,25 @@ def test_a_trial_measures_real_steps_and_keeps_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists() and {p.name for p in (tmp_path / "set").iterdir()} == {
         ".cyclegan_fast", "trainA", "trainB",
     }  # fmt: skip
+
+
+def test_a_plan_that_does_not_fit_recomputes_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path / "set", "rgb")
+    measure, tried = trial._measure, []
+
+    def measure_in_little_memory(trainer: Any, seconds: float) -> trial.Trial:
+        tried.append(trainer.config.run.activation_checkpointing)
+        if not tried[-1]:
+            raise torch.OutOfMemoryError
+        return measure(trainer, 0)
+
+    monkeypatch.setattr(trial, "_measure", measure_in_little_memory)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: argparse.Namespace(total_memory=8 * 2**30))
+    words = ["plan", tmp_path / "set", "--device", "cpu"]
+    assert "--activation-checkpointing" in plan(*words).splitlines()[-1] and tried == [False, True]
+    monkeypatch.setattr(trial, "_measure", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    done = run_in_process(lambda: dataset.main([*map(str, words)]))
+    assert done.returncode == 2 and "a step of this plan needs more than the 8 GiB of cpu" in done.stderr
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cyclegan_fast import ops
-from cyclegan_fast.config import DataConfig, RunConfig, TrainConfig, to_dict
+from cyclegan_fast.config import DataConfig, RunConfig, TrainConfig, to_dict, with_settings
 from cyclegan_fast.data.audit.groups import SIDE_BY_SIDE, list_groups
 from cyclegan_fast.data.catalog.pixel_formats import DEPTH_NAMES
 from cyclegan_fast.data.catalog.survey import DomainSurvey, survey
@@ -23,7 +23,7 @@ from cyclegan_fast.device import free_memory, resolve_device
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.progress import Progress, duration
 from cyclegan_fast.training.plan.rules import Facts, Machine, Proposal, propose
-from cyclegan_fast.training.plan.trial import Trial
+from cyclegan_fast.training.plan.trial import TooLittleMemoryError, Trial, run_trial
 
 TRAIN = "python -m cyclegan_fast.train"
 _FIRST = ("data", "data_A", "data_B", "paired", "out")  # of the flags in the command
@@ -91,6 +91,21 @@ def make_plan(data: DataConfig, out: Path, device: str, *, seconds: float, progr
     facts = Facts(surveys[0], surveys[-1], describe_machine(device))
     config, proposals = propose(facts, TrainConfig(data=data, run=RunConfig(out=out, device=device)))
     return Plan(facts, config, proposals)
+
+
+def try_plan(plan: Plan) -> tuple[Plan, Trial]:
+    """Measures a plan; where the GPU has too little memory, it plans to recompute activations rather than keep them.
+
+    Raises:
+        UserError: As `run_trial` does, if even that needs too much memory.
+    """
+    try:
+        return plan, run_trial(plan.config)
+    except TooLittleMemoryError:
+        torch.cuda.empty_cache()
+    saving = Proposal({"activation_checkpointing": True}, "without it a step needs more memory than this GPU has")
+    smaller = Plan(plan.facts, with_settings(plan.config, saving.settings), [*plan.proposals, saving])
+    return smaller, run_trial(smaller.config)
 
 
 def describe_machine(name: str) -> Machine:

@@ -22,6 +22,10 @@ MIN_STEPS, MAX_STEPS = 2, 20  # that are timed
 PACKAGE = "cyclegan_fast"
 
 
+class TooLittleMemoryError(UserError):
+    """The device has too little memory for a step."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """What was measured."""
@@ -41,7 +45,8 @@ def run_trial(config: TrainConfig, *, seconds: float = 15.0) -> Trial:
         seconds: The time after which no further step is timed; at least two are.
 
     Raises:
-        UserError: The settings cannot be trained with, or the GPU has too little memory for them.
+        TooLittleMemoryError: The GPU has too little memory for a step.
+        UserError: The settings cannot be trained with.
     """
     few = {"max_dataset_size": IMAGES, "on_bad_image": "skip", "loader": "torch", "workers": 0, "sample_every": 0}
     with tempfile.TemporaryDirectory() as out, suppressed_output(PACKAGE):  # what it logs would be about the trial
@@ -49,10 +54,10 @@ def run_trial(config: TrainConfig, *, seconds: float = 15.0) -> Trial:
     try:
         return _measure(trainer, seconds)
     except torch.OutOfMemoryError as error:
-        free = torch.cuda.mem_get_info(trainer.device)[1] / 2**30
-        raise UserError(
-            f"a step of this plan needs more than the {free:.0f} GiB of {trainer.device}: train with a smaller "
-            f"--crop-size, --batch-size 1, or --activation-checkpointing"
+        memory = torch.cuda.get_device_properties(trainer.device).total_memory / 2**30
+        raise TooLittleMemoryError(
+            f"a step of this plan needs more than the {memory:.0f} GiB of {trainer.device}: plan for another --device, "
+            "or train with a smaller --crop-size"
         ) from error
     finally:
         trainer.loader.close()
