@@ -13,7 +13,7 @@ from tests.import_graph import Import, find_cycle, module_name, read_imports
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cyclegan_fast"
 CSRC = ROOT / "csrc"
-COMMANDS = {"train", "translate", "export", "model_card", "evaluate", "dataset", "doctor", "serve", "demo"}
+COMMANDS = {"train", "translate", "export", "model_card", "evaluate", "report", "dataset", "doctor", "serve", "demo"}
 ALIASES = {"card": "model_card"}  # former names of commands
 LAYERS = [
     {"errors", "logs", "version"},

@@ -43,13 +43,13 @@ class Flag:
     @property
     def spelling(self) -> str:
         """How --help and errors name it."""
-        return self.metavar if self.is_positional else f"--{self.name.replace('_', '-')}"
+        return self.name.upper() if self.is_positional else f"--{self.name.replace('_', '-')}"
 
     @property
     def metavar(self) -> str:
         """What stands for its values in --help."""
         if self.is_positional:
-            return self.name.upper()
+            return self.name.upper() + " ..." * (self.max_values == MANY)
         if typing.get_origin(self.type) is tuple:
             first = _metavar(typing.get_args(self.type)[0])
             return f"{first} ..." if self.max_values == MANY else " ".join([first] * self.max_values)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cyclegan_fast.cli.flags import REQUIRED, Flag
+from cyclegan_fast.cli.flags import MANY, REQUIRED, Flag
 from cyclegan_fast.cli.reference import OTHER_COMMANDS, hint_for
 from cyclegan_fast.errors import UserError, did_you_mean
 
@@ -58,8 +58,9 @@ class Grammar:
                 flag, value = self._read_flag(word, rest)
                 given[flag.name] = value
             elif positional:
-                flag = positional.popleft()
-                given[flag.name] = flag.convert([word])
+                flag = positional[0] if positional[0].max_values == MANY else positional.popleft()
+                earlier = given.get(flag.name, ())  # of one that takes all words that are left
+                given[flag.name] = earlier + flag.convert([word]) if flag.max_values == MANY else flag.convert([word])
             else:
                 example = next(f"{flag.spelling} {word}" for flag in self.flags if flag.type is not bool)
                 raise UserError(f"'{word}' has no flag before it, such as {example} ({self._see_help})")

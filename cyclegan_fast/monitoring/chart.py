@@ -15,7 +15,7 @@ WIDTH, HEIGHT = 420, 230
 MIN_LEFT, RIGHT, TOP, BOTTOM = 46, 20, 10, 28  # margins of the plot; the left one grows with the labels in it
 LABEL_GAP, CHARACTER = 7, 7.7  # between the labels of y and the plot; the width of the widest digit at 12 px
 MAX_POINTS = 600  # drawn per line; longer ones show the extremes of each chunk
-COLOURS = 4  # classes s0 to s3 of the style sheet
+COLOURS = 8  # classes s0 to s7 of the style sheet; lines beyond them are dashed
 
 
 class Frame(NamedTuple):
@@ -37,7 +37,13 @@ class Frame(NamedTuple):
 
 
 def line_chart(
-    title: str, series: Mapping[str, Points], *, smooth: bool = True, x_name: str = "step", unit: str = ""
+    title: str,
+    series: Mapping[str, Points],
+    *,
+    smooth: bool = True,
+    raw: bool = True,
+    x_name: str = "step",
+    unit: str = "",
 ) -> Element:
     """Draws one line per series.
 
@@ -45,6 +51,7 @@ def line_chart(
         title: Caption.
         series: Points by name, in the order of x; at least one y must be a number.
         smooth: Draw the running mean, too; without it the raw values stand alone.
+        raw: Draw the raw values, faint, too.
         x_name: What x counts.
         unit: What follows each value of y, such as %.
 
@@ -63,7 +70,8 @@ def line_chart(
             "svg",
             *_axis_of_y(frame, y_ticks, unit),
             *_axis_of_x(frame, x_ticks, x_name),
-            *_lines(series, means, frame),
+            *(_raw_lines(series, frame) if raw else ()),
+            *_mean_lines(means, frame),
             viewBox=f"0 0 {WIDTH} {HEIGHT}",
             role="img",
             aria_label=label,
@@ -148,20 +156,28 @@ def _axis_of_x(frame: Frame, ticks: list[float], name: str) -> list[Element]:
     return parts
 
 
-def _lines(series: Mapping[str, Points], means: Mapping[str, Points], frame: Frame) -> list[Element]:
-    raw = [
-        el("path", d=_path(points, frame), class_=f"raw s{i % COLOURS}", data_series=name)
+def _raw_lines(series: Mapping[str, Points], frame: Frame) -> list[Element]:
+    return [
+        el("path", d=_path(points, frame), class_=f"raw {colour(i)}", data_series=name)
         for i, (name, points) in enumerate(series.items())
     ]
-    above = [
-        el("path", d=_path(points, frame), class_=f"mean s{i % COLOURS}") for i, points in enumerate(means.values())
+
+
+def _mean_lines(means: Mapping[str, Points], frame: Frame) -> list[Element]:
+    return [
+        el("path", d=_path(points, frame), class_=f"mean {colour(i)}", data_mean=name)
+        for i, (name, points) in enumerate(means.items())
     ]
-    return raw + above
+
+
+def colour(i: int) -> str:
+    """Returns the classes of the style sheet for the i-th line."""
+    return f"s{i % COLOURS}" + " dashed" * (i // COLOURS % 2)
 
 
 def _legend(last: Mapping[str, float], unit: str) -> list[Element]:
     return [
-        el("span", el("i", class_=f"s{i % COLOURS}", aria_hidden="true"), f"{name} ", el("b", number(value) + unit))
+        el("span", el("i", class_=colour(i), aria_hidden="true"), f"{name} ", el("b", number(value) + unit))
         for i, (name, value) in enumerate(last.items())
     ]
 

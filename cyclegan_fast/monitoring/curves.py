@@ -21,6 +21,7 @@ CURVES = {  # of the events, beside their losses
     "data_wait_percent": "Time spent waiting for data",
 }
 UNITS = {CURVES["data_wait_percent"]: "%"}
+NAMES = "G_A turns images of A into B and G_B images of B into A; D_A scores images of B and D_B images of A."
 EXACT = {CURVES["lr"]}  # charts of values without noise
 
 
@@ -41,7 +42,7 @@ def event_series(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Poi
         charts.setdefault(LOSS_TITLES.get(stem, humanise(stem)), {})[name] = points
     for key, title in CURVES.items():
         charts[title] = {humanise(key.removesuffix("_percent")): [(event["step"], event.get(key)) for event in events]}
-    return _with_numbers(charts)
+    return with_numbers(charts)
 
 
 def score_series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
@@ -53,10 +54,10 @@ def score_series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Po
                 chart = charts.setdefault(f"Scores: {humanise(group)}", {})
                 for name, value in metrics.items():
                     chart[humanise(name)] = [*chart.get(humanise(name), []), (record["step"], value)]
-    return _with_numbers(charts)
+    return with_numbers(charts)
 
 
-def _with_numbers(charts: dict[str, dict[str, Points]]) -> dict[str, dict[str, Points]]:
+def with_numbers(charts: Mapping[str, Mapping[str, Points]]) -> dict[str, dict[str, Points]]:
     """Leaves out curves without a single number, and charts without a curve."""
     drawable = {
         title: {name: points for name, points in chart.items() if any(y is not None for _, y in points)}

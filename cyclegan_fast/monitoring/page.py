@@ -93,8 +93,8 @@ def _card(block: ImageBlock, scroll: bool) -> Element:
     if scroll:
         for first in cells[:: len(columns)]:
             first.set("class", f"first {first.get('class', '')}".strip())
-    width = "76px" if scroll else "0"
-    style = f"grid-template-columns: repeat({len(columns)}, minmax({width}, 1fr))"
+    width = "minmax(76px, 210px)" if scroll else "minmax(0, 1fr)"
+    style = f"grid-template-columns: repeat({len(columns)}, {width})"
     strip = el("div", *cells, class_="strip", style=style)
     return el("div", el("h3", block["title"]), el("div", strip, class_="scroll") if scroll else strip, class_="card")
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from cyclegan_fast.monitoring.banner import REFRESH_SECONDS, draw_banner
 from cyclegan_fast.monitoring.chart import number
-from cyclegan_fast.monitoring.curves import draw_charts, event_series, score_series
+from cyclegan_fast.monitoring.curves import NAMES, draw_charts, event_series, score_series
 from cyclegan_fast.monitoring.markup import el
 from cyclegan_fast.monitoring.page import (
     ImageBlock,
@@ -22,8 +22,6 @@ from cyclegan_fast.monitoring.page import (
 )
 from cyclegan_fast.monitoring.progress import duration
 from cyclegan_fast.monitoring.run_status import RunStatus
-
-NAMES = "G_A turns images of A into B and G_B images of B into A; D_A scores images of B and D_B images of A."
 
 
 def write_report(

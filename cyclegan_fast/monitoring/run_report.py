@@ -95,12 +95,13 @@ class RunReport:
         self.spent += self.last
 
 
-def write_run_report(folder: Path, status: RunStatus | None = None) -> Path:
-    """Writes report.html of a run into its folder, from its other files.
+def write_run_report(folder: Path, status: RunStatus | None = None, *, path: Path | None = None) -> Path:
+    """Writes the report of a run from the files in its folder.
 
     Args:
         folder: The run's.
         status: How far it is; by default what its files hold.
+        path: The .html file; by default report.html in the folder.
 
     Returns:
         The report's path.
@@ -109,13 +110,10 @@ def write_run_report(folder: Path, status: RunStatus | None = None) -> Path:
         UserError: The folder is no run's, a file in it is damaged, or the report cannot be written.
     """
     settings, events = read_settings(folder), read_events(folder)
-    if status is None:
-        status = read_status(folder)
-        if status is not None and status.state in ("running", "killed"):  # its records may be newer
-            status = dataclasses.replace(status, step=max([status.step, *(e["step"] for e in events[-1:])]))
+    status = status or current_status(folder, events)
     note = status.channels_note if status is not None else ""
     return write_report(
-        folder / REPORT_NAME,
+        path or folder / REPORT_NAME,
         title=f"CycleGAN {folder.resolve().name}",
         settings=settings,
         machine={} if status is None else status.machine,
@@ -126,6 +124,18 @@ def write_run_report(folder: Path, status: RunStatus | None = None) -> Path:
         scores=_read_scores(folder),
         usage=USAGE.format(out=folder, direction=settings.get("data", {}).get("direction", "AtoB")),
     )
+
+
+def current_status(folder: Path, events: Sequence[Mapping[str, Any]]) -> RunStatus | None:
+    """Returns how far a run is by its files; None of one that an earlier version trained.
+
+    Raises:
+        UserError: The status is damaged.
+    """
+    status = read_status(folder)
+    if status is not None and status.state in ("running", "killed"):  # its records may be newer
+        status = dataclasses.replace(status, step=max([status.step, *(event["step"] for event in events[-1:])]))
+    return status
 
 
 def channels_note(pixel_formats: Mapping[str, PixelFormat]) -> str:

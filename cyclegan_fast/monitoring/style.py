@@ -6,12 +6,14 @@ CSS = """
   --paper: #f6f6f3; --card: #ffffff; --ink: #17181c; --soft: #646670; --line: #e3e3de; --accent: #2f6fde;
   --good: #17803d; --bad: #c8342b;
   --s0: #2f6fde; --s1: #d4700f; --s2: #0f8a78; --s3: #a8409a;
+  --s4: #b3261e; --s5: #6a5acd; --s6: #7a6a00; --s7: #5b6472;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #101115; --card: #191b21; --ink: #ececf0; --soft: #9b9dab; --line: #2b2e37; --accent: #7aa7ff;
     --good: #5fd38a; --bad: #ff8577;
     --s0: #7aa7ff; --s1: #f5a256; --s2: #4cc9b4; --s3: #e08ad4;
+    --s4: #ff8577; --s5: #b3a6ff; --s6: #d9c74a; --s7: #a9b2c0;
   }
 }
 * { box-sizing: border-box; }
@@ -62,16 +64,18 @@ p { margin: 0 0 10px; max-width: 72ch; }
 .chart strong { flex-basis: 100%; font-size: .95rem; font-weight: 600; }
 .chart figcaption span { color: var(--soft); }
 .chart b { color: var(--ink); font-weight: 600; font-variant-numeric: tabular-nums; }
-.chart i { display: inline-block; width: 14px; height: 3px; margin: 0 6px 3px 0; border-radius: 2px;
+.chart i, .runs i { display: inline-block; width: 14px; height: 3px; margin: 0 6px 3px 0; border-radius: 2px;
   background: currentColor; }
+i.dashed { background: repeating-linear-gradient(90deg, currentColor 0 4px, transparent 4px 6px); }
 .chart svg { display: block; width: 100%; height: auto; }
 .chart text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
 .chart .grid { stroke: var(--line); }
 .chart path { fill: none; stroke: currentColor; stroke-linecap: round; stroke-linejoin: round; }
 .chart .raw { stroke-width: 1.2; opacity: .4; }
 .chart .mean { stroke-width: 2.2; }
-.chart .s0 { color: var(--s0); } .chart .s1 { color: var(--s1); }
-.chart .s2 { color: var(--s2); } .chart .s3 { color: var(--s3); }
+.s0 { color: var(--s0); } .s1 { color: var(--s1); } .s2 { color: var(--s2); } .s3 { color: var(--s3); }
+.s4 { color: var(--s4); } .s5 { color: var(--s5); } .s6 { color: var(--s6); } .s7 { color: var(--s7); }
+.chart path.dashed { stroke-dasharray: 5 4; }
 pre { padding: 18px 22px; overflow-x: auto;
   font: .875rem/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details { margin-bottom: 10px; }
@@ -84,6 +88,16 @@ table { width: 100%; border-collapse: collapse; font-size: .875rem; }
 th, td { padding: 5px 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { width: 45%; padding-right: 16px; color: var(--soft); font-weight: 400; white-space: nowrap; }
 td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.runs { padding: 4px 22px 10px; }
+.runs .scroll { margin-bottom: 0; }
+.runs table { width: auto; min-width: 100%; }
+.runs th, .runs td { width: auto; min-width: 84px; padding: 8px 24px 8px 0; vertical-align: baseline; }
+.runs th { white-space: nowrap; } .runs td { overflow-wrap: normal; white-space: nowrap; }
+.runs tbody tr:last-child > * { border-bottom: 0; }
+.runs thead th, .runs tbody th { color: var(--ink); font-weight: 600; }
+.runs thead th { color: var(--soft); font-weight: 400; }
+.runs tbody th:first-child { position: sticky; left: 0; background: var(--card); }
+a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: 3px; }
 footer { margin-top: 48px; color: var(--soft); font-size: .85rem; }
 @media (max-width: 520px) {
   main { padding: 28px 16px 48px; }

@@ -1,0 +1,195 @@
+"""Several runs on one page: their states, the settings in which they differ, their curves and their last grids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from PIL import Image
+
+from cyclegan_fast.monitoring.chart import Points, colour, line_chart, number
+from cyclegan_fast.monitoring.curves import CURVES, EXACT, LOSS_TITLES, NAMES, UNITS, with_numbers
+from cyclegan_fast.monitoring.events import read_events
+from cyclegan_fast.monitoring.grids import reduced
+from cyclegan_fast.monitoring.markup import el
+from cyclegan_fast.monitoring.page import ImageBlock, as_text, humanise, image_cards, section, write_page
+from cyclegan_fast.monitoring.progress import duration
+from cyclegan_fast.monitoring.report import training_seconds
+from cyclegan_fast.monitoring.run_report import REPORT_NAME, current_status, read_settings
+from cyclegan_fast.monitoring.run_status import RunStatus
+from cyclegan_fast.monitoring.samples import SampleRow, read_samples, sample_steps
+
+IMAGE_SIDE = 192  # pixels that an image has at most
+OWN_SETTINGS = {"out", "resume"}  # which tell runs apart anyway
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """What is known of a run from its files."""
+
+    folder: Path
+    label: str
+    settings: dict[str, str]
+    """Values as text, by name, which no two groups share."""
+    events: list[dict[str, Any]]
+    status: RunStatus | None
+    step: int
+    """Of the newest grid."""
+    rows: list[SampleRow]
+    """Of that grid."""
+
+
+def write_comparison(folders: Sequence[Path], path: Path) -> Path:
+    """Writes the page.
+
+    Args:
+        folders: The runs', in the order in which they are shown.
+        path: The .html file.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: A folder is no run's, a file in it is damaged, or the page cannot be written.
+    """
+    runs = [_read(folder, label) for folder, label in zip(folders, labels_of(folders), strict=True)]
+    images = _images(runs)
+    return write_page(
+        path,
+        f"{len(runs)} runs",
+        el("header", el("h1", f"{len(runs)} runs")),
+        _overview(runs, path.parent),
+        _differences(runs),
+        section("Last images", image_cards(images, scroll=True)) if images else None,
+        _curves(runs),
+        el("footer", "Made by cyclegan_fast. Curves: running means."),
+    )
+
+
+def labels_of(folders: Sequence[Path]) -> list[str]:
+    """Returns the names of the folders, with as many folders above them as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(part[-depth:]) for part in parts]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
+
+
+def _read(folder: Path, label: str) -> ComparedRun:
+    settings, events = read_settings(folder), read_events(folder)
+    step = max(sample_steps(folder), default=0)
+    flat = {
+        name: as_text(value)
+        for values in settings.values()
+        if isinstance(values, Mapping)
+        for name, value in values.items()
+    }
+    return ComparedRun(folder, label, flat, events, current_status(folder, events), step, read_samples(folder, step))
+
+
+def _overview(runs: Sequence[ComparedRun], page: Path) -> Element:
+    head = ("run", "state", "steps", "trained for", "steps per second", "device")
+    lines = []
+    for i, run in enumerate(runs):
+        steps, seconds = (run.events[-1]["step"] if run.events else 0), training_seconds(run.events)
+        status = run.status
+        values = (
+            status.state if status else "",
+            f"{steps:,}" + (f" of {status.total_steps:,}" if status else ""),
+            duration(seconds) if seconds else "",
+            number(steps / seconds) if seconds else "",
+            (status.machine.get("gpu") or status.machine.get("cpu") or "") if status else "",
+        )
+        lines.append(el("tr", _run_name(run, i, page), *(el("td", value) for value in values)))
+    return section("Runs", _table(head, lines))
+
+
+def _run_name(run: ComparedRun, i: int, page: Path) -> Element:
+    name: Element | str = run.label
+    if (report := run.folder / REPORT_NAME).is_file():
+        name = el("a", run.label, href=Path(os.path.relpath(report, page)).as_posix())
+    return el("th", el("i", class_=colour(i), aria_hidden="true"), name, scope="row")
+
+
+def _differences(runs: Sequence[ComparedRun]) -> Element:
+    names = dict.fromkeys(name for run in runs for name in run.settings if name not in OWN_SETTINGS)
+    differing = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+    if not differing:
+        return section("Settings that differ", el("p", "None: the runs have the same settings.", class_="hint"))
+    lines = [
+        el("tr", el("th", name, scope="row"), *(el("td", run.settings.get(name, "")) for run in runs))
+        for name in differing
+    ]
+    return section("Settings that differ", _table(["setting", *(run.label for run in runs)], lines))
+
+
+def _table(head: Sequence[str], lines: Sequence[Element]) -> Element:
+    titles = el("tr", *(el("th", title, scope="col") for title in head))
+    return el(
+        "div", el("div", el("table", el("thead", titles), el("tbody", *lines)), class_="scroll"), class_="card runs"
+    )
+
+
+def _images(runs: Sequence[ComparedRun]) -> list[ImageBlock]:
+    """The translations of all runs beside their input, where they show the same images; else run by run."""
+    with_images = [run for run in runs if run.rows]
+    keys = [[(row.domain, row.name) for row in run.rows] for run in with_images]
+    if len(with_images) > 1 and all(key == keys[0] for key in keys):
+        return [_side_by_side(with_images, domain) for domain in dict.fromkeys(domain for domain, _ in keys[0])]
+    return [_of_one(run, domain) for run in with_images for domain in dict.fromkeys(row.domain for row in run.rows)]
+
+
+def _side_by_side(runs: Sequence[ComparedRun], domain: str) -> ImageBlock:
+    rows = [i for i, row in enumerate(runs[0].rows) if row.domain == domain]
+    return ImageBlock(
+        title=_direction(domain),
+        columns=["input", *(f"{run.label}, step {run.step:,}" for run in runs)],
+        rows=[[reduced(image, IMAGE_SIDE) for image in _input_and_translations(runs, i)] for i in rows],
+        names=[runs[0].rows[i].name for i in rows],
+    )
+
+
+def _input_and_translations(runs: Sequence[ComparedRun], row: int) -> list[Image.Image]:
+    return [runs[0].rows[row].images[0], *(run.rows[row].images[1] for run in runs)]
+
+
+def _of_one(run: ComparedRun, domain: str) -> ImageBlock:
+    rows = [row for row in run.rows if row.domain == domain]
+    return ImageBlock(
+        title=f"{run.label}: {_direction(domain)}, step {run.step:,}",
+        columns=["input", "translation"],
+        rows=[[reduced(image, IMAGE_SIDE) for image in row.images[:2]] for row in rows],
+        names=[row.name for row in rows],
+    )
+
+
+def _direction(domain: str) -> str:
+    return {"A": "A → B", "B": "B → A"}.get(domain, domain)
+
+
+def _curves(runs: Sequence[ComparedRun]) -> Element | None:
+    """A chart for each loss and each other curve, with a line for each run."""
+    losses = dict.fromkeys(name for run in runs for event in run.events for name in event.get("losses", {}))
+    charts: dict[str, dict[str, Points]] = {}
+    for name in losses:
+        stem = name.removesuffix("_A").removesuffix("_B")
+        charts[f"{LOSS_TITLES.get(stem, humanise(stem))}: {name}"] = _lines(runs, name)
+    charts |= {title: _lines(runs, key) for key, title in CURVES.items()}
+    drawn = [
+        line_chart(title, lines, smooth=title not in EXACT, raw=False, unit=UNITS.get(title, ""))
+        for title, lines in with_numbers(charts).items()
+    ]
+    return section("Curves", el("p", NAMES, class_="hint"), el("div", *drawn, class_="charts")) if drawn else None
+
+
+def _lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:
+    """The values of a loss, or of what else was logged, by run."""
+    return {
+        run.label: [(event["step"], event.get("losses", {}).get(name, event.get(name))) for event in run.events]
+        for run in runs
+    }

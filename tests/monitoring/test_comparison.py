@@ -1,0 +1,123 @@
+"""python -m cyclegan_fast.report: one run's report from its files, and several runs on one page."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from cyclegan_fast import report as command
+from cyclegan_fast.config import TrainConfig, to_dict, with_settings
+from cyclegan_fast.monitoring.comparison import labels_of
+from cyclegan_fast.monitoring.events import EventLog
+from cyclegan_fast.monitoring.run_status import RunStatus, write_status
+from cyclegan_fast.monitoring.samples import SampleRow, save_samples
+from tests.commands import run_in_process
+from tests.monitoring.test_report import Page
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make(name: str, steps: int = 30, names: str = "123", **settings: Any) -> Path:
+        folder = tmp_path / name
+        with EventLog(folder) as log:
+            for step in range(10, steps + 1, 10):
+                log.write(step, losses={"G_A": 1 / step, "D_A": 0.25}, lr=2e-4, steps_per_second=5.0)
+        config = with_settings(TrainConfig(), {"out": folder, **settings})
+        (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+        write_status(folder, RunStatus(state="finished", step=steps, total_steps=steps, machine={"cpu": "a CPU"}))
+        images = [Image.new("RGB", (32, 32), shade) for shade in ("red", "green", "blue")]
+        save_samples(folder, steps, [SampleRow(domain, f"{i}.png", images) for domain in "AB" for i in names])
+        return folder
+
+    return make
+
+
+def report(*words: object) -> subprocess.CompletedProcess[str]:
+    return run_in_process(lambda: command.main(list(map(str, words))))
+
+
+def text_of(page: Page) -> str:
+    return " ".join("|".join(page.texts).split())
+
+
+def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:
+    a, b = make("a", lr=1e-3, gan_mode="hinge"), make("b", steps=60, seed=4)
+    done = report(a, b)
+    out = tmp_path / "comparison.html"
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"report: {out}\n", "")
+    page = Page(out.read_text(encoding="utf-8"))
+    text = text_of(page)
+    for row in ("gan_mode|hinge|lsgan", "lr|0.001|0.0002", "seed|0|4", "a|finished|30 of 30|6 s|5|a CPU"):
+        assert row in text
+    assert "max_steps|" not in text and str(tmp_path) not in text
+    assert "Generators against the discriminators: G_A" in text
+    lines = [path["data-mean"] for path in page.all("path")]
+    assert lines == ["a", "b"] * 4  # two losses, learning rate, steps per second
+    assert [image["alt"] for image in page.all("img")][:4] == [
+        f"A → B: {column}, {name}.png" for name, columns in (("1", 3), ("2", 1))
+        for column in ("input", "a, step 30", "b, step 60")[:columns]
+    ]  # fmt: skip
+    assert len(page.all("img")) == 2 * 3 * 3
+
+
+def test_runs_of_other_images_have_their_own_columns(make: Make, tmp_path: Path) -> None:
+    assert report(make("a", names="12"), make("b", names="345"), "--out", tmp_path / "x.html").returncode == 0
+    page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
+    alts = [str(image["alt"]) for image in page.all("img")]
+    assert len(alts) == 2 * 2 * (2 + 3) and alts[0] == "a: A → B, step 30: input, 1.png"
+    assert "None: the runs have the same settings." in text_of(page)
+
+
+def test_a_pattern_that_names_the_page_too(make: Make, tmp_path: Path) -> None:
+    make("a"), make("b")
+    for _ in range(2):
+        done = report(*sorted(tmp_path.iterdir()))
+        assert (done.returncode, done.stderr) == (0, "")
+    page = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))
+    assert not [link for link in page.all("a") if link["href"]]  # no report.html is there
+    (tmp_path / "a" / "report.html").touch()
+    assert report(tmp_path / "a", tmp_path / "b").returncode == 0
+    assert Page((tmp_path / "comparison.html").read_text(encoding="utf-8")).all("a") == [{"href": "a/report.html"}]
+    assert "is the page itself" in report(tmp_path / "comparison.html", "--out", tmp_path / "comparison.html").stderr
+
+
+def test_one_run_gets_its_own_report(make: Make, tmp_path: Path) -> None:
+    run = make("a")
+    done = report(run)
+    assert (done.returncode, done.stdout) == (0, f"report: {run / 'report.html'}\n")
+    text = text_of(Page((run / "report.html").read_text(encoding="utf-8")))
+    assert "Finished|: all 30 steps." in text and "a CPU" in text
+    assert report(run, "--out", tmp_path / "elsewhere.html").returncode == 0
+    assert (tmp_path / "elsewhere.html").read_text("utf-8") == (run / "report.html").read_text("utf-8")
+
+
+def test_bad_folders_are_one_sentence(make: Make, tmp_path: Path) -> None:
+    good = make("good")
+    (tmp_path / "empty").mkdir()
+    for words in ([good, tmp_path / "empty"], [tmp_path / "nowhere"], [good, good / "config.yaml"], []):
+        done = report(*words)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert re.match(r"error: (.* is no run's folder, which has config|RUNS is missing)", done.stderr)
+    (good / "events.jsonl").write_text("nonsense\n")
+    assert "line 1 is no event record" in report(good).stderr
+
+
+def test_many_runs_have_lines_of_their_own(make: Make, tmp_path: Path) -> None:
+    assert report(*(make(f"{i}", names="1") for i in range(10))).returncode == 0
+    page = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))
+    kinds = {(path["data-mean"], path["class"]) for path in page.all("path")}
+    assert len({kind for _, kind in kinds}) == 10 == len(kinds)
+
+
+def test_labels_tell_runs_apart() -> None:
+    assert labels_of([Path("/x/a/run"), Path("/x/b/run"), Path("/x/b/other")]) == ["a/run", "b/run", "b/other"]
+    assert labels_of([Path("/x/a"), Path("/y/b")]) == ["a", "b"]
