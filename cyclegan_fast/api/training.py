@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+
 from cyclegan_fast.api.keywords import GROUPS, TYPES, config_from_keywords, errors_in_keywords, in_keywords
 from cyclegan_fast.api.run import Run
 from cyclegan_fast.api.settings import FitSettings
@@ -64,7 +66,7 @@ def fit(
     """
     with errors_in_keywords(), contextlib.ExitStack() as stack:
         stack.enter_context(logs_shown(in_keywords) if progress else progress_hidden())
-        resolved = config_from_keywords(settings, config or _to_continue(settings))
+        resolved = _resolve(config, settings)
         stop = _train(resolved, on_log, show_grids=progress and in_notebook())
         run = Run(resolved.run.out)
         if not run.finished:
@@ -74,13 +76,14 @@ def fit(
     return run
 
 
-def _to_continue(settings: Mapping[str, Any]) -> TrainConfig | None:
-    """Returns the settings of the run that is to be resumed; None for one that starts afresh."""
-    if settings.get("resume") not in (True, "auto"):
-        return None
+def _resolve(config: TrainConfig | None, settings: Mapping[str, Any]) -> TrainConfig:
+    """Returns `config` with other values of some settings; with ``resume`` the run's own take the defaults' place."""
+    resolved = config_from_keywords(settings, config)
+    if config is not None or resolved.run.resume == "off":
+        return resolved
     from cyclegan_fast.training.resume import settings_to_continue
 
-    return settings_to_continue(Path(settings.get("out", TrainConfig().run.out)).expanduser())
+    return config_from_keywords(settings, settings_to_continue(resolved.run.out))
 
 
 def _train(config: TrainConfig, on_log: OnLog | None, *, show_grids: bool) -> StopSignal:
@@ -99,7 +102,7 @@ def _train(config: TrainConfig, on_log: OnLog | None, *, show_grids: bool) -> St
             goes_on = on_log(record) if on_log else True
         except Exception as error:  # the run is saved first
             failures.append(error)
-        if failures or (isinstance(goes_on, bool) and not goes_on):
+        if failures or (isinstance(goes_on, bool | np.bool_) and not goes_on):
             stop.requested = True
 
     with torch_state_restored():
@@ -114,7 +117,8 @@ def torch_state_restored() -> Iterator[None]:
     """Restores what training changes for the whole process: random state, number of threads, choice of algorithms."""
     import torch
 
-    cudnn, threads, random = torch.backends.cudnn.benchmark, torch.get_num_threads(), torch.get_rng_state()
+    cudnn, threads = torch.backends.cudnn.benchmark, torch.get_num_threads()
+    random, seed = torch.get_rng_state(), torch.initial_seed()
     cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
@@ -124,6 +128,8 @@ def torch_state_restored() -> Iterator[None]:
         torch.set_rng_state(random)
         if cuda_random is not None:
             torch.cuda.set_rng_state_all(cuda_random)
+        elif torch.cuda.is_available():
+            torch.cuda.manual_seed_all(seed)  # with which CUDA would have begun
 
 
 class _GridView:

@@ -72,7 +72,7 @@ def test_fit_trains_what_the_command_trains(small: FitSettings, tmp_path: Path) 
 
 def test_false_ends_a_run_that_resume_continues(small: FitSettings, tmp_path: Path) -> None:
     straight = fit(**small, out=tmp_path / "straight", max_steps=5)
-    stopped = fit(**small, out=tmp_path / "run", max_steps=5, on_log=lambda record: record["step"] < 2)
+    stopped = fit(**small, out=tmp_path / "run", max_steps=5, on_log=lambda record: np.int64(record["step"]) < 2)
     assert not stopped.finished and stopped.step == 2
     assert stopped.checkpoint is not None and stopped.checkpoint.name == "step_00000002"
     run = fit(out=tmp_path / "run", resume=True)  # with its own settings
@@ -87,6 +87,11 @@ def test_an_exception_of_the_callback_comes_after_a_checkpoint(small: FitSetting
     with pytest.raises(ZeroDivisionError, match="of the caller"):
         fit(**small, out=tmp_path, max_steps=5, on_log=fail)
     assert Run(tmp_path).step == 1 and Run(tmp_path).checkpoint is not None
+
+
+def test_a_callback_may_return_anything_but_false(small: FitSettings, tmp_path: Path) -> None:
+    for name, value in (("none", None), ("zero", 0), ("true", True)):
+        assert fit(**small, out=tmp_path / name, max_steps=2, on_log=lambda _, value=value: value).finished  # type: ignore[misc]
 
 
 def test_faults_are_user_errors_that_name_keywords(small: FitSettings, tmp_path: Path) -> None:
