@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Self
 
@@ -16,6 +18,7 @@ from cyclegan_fast.engine.checks import check_batch, check_result, oom_as_user_e
 from cyclegan_fast.engine.info import EngineInfo, Precision
 from cyclegan_fast.engine.lifecycle import Lifecycle
 from cyclegan_fast.engine.shapes import Shape, ShapeLimits
+from cyclegan_fast.engine.threads import torch_threads
 from cyclegan_fast.errors import UserError
 
 _DEFAULT_WARMUP: Shape = (1, 256, 256)
@@ -34,6 +37,8 @@ class Engine(ABC):
     def __init__(self, info: EngineInfo) -> None:
         self.info = info
         self._lifecycle = Lifecycle(info.name)
+        self._load: Callable[[], Engine] | None = None
+        _engines.add(self)
 
     @property
     def name(self) -> str:
@@ -54,6 +59,11 @@ class Engine(ABC):
     def direction(self) -> str | None:
         """AtoB or BtoA; None if unknown."""
         return self.info.direction
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of the CPU that a call computes on; None on a GPU."""
+        return self.info.threads
 
     @property
     def limits(self) -> ShapeLimits:
@@ -136,13 +146,17 @@ class Engine(ABC):
         """
         self._lifecycle.check_open()
 
-    def call(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def call(self) -> Iterator[None]:
         """A block, of several batches, that keeps the engine open: closing it waits for the block's end.
+
+        Within it torch computes on the engine's number of threads.
 
         Raises:
             UserError: It is closed.
         """
-        return self._lifecycle.call()
+        with self._lifecycle.call(), torch_threads(self.threads):
+            yield
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Runs a function on one of this engine's own threads; closing the engine waits for it.
@@ -155,6 +169,18 @@ class Engine(ABC):
     def close(self) -> None:
         """Waits for what was submitted and what runs, and gives the memory back; nothing runs afterwards."""
         self._lifecycle.close(self._release)
+
+    def loaded_by(self, load: Callable[[], Engine]) -> Self:
+        """Sets what loads this engine again, in another process that it is pickled for; returns this engine."""
+        self._load = load
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[], Engine], tuple[()]]:
+        if self._load is None:
+            raise UserError(
+                f"{self.name} cannot be pickled, as no file holds it: export it, and pickle what load_engine returns"
+            )
+        return self._load, ()
 
     def __enter__(self) -> Self:
         return self
@@ -169,5 +195,27 @@ class Engine(ABC):
     def _warm(self, batch: Tensor) -> None:  # noqa: B027 - most backends are warm once they ran
         """Sets up what later batches of this shape would have to wait for."""
 
+    def _works_after_fork(self) -> bool:
+        """Whether a forked child can run it: a fork has none of the threads, and no CUDA, of its parent."""
+        return False
+
     def _release(self) -> None:  # noqa: B027 - most backends have nothing but what the collector frees
         """Gives back what a backend holds; called once, when nothing runs."""
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_never_freed: list[Engine] = []
+
+
+def _after_fork_in_child() -> None:
+    """Renews the locks of the engines that work on, and makes the others refuse what would wait forever."""
+    for engine in _engines:
+        if not engine.closed:
+            works = engine._works_after_fork()
+            engine._lifecycle = Lifecycle(engine.name, left_behind=not works)
+            if not works:  # freeing it would wait for its threads, too
+                _never_freed.append(engine)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -30,3 +30,5 @@ class EngineInfo:
     """Of the images that it makes."""
     limits: ShapeLimits
     """The batches that it takes."""
+    threads: int | None = None
+    """Of the CPU, that a call computes on; None on a GPU."""

@@ -20,10 +20,11 @@ class Lifecycle:
 
     Args:
         name: Of the engine, for messages.
+        left_behind: Whether this process is a fork, and the engine works in its parent alone.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, *, left_behind: bool = False) -> None:
+        self._name, self._left_behind = name, left_behind
         self._changed = threading.Condition()
         self._calls = 0  # running or submitted
         self._thread = threading.local()  # .depth: how many of the calls this thread is inside of
@@ -32,11 +33,16 @@ class Lifecycle:
         self.closed = False
 
     def check_open(self) -> None:
-        """Refuses a new call of a closed engine.
+        """Refuses a new call of a closed engine, and of one that a fork has left behind.
 
         Raises:
-            UserError: It is closed.
+            UserError: It is one of them.
         """
+        if self._left_behind:
+            raise UserError(
+                f"{self._name} was loaded before this process was forked, and its threads are in the parent alone: "
+                "start processes by spawn, load it in this process, or load it with threads=1 on the CPU"
+            )
         if self.closed and not self._depth:
             raise UserError(f"{self._name} is closed: load it again")
 
@@ -83,7 +89,8 @@ class Lifecycle:
             self._changed.wait_for(lambda: self._calls <= self._depth)
             if self._pool is not None:
                 self._pool.shutdown(wait=False)  # its threads have nothing left to do; this may be one of them
-            release()
+            if not self._left_behind:
+                release()
             self._released = True
             self._changed.notify_all()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from cyclegan_fast.engine.backends.aoti import load_aoti
 from cyclegan_fast.engine.backends.onnx_file import load_onnx_file
@@ -17,6 +20,7 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import load_generator
 from cyclegan_fast.engine.info import PRECISIONS, Precision
 from cyclegan_fast.engine.metadata import check_precision
+from cyclegan_fast.engine.threads import check_threads, lacks_threads, torch_threads
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.nn import Direction
 
@@ -30,6 +34,7 @@ def load_engine(
     device: str = "auto",
     precision: Precision | None = None,
     backend: Backend = "auto",
+    threads: int | None = None,
 ) -> Engine:
     """Loads a trained generator.
 
@@ -43,9 +48,13 @@ def load_engine(
             has its own, which OpenVINO may turn from fp32 into bf16.
         backend: What runs it. auto: torch for weights, onnxruntime for .onnx (openvino for those of bf16 on a CPU),
             aoti for .pt2, tensorrt for .engine. An .onnx file runs in openvino, too.
+        threads: Of the CPU, that a call computes on; on a GPU it changes nothing. By default torch's number (a thread
+            for each core, or what OMP_NUM_THREADS asks for), within the container's CPU limit. It becomes torch's
+            number in this process, too.
 
     Returns:
-        An engine for `infer`. A .pt2 or .engine file holds machine code: load only those that you trust.
+        An engine for `infer`. Pickled, it ships the path and these arguments, and is loaded where it is unpickled. A
+        .pt2 or .engine file holds machine code: load only those that you trust.
 
     Raises:
         UserError: The path holds no generator, it is damaged, it holds the other direction only, or the device, the
@@ -60,6 +69,7 @@ def load_engine(
         raise UserError(f"direction must be AtoB or BtoA, got {direction!r}")
     if precision not in (None, *PRECISIONS):
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_threads(threads)
     if not path.exists():
         raise MissingFileError(f"{path} does not exist")
     kind = "" if path.is_dir() else path.suffix
@@ -70,14 +80,31 @@ def load_engine(
     known = _BACKENDS[kind]
     if backend not in ("auto", *known):
         raise UserError(f"{path}: backend must be auto or {' or '.join(known)} for this, got {backend!r}")
-    if kind == ".onnx":
-        return _load_onnx(path, direction, device, precision, backend)  # type: ignore[arg-type]
-    (load,) = known.values()
-    return load(path, direction, device, precision)
+    with torch_threads(1 if lacks_threads() else None):  # weights are copied and converted by torch
+        if kind == ".onnx":
+            engine = _load_onnx(path, direction, device, precision, threads, backend)  # type: ignore[arg-type]
+        else:
+            (load,) = known.values()
+            engine = load(path, direction, device, precision, threads)
+    if engine.threads is not None and engine.threads != torch.get_num_threads():
+        torch.set_num_threads(engine.threads)
+    again = functools.partial(
+        load_engine,
+        path.absolute(),
+        direction=direction,
+        device=device,
+        precision=precision,
+        backend=backend,
+        threads=threads,
+    )
+    return engine.loaded_by(again)
 
 
-def _load_torch(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> Engine:
-    return TorchBackend(load_generator(path, direction), name=path.name, device=device, precision=precision)
+def _load_torch(
+    path: Path, direction: Direction | None, device: str, precision: Precision | None, threads: int | None
+) -> Engine:
+    generator = load_generator(path, direction)
+    return TorchBackend(generator, name=path.name, device=device, precision=precision, threads=threads)
 
 
 def _load_onnx(
@@ -85,6 +112,7 @@ def _load_onnx(
     direction: Direction | None,
     device: str,
     precision: Precision | None,
+    threads: int | None,
     backend: Literal["auto", "onnxruntime", "openvino"] = "auto",
 ) -> Engine:
     """Loads an ONNX file.
@@ -98,12 +126,12 @@ def _load_onnx(
     if backend == "openvino":
         if device not in ("auto", "cpu"):
             raise UserError(f"backend openvino runs on the CPU, not on {device}: leave the device out, or the backend")
-        return OpenVinoBackend(file, precision=precision)
+        return OpenVinoBackend(file, precision=precision, threads=threads)
     check_precision(precision, file.precision, path)
-    return OnnxBackend(file, device=device)
+    return OnnxBackend(file, device=device, threads=threads)
 
 
-_Load = Callable[[Path, Direction | None, str, Precision | None], Engine]
+_Load = Callable[[Path, Direction | None, str, Precision | None, int | None], Engine]
 _TORCH: dict[str, _Load] = {"torch": _load_torch}
 # By the suffix of a file; folders have none.
 _BACKENDS: dict[str, dict[str, _Load]] = {

@@ -107,7 +107,9 @@ def check_precision(wanted: Precision | None, stored: Precision, path: Path | st
         raise UserError(f"{path} computes in {stored}, but {wanted} was asked for: leave it out, or export that")
 
 
-def engine_info(metadata: Metadata, *, name: str, device: str, precision: Precision | None = None) -> EngineInfo:
+def engine_info(
+    metadata: Metadata, *, name: str, device: str, precision: Precision | None = None, threads: int | None = None
+) -> EngineInfo:
     """Builds an engine's info from the metadata of its file.
 
     Args:
@@ -115,6 +117,7 @@ def engine_info(metadata: Metadata, *, name: str, device: str, precision: Precis
         name: Where the file came from.
         device: Where the engine runs.
         precision: If it differs from the file's.
+        threads: Of the CPU, that a call computes on; None on a GPU.
     """
     formats = read_pixel_formats(metadata, name)
     if formats is None:  # written by 0.1
@@ -130,4 +133,5 @@ def engine_info(metadata: Metadata, *, name: str, device: str, precision: Precis
         limits=ShapeLimits(
             size_divisor=metadata["size_divisor"], min_size=metadata["min_size"], shapes=read_shapes(metadata)
         ),
+        threads=threads,
     )

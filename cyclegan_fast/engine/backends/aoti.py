@@ -24,6 +24,7 @@ from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.engine.metadata import Metadata, check_precision, engine_info
 from cyclegan_fast.engine.shapes import Shapes
+from cyclegan_fast.engine.threads import threads_on
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.nn import Direction
@@ -60,7 +61,9 @@ def compile_package(generator: Generator, precision: Precision, shapes: Shapes, 
         tempfile.TemporaryDirectory() as folder,
     ):
         path = str(Path(folder) / "generator.pt2")
-        settings = {"cpp.march": _MARCH, "cpp.simdlen": _SIMD_BITS} if _on_x86(device) else {}
+        settings: dict[str, Any] = {"cpp.dynamic_threads": True}  # else it has as many as this process has now
+        if _on_x86(device):
+            settings |= {"cpp.march": _MARCH, "cpp.simdlen": _SIMD_BITS}
         try:
             program = torch.export.export(network, (batch,), dynamic_shapes=(sizes,))
             torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=settings)
@@ -88,12 +91,15 @@ class AotiBackend(Engine):
         metadata: Of its sidecar.
         name: Where it came from.
         device: auto, or the kind of device that it was compiled for.
+        threads: Of the CPU, that a call computes on; by default those of `default_threads`.
 
     Raises:
         UserError: It was compiled for another processor, GPU or torch, or torch cannot load it.
     """
 
-    def __init__(self, content: bytes, metadata: Metadata, *, name: str, device: str = "auto") -> None:
+    def __init__(
+        self, content: bytes, metadata: Metadata, *, name: str, device: str = "auto", threads: int | None = None
+    ) -> None:
         where = _resolve(metadata["compiled"], device, name)
         try:
             with suppressed_output("torch._inductor", "torch.export"):  # code for AVX2 runs where there is AVX-512, too
@@ -101,7 +107,8 @@ class AotiBackend(Engine):
                 self._run: Any = torch._inductor.aoti_load_package(io.BytesIO(content), device_index=index)
         except Exception as error:  # the loader raises types of its own
             raise UserError(f"{name} cannot be loaded by torch: {first_line(error)}") from error
-        super().__init__(engine_info(metadata, name=name, device=str(where)))
+        count = threads_on(where.type, threads)
+        super().__init__(engine_info(metadata, name=name, device=str(where), threads=count))
 
     def _compute(self, batch: Tensor) -> Tensor:
         # Only `check_batch` stands before the compiled code: that itself reads whatever lies behind a smaller batch.
@@ -112,7 +119,9 @@ class AotiBackend(Engine):
         del self._run
 
 
-def load_aoti(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> AotiBackend:
+def load_aoti(
+    path: Path, direction: Direction | None, device: str, precision: Precision | None, threads: int | None = None
+) -> AotiBackend:
     """Loads a .pt2 file; its sidecar is checked before any of its code is loaded.
 
     Raises:
@@ -123,7 +132,7 @@ def load_aoti(path: Path, direction: Direction | None, device: str, precision: P
     metadata = read_required_sidecar(path, content, direction)
     check_precision(precision, metadata["precision"], path)
     _check_machine(metadata, path)
-    return AotiBackend(content, metadata, name=path.name, device=device)
+    return AotiBackend(content, metadata, name=path.name, device=device, threads=threads)
 
 
 class _InPrecision(torch.nn.Module):

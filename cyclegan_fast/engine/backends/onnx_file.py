@@ -87,10 +87,10 @@ class OnnxFile:
             message += f"; its network may need sides that are multiples of 32 or more: try {_USUAL_SIDE}x{_USUAL_SIDE}"
         return UserError(message)
 
-    def info(self, device: str, precision: Precision | None = None) -> EngineInfo:
+    def info(self, device: str, threads: int | None, precision: Precision | None = None) -> EngineInfo:
         """About the engine that runs it on `device`, in `precision` if that is not the file's own."""
         if self.metadata:
-            return engine_info(self.metadata, name=self.name, device=device, precision=precision)
+            return engine_info(self.metadata, name=self.name, device=device, precision=precision, threads=threads)
         return EngineInfo(
             name=self.name,
             device=device,
@@ -99,6 +99,7 @@ class OnnxFile:
             in_format=PixelFormat(channels=self.input.channels),
             out_format=PixelFormat(channels=self.output.channels),
             limits=_limits(self.input.sizes),
+            threads=threads,
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from cyclegan_fast.engine.backends.external_runtime import first_line
 from cyclegan_fast.engine.backends.onnx_file import OnnxFile
 from cyclegan_fast.engine.engine import Engine
+from cyclegan_fast.engine.threads import threads_on
 from cyclegan_fast.errors import UserError
 
 _ERRORS = 3  # ONNX Runtime's severity of messages that it prints
@@ -22,18 +23,20 @@ class OnnxBackend(Engine):
     Args:
         file: What to run.
         device: auto, cpu, cuda or cuda:<index>; auto is CUDA where ONNX Runtime and torch both have it.
+        threads: Of the CPU, that a call computes on; by default those of `default_threads`.
 
     Raises:
         UserError: ONNX Runtime or its provider for the device is missing, or it does not take the file.
     """
 
-    def __init__(self, file: OnnxFile, *, device: str = "auto") -> None:
+    def __init__(self, file: OnnxFile, *, device: str = "auto", threads: int | None = None) -> None:
         where = resolve_onnx_device(device)
         if file.precision == "bf16" and where.type == "cpu":
             raise UserError(f"{file.name} computes in bf16, which ONNX Runtime cannot on the CPU: use backend openvino")
         self._file = file
-        self._session = _open_session(file, where)
-        super().__init__(file.info(str(where)))
+        info = file.info(str(where), threads_on(where.type, threads))
+        self._session = _open_session(file, where, info.threads)
+        super().__init__(info)
 
     def _compute(self, batch: Tensor) -> Tensor:
         on_device = self._file.metadata and batch.is_cuda and self.device.startswith("cuda")
@@ -60,11 +63,14 @@ class OnnxBackend(Engine):
         self._session.run_with_iobinding(binding)
         return result
 
+    def _works_after_fork(self) -> bool:
+        return self.info.threads == 1  # the calling thread then, and none of ONNX Runtime's
+
     def _release(self) -> None:
         del self._session
 
 
-def _open_session(file: OnnxFile, device: torch.device) -> Any:
+def _open_session(file: OnnxFile, device: torch.device, threads: int | None) -> Any:
     """A session on exactly the provider of `device`: ONNX Runtime itself would fall back to the CPU in silence."""
     ort = _onnxruntime()
     provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
@@ -72,6 +78,8 @@ def _open_session(file: OnnxFile, device: torch.device) -> Any:
         raise UserError(f"ONNX Runtime has no {provider} here: install onnxruntime-gpu, or use --device cpu")
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS
+    if threads is not None:  # by default it takes every core that it sees, whatever OMP_NUM_THREADS is
+        options.intra_op_num_threads = threads
     if file.precision == "fp8":  # further optimisations drop a ReLU before a QuantizeLinear of 8-bit floats
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     chosen = (provider, {"device_id": device.index or 0}) if device.type == "cuda" else provider

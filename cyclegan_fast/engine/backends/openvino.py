@@ -12,6 +12,7 @@ from cyclegan_fast.engine.backends.external_runtime import first_line
 from cyclegan_fast.engine.backends.onnx_file import OnnxFile
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.info import Precision
+from cyclegan_fast.engine.threads import threads_on
 from cyclegan_fast.errors import UserError
 
 _REQUESTS = 2  # batches that run at a time: further threads wait
@@ -24,18 +25,21 @@ class OpenVinoBackend(Engine):
         file: What to run.
         precision: By default the file's own; an fp32 graph may run in bf16 where the processor has it, which OpenVINO
             alone would do by itself. Where it has none, OpenVINO computes fp16 and bf16 graphs in float32.
+        threads: That a call computes on; by default those of `default_threads`.
 
     Raises:
         UserError: OpenVINO is missing, the processor cannot compute in that precision, or it does not take the file.
     """
 
-    def __init__(self, file: OnnxFile, *, precision: Precision | None = None) -> None:
+    def __init__(self, file: OnnxFile, *, precision: Precision | None = None, threads: int | None = None) -> None:
         precision, core = precision or file.precision, _openvino().Core()
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         _check_precision(precision, file, has_bf16)
+        info = file.info("cpu", threads_on("cpu", threads), precision)
         self._hint = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" and has_bf16 else "f32",
             "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": str(info.threads),
         }
         self._file, self._core = file, core
         try:
@@ -45,7 +49,7 @@ class OpenVinoBackend(Engine):
             compiled = self._compile()
         except RuntimeError as error:
             raise UserError(f"{file.name} cannot be loaded by OpenVINO: {first_line(error)}") from error
-        super().__init__(file.info("cpu", precision))
+        super().__init__(info)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(_REQUESTS):
             self._requests.put(compiled.create_infer_request())
@@ -70,6 +74,9 @@ class OpenVinoBackend(Engine):
 
     def _compile(self) -> Any:
         return self._core.compile_model(self._model, "CPU", self._hint)
+
+    def _works_after_fork(self) -> bool:
+        return self.info.threads == 1
 
     def _release(self) -> None:
         del self._requests, self._model

@@ -97,8 +97,10 @@ class TensorRtBackend(Engine):
         del self._graphs, self._plan, self._runtime
 
 
-def load_tensorrt(path: Path, direction: Direction | None, device: str, precision: Precision | None) -> TensorRtBackend:
-    """Loads an .engine file; its sidecar is checked before TensorRT reads any of it.
+def load_tensorrt(
+    path: Path, direction: Direction | None, device: str, precision: Precision | None, _threads: int | None = None
+) -> TensorRtBackend:
+    """Loads an .engine file; its sidecar is checked before TensorRT reads any of it. It computes on no CPU threads.
 
     Raises:
         UserError: The sidecar is missing or differs from the file, the file holds the other direction or precision, or

@@ -10,6 +10,7 @@ from cyclegan_fast.engine.backends.cuda_graphs import Call, GraphPerShape
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.engine.info import EngineInfo, Precision
+from cyclegan_fast.engine.threads import threads_on
 from cyclegan_fast.errors import UserError
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,7 +24,13 @@ class TorchBackend(Engine):
     """
 
     def __init__(
-        self, generator: Generator, *, name: str, device: str = "auto", precision: Precision | None = None
+        self,
+        generator: Generator,
+        *,
+        name: str,
+        device: str = "auto",
+        precision: Precision | None = None,
+        threads: int | None = None,
     ) -> None:
         where, precision = resolve_device(device), precision or "fp32"
         if precision not in _TYPES:
@@ -39,6 +46,7 @@ class TorchBackend(Engine):
                 in_format=generator.in_format,
                 out_format=generator.out_format,
                 limits=generator.limits,
+                threads=threads_on(where.type, threads),
             )
         )
         self.dtype = _TYPES[precision]
@@ -62,6 +70,9 @@ class TorchBackend(Engine):
     def _warm(self, batch: Tensor) -> None:
         if self._graphs is not None:
             self._graphs.warm(batch)
+
+    def _works_after_fork(self) -> bool:
+        return self.info.threads == 1  # with more it would wait for OpenMP's, which stay with the parent
 
     def _release(self) -> None:
         if self._graphs is not None:
