@@ -208,13 +208,14 @@ _never_freed: list[Engine] = []
 
 
 def _after_fork_in_child() -> None:
-    """Renews the locks of the engines that work on, and makes the others refuse what would wait forever."""
+    """Renews the locks of the engines that work on, and makes the others refuse what would wait forever.
+
+    None is freed, which may wait for threads of the parent: its memory is shared with the parent anyway.
+    """
     for engine in _engines:
         if not engine.closed:
-            works = engine._works_after_fork()
-            engine._lifecycle = Lifecycle(engine.name, left_behind=not works)
-            if not works:  # freeing it would wait for its threads, too
-                _never_freed.append(engine)
+            engine._lifecycle = Lifecycle(engine.name, fork="works" if engine._works_after_fork() else "left behind")
+            _never_freed.append(engine)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

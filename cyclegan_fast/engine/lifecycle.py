@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 from cyclegan_fast.errors import UserError
 
@@ -20,11 +20,11 @@ class Lifecycle:
 
     Args:
         name: Of the engine, for messages.
-        left_behind: Whether this process is a fork, and the engine works in its parent alone.
+        fork: Of an engine that a forked process has from its parent: whether it works there, too.
     """
 
-    def __init__(self, name: str, *, left_behind: bool = False) -> None:
-        self._name, self._left_behind = name, left_behind
+    def __init__(self, name: str, *, fork: Literal["works", "left behind"] | None = None) -> None:
+        self._name, self._fork = name, fork
         self._changed = threading.Condition()
         self._calls = 0  # running or submitted
         self._thread = threading.local()  # .depth: how many of the calls this thread is inside of
@@ -38,7 +38,7 @@ class Lifecycle:
         Raises:
             UserError: It is one of them.
         """
-        if self._left_behind:
+        if self._fork == "left behind":
             raise UserError(
                 f"{self._name} was loaded before this process was forked, and its threads are in the parent alone: "
                 "start processes by spawn, load it in this process, or load it with threads=1 on the CPU"
@@ -89,7 +89,7 @@ class Lifecycle:
             self._changed.wait_for(lambda: self._calls <= self._depth)
             if self._pool is not None:
                 self._pool.shutdown(wait=False)  # its threads have nothing left to do; this may be one of them
-            if not self._left_behind:
+            if self._fork is None:  # else it would wait for threads that are in the parent alone
                 release()
             self._released = True
             self._changed.notify_all()
