@@ -39,7 +39,7 @@ def _run(words: list[str]) -> Any:
         print(__version__)
     elif not words or (words[0].startswith("-") and asks_for_help(words)):
         entries = {name.replace("_", "-"): text for name, text in COMMANDS.items()}
-        print(list_page(f"{prog} <command> [flags]", entries, f"{prog} <command> --help shows the flags of one."))
+        print(list_page(prog, entries, ["python -m cyclegan_fast.train --amp --cuda-graphs --max-steps 20"]))
     else:
         verb = choose(words, list(COMMANDS), prog)
         importlib.import_module(f"cyclegan_fast.{verb}").main(words[1:])

@@ -31,13 +31,15 @@ def help_page(grammar: Grammar, description: str, first: Sequence[str] = ()) -> 
     return "\n\n".join(parts)
 
 
-def list_page(usage: str, entries: dict[str, str], end: str) -> str:
-    """Returns the page of a program with several commands: their names and what they do."""
+def list_page(prog: str, entries: dict[str, str], examples: Sequence[str]) -> str:
+    """Returns the page of a program with several commands: their names, what they do, and command lines."""
     indent = max(map(len, entries)) + 4
     lines = [
         _fill(text, _width(), first=f"  {name}".ljust(indent), rest=" " * indent) for name, text in entries.items()
     ]
-    return "\n".join([f"usage: {usage}", "", *lines, "", end])
+    shown = ["For example:", *(f"    {as_typed(example)}" for example in examples)]
+    end = f"{prog} <command> --help shows the flags of one."
+    return "\n".join([f"usage: {prog} <command> [flags]", "", *lines, "", *shown, "", end])
 
 
 def _width() -> int:

@@ -68,8 +68,9 @@ def asks_for_help(words: Sequence[str]) -> bool:
 def _run_subcommand(commands: Mapping[str, Function], words: Sequence[str]) -> Any:
     prog = program_of(next(iter(commands.values())))
     if asks_for_help(words) and words[0] not in commands:
-        texts = {name: _description(function).partition("\n")[0] for name, function in commands.items()}
-        print(list_page(f"{prog} <command> [flags]", texts, f"{prog} <command> --help shows the flags of one."))
+        descriptions = {name: _description(function) for name, function in commands.items()}
+        examples = [found[0] for text in descriptions.values() if (found := re.search("python -m .*", text))]
+        print(list_page(prog, {name: text.partition("\n")[0] for name, text in descriptions.items()}, examples))
         return 0
     name = choose(words, list(commands), prog)
     return _run_function(commands[name], words[1:], f"{prog} {name}")

@@ -115,6 +115,7 @@ def test_the_list_names_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
     for line in ("", "--help", "-h"):
         done = run(line)
         assert (done.returncode, done.stderr) == (0, "")
+        assert "\n    python -m cyclegan_fast.train --amp --cuda-graphs --max-steps 20\n" in done.stdout
         for name, text in program.COMMANDS.items():
             assert re.search(rf"^  {name.replace('_', '-')} +{re.escape(text)}$", done.stdout, re.MULTILINE)
     assert run("--version").stdout.strip()
@@ -130,9 +131,7 @@ def test_help_is_readable(page: str, columns: int, monkeypatch: pytest.MonkeyPat
     for line in done.stdout.splitlines():
         is_example = "python -m cyclegan_fast" in line
         assert is_example or len(line) < min(columns, MAX_WIDTH), line
-    if page != "dataset":
-        assert re.search(rf"^(Example: |    )python -m cyclegan_fast\.{page} ?", done.stdout, re.MULTILINE)
-        assert all(text for text in re.findall(r"^  (?:--|\w).*", done.stdout, re.MULTILINE))
+    assert re.search(rf"^(Example: |    )python -m cyclegan_fast\.{page} ?", done.stdout, re.MULTILINE)
 
 
 def test_the_help_of_train_starts_with_what_matters() -> None:
