@@ -44,6 +44,7 @@ def line_chart(
     raw: bool = True,
     x_name: str = "step",
     unit: str = "",
+    names: Sequence[str] = (),
 ) -> Element:
     """Draws one line per series.
 
@@ -54,6 +55,7 @@ def line_chart(
         raw: Draw the raw values, faint, too.
         x_name: What x counts.
         unit: What follows each value of y, such as %.
+        names: The lines of all charts beside this one, each of which has its colour; by default those of this one.
 
     Returns:
         A <figure>: caption and legend with each line's last value, then the <svg>.
@@ -63,15 +65,16 @@ def line_chart(
     label = f"{title}: {', '.join(f'{name} ends at {number(y)}{unit}' for name, y in last.items())}"
     x_ticks, y_ticks = _ticks(series)
     frame = _frame(series, x_ticks, y_ticks, x_name, unit)
+    colours = {name: colour(i) for i, name in enumerate(names or series)}
     return el(
         "figure",
-        el("figcaption", el("strong", title), *_legend(last, unit)),
+        el("figcaption", el("strong", title), *_legend(last, unit, colours)),
         el(
             "svg",
             *_axis_of_y(frame, y_ticks, unit),
             *_axis_of_x(frame, x_ticks, x_name),
-            *(_raw_lines(series, frame) if raw else ()),
-            *_mean_lines(means, frame),
+            *(_raw_lines(series, frame, colours) if raw else ()),
+            *_mean_lines(means, frame, colours),
             viewBox=f"0 0 {WIDTH} {HEIGHT}",
             role="img",
             aria_label=label,
@@ -156,17 +159,17 @@ def _axis_of_x(frame: Frame, ticks: list[float], name: str) -> list[Element]:
     return parts
 
 
-def _raw_lines(series: Mapping[str, Points], frame: Frame) -> list[Element]:
+def _raw_lines(series: Mapping[str, Points], frame: Frame, colours: Mapping[str, str]) -> list[Element]:
     return [
-        el("path", d=_path(points, frame), class_=f"raw {colour(i)}", data_series=name)
-        for i, (name, points) in enumerate(series.items())
+        el("path", d=_path(points, frame), class_=f"raw {colours[name]}", data_series=name)
+        for name, points in series.items()
     ]
 
 
-def _mean_lines(means: Mapping[str, Points], frame: Frame) -> list[Element]:
+def _mean_lines(means: Mapping[str, Points], frame: Frame, colours: Mapping[str, str]) -> list[Element]:
     return [
-        el("path", d=_path(points, frame), class_=f"mean {colour(i)}", data_mean=name)
-        for i, (name, points) in enumerate(means.items())
+        el("path", d=_path(points, frame), class_=f"mean {colours[name]}", data_mean=name)
+        for name, points in means.items()
     ]
 
 
@@ -175,10 +178,10 @@ def colour(i: int) -> str:
     return f"s{i % COLOURS}" + " dashed" * (i // COLOURS % 2)
 
 
-def _legend(last: Mapping[str, float], unit: str) -> list[Element]:
+def _legend(last: Mapping[str, float], unit: str, colours: Mapping[str, str]) -> list[Element]:
     return [
-        el("span", el("i", class_=colour(i), aria_hidden="true"), f"{name} ", el("b", number(value) + unit))
-        for i, (name, value) in enumerate(last.items())
+        el("span", el("i", class_=colours[name], aria_hidden="true"), f"{name} ", el("b", number(value) + unit))
+        for name, value in last.items()
     ]
 
 

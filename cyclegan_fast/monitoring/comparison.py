@@ -125,13 +125,15 @@ def _differences(runs: Sequence[ComparedRun]) -> Element:
         el("tr", el("th", name, scope="row"), *(el("td", run.settings.get(name, "")) for run in runs))
         for name in differing
     ]
-    return section("Settings that differ", _table(["setting", *(run.label for run in runs)], lines))
+    return section("Settings that differ", _table(["setting", *(run.label for run in runs)], lines, "differences"))
 
 
-def _table(head: Sequence[str], lines: Sequence[Element]) -> Element:
+def _table(head: Sequence[str], lines: Sequence[Element], kind: str = "") -> Element:
     titles = el("tr", *(el("th", title, scope="col") for title in head))
     return el(
-        "div", el("div", el("table", el("thead", titles), el("tbody", *lines)), class_="scroll"), class_="card runs"
+        "div",
+        el("div", el("table", el("thead", titles), el("tbody", *lines)), class_="scroll"),
+        class_=f"card runs {kind}".strip(),
     )
 
 
@@ -180,8 +182,9 @@ def _curves(runs: Sequence[ComparedRun]) -> Element | None:
         stem = name.removesuffix("_A").removesuffix("_B")
         charts[f"{LOSS_TITLES.get(stem, humanise(stem))}: {name}"] = _lines(runs, name)
     charts |= {title: _lines(runs, key) for key, title in CURVES.items()}
+    labels = [run.label for run in runs]
     drawn = [
-        line_chart(title, lines, smooth=title not in EXACT, raw=False, unit=UNITS.get(title, ""))
+        line_chart(title, lines, smooth=title not in EXACT, raw=False, unit=UNITS.get(title, ""), names=labels)
         for title, lines in with_numbers(charts).items()
     ]
     return section("Curves", el("p", NAMES, class_="hint"), el("div", *drawn, class_="charts")) if drawn else None

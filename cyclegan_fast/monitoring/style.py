@@ -51,7 +51,8 @@ p { margin: 0 0 10px; max-width: 72ch; }
 .stopped { --tone: var(--s1); } .failed, .killed { --tone: var(--bad); }
 .hint { margin: 10px 0 12px; color: var(--soft); font-size: .85rem; }
 .strip { display: grid; gap: 6px; }
-.strip span { color: var(--soft); font-size: .82rem; text-align: center; }
+.strip span { color: var(--soft); font-size: .82rem; line-height: 1.3; text-align: center; align-self: end;
+  overflow-wrap: anywhere; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--line); }
 .strip img.small { image-rendering: pixelated; }
 .wide { grid-template-columns: minmax(0, 1fr); }
@@ -93,6 +94,7 @@ td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .runs table { width: auto; min-width: 100%; }
 .runs th, .runs td { width: auto; min-width: 84px; padding: 8px 24px 8px 0; vertical-align: baseline; }
 .runs th { white-space: nowrap; } .runs td { overflow-wrap: normal; white-space: nowrap; }
+.differences td { min-width: 110px; max-width: 320px; overflow-wrap: anywhere; white-space: normal; }
 .runs tbody tr:last-child > * { border-bottom: 0; }
 .runs thead th, .runs tbody th { color: var(--ink); font-weight: 600; }
 .runs thead th { color: var(--soft); font-weight: 400; }

@@ -22,7 +22,8 @@ class SampleTranslator:
     """Translates the held-out images with the generators as they are at the moment.
 
     It runs eagerly, one image at a time, and changes nothing that a training step reads: no weight, no running
-    statistics, no random numbers, no choice of cuDNN's, no memory of a CUDA graph.
+    statistics, no random numbers, no memory of a CUDA graph. cuDNN chooses its algorithms as in training, with which
+    it shares them: a choice by another rule would stay.
 
     Args:
         step: The training step, whose generators and precision are used.
@@ -41,7 +42,7 @@ class SampleTranslator:
 
         Where the GPU's memory is too small for it, as training needs it all, a warning is logged and there are none.
         """
-        with torch.inference_mode(), self.step.autocast(), _evaluation(*self.generators.values()), _no_benchmark():
+        with torch.inference_mode(), self.step.autocast(), _evaluation(*self.generators.values()):
             try:
                 return [
                     SampleRow(domain, image.name, [to_image(pixels) for pixels in self._translate(domain, image)])
@@ -73,14 +74,3 @@ def _evaluation(*networks: nn.Module) -> Iterator[None]:
     finally:
         for network, training in zip(networks, modes, strict=True):
             network.train(training)
-
-
-@contextlib.contextmanager
-def _no_benchmark() -> Iterator[None]:
-    """cuDNN times no algorithms for shapes that come now and then."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

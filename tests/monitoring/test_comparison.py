@@ -111,6 +111,15 @@ def test_bad_folders_are_one_sentence(make: Make, tmp_path: Path) -> None:
     assert "line 1 is no event record" in report(good).stderr
 
 
+def test_a_run_has_one_colour_in_all_charts(make: Make, tmp_path: Path) -> None:
+    first, second = make("a"), make("b")
+    (first / "events.jsonl").write_text('{"step": 10, "losses": {"G_A": 0.5}}\n')  # no D_A, as one without the GAN loss
+    assert report(first, second).returncode == 0
+    page = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))
+    colours = {(path["data-mean"], path["class"]) for path in page.all("path")}
+    assert colours == {("a", "mean s0"), ("b", "mean s1")}
+
+
 def test_many_runs_have_lines_of_their_own(make: Make, tmp_path: Path) -> None:
     assert report(*(make(f"{i}", names="1") for i in range(10))).returncode == 0
     page = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))

@@ -141,7 +141,10 @@ def test_files_of_grids_hold_their_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_sampling_beside_cuda_graphs_changes_no_bit(data: Path, tmp_path: Path) -> None:
+def test_sampling_beside_cuda_graphs_changes_no_bit(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     flags = "--device cuda --cuda-graphs --max-steps 9 --amp"
     for name, every in (("without", 0), ("with", 1)):
         run = trainer(data, tmp_path / name, f"{flags} --sample-every {every}")
