@@ -184,7 +184,7 @@ GEOMETRIES = (  # the first that applies
     Geometry(
         lambda facts, crop: facts.one_size and facts.short_sides.min() > 2 * PAPER_CROP,
         "crop",
-        "large images of one size, as tiles and scans are: details keep their scale",
+        "large images of one size, as tiles and scans are (objects that fill them want resize_and_crop)",
     ),
     Geometry(
         lambda facts, crop: facts.nearly_square,
