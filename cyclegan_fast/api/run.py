@@ -109,6 +109,7 @@ class Run:
         device: str = "auto",
         precision: Precision | None = None,
         backend: Backend = "auto",
+        threads: int | None = None,
     ) -> Engine:
         """Loads the generator of the newest checkpoint; see `load_engine`.
 
@@ -117,7 +118,9 @@ class Run:
         """
         from cyclegan_fast.engine import load_engine
 
-        return load_engine(self.out, direction=direction, device=device, precision=precision, backend=backend)
+        return load_engine(
+            self.out, direction=direction, device=device, precision=precision, backend=backend, threads=threads
+        )
 
     def __repr__(self) -> str:
         return f"Run({str(self.out)!r}): {self.describe()}"
