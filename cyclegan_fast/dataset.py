@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cyclegan_fast.cli import run_command
+from cyclegan_fast.cli.program import as_typed
 from cyclegan_fast.config import DataConfig, ModelConfig, Preprocess, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
@@ -100,6 +102,7 @@ def check(
     from cyclegan_fast.data.catalog.quarantine import add_to_quarantine
     from cyclegan_fast.monitoring.progress import ProgressBar
 
+    _refuse_nothing(data, data_A, data_B)
     settings = DataConfig(
         data=data,
         data_A=data_A,
@@ -178,6 +181,7 @@ def plan(
     from cyclegan_fast.monitoring.progress import ProgressBar
     from cyclegan_fast.training.plan.plan import TRAIN, as_json, as_text, as_yaml, make_plan, try_plan
 
+    _refuse_nothing(data, data_A, data_B)
     if not seconds > 0:
         raise UserError(f"--seconds must be more than 0, got {seconds:g}")
     settings = DataConfig(data=data, data_A=data_A, data_B=data_B, paired=paired, workers=workers)
@@ -195,7 +199,13 @@ def plan(
         return
     for line in as_text(found, measured):
         print(printable(line))
-    print(f"\n{found.command if yaml is None else f'{TRAIN} --config {yaml}'}")
+    print()
+    print(printable(as_typed(found.command if yaml is None else f"{TRAIN} --config {shlex.quote(str(yaml))}")))
+
+
+def _refuse_nothing(*locations: object) -> None:
+    if locations == (None, None, None):
+        raise UserError("name the folder that holds trainA and trainB, or --data-A and --data-B")
 
 
 def _refuse_among_images(sheet: Path, settings: DataConfig) -> None:

@@ -274,6 +274,21 @@ def test_pairs_side_by_side_and_locations(tmp_path: Path) -> None:
     assert f"--data-A {tmp_path / 'train'} --data-B {tmp_path / 'train'}" in plan("plan", *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "error: name the folder that holds trainA and trainB, or --data-A and --data-B"),
+        (["nowhere"], "error: nowhere: there is no such data folder"),
+        (["nowhere", "--seconds", "0"], "error: --seconds must be more than 0, got 0"),
+        (["--data-A", "photos"], "error: --data-A and --data-B go together"),
+    ],
+)
+def test_mistakes_are_one_sentence(words: list[str], message: str) -> None:
+    done = run_in_process(lambda: dataset.main(["plan", *words]))
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
 def test_a_folder_that_cannot_be_planned(tmp_path: Path) -> None:
     (tmp_path / "trainA").mkdir()
     noise(70, 70).save(tmp_path / "trainA" / "0.png")
