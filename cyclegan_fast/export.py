@@ -46,7 +46,8 @@ def export(
         shapes: The batches that a .pt2 or .engine file serves, as images x height x width: the smallest, the usual, the
             largest. By default fastest at one image of 256x256, and up to 64 of 4096x4096 (.pt2) or 16 of 1024x1024.
         images: Folder of images of the domain that it translates, such as testA: what the engine is compared with torch
-            on (by default rendered scenes), and what int8 and fp8 are calibrated on.
+            on (by default rendered scenes), and what int8 and fp8 are calibrated on. What quarantine.txt names, in it
+            or in the data folder above it, is left out.
         device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
     """
     from cyclegan_fast.engine import build_engine

@@ -30,6 +30,7 @@ def translate(
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     backend: Literal["auto", "torch", "onnxruntime", "openvino", "aoti", "tensorrt"] = "auto",
     batch_size: int = 8,
+    threads: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     reconstruct: bool = False,
@@ -43,6 +44,7 @@ def translate(
         python -m cyclegan_fast.translate --engine horse2zebra.onnx --input horses --output zebras
         python -m cyclegan_fast.translate --model latest_net_G_A.pth --input 'photos/**/*.jpg' --output out --resume
         python -m cyclegan_fast.translate --engine runs/horse2zebra --input ride.mp4 --output zebras
+        python -m cyclegan_fast.translate --engine runs/horse2zebra --input horse.jpg --output zebra.png
 
     Names, sub-folders, formats, sizes and bits are kept: 8-bit images give 8 bits, 16-bit ones 16, and floating-point
     TIFF the same. Videos (extra [video]) keep size, times of frames and sound. Files that cannot be translated are
@@ -52,13 +54,16 @@ def translate(
         engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .engine, .pt2 or .safetensors file,
             or a .pth of the reference; --model is the same.
         input: An image, a video, a folder of them, or a pattern in quotes: 'photos/**/*.jpg'.
-        output: Folder for the results; it may not lie in the input folder.
+        output: Folder for the results, which may not lie in the input folder; of one image or video also the file to
+            write, such as zebra.png.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the engine holds; AtoB if both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
         precision: fp32, bf16, or on CUDA fp16: by default fp32, or an engine file's own.
         backend: What runs the engine: by default torch for weights, onnxruntime for .onnx (openvino for those of bf16
             on a CPU), aoti for .pt2, tensorrt for .engine.
         batch_size: Images of one size that pass the network at a time; fewer need less memory.
+        threads: CPU threads that the engine computes on: by default one for each core, or OMP_NUM_THREADS, within the
+            container's limit.
         resume: Leave out what has a result already, and do the rest: each is written whole or not at all.
         overwrite: Replace results that exist already.
         reconstruct: Translate each result back, too, and write grids of image, result and reconstruction into the
@@ -92,7 +97,9 @@ def translate(
         raise UserError("--reconstruct makes grids of images, and the input holds videos: leave it out, or them")
 
     def load(direction: Literal["AtoB", "BtoA"] | None) -> Engine:
-        return load_engine(engine, direction=direction, device=device, precision=precision, backend=backend)
+        return load_engine(
+            engine, direction=direction, device=device, precision=precision, backend=backend, threads=threads
+        )
 
     loaded, reconstruction = load(direction), None
     if reconstruct:
@@ -126,7 +133,8 @@ def _report(results: list[TaskResult], every: int, asked: int, output: Path, sec
     before = every - asked
     there = f", {before} of them from before" if before else ""
     speed = f" ({len(results) / seconds:.1f} files/s)" if results else ""
-    print(f"{len(results) - len(bad) + before} of {every} files are in {output}{there}{speed}")
+    where = f"in {output}" if output.is_dir() else f"written: {output}"
+    print(f"{len(results) - len(bad) + before} of {every} files are {where}{there}{speed}")
     if clipped:
         low, high = engine.in_format.scale
         count = sum(result.clipped for result in clipped)

@@ -21,13 +21,17 @@ _CHANNELS = {"PNG": (1, 2, 3, 4), "WEBP": (1, 3, 4)}  # 2 and 4 with transparenc
 _CONTAINERS = "TIFF, or PNG where the channels are grey or colour and transparency"
 
 
-def encode_like(source: Path, pixels: np.ndarray) -> bytes:
-    """Encodes [H, W, C] in the format of the source file, which its content decides and not its name.
+def encode_for(target: Path, source: Path, pixels: np.ndarray) -> bytes:
+    """Encodes [H, W, C] for a file `target` that is made of `source`.
+
+    The format is that of the source file, which its content decides and not its name; but where the target has another
+    suffix, that decides.
 
     Raises:
         UserError: That format cannot hold such pixels, or a package is missing that writes them.
     """
-    kind, channels = _format_of(source), pixels.shape[2]
+    kind = _format_of(source) if same_format(source, target) else suffix_format(target)
+    channels = pixels.shape[2]
     if kind != "TIFF" and pixels.dtype == np.float32:
         raise UserError(f"the result has floating-point values, which {kind} cannot hold: give the image as TIFF")
     if kind != "TIFF" and channels not in _CHANNELS.get(kind, (1, 3)):
@@ -38,6 +42,16 @@ def encode_like(source: Path, pixels: np.ndarray) -> bytes:
         return _encode(kind, pixels)
     except MissingPackageError as error:
         raise UserError(str(error)) from error
+
+
+def same_format(source: Path, target: Path) -> bool:
+    """Whether two names end in the same format."""
+    return source.suffix.lower() == target.suffix.lower() or suffix_format(source) == suffix_format(target)
+
+
+def suffix_format(path: Path) -> str:
+    """The format that a file's name promises; empty if it promises none."""
+    return Image.registered_extensions().get(path.suffix.lower(), "")
 
 
 def _encode(kind: str, pixels: np.ndarray) -> bytes:

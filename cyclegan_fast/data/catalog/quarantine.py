@@ -7,6 +7,7 @@ begins with ``#`` or a quote, holds `` #``, or has spaces at its ends. A name wi
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,10 @@ from pathlib import Path, PurePosixPath
 from cyclegan_fast.data.catalog.manifest import name_in
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
+from cyclegan_fast.images.find import list_images
 from cyclegan_fast.images.image_file import ImageFile
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "quarantine.txt"
 
@@ -60,6 +64,21 @@ def exclude(files: Sequence[ImageFile], folder: Path) -> list[ImageFile | None]:
     if files and not any(kept):
         raise UserError(f"{folder / FILE_NAME} names all {len(files)} images of {Path(files[0].path).parent}")
     return kept
+
+
+def list_usable_images(folder: Path) -> list[Path]:
+    """Lists the images of a folder but those that its own quarantine list, or that of the folder above it, names.
+
+    Raises:
+        UserError: As `list_images` and `exclude` do.
+    """
+    paths = list_images(folder)
+    files = [ImageFile(str(path)) for path in paths]
+    for place in (folder, folder.parent):
+        files = [file for file in exclude(files, place) if file is not None]
+    if dropped := len(paths) - len(files):
+        log.info("%s: %d of %d images are left out, as %s names them", folder, dropped, len(paths), FILE_NAME)
+    return [Path(file.path) for file in files]
 
 
 def can_be_listed(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from cyclegan_fast.checkpoint import save_reference_network
+from cyclegan_fast.data.catalog.quarantine import list_usable_images
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.aoti import AotiBackend, aoti_facts, compile_package
 from cyclegan_fast.engine.backends.onnx_file import embed_metadata, parse_onnx
@@ -28,7 +29,6 @@ from cyclegan_fast.engine.metadata import Metadata
 from cyclegan_fast.engine.shapes import Shape, Shapes
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
-from cyclegan_fast.images.find import list_images
 from cyclegan_fast.nn import Direction
 
 # Of a file that is built without --shapes. TensorRT tries its kernels on the largest.
@@ -88,8 +88,9 @@ def build_engine(
         shapes: The batches that a .pt2 or .engine file serves, best at one image of 256x256 by default, and up to 64
             images and 4096x4096 (.pt2), or 16 images and 1024x1024 (.engine). An .onnx file takes all.
         images: A folder with images of the domain that it translates, such as testA; the engine is compared with torch
-            on some of them, besides random values, and int8 and fp8 are calibrated on 32 of them. By default rendered
-            scenes stand in for the comparison.
+            on some of them, besides random values, and int8 and fp8 are calibrated on 32 of them; those that a
+            quarantine list in it, or in the data folder above it, names are left out. By default rendered scenes stand
+            in for the comparison.
         device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
 
     Returns:
@@ -117,7 +118,7 @@ def build_engine(
         _WEIGHTS[out.suffix](generator, out)
         return out
     fitting = None if shapes is None else _check_shapes(shapes, generator)
-    sample_images = [] if images is None else list_images(Path(images))
+    sample_images = [] if images is None else list_usable_images(Path(images))
     built = _ENGINES[out.suffix](_Job(generator, precision, fitting, resolve_device(device), sample_images))
     with built.engine:
         parity = check_parity(built.engine, generator, sample_images)

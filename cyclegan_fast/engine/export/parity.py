@@ -52,6 +52,15 @@ BOUNDS = {
 }
 
 
+_TRY = {
+    "fp32": "its weights may hold values that are far too large: look at its images (translate), or train again",
+    "fp16": "use bf16, which holds larger numbers, or fp32",
+    "bf16": "use fp16, which has more digits, or fp32",
+    "int8": "calibrate on more varied images of its domain (--images, of which 32 are used), or use fp16 or bf16",
+    "fp8": "calibrate on more varied images of its domain (--images, of which 32 are used), or use int8, fp16 or bf16",
+}
+
+
 def parity_images(engine: Engine, images: Sequence[Path] = ()) -> Iterator[Tensor]:
     """What a build is compared on: random values of two shapes, and images.
 
@@ -113,5 +122,7 @@ def check_parity(engine: Engine, generator: Generator, images: Sequence[Path] = 
     found = measure_parity(engine.run, generator.network, parity_images(engine, images))
     bound = BOUNDS["fp16" if engine.precision == "fp32" and engine.device.startswith("cuda") else engine.precision]
     if not (found.max <= bound.max and found.mean <= bound.mean and found.psnr >= bound.psnr):
-        raise UserError(f"the engine differs from torch by {found}; {engine.precision} is allowed {bound}")
+        raise UserError(
+            f"the engine differs from torch by {found}; {engine.precision} is allowed {bound}: {_TRY[engine.precision]}"
+        )
     return found

@@ -24,7 +24,7 @@ from cyclegan_fast.engine.translation.video_reader import import_av
 from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
-from cyclegan_fast.images.encode import encode_like
+from cyclegan_fast.images.encode import encode_for, same_format
 from cyclegan_fast.images.model_io import InputImage, from_values, read_input
 from cyclegan_fast.monitoring.grids import encode, sample_grid
 from cyclegan_fast.monitoring.progress import Progress
@@ -115,7 +115,8 @@ def _kind_of(task: Task, *, engine: Engine, tiling: Tiling | None) -> Literal["i
         return "video"
     try:
         cut = tiling_for(engine, tiff_pixels(task.source), tiling)
-        return cut if cut is not None and goes_by_rows(task.source, engine.in_channels) else "image"
+        by_rows = same_format(task.source, task.target) and goes_by_rows(task.source, engine.in_channels)
+        return cut if cut is not None and by_rows else "image"
     except Exception:  # whatever is wrong with the file is found again, and reported, when it is read
         return "image"
 
@@ -185,7 +186,7 @@ class _ImagePipeline:
         }
 
     def _write(self, task: Task, image: InputImage, output: Tensor, back: Tensor | None) -> TaskResult:
-        content = encode_like(task.source, from_values(output, image.depth, self._engine.out_format))
+        content = encode_for(task.target, task.source, from_values(output, image.depth, self._engine.out_format))
         if self._reconstruction is not None and back is not None:
             grid = sample_grid([[image.values, output, back]], ["input", "translated", "reconstruction"])
             write_atomically(self._reconstruction.grids[task], encode(grid, "PNG"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, split_pattern
+from cyclegan_fast.images.other_kinds import other_kind
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
 OUTPUT_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v"})  # of videos; others become .mkv, which takes any sound
@@ -33,17 +34,20 @@ def plan_tasks(source: Path, output: Path, *, overwrite: bool = False, reconstru
         source: An image, a video, a folder with them at any depth, or a glob pattern (``**`` for any folders). What
             exists under that very name is never taken for a pattern.
         output: Folder for the results, under the same names: below the folder, or below the part of the pattern that
-            is fixed.
+            is fixed. Of one image or video it may be a file to write, whose suffix is that of an image or a video.
         overwrite: Whether results may be there already. The input never is overwritten.
         reconstruct: Whether each result has a grid, `grid_of`, too.
 
     Raises:
-        UserError: There is no such input, or a result would replace an input, another result, or a file that exists.
+        UserError: There is no such input, the output is a file where a folder is wanted, or a result would replace an
+            input, another result, or a file that exists.
     """
     root, paths = _inputs(source, output)
+    if names_file(output):
+        _check_one_file(source, output, reconstruct)
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
-    tasks = [Task(path, _target(output / path.relative_to(root))) for path in paths]
+    tasks = [Task(path, output if names_file(output) else _target(output / path.relative_to(root))) for path in paths]
     inputs, results = {task.source.resolve() for task in tasks}, dict[Path, Path]()
     for task in tasks:
         for target in (task.target, grid_of(task, output)) if reconstruct else (task.target,):
@@ -60,6 +64,28 @@ def plan_tasks(source: Path, output: Path, *, overwrite: bool = False, reconstru
             "rest) or --overwrite"
         )
     return tasks
+
+
+def names_file(output: Path) -> bool:
+    """Whether an output is one file to write, by the suffix of an image or a video, and no folder."""
+    known = output.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES or other_kind(output.name)
+    return not output.is_dir() and (bool(known) or output.is_file())
+
+
+def _check_one_file(source: Path, output: Path, reconstruct: bool) -> None:
+    """Refuses a file as output where the input is another kind of thing, or nothing writes such a file."""
+    if source.is_dir() or not source.exists():
+        kind = "a folder" if source.is_dir() else "a pattern"
+        raise UserError(f"--output {output} names a file, but the input {source} is {kind}: name a folder")
+    suffix, of_video = output.suffix.lower(), source.suffix.lower() in VIDEO_SUFFIXES
+    known = OUTPUT_SUFFIXES if of_video else SUFFIXES
+    if suffix not in known:
+        what = "a video" if of_video else "an image"
+        raise UserError(
+            f"--output {output}: {what} is written as {', '.join(sorted(known))}: choose such a name, or a folder"
+        )
+    if reconstruct:
+        raise UserError(f"--output {output} names a file, and --reconstruct writes a grid, too: name a folder")
 
 
 def grid_of(task: Task, output: Path) -> Path:
