@@ -66,7 +66,7 @@ class RunReport:
             return
         try:
             self._write("failed", _reason(error))
-        except UserError as failure:  # the disk is full, say: the error itself matters more
+        except Exception as failure:  # the disk is full, say: the error itself matters more
             log.warning("the report does not show how the run ended: %s", failure)
 
     def update(self) -> None:
@@ -75,7 +75,7 @@ class RunReport:
             return
         try:
             self._write("running")
-        except UserError as error:
+        except Exception as error:  # whatever is wrong with a page, days of training matter more
             log.warning("the report is not up to date: %s", error)
 
     def _write(self, state: State, message: str = "") -> None:
@@ -223,12 +223,13 @@ def thinned(steps: Sequence[int], count: int) -> list[int]:
 
 
 def _read_scores(folder: Path) -> dict[str, Any] | None:
-    """What the command evaluate wrote beside the run."""
+    """The scores of the checkpoint that the command evaluate wrote beside the run; None of anything else."""
     try:
         found = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    found = found.get("checkpoint", found) if isinstance(found, dict) else {}  # beside those of engines
+    return found if {"photo_to_labels", "labels_to_photo"} <= found.keys() else None
 
 
 def _reason(error: BaseException) -> str:

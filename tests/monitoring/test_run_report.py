@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import logging
 import re
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_a_short_run_without_grids_has_a_report(folder: Path) -> None:
     (folder / "events.jsonl").write_text("")
     page = Page(write_run_report(folder).read_text(encoding="utf-8"))
     assert page.all("img") == page.all("svg") == []
+
+
+def test_the_scores_of_the_command_evaluate_are_shown(folder: Path) -> None:
+    scores = {direction: {"pixel_accuracy": 0.9412} for direction in ("photo_to_labels", "labels_to_photo")}
+    other = {direction: {"pixel_accuracy": 0.1} for direction in scores}  # of engines, beside those of the checkpoint
+    for content, shown in ((scores, True), (other | {"checkpoint": scores}, True), ({"mine": {"a": "b"}}, False)):
+        (folder / "scores.json").write_text(json.dumps(content))
+        text = text_of(write_run_report(folder))
+        assert ("photo → labels" in text and "0.941" in text) == shown and "0.100" not in text
 
 
 @pytest.mark.parametrize(
