@@ -126,8 +126,13 @@ def test_rules(found: tuple[DomainSurvey, DomainSurvey], machine: Machine, expec
     ("found", "machine", "expected"),
     [
         (HORSES, GPU, "will be cache: decoded, the set takes about 589 MB of 80 GB free"),
-        (TILES, GPU, "will be dali: decoded, the set takes about 675 GB of 80 GB free"),
-        (TILES, Machine(type="cuda", free_memory=8 * 10**9), "will be torch (install cyclegan-fast[dali]"),
+        (
+            HORSES,
+            Machine(type="cuda", free_memory=10**9, free_host_memory=64 * 10**9),
+            "will be cache: decoded, the set takes about 589 MB of 64 GB free in host memory",
+        ),
+        (TILES, GPU, "will be dali: decoded, the set takes about 675 GB, more than --cache-share 0.25 of 80 GB free"),
+        (TILES, Machine(type="cuda", free_memory=8 * 10**9), "will be torch (dali with the extra [dali])"),
         (TILES, CPU, "will be torch: decoded, "),
         ((scan(depth="16"), scan(depth="16")), Machine(type="cuda", free_memory=10**9), "will be torch: decoded, "),
     ],

@@ -118,6 +118,7 @@ def describe_machine(name: str) -> Machine:
     return Machine(
         type=device.type,
         free_memory=free_memory(device),
+        free_host_memory=0 if device.type == "cpu" else free_memory(torch.device("cpu")),
         slow_bfloat16=ops.bfloat16_is_slow(device),
         old_cuda=device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8,
         has_dali=importlib.util.find_spec("nvidia.dali") is not None if importlib.util.find_spec("nvidia") else False,

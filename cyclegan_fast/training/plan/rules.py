@@ -38,7 +38,9 @@ class Machine:
     type: str
     """cuda or cpu."""
     free_memory: int
-    """Bytes."""
+    """Bytes on the device."""
+    free_host_memory: int = 0
+    """Bytes; 0 where the device is the host's CPU."""
     slow_bfloat16: bool = False
     """Whether convolutions are slower in bfloat16 than in float32."""
     old_cuda: bool = False
@@ -144,9 +146,8 @@ def values(facts: Facts, config: TrainConfig) -> Proposal:
     settings: dict[str, Any] = {"depth": "auto"}
     if facts.A.depth == "float":
         settings |= {"value_low": facts.A.low, "value_high": facts.A.high}
-    if facts.B.depth == "float" and (
-        facts.A.depth != "float" or (facts.A.low, facts.A.high) != (facts.B.low, facts.B.high)
-    ):
+    in_A = settings.get("value_low"), settings.get("value_high")
+    if facts.B.depth == "float" and (facts.B.low, facts.B.high) != in_A:
         settings |= {"value_low_B": facts.B.low, "value_high_B": facts.B.high}
     return Proposal(settings, "the lowest and the highest value that were read; a narrower window shows more contrast")
 
@@ -211,9 +212,8 @@ def geometry(facts: Facts, config: TrainConfig) -> Proposal:
     if row.preprocess == "crop":
         return Proposal({"preprocess": "crop"}, row.reason)
     width = max(1.0, facts.aspect[1]) if row.preprocess == "scale_width_and_crop" else 1.0
-    return Proposal(
-        {"preprocess": row.preprocess, "load_size": round(crop * width * PAPER_LOAD / PAPER_CROP)}, row.reason
-    )
+    load_size = round(crop * width * PAPER_LOAD / PAPER_CROP)
+    return Proposal({"preprocess": row.preprocess, "load_size": load_size}, row.reason)
 
 
 def generator(facts: Facts, config: TrainConfig) -> Proposal:
@@ -267,9 +267,9 @@ def epochs(facts: Facts, config: TrainConfig) -> Proposal:
         reason = f"{wanted} epochs {of} are {enough}"
     elif shown < min(MIN_SHOWN, max_shown):
         wanted = min(most, math.ceil(min(MIN_SHOWN, max_shown) / count))
-        reason = f"more than the paper's 200 epochs {of}" + ", but few enough not to learn them by heart" * (
-            wanted == most
-        )
+        reason = f"more than the paper's 200 epochs {of}"
+        if wanted == most:
+            reason += ", but few enough not to learn them by heart"
     return Proposal({"n_epochs": wanted - wanted // 2, "n_epochs_decay": wanted // 2}, reason)
 
 
@@ -288,21 +288,23 @@ def cuda_graphs(facts: Facts, config: TrainConfig) -> Proposal:
     """On a GPU, whose steps all have one size."""
     if facts.machine.type == "cuda":
         return Proposal({"cuda_graphs": "auto"}, "all samples have one size: the whole step is one CUDA graph")
-    return Proposal({"cuda_graphs": "off"}, "there is no GPU")
+    return Proposal({"cuda_graphs": "off"}, "a CPU has no CUDA graphs")
 
 
 def loader(facts: Facts, config: TrainConfig) -> Proposal:
     """Says which loader `auto` will choose; it decides when training starts, from the memory that is free then."""
     needed, share = decoded_bytes(facts, config), config.data.cache_share
-    size = f"decoded, the set takes about {format_bytes(needed)} of {format_bytes(facts.machine.free_memory)} free"
-    if needed <= share * facts.machine.free_memory:
-        return Proposal({"loader": "auto"}, f"will be cache: {size}")
-    eight_bit = not facts.are_measurements
-    if facts.machine.type == "cuda" and eight_bit:
-        what = "dali" if facts.machine.has_dali else "torch (install cyclegan-fast[dali] to decode on the GPU)"
-    else:
-        what = "torch"
-    return Proposal({"loader": "auto"}, f"will be {what}: {size}, more than --cache-share {share:g} of it")
+    machine, size = facts.machine, f"decoded, the set takes about {format_bytes(needed)}"
+    for free, where in ((machine.free_memory, "free"), (machine.free_host_memory, "free in host memory")):
+        if needed <= share * free:
+            return Proposal({"loader": "auto"}, f"will be cache: {size} of {format_bytes(free)} {where}")
+    choice = "torch"
+    if machine.type == "cuda" and not facts.are_measurements:
+        choice = "dali" if machine.has_dali else "torch (dali with the extra [dali])"
+    limit = (
+        f"more than --cache-share {share:g} of {format_bytes(max(machine.free_memory, machine.free_host_memory))} free"
+    )
+    return Proposal({"loader": "auto"}, f"will be {choice}: {size}, {limit}")
 
 
 RULES: tuple[Rule, ...] = (
