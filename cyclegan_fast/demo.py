@@ -139,6 +139,7 @@ def write_demo_report(out: Path, config: TrainConfig, history: list[dict[str, An
     from cyclegan_fast.monitoring.machine import machine_info
     from cyclegan_fast.monitoring.page import ImageBlock
     from cyclegan_fast.monitoring.report import write_report
+    from cyclegan_fast.monitoring.run_report import sample_history
 
     to_photo, to_labels = load_engine(out, direction="AtoB"), load_engine(out, direction="BtoA")
     names = sorted(path.name for path in (out / "data" / "testA").iterdir())[:REPORT_IMAGES]
@@ -160,6 +161,7 @@ def write_demo_report(out: Path, config: TrainConfig, history: list[dict[str, An
         machine=machine_info(),
         events=read_events(out),
         images=blocks,
+        history=sample_history(out),
         scores=history[-1],
         score_history=history,
         usage=USAGE.format(onnx=onnx, example=labels[0]),

@@ -34,4 +34,6 @@ def test_renders_trains_scores_exports_and_reports(tmp_path: Path, monkeypatch: 
     assert done.stdout.splitlines()[-1].endswith(f"open {out / 'report.html'}")
     assert len(list((out / "translated").iterdir())) == 3
     assert json.loads((out / "scores.json").read_text())["step"] == 2
-    assert (out / "report.html").read_text().count("<img") == 2 * 4 * 2  # directions, columns, images
+    translations = 2 * 4 * 2  # directions, columns, images
+    history = 2 * (1 + 3) * 3  # directions, inputs and steps, images
+    assert (out / "report.html").read_text().count("<img") == translations + history

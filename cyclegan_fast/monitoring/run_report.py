@@ -183,7 +183,7 @@ def last_samples(folder: Path, note: str) -> list[ImageBlock]:
     ]
 
 
-def sample_history(folder: Path, note: str) -> list[ImageBlock]:
+def sample_history(folder: Path, note: str = "") -> list[ImageBlock]:
     """Returns the translations of the newest grid's images at some steps, the first and the last among them."""
     grids = {step: read_samples(folder, step) for step in thinned(sample_steps(folder), MAX_STEPS_SHOWN)}
     grids = {step: rows for step, rows in grids.items() if rows}
