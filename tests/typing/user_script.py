@@ -49,7 +49,8 @@ def lists(engine: Engine, array: npt.NDArray[np.uint8], tensor: Tensor, image: I
     assert_type(infer(engine, (array, array)), list[npt.NDArray[np.uint8]])
     assert_type(infer(engine, sorted(Path("horses").glob("*.jpg"))), list[Image.Image])
     assert_type(infer(engine, ["a.jpg", "b.jpg"]), list[Image.Image])
-    assert_type(infer(engine, [image, b"..."]), list[Image.Image])
+    sources: list[Image.Image | bytes] = [image, b"..."]
+    assert_type(infer(engine, sources), list[Image.Image])
     mixed: list[Any] = [image, tensor]
     assert len(infer(engine, mixed)) == 2
 
