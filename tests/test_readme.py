@@ -24,7 +24,7 @@ from cyclegan_fast.__main__ import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 ALIASES = {"card": "model_card"}  # the former name of a command
-PAGES = [ROOT / "docs" / name for name in ("engines.md", "large_images.md", "translate.md")]
+PAGES = [ROOT / "docs" / name for name in ("engines.md", "large_images.md", "translate.md", "deploy.md")]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,8 @@ def test_the_pages_examples(desk: Path, page: Path) -> None:
             run(desk, command.replace("--output ", f"--output {page.stem}_"))
     for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
         (desk / f"{page.stem}.py").write_text(block)
-        run(desk, f"python {page.stem}.py")
+        start = run_as_a_process if "multiprocessing" in block else run
+        start(desk, f"python {page.stem}.py")
 
 
 @pytest.mark.parametrize("name", [*sorted(COMMANDS), "card"])
