@@ -83,7 +83,7 @@ def test_python_examples(desk: Path) -> None:
 
 def test_commands(desk: Path) -> None:
     commands = re.findall(r"^    (python -m cyclegan_fast\.\S+ --.*)$", README, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         if ".train" in command:  # a GPU's flags and a real data set: the settings alone are resolved here
             command += " --print-config"
