@@ -28,7 +28,8 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
         python -m cyclegan_fast.train --out runs/horse2zebra --resume auto
 
     Without --data it trains on rendered scenes. --resume auto continues the run in --out exactly, with its settings.
-    In --out: checkpoints/, samples/, events.jsonl, config.yaml, report.html.
+    In --out: report.html, samples/, checkpoints/, events.jsonl, status.json, config.yaml, and tensorboard/ where
+    TensorBoard is installed.
 
     Ctrl-C and SIGTERM end the run after its step, with a checkpoint and status 3; a second one ends it at once. In the
     background of a script, where a shell ignores Ctrl-C's signal, only SIGTERM (kill <pid>) does.
