@@ -70,7 +70,10 @@ class OpenVinoBackend(Engine):
 
     def _infer(self, request: Any, batch: Tensor) -> Tensor:
         request.infer([self._file.input.from_batch(batch)])
-        return self._file.output.to_batch(request.get_output_tensor().data.copy())
+        result = request.get_output_tensor().data.copy()
+        if not result.size:  # on one thread it reports a shape that the graph cannot take in no other manner
+            raise RuntimeError("OpenVINO returned no pixels")
+        return self._file.output.to_batch(result)
 
     def _compile(self) -> Any:
         return self._core.compile_model(self._model, "CPU", self._hint)
