@@ -96,6 +96,35 @@ def test_check_of_folders_that_cannot_be_used(check: Check, good_folder: Path) -
     assert status == 2 and any("trainA and trainB are the same folder" in line for line in lines)
 
 
+def test_check_of_a_domain_suggests_the_data_folder(check: Check, good_folder: Path) -> None:
+    status, lines, stderr = check(good_folder / "trainA")
+    assert status == 2 and stderr == "" and lines[0] == f"{good_folder / 'trainA'}: no image to read"
+    for name in ("trainA", "trainB"):
+        assert (
+            f"  {name}: the folder {name} is missing; name {good_folder} instead, which holds trainA and trainB"
+            in lines
+        )
+    assert not any("manifest" in line for line in lines)
+
+
+def test_images_that_are_enlarged_name_the_setting(check: Check, good_folder: Path) -> None:
+    for path in good_folder.glob("train?/*"):
+        noise(100, 100, seed=len(path.name)).save(path)
+    _, lines, _ = check(good_folder)
+    at = lines.index("info: enlarged to twice its size or more (12)")
+    assert lines[at + 1] == (
+        "  12 of 12 images: for --load-size 286; dataset plan proposes settings that suit these images"
+    )
+    assert not any("enlarged 2.9 times" in line for line in lines)
+    noise(300, 300).save(good_folder / "trainA" / "large.png")
+    noise(300, 300, seed=1).save(good_folder / "trainB" / "large.png")
+    _, lines, _ = check(good_folder, "--preprocess", "scale_width_and_crop")
+    assert "info: enlarged to twice its size or more (12)" in lines
+    assert any(
+        line.endswith("100x100 pixels, enlarged 2.9 times for --load-size 286 --crop-size 256") for line in lines
+    )
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_a_read_only_folder_is_checked_all_the_same(check: Check, good_folder: Path) -> None:
     check(good_folder)  # imports everything, which nobody may not

@@ -72,6 +72,18 @@ def test_missing_empty_and_equal_folders(good_folder: Path) -> None:
         list_domains(good_folder, "train")
 
 
+def test_a_domain_in_place_of_the_data_folder(good_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cwd, given, named in (
+        (good_folder.parent, good_folder / "trainA", str(good_folder)),
+        (good_folder.parent, Path(good_folder.name, "trainA"), good_folder.name),
+        (good_folder / "trainA", Path(), ".."),
+    ):
+        monkeypatch.chdir(cwd)
+        with pytest.raises(UserError) as error:
+            list_domains(given, "train")
+        assert f"the folder trainA is missing; name {named} instead, which holds trainA and trainB" in str(error.value)
+
+
 def test_check_stops_at_a_bad_file_or_leaves_it_out(bad_file: Path) -> None:
     paths = list_domain(bad_file.parent.parent, "trainA")
     with pytest.raises(UserError, match=bad_file.name) as error:

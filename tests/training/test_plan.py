@@ -101,6 +101,8 @@ CASES: list[tuple[str, tuple[DomainSurvey, DomainSurvey], Machine, dict[str, Any
     ("bands to RGB", (images(9, (300, 300), channels=(7,), are_images=False), HORSES[1]), GPU, {
         "channels_A": 7, "channels_B": 3, "preprocess": "crop",
     }),
+    ("images that cannot be read", (TINY[0], images(80, (64, 64), unreadable=2)), CPU, {"on_bad_image": "skip"}),
+    ("all can be read", TINY, CPU, {"on_bad_image": "error"}),
     ("a CPU without bfloat16", HORSES, Machine(type="cpu", free_memory=10**9, slow_bfloat16=True), {"amp": "off"}),
     ("a GPU without bfloat16", HORSES, Machine(type="cuda", free_memory=10**9, old_cuda=True), {"amp": "fp16"}),
 ]  # fmt: skip
@@ -260,12 +262,29 @@ def test_a_trial_on_a_gpu_replays_the_graph_and_measures_its_memory(tmp_path: Pa
     assert found["trial"]["steps"] >= 2 and 0 < found["trial"]["peak_memory_gib"] < 80
 
 
-def test_bad_images_are_counted(tmp_path: Path) -> None:
-    write_set(tmp_path, "rgb")
-    (tmp_path / "trainA" / "broken.jpg").write_text("no image")
-    assert "A: 6 images, 70x70 to 106x70, RGB, 8 bit, 1 cannot be read: run dataset check" in plan(
-        "plan", tmp_path, "--no-trial", "--device", "cpu"
-    )
+def test_bad_images_are_counted_and_the_command_leaves_them_out(tmp_path: Path) -> None:
+    data = tmp_path / "set"
+    write_set(data, "rgb")
+    (data / "trainA" / "broken.jpg").write_text("no image")
+    words = ["plan", data, "--no-trial", "--device", "cpu", "--out", tmp_path / "run"]
+    shown = plan(*words)
+    assert "A: 6 images, 70x70 to 106x70, RGB, 8 bit, 1 cannot be read\n" in shown
+    (reason,) = [line for line in shown.splitlines() if line.startswith("  --on-bad-image skip ")]
+    assert reason.endswith("at files that cannot be read; dataset check --quarantine leaves them out for good")
+    done = run_in_process(lambda: main([*shlex.split(shown.splitlines()[-1])[3:], *SMALL]))
+    assert done.returncode == 0, done.stderr
+    run_in_process(lambda: dataset.main(["check", str(data), "--quarantine"]))
+    assert "on-bad-image" not in plan(*words)  # the alternative
+
+
+def test_the_reason_for_the_channels_is_true_of_mixed_images() -> None:
+    mixed = images(9, (64, 64), channels=(1, 3))
+    for found, reason in (
+        ((mixed, TINY[1]), "all images are read as RGB"),
+        ((scan(), scan()), "all images are read as grey"),
+        ((images(9, (64, 64), channels=(7,), are_images=False), mixed), "A is of 7 bands, B is read as RGB; the ident"),
+    ):
+        assert propose(Facts(*found, CPU), TrainConfig())[1][0].reason.startswith(reason)
 
 
 def test_pairs_side_by_side_and_locations(tmp_path: Path) -> None:

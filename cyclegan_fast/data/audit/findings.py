@@ -54,6 +54,7 @@ _FORMAT_OF = {
     ".gif": "GIF",
 }
 _ENLARGED_FROM = 2.0
+_NEARLY_ALL = 0.9  # of the images that can be read: enlarged, they are one finding about the settings
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Finding:
     image: AuditedImage | None = None
     like: AuditedImage | None = None
     """The image that it is too similar to."""
+    images: int = 1
+    """How many it is about."""
 
     @property
     def severity(self) -> Severity:
@@ -116,6 +119,7 @@ def find_all(
     min_side = transforms.check_geometry(config)
     images = [image for domain in domains.values() for image in domain]
     findings = [finding for image in images for finding in _of_one(image, config, min_side)]
+    findings = _with_one_if_nearly_all_are_enlarged(findings, images, config)
     for name, domain in domains.items():
         findings += _of_domain(name, domain, config, channels)
     findings += _duplicates(images)
@@ -152,7 +156,7 @@ def _of_one(image: AuditedImage, config: DataConfig, min_side: int) -> Iterator[
     resized = transforms.resized_size((width, height), config)
     growth = max(new / max(1, old) for new, old in zip(resized, (width, height), strict=True))
     if growth >= _ENLARGED_FROM and config.preprocess not in ("none", "crop"):
-        yield finding("enlarged", f"{width}x{height} pixels, enlarged {growth:.1f} times")
+        yield finding("enlarged", f"{width}x{height} pixels, enlarged {growth:.1f} times for {_geometry(config)}")
     if metadata.constant:
         yield finding("constant", "all its pixels are equal")
     if metadata.frames > 1:
@@ -162,6 +166,25 @@ def _of_one(image: AuditedImage, config: DataConfig, min_side: int) -> Iterator[
         yield finding("extension", f"named {suffix}, but it is {metadata.format}")
     if metadata.rotated:
         yield finding("rotated", "turned or mirrored by EXIF")
+
+
+def _geometry(config: DataConfig) -> str:
+    """Returns the settings that say how large an image becomes."""
+    crop = f" --crop-size {config.crop_size}" * (config.preprocess == "scale_width_and_crop")
+    return f"--load-size {config.load_size}{crop}"
+
+
+def _with_one_if_nearly_all_are_enlarged(
+    findings: list[Finding], images: Sequence[AuditedImage], config: DataConfig
+) -> list[Finding]:
+    """Replaces the findings "enlarged" by one where they are about nearly all images."""
+    count = sum(finding.kind == "enlarged" for finding in findings)
+    good = sum(isinstance(image.metadata, ImageMetadata) for image in images)
+    if not count or count < _NEARLY_ALL * good:
+        return findings
+    reason = f"for {_geometry(config)}; dataset plan proposes settings that suit these images"
+    one = Finding("enlarged", f"{count:,} of {len(images):,} images", reason, images=count)
+    return [*(finding for finding in findings if finding.kind != "enlarged"), one]
 
 
 def _of_domain(

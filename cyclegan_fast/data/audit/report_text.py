@@ -20,13 +20,16 @@ _MAX_LISTED: dict[Severity, int] = {"error": 20, "warning": 20, "info": 3}  # of
 def as_text(report: AuditReport) -> Iterator[tuple[str, str]]:
     """Yields the report line by line, each with a style: "title", "error", "warning", "info" or "" for plain text."""
     images = sum(len(domain) for domain in report.domains.values())
-    if report.files_read:
+    if not images:
+        how = "no image to read"
+    elif report.files_read:
         how = (
-            f"{report.files_read:,} read in {report.seconds:.3g} s ({report.files_read / report.seconds:,.0f} images/s)"
+            f"{count(images, 'image')}, {report.files_read:,} read in {report.seconds:.3g} s "
+            f"({report.files_read / report.seconds:,.0f} images/s)"
         )
     else:
-        how = f"all in the manifest and unchanged ({report.seconds:.2g} s)"
-    yield "title", f"{report.title}: {count(images, 'image')}, {how}"
+        how = f"{count(images, 'image')}, all in the manifest and unchanged ({report.seconds:.2g} s)"
+    yield "title", f"{report.title}: {how}"
     for name, domain in report.domains.items():
         yield from _domain_text(name, domain)
     for name in report.absent:
@@ -36,7 +39,7 @@ def as_text(report: AuditReport) -> Iterator[tuple[str, str]]:
     for kind, (severity, text) in KINDS.items():
         if found := [finding for finding in report.findings if finding.kind == kind]:
             yield "", ""
-            yield severity, f"{severity}: {text} ({len(found):,})"
+            yield severity, f"{severity}: {text} ({sum(finding.images for finding in found):,})"
             for finding in found[: _MAX_LISTED[severity]]:
                 yield "", f"  {finding.name}: {finding.reason.removeprefix(f'{report.title}: ')}"
             if len(found) > _MAX_LISTED[severity]:

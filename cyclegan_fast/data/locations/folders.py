@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -71,6 +72,10 @@ def list_domain(root: Path, name: str) -> list[Path]:
                 f"{root}: there is no such data folder; it should hold the folders trainA and trainB"
             )
         if not (root / name).is_dir():
+            if parent := _set_above(root):
+                raise MissingFileError(
+                    f"{root}: the folder {name} is missing; name {parent} instead, which holds trainA and trainB"
+                )
             raise MissingFileError(f"{root}: the folder {name} is missing; put the images of that domain there")
         return list_folder(root / name)
 
@@ -89,6 +94,14 @@ def list_domains(
     if (root / first).samefile(root / second):
         raise UserError(f"{root}: {names[0]} and {names[1]} are the same folder; each domain needs its own images")
     return pair
+
+
+def _set_above(folder: Path) -> Path | None:
+    """Returns the parent of `folder` if that is the data folder: then one of its domains was named in its place."""
+    parent = Path(os.path.abspath(folder)).parent  # noqa: PTH100 - resolve() would follow a link
+    if not all((parent / name).is_dir() for name in DOMAIN_FOLDERS[:2]):
+        return None
+    return parent if folder.is_absolute() else Path(os.path.relpath(parent))
 
 
 def _is_run(folder: Path) -> bool:

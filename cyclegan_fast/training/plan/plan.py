@@ -152,7 +152,7 @@ def describe(domain: DomainSurvey) -> str:
     if read < domain.count:
         parts.append(f"judged by {read:,} of them")
     if domain.unreadable:
-        parts.append(f"{domain.unreadable:,} cannot be read: run dataset check")
+        parts.append(f"{domain.unreadable:,} cannot be read")
     return ", ".join(parts)
 
 

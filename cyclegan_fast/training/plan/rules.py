@@ -130,7 +130,7 @@ def channels(facts: Facts, config: TrainConfig) -> Proposal:
         grey = "AB"[found.index(1)]
         reason = f"the images of {grey} are grey: repeated to 3 channels, so that the identity loss can stay"
         return Proposal({"channels_A": 3, "channels_B": 3}, reason)
-    kinds = {1: "grey", 3: "RGB"}
+    kinds = {1: "read as grey", 3: "read as RGB"}  # whatever else they are: RGBA, CMYK, a palette
     named = [kinds.get(count, f"of {count} bands") for count in found]
     images = f"all images are {named[0]}" if found[0] == found[1] else f"A is {named[0]}, B is {named[1]}"
     without = "; the identity loss is off: it needs equal channels" * (found[0] != found[1])
@@ -291,6 +291,14 @@ def cuda_graphs(facts: Facts, config: TrainConfig) -> Proposal:
     return Proposal({"cuda_graphs": "off"}, "a CPU has no CUDA graphs")
 
 
+def on_bad_image(facts: Facts, config: TrainConfig) -> Proposal:
+    """Leaves out what cannot be read, at which training would stop."""
+    if not (facts.A.unreadable or facts.B.unreadable):
+        return Proposal({}, "")
+    reason = "training would stop at files that cannot be read; dataset check --quarantine leaves them out for good"
+    return Proposal({"on_bad_image": "skip"}, reason)
+
+
 def loader(facts: Facts, config: TrainConfig) -> Proposal:
     """Says which loader `auto` will choose; it decides when training starts, from the memory that is free then."""
     needed, share = decoded_bytes(facts, config), config.data.cache_share
@@ -309,7 +317,7 @@ def loader(facts: Facts, config: TrainConfig) -> Proposal:
 
 RULES: tuple[Rule, ...] = (
     channels, values, crop_size, geometry, generator, discriminator, batch_size,
-    epoch_size, epochs, amp, cuda_graphs, loader,
+    epoch_size, epochs, amp, cuda_graphs, on_bad_image, loader,
 )  # fmt: skip
 
 
