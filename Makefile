@@ -24,7 +24,7 @@ check: lint extension
 test: lint extension
 	$(PYTEST) -n $(JOBS)
 
-# An sdist and a wheel, for every Python since 3.11 and every torch since 2.11, into dist/.
+# An sdist and a wheel, for this Python and every torch since 2.11, into dist/.
 wheels: $(VENV)/.ready-release
 	$(BIN)/python tools/wheels.py
 
@@ -74,6 +74,6 @@ $(VENV)/.ready-dev: EXTRAS := onnx,openvino,deep,dali,dev
 $(VENV)/.ready-release: EXTRAS := dev,release
 $(VENV)/.ready $(VENV)/.ready-dev $(VENV)/.ready-release: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "torch==$(TORCH)" "setuptools>=77" "cmake>=3.24" ninja
+	$(BIN)/python -m pip install --quiet "torch==$(TORCH)" "setuptools>=77" "cmake>=3.24" ninja "pybind11>=2.13"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[$(EXTRAS)]"
 	touch $(VENV)/.ready $@

@@ -1,7 +1,7 @@
 """Builds cyclegan_fast._C with CMake: CPU kernels always, CUDA kernels where there is an nvcc, whichever torch is here.
 
-CMakeLists.txt describes the build; this file knows where torch and Python are, and what to do without a
-compiler. The objects stay in build/torch-<version>, so that the next build compiles only what changed.
+CMakeLists.txt describes the build; this file knows where torch, pybind11 and Python are, and what to do
+without a compiler. The objects stay in build/torch-<version>, so that the next build compiles only what changed.
 
 Environment:
     CYCLEGAN_FAST_CUDA=0          leaves the CUDA kernels out.
@@ -29,7 +29,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-EXTENSION = "_C.abi3.so"  # Python's limited API: one binary for every Python since 3.11
+EXTENSION = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"  # pybind11: for this version of Python
 
 
 def find_torch() -> Path | None:
@@ -56,13 +56,17 @@ def find_program(name: str) -> str:
 
 def cmake_settings() -> list[str]:
     """The values of CMakeLists.txt's variables."""
+    import pybind11
+
     torch = find_torch()
     if torch is None:
         raise RuntimeError('torch is missing: pip install "torch>=2.11" first')
     settings = {
         "CMAKE_MAKE_PROGRAM": find_program("ninja"),
         "CYCLEGAN_FAST_TORCH": torch,
+        "CYCLEGAN_FAST_PYBIND11": pybind11.get_include(),
         "CYCLEGAN_FAST_PYTHON": sysconfig.get_path("include"),
+        "CYCLEGAN_FAST_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
         "CYCLEGAN_FAST_CUDA": "OFF" if os.environ.get("CYCLEGAN_FAST_CUDA") == "0" else "ON",
         "CYCLEGAN_FAST_NO_SPILLS": "ON" if os.environ.get("CYCLEGAN_FAST_NO_SPILLS") == "1" else "OFF",
     }
@@ -113,8 +117,6 @@ class BuildExtension(build_ext):
             configure(folder, settings)
             build(folder, "_C")
             copy_extension(folder, Path(self.get_ext_fullpath(ext.name)).resolve())
-            for older in (ROOT / "cyclegan_fast").glob("_C.cpython-*.so"):  # of a former build: loaded first
-                older.unlink()
         except (OSError, RuntimeError, ImportError, subprocess.CalledProcessError) as error:
             if os.environ.get("CYCLEGAN_FAST_REQUIRE_EXT") == "1":
                 raise
@@ -127,9 +129,7 @@ class BuildExtension(build_ext):
 
 
 if __name__ == "__main__":
-    extension = Extension("cyclegan_fast._C", sources=[], py_limited_api=True)
     setup(
-        ext_modules=[extension] if sys.platform == "linux" else [],
+        ext_modules=[Extension("cyclegan_fast._C", sources=[])] if sys.platform == "linux" else [],
         cmdclass={"build_ext": BuildExtension},
-        options={"bdist_wheel": {"py_limited_api": "cp311"}},
     )

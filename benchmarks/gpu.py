@@ -8,7 +8,7 @@ The parts come in the order of what they prove, so that an end at any second lea
 variable OUT names a folder, log.txt, the tests' junit files, the tables and results.tar.gz (for docs/) are copied
 there all the time (give_back.py).
 
-Needs no network and installs nothing: this Python must have torch >= 2.11, pytest and pytest-benchmark, and
+Needs no network and installs nothing: this Python must have torch >= 2.11, pybind11, pytest and pytest-benchmark, and
 nvcc, cmake >= 3.24 and ninja must be there; pytest-xdist is used where it is. Everything is built into build/gpu.
 Without a GPU it names the tests that it leaves out and exits with 0.
 
@@ -117,7 +117,7 @@ def build(arch: str) -> None:
     except (RuntimeError, ImportError, subprocess.CalledProcessError) as error:
         raise SystemExit(
             f"make gpu: {error}; a build needs g++, nvcc (of CUDA_HOME, on PATH or in /usr/local/cuda) and the Python "
-            "packages cmake and ninja"
+            "packages cmake, ninja and pybind11"
         ) from None
     setup["copy_extension"](OBJECTS, package / setup["EXTENSION"])
 

@@ -45,7 +45,7 @@ EXTRAS = {  # module: (the extra that brings it, what it is for)
     "imagecodecs": ("deep", "read and write PNG of 16-bit colour"),
 }
 MARKS = {"option": "○", "caution": "!"}
-BUILD_TOOLS = ("cmake", "ninja")
+BUILD_TOOLS = ("cmake", "ninja", "pybind11")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import platform
 import runpy
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -66,9 +66,9 @@ def test_pip_install_builds_the_extension(tmp_path: Path) -> None:
     used = use(tmp_path / "site", CYCLEGAN_FAST_REQUIRE_EXT="1")
     assert used.returncode == 0, used.stderr
     assert used.stdout.split(maxsplit=1) == ["0.1.0", "True (1, 4, 10, 10)\n"]
-    assert [file.name for file in (tmp_path / "site/cyclegan_fast").glob("*.so")] == ["_C.abi3.so"]
-    (wheel,) = (tmp_path / "site").glob("cyclegan_fast-*.dist-info/WHEEL")
-    assert f"Tag: cp311-abi3-linux_{platform.machine()}\n" in wheel.read_text()  # for every Python since 3.11
+    assert [file.name for file in (tmp_path / "site/cyclegan_fast").glob("*.so")] == [
+        f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    ]
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
+PYTHON = f"cp{sys.version_info.major}{sys.version_info.minor}"  # in the names of its wheels
 TRAIN = (
     "cyclegan_fast.train --data data --out run --generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 "
     "--crop-size 32 --workers 0 --max-steps 2"
@@ -86,7 +87,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as temporary:
             base = (options.keep or Path(temporary)) / f"torch-{version}"
             create_environment(base, version)
-            for kind, pattern in (("wheel", "*.whl"), ("sdist", "*.tar.gz")):
+            for kind, pattern in (("wheel", f"*-{PYTHON}-*.whl"), ("sdist", "*.tar.gz")):
                 if options.only in (None, kind):
                     (artifact,) = DIST.glob(pattern)
                     result = try_artifact(base, artifact, base.with_name(f"{base.name}-{kind}"))
