@@ -31,13 +31,25 @@ def report(runs: tuple[Path, ...], /, *, out: Path | None = None) -> int:
     from cyclegan_fast.monitoring.comparison import write_comparison
     from cyclegan_fast.monitoring.run_report import write_run_report
 
-    page = out or Path(os.path.commonpath([run.absolute().parent for run in runs])) / COMPARISON_NAME
-    folders = [run for run in dict.fromkeys(runs) if run.absolute() != page.absolute()]  # runs/* names the page, too
+    page = out or _common_folder(runs) / COMPARISON_NAME
+    # runs/* names the page, too
+    folders = [run for run in dict.fromkeys(runs) if _absolute(run) != _absolute(page)]
     if not folders:
         raise UserError(f"{page} is the page itself: name the folders of runs")
     written = write_run_report(folders[0], path=out) if len(folders) == 1 else write_comparison(folders, page)
     print(f"report: {written}")
     return 0
+
+
+def _common_folder(runs: Sequence[Path]) -> Path:
+    """The folder that holds all runs, relative to the current one where the runs are given so."""
+    folder = os.path.commonpath([_absolute(run).parent for run in runs])
+    return Path(folder if any(run.is_absolute() for run in runs) else os.path.relpath(folder))
+
+
+def _absolute(path: Path) -> Path:
+    """The path without .., and with its symbolic links as they are."""
+    return Path(os.path.normpath(path.absolute()))
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

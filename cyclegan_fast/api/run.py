@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cyclegan_fast.config import TrainConfig, from_dict
+from cyclegan_fast.config import ObjectiveConfig, TrainConfig, from_dict
 from cyclegan_fast.errors import MissingFileError
 from cyclegan_fast.monitoring.events import EVENTS_NAME, read_events
 from cyclegan_fast.monitoring.run_status import RunStatus, read_status
@@ -61,7 +61,12 @@ class Run:
 
     @property
     def losses(self) -> dict[str, Curve]:
-        """Each loss by its name, such as G_A or cycle_B: the mean since the record before; float64 [records]."""
+        """Each loss by its name, such as G_A or cycle_B: the mean since the record before; float64 [records].
+
+        Before the first record they are empty arrays, of the losses that the settings train.
+        """
+        if not self.records:
+            return {name: np.empty(0) for name in _trained_losses(self.config.objective)}
         return _curves([record.get("losses", {}) for record in self.records])
 
     @property
@@ -137,6 +142,16 @@ class Run:
 
         now = Run(self.out)
         return run_view(str(self.out), now.describe(), now.records, next(reversed(now.samples), None))
+
+
+def _trained_losses(objective: ObjectiveConfig) -> list[str]:
+    """The names of the losses, in the order of the records."""
+    from cyclegan_fast.training.step import LOSSES
+
+    o = objective
+    cycles = {"cycle_A": o.lambda_A, "cycle_B": o.lambda_B}
+    weights = cycles | {"G": o.lambda_gan, "D": o.lambda_gan, "idt": o.lambda_identity * max(cycles.values())}
+    return [name for name in LOSSES if weights.get(name) or weights.get(name[:-2])]
 
 
 def _curves(records: list[dict[str, Any]]) -> dict[str, Curve]:

@@ -77,9 +77,13 @@ class Display:
 
     def start(self) -> None:
         """Starts the clock and, on a terminal, the bar."""
-        self.history[0] = time.monotonic(), self.history[0][1]
+        self.start_clock(self.history[0][1])
         if self.live:
             self.live.start()
+
+    def start_clock(self, done: float) -> None:
+        """Measures the speed from now on, after so many."""
+        self.history = deque([(time.monotonic(), done)])
 
     def stop(self) -> None:
         """Ends the bar."""
@@ -105,8 +109,7 @@ class Display:
         speed = self.speed(done)
         if speed is None:
             return []
-        pace = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
-        return [f"{pace} {self.unit}/s", f"{duration((total - done) / speed)} left"]
+        return [pace(speed, self.unit), f"{duration((total - done) / speed)} left"]
 
     def show(
         self, done: float, total: float, *, line: str, title: str = "", details: Sequence[str] = (), footer: str = ""
@@ -125,6 +128,11 @@ class Display:
 def count(number: float) -> str:
     """Returns 1,200 or 3.4: a fraction is shown only of an unfinished one."""
     return f"{int(number):,}" if number == int(number) else f"{number:,.1f}"
+
+
+def pace(speed: float, unit: str) -> str:
+    """Returns a speed such as ``128 steps/s`` or ``0.26 steps/s``."""
+    return f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2g} {unit}/s"
 
 
 def duration(seconds: float) -> str:

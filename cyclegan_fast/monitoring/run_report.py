@@ -110,6 +110,7 @@ def write_run_report(folder: Path, status: RunStatus | None = None, *, path: Pat
         UserError: The folder is no run's, a file in it is damaged, or the report cannot be written.
     """
     settings, events = read_settings(folder), read_events(folder)
+    usage = USAGE.format(out=folder, direction=settings.get("data", {}).get("direction", "AtoB"))
     status = status or current_status(folder, events)
     note = status.channels_note if status is not None else ""
     return write_report(
@@ -122,7 +123,7 @@ def write_run_report(folder: Path, status: RunStatus | None = None, *, path: Pat
         history=sample_history(folder, note),
         status=status,
         scores=_read_scores(folder),
-        usage=USAGE.format(out=folder, direction=settings.get("data", {}).get("direction", "AtoB")),
+        usage=usage if _has_checkpoint(folder) else None,
     )
 
 
@@ -230,6 +231,10 @@ def _read_scores(folder: Path) -> dict[str, Any] | None:
         return None
     found = found.get("checkpoint", found) if isinstance(found, dict) else {}  # beside those of engines
     return found if {"photo_to_labels", "labels_to_photo"} <= found.keys() else None
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("step_*/manifest.json"))
 
 
 def _reason(error: BaseException) -> str:

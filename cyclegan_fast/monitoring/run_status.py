@@ -20,7 +20,7 @@ State = Literal["running", "finished", "stopped", "failed", "killed"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """How far a run is."""
+    """How far a run is; printed without what is long."""
 
     state: State
     """stopped: by a signal or a callback; failed: by an error; killed: it ended without a chance to write."""
@@ -30,11 +30,11 @@ class RunStatus:
     """By the speed of the last minute."""
     message: str = ""
     """Why it failed, in one sentence."""
-    written: float = field(default_factory=time.time)
+    written: float = field(default_factory=time.time, repr=False)
     """Seconds since 1970."""
-    machine: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict, repr=False)
     """From `machine_info`."""
-    channels_note: str = ""
+    channels_note: str = field(default="", repr=False)
     """Which channels its sample grids show, where that is not all."""
 
 

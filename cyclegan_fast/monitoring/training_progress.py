@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import TracebackType
 
-from cyclegan_fast.monitoring.progress import Display
+from cyclegan_fast.monitoring.progress import Display, duration, pace
 
 SHORT_NAMES = {"cycle": "cyc"}
 NO_LOSSES = {"epoch", "lr", "steps_per_second", "data_wait_percent", "peak_memory_gib"}  # of `info`
@@ -38,6 +38,10 @@ class TrainingProgress:
             self._show()  # where the run ended
         self.display.stop()
 
+    def begin(self) -> None:
+        """Starts the clock again, right before the first step: what came before says nothing about the rest."""
+        self.display.start_clock(self.step)
+
     def update(self, step: int, info: Info | None = None) -> None:
         """Notes that `step` steps are done; cheap enough to be called at every one.
 
@@ -45,8 +49,8 @@ class TrainingProgress:
 
         Args:
             step: Steps done.
-            info: New values to show from now on: ``epoch``, ``lr``, ``peak_memory_gib``, ``data_wait_percent``; every
-                other name is a loss.
+            info: New values to show from now on: ``epoch``, ``lr``, ``steps_per_second``, ``peak_memory_gib``,
+                ``data_wait_percent``; every other name is a loss.
         """
         self.step = step
         self.info |= info or {}
@@ -68,7 +72,7 @@ class TrainingProgress:
         """Everything but the losses."""
         info = self.info
         parts = [f"epoch {info['epoch']}"] if "epoch" in info else []
-        parts += self.display.rate(self.step, self.total)
+        parts += self._speed()
         for name, pattern in (
             ("lr", "lr {:.2g}"),
             ("peak_memory_gib", "{:.1f} GiB"),
@@ -77,6 +81,13 @@ class TrainingProgress:
             if info.get(name) is not None:
                 parts.append(pattern.format(info[name]))
         return parts
+
+    def _speed(self) -> list[str]:
+        """The speed of the newest record, that of the last minute before there is one, and the time left."""
+        recorded, left = self.info.get("steps_per_second"), self.seconds_left()
+        speed = recorded if isinstance(recorded, float) else self.display.speed(self.step)
+        shown = [pace(speed, "steps")] if speed is not None else []
+        return shown + ([f"{duration(left)} left"] if left is not None else [])
 
     def _losses(self) -> str:
         """The losses in pairs, such as ``G 0.31|0.29  cyc 0.8|0.9`` for both directions."""

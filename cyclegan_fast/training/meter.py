@@ -45,7 +45,7 @@ class Meter:
         return [name for name, value in self.sums.items() if not math.isfinite(value.item())]
 
     def steps_per_second(self) -> float:
-        """Returns the speed since the last record."""
+        """Returns the steps since the last record by all the time since then: grids, reports and checkpoints count."""
         return self.steps / (time.perf_counter() - self.start)
 
     def wait_percent(self) -> float:

@@ -122,6 +122,7 @@ class Trainer:
             self._save_samples()
         self.report.update()
         meter = Meter(batches.waited)
+        self.progress.begin()
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
             batch = next(batches)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cyclegan_fast import Run, UserError, load_engine
+from cyclegan_fast import Run, UserError, fit, load_engine
+from cyclegan_fast.api.settings import FitSettings
 from cyclegan_fast.monitoring.events import EventLog
 from cyclegan_fast.monitoring.run_status import RunStatus, write_status
 
@@ -40,6 +41,20 @@ def test_a_living_run_is_read_as_far_as_it_is(tmp_path: Path) -> None:
     assert (run.step, run.total_steps, run.finished) == (5, 9, False)
     assert run.status is not None and "not finite" in run.status.message
     assert repr(run) == f"Run({str(tmp_path)!r}): step 5 of 9, failed"
+
+
+@pytest.mark.parametrize("changes", [{}, {"lambda_identity": 0.0}, {"lambda_gan": 0.0}, {"lambda_A": 0.0}])
+def test_losses_are_empty_arrays_before_the_first_record(small: FitSettings, tmp_path: Path, changes: dict) -> None:
+    run = fit(**small | {"out": tmp_path, "max_steps": 1, "sample_every": 0, **changes}, progress=False)
+    trained = list(run.losses)
+    (tmp_path / "events.jsonl").write_text("")
+    run.refresh()
+    assert list(run.losses) == trained and all(loss.shape == run.steps.shape == (0,) for loss in run.losses.values())
+
+
+def test_a_status_prints_in_a_line() -> None:
+    status = RunStatus(state="stopped", step=5, total_steps=9, machine={"cpu": "a CPU"}, channels_note="the first")
+    assert repr(status) == "RunStatus(state='stopped', step=5, total_steps=9, seconds_left=None, message='')"
 
 
 def test_a_notebook_shows_where_it_is_the_newest_grid_and_the_curves(tmp_path: Path) -> None:

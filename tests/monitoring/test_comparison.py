@@ -69,6 +69,21 @@ def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:
     assert len(page.all("img")) == 2 * 3 * 3
 
 
+def test_the_page_is_named_as_the_runs_are(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, c = make("runs/a"), make("runs/b"), make("runs/more/c")
+    monkeypatch.chdir(tmp_path)
+    for words, name in (
+        (["runs/a", "runs/b"], "runs/comparison.html"),
+        (["runs/a", "runs/more/c"], "runs/comparison.html"),
+        (["runs/a"], "runs/a/report.html"),
+        ([a, b], f"{tmp_path}/runs/comparison.html"),
+        ([a, "runs/more/c"], f"{tmp_path}/runs/comparison.html"),
+    ):
+        assert report(*words).stdout == f"report: {name}\n"
+    monkeypatch.chdir(c)
+    assert report("../../a", "../c").stdout == "report: ../../comparison.html\n"
+
+
 def test_runs_of_other_images_have_their_own_columns(make: Make, tmp_path: Path) -> None:
     assert report(make("a", names="12"), make("b", names="345"), "--out", tmp_path / "x.html").returncode == 0
     page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))

@@ -69,6 +69,14 @@ def test_a_report_is_made_from_the_files_of_a_run(folder: Path) -> None:
     assert len(alts) == 2 * 2 * 3 + 2 * 2 * 9
 
 
+def test_code_that_loads_a_checkpoint_is_shown_once_there_is_one(folder: Path) -> None:
+    assert "load_engine" not in text_of(write_run_report(folder, RUNNING))
+    checkpoint = folder / "checkpoints" / "step_00000500"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").touch()
+    assert f'load_engine("{folder}", direction="AtoB")' in text_of(write_run_report(folder, RUNNING))
+
+
 def test_a_short_run_without_grids_has_a_report(folder: Path) -> None:
     for grid in (folder / "samples").iterdir():
         grid.unlink()

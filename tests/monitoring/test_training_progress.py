@@ -46,7 +46,7 @@ def test_a_log_gets_a_line_with_every_record(caplog: pytest.LogCaptureFixture, m
     first, last = caplog.messages[0], caplog.messages[-1]
     assert first.startswith("step 10/1,000, epoch 2, ")
     assert re.fullmatch(
-        r"step 1,000/1,000, epoch 2, 128 steps/s, 0 s left, lr 0.0002, 3.1 GiB, data wait 30.0%, "
+        r"step 1,000/1,000, epoch 2, 8 steps/s, 0 s left, lr 0.0002, 3.1 GiB, data wait 30.0%, "
         r"G 0.312\|0.291  cyc 1.5\|2.5  D 0.2\|nan",
         last,
     )
@@ -67,6 +67,20 @@ def test_a_continued_run_counts_only_its_own_steps_for_the_speed(
         now = 110.0
         progress.update(1050, {"epoch": 3})
     assert caplog.messages == ["step 1,050/2,000, epoch 3, 5 steps/s, 3 min 10 s left"]
+
+
+def test_the_speed_is_the_record_s_and_the_time_left_is_measured_from_the_first_step(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with caplog.at_level(logging.INFO), TrainingProgress(100) as progress:
+        now = 1000.0  # of reading images and compiling
+        progress.begin()
+        assert progress.seconds_left() is None
+        now = 1020.0  # ten steps in 5 s, then a grid in 15 s
+        progress.update(10, {"epoch": 1, "steps_per_second": 2.0})
+    assert caplog.messages == ["step 10/100, epoch 1, 2 steps/s, 3 min 00 s left"]
 
 
 @pytest.mark.parametrize(
