@@ -1,6 +1,6 @@
 """Writes cyclegan_fast/api/settings.py, the keywords of `fit`, from config.py.
 
-python -m tests.api.generate_settings > cyclegan_fast/api/settings.py
+python -m tests.api.generate_settings > new.py && mv new.py cyclegan_fast/api/settings.py
 """
 
 from __future__ import annotations

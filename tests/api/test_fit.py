@@ -58,7 +58,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     bare, used = (set(modules.strip().split(", ")) for modules in done.stdout.split(";"))
     assert not bare & {"torch", "numpy", "PIL", "yaml"}
-    assert not used & {"torch", "tyro", "rich", "yaml", "IPython"}
+    assert not used & {"torch", "rich", "yaml", "IPython"}
 
 
 def test_fit_trains_what_the_command_trains(small: FitSettings, tmp_path: Path) -> None:

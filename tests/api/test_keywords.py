@@ -23,7 +23,8 @@ from tests.api.generate_settings import settings_source
 def test_the_typed_keywords_are_those_of_config() -> None:
     source = Path(inspect.getfile(settings)).read_text("utf-8")
     assert source == settings_source(), (
-        "config.py has changed: python -m tests.api.generate_settings > cyclegan_fast/api/settings.py"
+        "config.py has changed: python -m tests.api.generate_settings > new.py && "
+        "mv new.py cyclegan_fast/api/settings.py"
     )
     assert FitSettings.__annotations__.keys() == TYPES.keys()
     assert not FitSettings.__required_keys__
