@@ -18,9 +18,8 @@ def draw_banner(status: RunStatus) -> Element:
     when = datetime.fromtimestamp(status.written).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z").strip()
     note = f"Written {when}."
     if status.state == "running":
-        note += (
-            f" This page reloads every {REFRESH_SECONDS} s; where that time stands still for long, the run was killed."
-        )
+        note += f" The page reloads every {REFRESH_SECONDS} s."
+        note += " If this time does not change for many minutes, the run was probably killed."
     share = f"{100 * status.step / max(1, status.total_steps):.3g}%"
     return el(
         "div",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+import numpy as np
 from PIL import Image
 
 from cyclegan_fast.monitoring.chart import Points, colour, line_chart, number
@@ -16,7 +17,7 @@ from cyclegan_fast.monitoring.curves import CURVES, EXACT, LOSS_TITLES, NAMES, U
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.monitoring.grids import reduced
 from cyclegan_fast.monitoring.markup import el
-from cyclegan_fast.monitoring.page import ImageBlock, as_text, humanise, image_cards, section, write_page
+from cyclegan_fast.monitoring.page import ImageBlock, as_text, breakable, humanise, image_cards, section, write_page
 from cyclegan_fast.monitoring.progress import duration
 from cyclegan_fast.monitoring.report import training_seconds
 from cyclegan_fast.monitoring.run_report import REPORT_NAME, current_status, read_settings
@@ -24,6 +25,7 @@ from cyclegan_fast.monitoring.run_status import RunStatus
 from cyclegan_fast.monitoring.samples import SampleRow, read_samples, sample_steps
 
 IMAGE_SIDE = 192  # pixels that an image has at most
+MAX_DIFFERENCE = 6.0  # of 255, in the mean, between two grids' copies of an image
 OWN_SETTINGS = {"out", "resume"}  # which tell runs apart anyway
 
 
@@ -57,14 +59,13 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
         UserError: A folder is no run's, a file in it is damaged, or the page cannot be written.
     """
     runs = [_read(folder, label) for folder, label in zip(folders, labels_of(folders), strict=True)]
-    images = _images(runs)
     return write_page(
         path,
         f"{len(runs)} runs",
         el("header", el("h1", f"{len(runs)} runs")),
         _overview(runs, path.parent),
         _differences(runs),
-        section("Last images", image_cards(images, scroll=True)) if images else None,
+        _last_images(runs),
         _curves(runs),
         el("footer", "Made by cyclegan_fast. Curves: running means."),
     )
@@ -122,7 +123,7 @@ def _differences(runs: Sequence[ComparedRun]) -> Element:
     if not differing:
         return section("Settings that differ", el("p", "None: the runs have the same settings.", class_="hint"))
     lines = [
-        el("tr", el("th", name, scope="row"), *(el("td", run.settings.get(name, "")) for run in runs))
+        el("tr", el("th", name, scope="row"), *(el("td", *breakable(run.settings.get(name, ""))) for run in runs))
         for name in differing
     ]
     return section("Settings that differ", _table(["setting", *(run.label for run in runs)], lines, "differences"))
@@ -137,13 +138,47 @@ def _table(head: Sequence[str], lines: Sequence[Element], kind: str = "") -> Ele
     )
 
 
-def _images(runs: Sequence[ComparedRun]) -> list[ImageBlock]:
-    """The translations of all runs beside their input, where they show the same images; else run by run."""
-    with_images = [run for run in runs if run.rows]
-    keys = [[(row.domain, row.name) for row in run.rows] for run in with_images]
-    if len(with_images) > 1 and all(key == keys[0] for key in keys):
-        return [_side_by_side(with_images, domain) for domain in dict.fromkeys(domain for domain, _ in keys[0])]
-    return [_of_one(run, domain) for run in with_images for domain in dict.fromkeys(row.domain for row in run.rows)]
+def _last_images(runs: Sequence[ComparedRun]) -> Element | None:
+    """The translations of runs that show the same images, beside their input; those of the other runs one by one."""
+    groups = _groups([run for run in runs if run.rows and run.step])
+    together = [_side_by_side(group, domain) for group in groups if len(group) > 1 for domain in _domains(group[0])]
+    alone = [_of_one(group[0], domain) for group in groups if len(group) == 1 for domain in _domains(group[0])]
+    left_out = ", ".join(run.label for run in runs if not (run.rows and run.step))
+    if not groups:
+        return None
+    return section(
+        "Last images",
+        el("p", f"Not shown, as without a grid after step 0: {left_out}.", class_="hint") if left_out else None,
+        image_cards(together, scroll=True) if together else None,
+        image_cards(alone) if alone else None,
+    )
+
+
+def _groups(runs: Sequence[ComparedRun]) -> list[list[ComparedRun]]:
+    """The runs by what their grids show, in order."""
+    groups: list[list[ComparedRun]] = []
+    for run in runs:
+        group = next((group for group in groups if _show_the_same(group[0].rows, run.rows)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return groups
+
+
+def _show_the_same(rows: Sequence[SampleRow], others: Sequence[SampleRow]) -> bool:
+    """Whether two grids show the same images: by their names, and by small copies, which JPEG changes little."""
+    if [row[:2] for row in rows] != [row[:2] for row in others]:
+        return False
+    inputs = [
+        [np.asarray(row.images[0].resize((8, 8), Image.Resampling.BOX), np.float32) for row in grid]
+        for grid in (rows, others)
+    ]
+    return all(np.abs(a - b).mean() < MAX_DIFFERENCE for a, b in zip(*inputs, strict=True))
+
+
+def _domains(run: ComparedRun) -> list[str]:
+    return list(dict.fromkeys(row.domain for row in run.rows))
 
 
 def _side_by_side(runs: Sequence[ComparedRun], domain: str) -> ImageBlock:

@@ -10,7 +10,7 @@ from cyclegan_fast.monitoring.chart import Points, line_chart
 from cyclegan_fast.monitoring.page import humanise
 
 LOSS_TITLES = {
-    "G": "Generators against the discriminators",
+    "G": "Generators (adversarial)",
     "D": "Discriminators",
     "cycle": "Cycle consistency",
     "idt": "Identity",

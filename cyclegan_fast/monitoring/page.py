@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -114,6 +115,12 @@ def as_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {as_text(inner)}" for name, inner in value.items() if inner not in (None, [], {}))
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def breakable(text: str) -> list[Element | str]:
+    """A text whose lines may break after a / too, such as that of a path."""
+    first, *rest = re.split("(?<=/)", text)
+    return [first, *(part for piece in rest for part in (el("wbr"), piece))]
 
 
 def settings_table(title: str, rows: Mapping[str, Any]) -> Element:

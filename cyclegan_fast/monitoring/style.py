@@ -44,18 +44,19 @@ p { margin: 0 0 10px; max-width: 72ch; }
   border-left: 4px solid var(--tone); border-radius: 14px; overflow-wrap: anywhere; }
 .state p { margin: 0; font-variant-numeric: tabular-nums; }
 .state b { color: var(--tone); font-weight: 650; }
-.state .hint { max-width: none; margin-top: 8px; }
+.state .hint { margin-top: 8px; }
 .state .bar { height: 6px; margin-top: 10px; border-radius: 3px; background: var(--line); overflow: hidden; }
 .state .bar i { display: block; height: 100%; border-radius: 3px; background: var(--tone); }
 .running { --tone: var(--accent); } .finished { --tone: var(--good); }
 .stopped { --tone: var(--s1); } .failed, .killed { --tone: var(--bad); }
-.hint { margin: 10px 0 12px; color: var(--soft); font-size: .85rem; }
+.hint { max-width: 110ch; margin: 10px 0 12px; color: var(--soft); font-size: .85rem; }
 .strip { display: grid; gap: 6px; }
 .strip span { color: var(--soft); font-size: .82rem; line-height: 1.3; text-align: center; align-self: end;
   overflow-wrap: anywhere; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--line); }
 .strip img.small { image-rendering: pixelated; }
 .wide { grid-template-columns: minmax(0, 1fr); }
+.cards + .cards { margin-top: 16px; }
 .scroll { overflow-x: auto; margin-bottom: -6px; padding-bottom: 6px; }
 .scroll .first { position: sticky; left: 0; z-index: 1; box-shadow: 3px 0 0 3px var(--card); }
 .scroll span.first { background: var(--card); }
@@ -94,13 +95,22 @@ td { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 .runs table { width: auto; min-width: 100%; }
 .runs th, .runs td { width: auto; min-width: 84px; padding: 8px 24px 8px 0; vertical-align: baseline; }
 .runs th { white-space: nowrap; } .runs td { overflow-wrap: normal; white-space: nowrap; }
-.differences td { min-width: 110px; max-width: 320px; overflow-wrap: anywhere; white-space: normal; }
+.differences td { min-width: 110px; max-width: 320px; overflow-wrap: break-word; white-space: normal; }
 .runs tbody tr:last-child > * { border-bottom: 0; }
 .runs thead th, .runs tbody th { color: var(--ink); font-weight: 600; }
 .runs thead th { color: var(--soft); font-weight: 400; }
 .runs tbody th:first-child { position: sticky; left: 0; background: var(--card); }
 a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: 3px; }
 footer { margin-top: 48px; color: var(--soft); font-size: .85rem; }
+@supports (animation-timeline: scroll()) {  /* what scrolls fades at the right, until it is at its end */
+  .scroll { mask-image: linear-gradient(90deg, #000 calc(100% - var(--fade, 0px)), transparent);
+    animation: at-the-end linear; animation-timeline: scroll(self inline); }
+  @keyframes at-the-end { from, 98% { --fade: 44px; } to { --fade: 0px; } }
+}
+@supports not (animation-timeline: scroll()) {  /* a shadow, covered by what moves along with the end */
+  .scroll { background: linear-gradient(to left, var(--card) 60%, transparent) right / 60px 100% no-repeat local,
+    linear-gradient(to left, var(--soft), transparent) right / 14px 100% no-repeat; }
+}
 @media (max-width: 520px) {
   main { padding: 28px 16px 48px; }
   .card { padding: 16px; }

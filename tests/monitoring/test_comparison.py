@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cyclegan_fast import report as command
 from cyclegan_fast.config import TrainConfig, to_dict, with_settings
@@ -59,7 +59,7 @@ def test_several_runs_on_one_page(make: Make, tmp_path: Path) -> None:
     for row in ("gan_mode|hinge|lsgan", "lr|0.001|0.0002", "seed|0|4", "a|finished|30 of 30|6 s|5|a CPU"):
         assert row in text
     assert "max_steps|" not in text and str(tmp_path) not in text
-    assert "Generators against the discriminators: G_A" in text
+    assert "Generators (adversarial): G_A" in text
     lines = [path["data-mean"] for path in page.all("path")]
     assert lines == ["a", "b"] * 4  # two losses, learning rate, steps per second
     assert [image["alt"] for image in page.all("img")][:4] == [
@@ -90,6 +90,41 @@ def test_runs_of_other_images_have_their_own_columns(make: Make, tmp_path: Path)
     alts = [str(image["alt"]) for image in page.all("img")]
     assert len(alts) == 2 * 2 * (2 + 3) and alts[0] == "a: A → B, step 30: input, 1.png"
     assert "None: the runs have the same settings." in text_of(page)
+
+
+def test_runs_of_the_same_images_are_side_by_side_whatever_else_there_is(make: Make, tmp_path: Path) -> None:
+    runs = [make("a"), make("stray", names="45"), make("b"), make("other"), make("other2"), make("begun", steps=0)]
+    for other in runs[3:5]:  # images of the same names
+        images = [ImageOps.invert(Image.new("RGB", (32, 32), shade)) for shade in ("red", "green", "blue")]
+        save_samples(other, 30, [SampleRow(domain, f"{i}.png", images) for domain in "AB" for i in "123"])
+    assert report(*runs).returncode == 0
+    page = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))
+    alts = [str(image["alt"]) for image in page.all("img")]
+    assert [alt for alt in alts if alt.endswith(", 1.png") and alt.startswith("A → B")] == [
+        f"A → B: {column}, 1.png"
+        for column in ("input", "a, step 30", "b, step 30", "input", "other, step 30", "other2, step 30")
+    ]
+    assert [alt for alt in alts if alt.endswith("A → B, step 30: input, 4.png")] == [
+        "stray: A → B, step 30: input, 4.png"
+    ]
+    assert len(alts) == 2 * (3 * 3 + 3 * 3 + 2 * 2)
+    assert "Not shown, as without a grid after step 0: begun." in text_of(page)
+
+
+def test_copies_of_an_image_by_jpeg_and_by_size_are_the_same(make: Make, tmp_path: Path) -> None:
+    a, b = make("a"), make("b")
+    photo = Image.effect_noise((96, 96), 60).resize((24, 24)).resize((96, 96)).convert("RGB")
+    save_samples(a, 30, [SampleRow("A", "1.png", [photo, photo, photo])])
+    half = photo.resize((48, 48))
+    save_samples(b, 30, [SampleRow("A", "1.png", [half, half, half])])
+    assert report(a, b).returncode == 0
+    page = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))
+    assert len(page.all("img")) == 3
+
+
+def test_long_settings_break_at_their_slashes(make: Make, tmp_path: Path) -> None:
+    assert report(make("a", data="sets/horses"), make("b", data="sets/cows")).returncode == 0
+    assert "<td>sets/<wbr>horses</td><td>sets/<wbr>cows</td>" in (tmp_path / "comparison.html").read_text("utf-8")
 
 
 def test_a_pattern_that_names_the_page_too(make: Make, tmp_path: Path) -> None:
