@@ -120,7 +120,8 @@ def translate(
         raise
     status = _report(results, len(every), len(tasks), output, time.perf_counter() - start, loaded)
     if interrupted:
-        left = f"{len(tasks) - len(results)} were left"
+        count = len(tasks) - len(results)
+        left = f"{count} {'was' if count == 1 else 'were'} left"
         how = "" if overwrite else ": the same command with --resume goes on"
         print(f"interrupted, {left}{how}", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -134,13 +135,14 @@ def _report(results: list[TaskResult], every: int, asked: int, output: Path, sec
     there = f", {before} of them from before" if before else ""
     speed = f" ({len(results) / seconds:.1f} files/s)" if results else ""
     where = f"in {output}" if output.is_dir() else f"written: {output}"
-    print(f"{len(results) - len(bad) + before} of {every} files are {where}{there}{speed}")
+    done = len(results) - len(bad) + before
+    verb = "is" if 1 in (done, every) else "are"
+    print(f"{done} of {every} file{'s' * (every != 1)} {verb} {where}{there}{speed}")
     if clipped:
         low, high = engine.in_format.scale
-        count = sum(result.clipped for result in clipped)
-        print(
-            f"{count} values in {len(clipped)} images lay outside {low:g} to {high:g}, the range of training: clipped"
-        )
+        count, plural = sum(result.clipped for result in clipped), "s" * (len(clipped) != 1)
+        span = f"{low:g} to {high:g}, the range of training"
+        print(f"{count} values in {len(clipped)} image{plural} lay outside {span}: clipped")
     for result in results:
         if result.note:
             log.warning("%s: %s", result.task.source, result.note)

@@ -62,32 +62,32 @@ class Engine(ABC):
 
     @property
     def threads(self) -> int | None:
-        """Threads of the CPU that a call computes on; None on a GPU."""
+        """CPU threads that a call computes on; None on a GPU."""
         return self.info.threads
 
     @property
     def limits(self) -> ShapeLimits:
-        """The batches that it takes."""
+        """Shapes of the batches that it takes."""
         return self.info.limits
 
     @property
     def in_format(self) -> PixelFormat:
-        """Of the images that it takes."""
+        """Pixel format of the input images."""
         return self.info.in_format
 
     @property
     def out_format(self) -> PixelFormat:
-        """Of the images that it makes."""
+        """Pixel format of the output images."""
         return self.info.out_format
 
     @property
     def in_channels(self) -> int:
-        """Channels of the images that it takes."""
+        """Channels of the input images."""
         return self.in_format.channels
 
     @property
     def out_channels(self) -> int:
-        """Channels of the images that it makes."""
+        """Channels of the output images."""
         return self.out_format.channels
 
     @property
@@ -181,6 +181,10 @@ class Engine(ABC):
                 f"{self.name} cannot be pickled, as no file holds it: export it, and pickle what load_engine returns"
             )
         return self._load, ()
+
+    def __repr__(self) -> str:
+        facts = [repr(self.name), self.direction or "direction unknown", self.device, self.precision]
+        return f"{type(self).__name__}({', '.join(facts + ['closed'] * self.closed)})"
 
     def __enter__(self) -> Self:
         return self

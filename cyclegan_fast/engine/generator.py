@@ -37,17 +37,17 @@ class Generator:
     network: nn.Module
     model: ModelConfig  # its A and B are those of `direction`
     direction: Direction  # between the folders' names: AtoB makes images like trainB's of images like trainA's
-    in_format: PixelFormat  # of the images that it takes
-    out_format: PixelFormat  # of the images that it makes
+    in_format: PixelFormat  # of the input images
+    out_format: PixelFormat  # of the output images
 
     @property
     def in_channels(self) -> int:
-        """Channels of the images that it takes."""
+        """Channels of the input images."""
         return self.in_format.channels
 
     @property
     def out_channels(self) -> int:
-        """Channels of the images that it makes."""
+        """Channels of the output images."""
         return self.out_format.channels
 
     @property
@@ -57,12 +57,12 @@ class Generator:
 
     @property
     def min_size(self) -> int:
-        """Of both sides, in pixels."""
+        """Minimum of both sides, in pixels."""
         return int(self.network.min_size)  # type: ignore[arg-type]
 
     @property
     def limits(self) -> ShapeLimits:
-        """The batches that the network takes."""
+        """Shapes of the batches that the network takes."""
         return ShapeLimits(size_divisor=self.size_divisor, min_size=self.min_size)
 
     def metadata(self) -> Metadata:

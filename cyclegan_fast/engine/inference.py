@@ -20,7 +20,7 @@ from cyclegan_fast.engine.tiling.rows import TensorRows, mirror_to
 from cyclegan_fast.engine.tiling.tiles import translate_rows
 from cyclegan_fast.engine.tiling.tiling import Tiling, check_tiling, default_tiling
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.convert import unpack
+from cyclegan_fast.images.convert import unpack, unpack_items
 from cyclegan_fast.images.in_memory import is_file_object, read_file_objects
 from cyclegan_fast.logs import warn_once
 
@@ -97,7 +97,7 @@ def infer(engine: Engine, images: Any, *, batch_size: int = 8, tiling: Tiling | 
         that size.
 
     Raises:
-        UserError: An image or another argument cannot be used; the message says why.
+        UserError: An image or another argument cannot be used; the message says why, and which image of a list it is.
     """
     _check(engine, batch_size, tiling)
     if _is_stream(images):
@@ -190,10 +190,12 @@ def check_batch_size(batch_size: int, name: str = "batch_size") -> None:
 
 def _stream(engine: Engine, images: Iterator[Any], batch_size: int, tiling: Tiling | None) -> Iterator[Any]:
     """Reads some batches at a time, each time as one list."""
+    done = 0
     while some := list(islice(images, 1 if batch_size == 1 else _READ_AHEAD * batch_size)):
         with engine.call():
-            planes, rebuild = unpack(some, engine.in_format, engine.out_format)
+            planes, rebuild = unpack_items(some, engine.in_format, engine.out_format, of="iterator", start=done)
             results = rebuild(_translate(engine, planes, batch_size, tiling))
+        done += len(some)
         yield from results
 
 
@@ -252,7 +254,4 @@ def tiling_for(engine: Engine, pixels: int, asked: Tiling | None) -> Tiling | No
 
 def _padded_size(engine: Engine, plane: Tensor) -> tuple[int, int]:
     """(height, width) of an image once its sides suit the network."""
-    height, width = plane.shape[1:]
-    if min(height, width) < 1:
-        raise UserError(f"an image of {width}x{height} pixels is empty: give at least one pixel")
-    return engine.limits.fitting_size(height, width)
+    return engine.limits.fitting_size(*plane.shape[1:])

@@ -25,10 +25,10 @@ class EngineInfo:
     direction: str | None
     """AtoB or BtoA; None if unknown."""
     in_format: PixelFormat
-    """Of the images that it takes."""
+    """Pixel format of the input images."""
     out_format: PixelFormat
-    """Of the images that it makes."""
+    """Pixel format of the output images."""
     limits: ShapeLimits
-    """The batches that it takes."""
+    """Shapes of the batches that it takes."""
     threads: int | None = None
-    """Of the CPU, that a call computes on; None on a GPU."""
+    """CPU threads that a call computes on; None on a GPU."""

@@ -22,6 +22,7 @@ from cyclegan_fast.engine.info import PRECISIONS, Precision
 from cyclegan_fast.engine.metadata import check_precision
 from cyclegan_fast.engine.threads import check_threads, lacks_threads, torch_threads
 from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.images.find import refuse_url
 from cyclegan_fast.nn import Direction
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "aoti", "tensorrt"]
@@ -48,7 +49,7 @@ def load_engine(
             has its own, which OpenVINO may turn from fp32 into bf16.
         backend: What runs it. auto: torch for weights, onnxruntime for .onnx (openvino for those of bf16 on a CPU),
             aoti for .pt2, tensorrt for .engine. An .onnx file runs in openvino, too.
-        threads: Of the CPU, that a call computes on; on a GPU it changes nothing. By default torch's number (a thread
+        threads: CPU threads that a call computes on; on a GPU it changes nothing. By default torch's number (a thread
             for each core, or what OMP_NUM_THREADS asks for), within the container's CPU limit. It becomes torch's
             number in this process, too.
 
@@ -62,6 +63,7 @@ def load_engine(
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"load_engine takes a path, got {type(path).__name__}: give a run folder or an exported file")
+    refuse_url(path, "download the file, and give its path")
     path = Path(path)
     if not isinstance(device, str):
         raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")

@@ -117,7 +117,7 @@ def engine_info(
         name: Where the file came from.
         device: Where the engine runs.
         precision: If it differs from the file's.
-        threads: Of the CPU, that a call computes on; None on a GPU.
+        threads: CPU threads that a call computes on; None on a GPU.
     """
     formats = read_pixel_formats(metadata, name)
     if formats is None:  # written by 0.1

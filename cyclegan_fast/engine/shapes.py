@@ -27,7 +27,7 @@ class ShapeLimits:
     size_divisor: int = 1
     """Sides must be multiples of this, in pixels; a side that `shapes` fixes need not be."""
     min_size: int = 1
-    """Of both sides, in pixels."""
+    """Minimum of both sides, in pixels."""
     shapes: Shapes | None = None
     """The range that an engine was built for; None: everything that the two others allow."""
 
@@ -82,7 +82,7 @@ class ShapeLimits:
         ):
             raise UserError(
                 f"{name} was built for batches (images, height, width) from {self.shapes.min} to {self.shapes.max}, "
-                f"got {shape}: build it again with --shapes that include it, or cut larger images (--statistics tile)"
+                f"got {shape}: build it again for shapes that include it, or cut larger images (tile statistics)"
             )
 
     def allow_size(self, height: int, width: int) -> bool:

@@ -35,8 +35,8 @@ from torch import Tensor
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.channels import to_pil
-from cyclegan_fast.images.find import is_folder, is_pattern, list_images, match_files
-from cyclegan_fast.images.in_memory import encoded_image
+from cyclegan_fast.images.find import is_folder, is_pattern, list_images, match_files, refuse_url
+from cyclegan_fast.images.in_memory import encoded_image, faults_of_item
 from cyclegan_fast.images.model_io import WHITE, InputImage, from_values, pil_input, read_input, to_levels
 from cyclegan_fast.logs import warn_once
 
@@ -58,8 +58,8 @@ def unpack(images: Any, in_format: PixelFormat, out_format: PixelFormat) -> Unpa
 
     Args:
         images: An image, a batch, or a list; see this file's head.
-        in_format: Of the images that the network takes.
-        out_format: Of the images that it makes.
+        in_format: Pixel format of the network's input images.
+        out_format: Pixel format of its output images.
 
     Returns:
         The images, each float32 [C, H, W] in [-1, 1], and a function that takes the results, each [C', H, W], and gives
@@ -69,11 +69,11 @@ def unpack(images: Any, in_format: PixelFormat, out_format: PixelFormat) -> Unpa
         UserError: A wrong kind, type, layout, number of channels, or pixels that are not numbers.
     """
     if isinstance(images, list | tuple):
-        return _unpack_list(images, in_format, out_format)
+        return unpack_items(images, in_format, out_format)
     if isinstance(images, str | os.PathLike):
         paths = find_paths(images)
         if paths is not None:
-            return _unpack_list(paths, in_format, out_format)
+            return unpack_items(paths, in_format, out_format)
         return _unpack_input(read_input(Path(images), in_format, out_format), f"{images}", out_format)
     if (encoded := encoded_image(images)) is not None:
         return _unpack_input(read_input(encoded, in_format, out_format), f"{encoded}", out_format)
@@ -97,8 +97,9 @@ def find_paths(name: str | os.PathLike[str]) -> list[Path] | None:
     """The images of a folder or of a glob pattern, sorted; None of anything else.
 
     Raises:
-        UserError: There are none.
+        UserError: There are none, or it is a URL.
     """
+    refuse_url(name, "download it, and give its bytes or the file")
     path = Path(name)
     if is_folder(path):
         return list_images(path)
@@ -110,8 +111,18 @@ def find_paths(name: str | os.PathLike[str]) -> list[Path] | None:
     return found
 
 
-def _unpack_list(images: Sequence[Any], in_format: PixelFormat, out_format: PixelFormat) -> Unpacked:
-    parts = [unpack(image, in_format, out_format) for image in images]
+def unpack_items(
+    images: Sequence[Any], in_format: PixelFormat, out_format: PixelFormat, *, of: str = "list", start: int = 0
+) -> Unpacked:
+    """`unpack` of a list; its errors have the index of the image in what they call `of`, where the list is at `start`.
+
+    Raises:
+        UserError: As `unpack` does.
+    """
+    parts = []
+    for i, image in enumerate(images, start):
+        with faults_of_item(i, image, of):
+            parts.append(unpack(image, in_format, out_format))
 
     def rebuild(results: list[Tensor]) -> list[Any]:
         left = iter(results)
@@ -131,6 +142,7 @@ def _unpack_pil(image: Image.Image, in_format: PixelFormat, out_format: PixelFor
 def _unpack_input(image: InputImage, name: str, out_format: PixelFormat) -> Unpacked:
     if image.clipped:
         warn_once(log, f"{name}: {image.clipped} values were clipped to the generator's range")
+    _check_not_empty(*image.values.shape[1:])
     channels, depth = out_format.channels, image.depth
     if channels > 4 or (depth == "float" and channels != 1):
         kind = "floating-point colour" if channels <= 4 else f"images of {channels} channels"
@@ -157,6 +169,8 @@ def _unpack_array(array: np.ndarray, in_channels: int, out_channels: int) -> Unp
 def _unpack_tensor(images: Tensor, out_channels: int) -> Unpacked:
     """[C, H, W] or [N, C, H, W] of any type."""
     single = images.dim() == 3
+    if single or len(images):
+        _check_not_empty(*images.shape[-2:])
     values = _to_model_range(images.detach()[None] if single else images.detach())
 
     def rebuild(results: list[Tensor]) -> Tensor:
@@ -187,7 +201,13 @@ def _to_model_range(images: Tensor) -> Tensor:
 
 
 def _wrong_type(dtype: Any) -> UserError:
-    return UserError(f"pixels of type {dtype} are not known: give uint8, uint16, or floats in [-1, 1]")
+    name = str(dtype).removeprefix("torch.")  # which the types of arrays that torch knows have become
+    return UserError(f"pixels of type {name} are not known: give uint8, uint16, or floats in [-1, 1]")
+
+
+def _check_not_empty(height: int, width: int) -> None:
+    if min(height, width) < 1:
+        raise UserError(f"an image of {width}x{height} pixels is empty: give at least one pixel")
 
 
 def _check_plain(images: Tensor) -> None:

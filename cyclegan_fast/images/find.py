@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -64,6 +65,18 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError as error:
         raise UserError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from error
+
+
+def refuse_url(name: str | os.PathLike[str], fix: str) -> None:
+    """Refuses a URL, also one that became a path and lost a slash by it; what exists under that name is no URL.
+
+    Raises:
+        MissingFileError: With the URL, and how to go on.
+    """
+    match = re.match(r"([a-z][a-z0-9+.-]+):/+(?=.)", str(name), re.IGNORECASE)  # one letter is a drive
+    if match and not os.path.lexists(name):
+        url = f"{match[1]}://{str(name)[match.end() :]}"
+        raise MissingFileError(f"{url[:200]}: URLs are not fetched: {fix}")
 
 
 def is_hidden(name: str) -> bool:

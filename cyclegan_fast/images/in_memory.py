@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -56,8 +59,28 @@ def encoded_image(value: Any) -> EncodedImage | None:
 def read_file_objects(images: Any) -> Any:
     """Returns images, in the same lists, with the content of each open file in its place."""
     if isinstance(images, list | tuple):
-        return [read_file_objects(image) for image in images]
+        return [_read_item(i, image) for i, image in enumerate(images)]
     return _read_file(images) if is_file_object(images) else images
+
+
+@contextlib.contextmanager
+def faults_of_item(index: int, image: Any, of: str = "list") -> Iterator[None]:
+    """Adds the index of an image in its list to the errors of the block; a path names itself.
+
+    Raises:
+        UserError: What the block raised, with the index.
+    """
+    try:
+        yield
+    except UserError as error:
+        if isinstance(image, str | os.PathLike):
+            raise
+        raise UserError(f"image {index} of the {of} (counted from 0): {error}") from error
+
+
+def _read_item(index: int, image: Any) -> Any:
+    with faults_of_item(index, image):
+        return read_file_objects(image)
 
 
 def _read_file(file: Any) -> EncodedImage:

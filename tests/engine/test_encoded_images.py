@@ -152,6 +152,21 @@ def test_bad_bytes_are_refused_in_one_sentence(given, reason):
     assert "\n" not in str(caught.value) and engine.seen == []
 
 
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (lambda: b"bad", r"the encoded image: not an image"),
+        (lambda: io.BytesIO(b"bad"), r"the file object \(BytesIO\): not an image"),
+        (closed, r"the file object \(BytesIO\) cannot be read"),
+    ],
+    ids=["bytes", "file", "closed file"],
+)
+@pytest.mark.parametrize("call", [infer, lambda *given: infer_async(*given).result()], ids=["infer", "infer_async"])
+def test_the_message_about_one_of_a_list_has_its_number(call, bad, reason):
+    with Identity() as engine, pytest.raises(UserError, match=rf"^image 1 of the list \(counted from 0\): {reason}"):
+        call(engine, [COLOUR, bad()])
+
+
 def test_an_upload_is_awaited_by_its_service():
     async def serve(engine):
         return await asyncio.wrap_future(infer_async(engine, await Upload().read()))

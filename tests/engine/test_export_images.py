@@ -59,7 +59,7 @@ def test_a_build_uses_no_image_that_the_list_names(data, runs, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("precision", "fix"),
     [
-        ("int8", "calibrate on more varied images of its domain (--images, of which 32 are used), or use fp16 or bf16"),
+        ("int8", "calibrate on more varied images of its domain (32 of those given are used), or use fp16 or bf16"),
         ("fp8", "calibrate on more varied images"),
         ("fp16", "use bf16"),
         ("bf16", "use fp16"),

@@ -1,7 +1,9 @@
 """infer: every kind of image comes back as itself, and every wrong one is refused in a sentence."""
 
+import itertools
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,10 +197,10 @@ def test_images_below_the_least_side_are_mirrored_up_and_cropped_back(runs, size
         (np.zeros((1, 2, 16, 20, 3), np.uint8), r"an array is \[H, W, C\]"),
         (np.zeros((16, 20, 4), np.uint8), "takes images of 3 channels"),
         (torch.zeros(1, 16, 20), "takes images of 3 channels"),
-        (np.zeros((16, 20, 3), np.int64), r"pixels of type torch\.int64 are not known"),
-        (np.zeros((16, 20, 3), bool), r"pixels of type torch\.bool are not known"),
+        (np.zeros((16, 20, 3), np.int64), r"pixels of type int64 are not known"),
+        (np.zeros((16, 20, 3), bool), r"pixels of type bool are not known"),
         (np.zeros((16, 20, 3), "U1"), "pixels of type <U1 are not known"),
-        (torch.zeros(3, 16, 20, dtype=torch.int32), r"pixels of type torch\.int32 are not known"),
+        (torch.zeros(3, 16, 20, dtype=torch.int32), r"pixels of type int32 are not known"),
         (torch.full((3, 16, 20), float("nan")), "NaN or infinite"),
         (np.full((16, 20, 3), -np.inf, np.float32), "NaN or infinite"),
         (torch.full((3, 16, 20), 255.0), r"must lie in \[-1, 1\], got 255"),
@@ -207,8 +209,23 @@ def test_images_below_the_least_side_are_mirrored_up_and_cropped_back(runs, size
         (Image.new("F", (16, 16)), "floating-point pixels"),
         (7, "type int is not known"),
         (None, "type NoneType is not known"),
-        ([np.zeros((16, 16, 3), np.uint8), {}], "type dict is not known"),
-        ("nowhere.png", r"nowhere\.png: the file does not exist"),
+        (
+            [np.zeros((16, 16, 3), np.uint8), {}],
+            r"^image 1 of the list \(counted from 0\): an image of type dict",
+        ),
+        ([pixels(8, 8, 3), pixels(8, 8)], r"^image 1 of the list \(counted from 0\): an array is \[H, W, C\]"),
+        (
+            (torch.zeros(3, 8, 8), torch.zeros(3, 0, 8)),
+            r"^image 1 of the list \(counted from 0\): .*8x0 pixels",
+        ),
+        (
+            [Image.new("F", (16, 16))],
+            r"^image 0 of the list \(counted from 0\): the PIL image cannot be used",
+        ),
+        ("nowhere.png", r"^nowhere\.png: the file does not exist"),
+        ([pixels(8, 8, 3), "nowhere.png"], r"^nowhere\.png: the file does not exist"),
+        ("https://x.y/z.jpg?a=1", r"^https://x\.y/z\.jpg\?a=1: URLs are not fetched: download it, and give its bytes"),
+        (Path("https://x.y/z.jpg"), r"^https://x\.y/z\.jpg: URLs are not fetched: download it, and give its bytes"),
     ],
 )
 def test_wrong_images_are_refused(images, reason):
@@ -216,6 +233,21 @@ def test_wrong_images_are_refused(images, reason):
     with pytest.raises(UserError, match=reason):
         infer(engine, images)
     assert engine.seen == []
+
+
+def test_the_message_about_one_image_of_a_stream_has_its_number_in_the_whole_stream():
+    images = (pixels(8, 8, 3) if i != 6 else b"bad" for i in range(9))
+    translated = infer(Identity(), images, batch_size=1)
+    assert sum(1 for _ in itertools.islice(translated, 6)) == 6
+    with pytest.raises(UserError, match=r"^image 6 of the iterator \(counted from 0\): the encoded image: not"):
+        next(translated)
+
+
+def test_what_looks_like_a_url_and_exists_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "https:" / "x.y").mkdir(parents=True)
+    Image.fromarray(pixels(8, 8, 3)).save("https:/x.y/z.png")
+    assert infer(Identity(), "https://x.y/z.png").size == (8, 8)
 
 
 def test_bad_files_are_refused_by_name(tmp_path):

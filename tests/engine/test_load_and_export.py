@@ -117,6 +117,38 @@ def test_one_direction_does_not_pass_for_the_other(tmp_path, runs, onnx_files):
             load_engine(path, direction="AtoB", device="cpu")
 
 
+def test_an_engine_shows_what_it_is(runs, onnx_files):
+    with load_engine(onnx_files["colour_BtoA"], device="cpu") as engine:
+        assert repr(engine) == "OnnxBackend('colour_BtoA.onnx', BtoA, cpu, fp32)"
+    assert repr(engine) == "OnnxBackend('colour_BtoA.onnx', BtoA, cpu, fp32, closed)"
+    name = runs["colour"].name
+    assert repr(load_engine(runs["colour"], device="cpu")) == f"TorchBackend('{name}', AtoB, cpu, fp32)"
+
+
+def test_a_url_is_no_generator():
+    with pytest.raises(UserError, match=r"^https://x\.y/g\.onnx: URLs are not fetched: download the file"):
+        load_engine("https://x.y/g.onnx", device="cpu")
+
+
+def test_messages_of_the_library_name_no_flags(onnx_files, monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(UserError, match=r"install onnxruntime-gpu, or choose the device cpu$"):
+        load_engine(onnx_files["colour"], device="cuda")
+
+
+def test_the_command_that_rebuilds_a_file_names_its_direction(tmp_path, onnx_files):
+    path = shutil.copy(onnx_files["colour_BtoA"], tmp_path / "g.onnx")
+    sidecar = shutil.copy(f"{onnx_files['colour_BtoA']}.json", tmp_path / "g.onnx.json")
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UserError, match=r"--checkpoint RUN --out \S+g\.onnx --direction BtoA --precision fp32$"):
+        load_engine(path, device="cpu")
+    sidecar.write_text("{")
+    with pytest.raises(UserError, match=r"g\.onnx --direction DIRECTION$"):
+        load_engine(path, device="cpu")
+    with pytest.raises(UserError, match=r"g\.onnx --direction BtoA$"):
+        load_engine(path, direction="BtoA", device="cpu")
+
+
 def test_an_onnx_file_that_was_changed_is_refused(tmp_path, onnx_files):
     path = shutil.copy(onnx_files["colour"], tmp_path / "g.onnx")
     sidecar = shutil.copy(f"{onnx_files['colour']}.json", tmp_path / "g.onnx.json")

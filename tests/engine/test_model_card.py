@@ -100,6 +100,15 @@ def test_one_generator_without_a_run(run, tmp_path):
         write_card(weights, tmp_path / "other", images={"AtoB": tmp_path / "data" / "testA"})
 
 
+@pytest.mark.parametrize("place", ["data", "data/testA"])
+def test_images_in_quarantine_are_not_shown(run, tmp_path, place):
+    (tmp_path / "data" / "testA" / "1.jpg").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"1\.jpg: not an image"):
+        write_card(run, tmp_path / "card", device="cpu")
+    (tmp_path / place / "quarantine.txt").write_text("testA/1.jpg\n" if place == "data" else "1.jpg\n")
+    assert (write_card(run, tmp_path / "card", device="cpu") / "AtoB.png").is_file()
+
+
 def test_bad_input_leaves_nothing(run, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="exists already: name a new folder"):

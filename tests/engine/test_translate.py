@@ -178,7 +178,7 @@ def test_inputs_and_results_are_not_overwritten(images, tmp_path, runs):
     old = tmp_path / "out" / "d.bmp"
     old.parent.mkdir()
     old.write_bytes(b"precious")
-    with pytest.raises(UserError, match=r"d\.bmp exists already \(1 files do\).*--overwrite"):
+    with pytest.raises(UserError, match=r"d\.bmp exists already \(1 of 8 results\): choose .*--resume .*--overwrite"):
         translate(engine=runs["colour"], input=images, output=tmp_path / "out", device="cpu")
     assert old.read_bytes() == b"precious" and files_under(tmp_path / "out") == {"d.bmp"}
     assert translate(engine=runs["colour"], input=images, output=tmp_path / "out", device="cpu", overwrite=True) == 0
@@ -311,6 +311,9 @@ def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(images, tmp
 def test_an_input_without_images_is_reported(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         plan_tasks(tmp_path / "nowhere", tmp_path / "out")
+    for url in ("https://x.y/z.jpg", "s3://bucket/*.png"):
+        with pytest.raises(UserError, match=rf"^{re.escape(url)}: URLs are not fetched: download it"):
+            plan_tasks(Path(url), tmp_path / "out")
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match="holds no image"):
         plan_tasks(tmp_path / "in", tmp_path / "out")

@@ -25,13 +25,13 @@ def test_one_image_becomes_the_file_that_is_named_in_its_format(name, kind, hors
     out = tmp_path / name
     options = {"engine": runs["colour"], "input": horse, "output": out, "device": "cpu", "threads": 1}
     assert translate(**options) == 0
-    assert capsys.readouterr().out.startswith(f"1 of 1 files are written: {out} (")
+    assert capsys.readouterr().out.startswith(f"1 of 1 file is written: {out} (")
     with Image.open(out) as made:
         assert made.format == kind and made.size == (24, 20)
         if kind in ("PNG", "TIFF"):
             expected = infer(load_engine(runs["colour"], device="cpu"), horse)
             np.testing.assert_array_equal(np.asarray(made), np.asarray(expected))
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match=r"exists already: choose another file, or use --overwrite$"):
         translate(**options)
     assert translate(**options, resume=True) == 0
     assert translate(**options, overwrite=True) == 0

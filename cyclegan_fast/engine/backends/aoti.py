@@ -91,7 +91,7 @@ class AotiBackend(Engine):
         metadata: Of its sidecar.
         name: Where it came from.
         device: auto, or the kind of device that it was compiled for.
-        threads: Of the CPU, that a call computes on; by default those of `default_threads`.
+        threads: CPU threads that a call computes on; by default those of `default_threads`.
 
     Raises:
         UserError: It was compiled for another processor, GPU or torch, or torch cannot load it.

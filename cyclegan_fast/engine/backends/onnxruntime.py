@@ -23,7 +23,7 @@ class OnnxBackend(Engine):
     Args:
         file: What to run.
         device: auto, cpu, cuda or cuda:<index>; auto is CUDA where ONNX Runtime and torch both have it.
-        threads: Of the CPU, that a call computes on; by default those of `default_threads`.
+        threads: CPU threads that a call computes on; by default those of `default_threads`.
 
     Raises:
         UserError: ONNX Runtime or its provider for the device is missing, or it does not take the file.
@@ -75,7 +75,7 @@ def _open_session(file: OnnxFile, device: torch.device, threads: int | None) -> 
     ort = _onnxruntime()
     provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
     if provider not in ort.get_available_providers():
-        raise UserError(f"ONNX Runtime has no {provider} here: install onnxruntime-gpu, or use --device cpu")
+        raise UserError(f"ONNX Runtime has no {provider} here: install onnxruntime-gpu, or choose the device cpu")
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS
     if threads is not None:  # by default it takes every core that it sees, whatever OMP_NUM_THREADS is
@@ -90,7 +90,7 @@ def _open_session(file: OnnxFile, device: torch.device, threads: int | None) -> 
         raise UserError(f"{file.name} cannot be loaded by ONNX Runtime: {first_line(error)}") from error
     if session.get_providers()[0] != provider:
         raise UserError(
-            f"{file.name}: {provider} did not start (are CUDA and cuDNN installed?): fix it, or use --device cpu"
+            f"{file.name}: {provider} did not start (are CUDA and cuDNN installed?): fix it, or choose the device cpu"
         )
     return session
 

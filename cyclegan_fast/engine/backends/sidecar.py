@@ -49,10 +49,11 @@ def read_sidecar(path: Path, content: bytes, direction: Direction | None = None)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{sidecar} is damaged; {how_to_rebuild(path)}") from error
+        raise UserError(f"{sidecar} is damaged; {how_to_rebuild(path, {'direction': direction})}") from error
     if hashlib.sha256(content).hexdigest() != expected:
         raise UserError(
-            f"{path} is not the file that was exported: its sha256 differs from {sidecar.name}; {how_to_rebuild(path)}"
+            f"{path} is not the file that was exported: its sha256 differs from {sidecar.name}; "
+            f"{how_to_rebuild(path, metadata)}"
         )
     check_direction(direction, metadata["direction"], path)
     return metadata
@@ -68,18 +69,20 @@ def read_required_sidecar(path: Path, content: bytes, direction: Direction | Non
     if not metadata:
         raise MissingFileError(
             f"{sidecar_of(path)} is missing, and {path.name} holds machine code, which is not run unless that file "
-            f"describes it: put it there, or {how_to_rebuild(path)}"
+            f"describes it: put it there, or {how_to_rebuild(path, {'direction': direction})}"
         )
     complete = all(metadata.get(key) is not None for key in ("precision", "images", "shapes"))
     if not complete or not isinstance(metadata.get("compiled"), dict):
-        raise UserError(f"{sidecar_of(path).name} is not the sidecar of a {path.suffix} file; {how_to_rebuild(path)}")
+        raise UserError(
+            f"{sidecar_of(path).name} is not the sidecar of a {path.suffix} file; {how_to_rebuild(path, metadata)}"
+        )
     return metadata
 
 
 def how_to_rebuild(path: Path | str, metadata: Metadata | None = None) -> str:
-    """The command that builds such a file again, as far as its flags are known."""
-    words = [f"--out {path}"]
-    for flag in ("direction", "precision"):
-        if value := (metadata or {}).get(flag):
-            words.append(f"--{flag} {value}")
+    """The command that builds such a file again, as far as its flags are known; others are words in capitals."""
+    known = metadata or {}
+    words = [f"--out {path} --direction {known.get('direction') or 'DIRECTION'}"]
+    if precision := known.get("precision"):
+        words.append(f"--precision {precision}")
     return f"export it again: python -m cyclegan_fast.export --checkpoint RUN {' '.join(words)}"

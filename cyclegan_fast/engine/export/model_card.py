@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig, to_dict
+from cyclegan_fast.data.catalog.quarantine import list_usable_images
 from cyclegan_fast.data.rng import draw_shown
 from cyclegan_fast.engine.backends.torch import TorchBackend
 from cyclegan_fast.engine.export.model_card_text import PublishedModel, render_card
@@ -20,7 +21,6 @@ from cyclegan_fast.engine.inference import infer
 from cyclegan_fast.engine.tiling.rows import TensorRows, reduce
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import building_folder, storage_errors
-from cyclegan_fast.images.find import list_images
 from cyclegan_fast.images.model_io import read_input
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid
 from cyclegan_fast.nn import Direction
@@ -47,7 +47,8 @@ def write_card(
         checkpoint: A run's folder (its newest checkpoint), a checkpoint, a .safetensors or .pth file.
         out: The folder; it must not exist, and appears once it is whole.
         images: Of each direction a folder with images to show, for AtoB that of testA, for example. By default testA
-            and testB of the data that the run was trained on, where they are still there.
+            and testB of the data that the run was trained on, where they are still there. Those that a quarantine list
+            in it, or in the data folder above it, names are left out.
         title: The card's heading; by default the name of `out`.
         licence: An SPDX name, such as cc-by-4.0, for the head of the card.
         device: What translates the images.
@@ -141,7 +142,7 @@ def _write_samples(
     names = []
     for direction in (direction for direction in _OPPOSITE if direction in images):
         engine, back = engines[direction], engines.get(_OPPOSITE[direction])
-        paths = list_images(images[direction])
+        paths = list_usable_images(images[direction])
         some = [paths[i] for i in sorted(draw_shown(len(paths), _SAMPLES))]
         columns = [[read_input(path, engine.in_format, engine.out_format).values for path in some]]
         columns.append(infer(engine, columns[0], batch_size=1))

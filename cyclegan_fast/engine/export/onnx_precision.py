@@ -111,7 +111,7 @@ def _quantise(content: bytes, calibration: Iterator[Tensor], *, float_bias: bool
     first = next(calibration, None)
     if first is None:
         raise UserError(
-            "int8 and fp8 are calibrated on images: name a folder with some of the domain, such as testA (--images)"
+            "int8 and fp8 are calibrated on images: name a folder with some of the domain, such as testA, as images"
         )
     import onnx
 

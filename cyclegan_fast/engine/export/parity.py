@@ -56,8 +56,8 @@ _TRY = {
     "fp32": "its weights may hold values that are far too large: look at its images (translate), or train again",
     "fp16": "use bf16, which holds larger numbers, or fp32",
     "bf16": "use fp16, which has more digits, or fp32",
-    "int8": "calibrate on more varied images of its domain (--images, of which 32 are used), or use fp16 or bf16",
-    "fp8": "calibrate on more varied images of its domain (--images, of which 32 are used), or use int8, fp16 or bf16",
+    "int8": "calibrate on more varied images of its domain (32 of those given are used), or use fp16 or bf16",
+    "fp8": "calibrate on more varied images of its domain (32 of those given are used), or use int8, fp16 or bf16",
 }
 
 

@@ -26,7 +26,7 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
     Args:
         content: An ONNX file's bytes, whose types define the precision of each layer.
         shapes: The batches that it shall serve. There is a profile for single images, for up to 8, up to 32 and more.
-        channels: Of the images that it takes.
+        channels: Of the input images.
         device: The GPU that it is built for.
 
     Raises:
@@ -87,7 +87,7 @@ def check_size(shapes: Shapes, channels: int) -> None:
     if values > _MAX_VALUES:
         raise UserError(
             f"a batch of {'x'.join(map(str, shapes.max))} would have {values:,} values in one layer's activations, "
-            f"and TensorRT takes {_MAX_VALUES:,}: ask for fewer images or smaller ones with --shapes"
+            f"and TensorRT takes {_MAX_VALUES:,}: choose shapes of fewer or smaller images"
         )
 
 

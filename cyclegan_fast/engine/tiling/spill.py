@@ -40,7 +40,7 @@ class Spill:
         except OSError as error:
             raise UserError(
                 f"an image of this size needs files of {count * size / 1e9:.0f} GB in {tempfile.gettempdir()} "
-                f"({error.strerror}): set TMPDIR to a larger disk, or use --statistics reduced"
+                f"({error.strerror}): set TMPDIR to a larger disk, or choose reduced statistics"
             ) from error
 
     def cache(self, source: Activations, strips: Strips) -> Cached:

@@ -68,11 +68,11 @@ def check_tiling(engine: Engine, tiling: Tiling) -> None:
         return
     if not isinstance(engine, TorchBackend):
         raise UserError(
-            f"--statistics {tiling.statistics} changes the norms inside, which {engine.name} does not allow: "
-            "give a checkpoint or weights, or use --statistics tile"
+            f"{tiling.statistics} statistics change the norms inside, which {engine.name} does not allow: "
+            "give a checkpoint or weights, or choose tile statistics"
         )
     if tiling.statistics == "exact" and not isinstance(engine.network, ResnetGenerator):
         raise UserError(
-            f"--statistics exact is for residual generators, and {engine.name} is a U-Net, whose inner layers see "
-            "the whole image: use --statistics reduced, or tile"
+            f"exact statistics are for residual generators, and {engine.name} is a U-Net, whose inner layers see "
+            "the whole image: choose reduced or tile statistics"
         )

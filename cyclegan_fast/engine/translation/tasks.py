@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyclegan_fast.errors import MissingFileError, UserError
-from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, split_pattern
+from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, refuse_url, split_pattern
 from cyclegan_fast.images.other_kinds import other_kind
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
@@ -59,11 +59,18 @@ def plan_tasks(source: Path, output: Path, *, overwrite: bool = False, reconstru
             results[target] = task.source
     existing = [target for target in results if target.exists()]
     if existing and not overwrite:
-        raise UserError(
-            f"{existing[0]} exists already ({len(existing)} files do): choose another folder, or use --resume (do the "
-            "rest) or --overwrite"
-        )
+        raise UserError(_why_not_again(existing, len(results), "file" if names_file(output) else "folder"))
     return tasks
+
+
+def _why_not_again(existing: list[Path], count: int, kind: str) -> str:
+    """What to do about those of `count` results that exist already."""
+    if count == 1:
+        return f"{existing[0]} exists already: choose another {kind}, or use --overwrite"
+    return (
+        f"{existing[0]} exists already ({len(existing)} of {count} results): choose another folder, or use --resume "
+        "(do the rest) or --overwrite"
+    )
 
 
 def names_file(output: Path) -> bool:
@@ -100,6 +107,7 @@ def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
         return source, list_images(source, SUFFIXES | VIDEO_SUFFIXES)
     if source.exists():
         return source.parent, [source]
+    refuse_url(source, "download it, and give the file")
     if not is_pattern(source):
         raise MissingFileError(f"{source} does not exist")
     below = output.resolve()
