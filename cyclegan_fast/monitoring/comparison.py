@@ -25,6 +25,7 @@ from cyclegan_fast.monitoring.run_status import RunStatus
 from cyclegan_fast.monitoring.samples import SampleRow, read_samples, sample_steps
 
 IMAGE_SIDE = 192  # pixels that an image has at most
+NARROW = 3  # columns of a card that has another one beside it
 MAX_DIFFERENCE = 6.0  # of 255, in the mean, between two grids' copies of an image
 OWN_SETTINGS = {"out", "resume"}  # which tell runs apart anyway
 
@@ -141,16 +142,17 @@ def _table(head: Sequence[str], lines: Sequence[Element], kind: str = "") -> Ele
 def _last_images(runs: Sequence[ComparedRun]) -> Element | None:
     """The translations of runs that show the same images, beside their input; those of the other runs one by one."""
     groups = _groups([run for run in runs if run.rows and run.step])
-    together = [_side_by_side(group, domain) for group in groups if len(group) > 1 for domain in _domains(group[0])]
-    alone = [_of_one(group[0], domain) for group in groups if len(group) == 1 for domain in _domains(group[0])]
-    left_out = ", ".join(run.label for run in runs if not (run.rows and run.step))
+    blocks = [_translations(group, domain) for group in groups for domain in _domains(group[0])]
+    wide = [block for block in blocks if len(block["columns"]) > NARROW]
+    narrow = [block for block in blocks if len(block["columns"]) <= NARROW]
+    left_out = ", ".join(run.label for run in runs if not run.step)
     if not groups:
         return None
     return section(
         "Last images",
-        el("p", f"Not shown, as without a grid after step 0: {left_out}.", class_="hint") if left_out else None,
-        image_cards(together, scroll=True) if together else None,
-        image_cards(alone) if alone else None,
+        el("p", f"No grid after step 0: {left_out}.", class_="hint") if left_out else None,
+        image_cards(wide, scroll=True) if wide else None,
+        image_cards(narrow) if narrow else None,
     )
 
 
@@ -181,7 +183,8 @@ def _domains(run: ComparedRun) -> list[str]:
     return list(dict.fromkeys(row.domain for row in run.rows))
 
 
-def _side_by_side(runs: Sequence[ComparedRun], domain: str) -> ImageBlock:
+def _translations(runs: Sequence[ComparedRun], domain: str) -> ImageBlock:
+    """Each image of a domain beside its translations by the runs."""
     rows = [i for i, row in enumerate(runs[0].rows) if row.domain == domain]
     return ImageBlock(
         title=_direction(domain),
@@ -193,16 +196,6 @@ def _side_by_side(runs: Sequence[ComparedRun], domain: str) -> ImageBlock:
 
 def _input_and_translations(runs: Sequence[ComparedRun], row: int) -> list[Image.Image]:
     return [runs[0].rows[row].images[0], *(run.rows[row].images[1] for run in runs)]
-
-
-def _of_one(run: ComparedRun, domain: str) -> ImageBlock:
-    rows = [row for row in run.rows if row.domain == domain]
-    return ImageBlock(
-        title=f"{run.label}: {_direction(domain)}, step {run.step:,}",
-        columns=["input", "translation"],
-        rows=[[reduced(image, IMAGE_SIDE) for image in row.images[:2]] for row in rows],
-        names=[row.name for row in rows],
-    )
 
 
 def _direction(domain: str) -> str:

@@ -109,7 +109,7 @@ footer { margin-top: 48px; color: var(--soft); font-size: .85rem; }
 }
 @supports not (animation-timeline: scroll()) {  /* a shadow, covered by what moves along with the end */
   .scroll { background: linear-gradient(to left, var(--card) 60%, transparent) right / 60px 100% no-repeat local,
-    linear-gradient(to left, var(--soft), transparent) right / 14px 100% no-repeat; }
+    linear-gradient(to left, var(--line), transparent) right / 20px 100% no-repeat; }
 }
 @media (max-width: 520px) {
   main { padding: 28px 16px 48px; }
