@@ -136,8 +136,8 @@ def _report(results: list[TaskResult], every: int, asked: int, output: Path, sec
     speed = f" ({len(results) / seconds:.1f} files/s)" if results else ""
     where = f"in {output}" if output.is_dir() else f"written: {output}"
     done = len(results) - len(bad) + before
-    verb = "is" if 1 in (done, every) else "are"
-    print(f"{done} of {every} file{'s' * (every != 1)} {verb} {where}{there}{speed}")
+    files = "file is" if every == 1 else "files are"
+    print(f"{done} of {every} {files} {where}{there}{speed}")
     if clipped:
         low, high = engine.in_format.scale
         count, plural = sum(result.clipped for result in clipped), "s" * (len(clipped) != 1)

@@ -71,6 +71,6 @@ def oom_as_user_error(info: EngineInfo, what: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         free = free_memory(torch.device(info.device)) / 2**30
         raise UserError(
-            f"{info.name}: {what} needs more memory than {info.device} has ({free:.1f} GiB are free): take fewer "
-            "images at a time (a smaller batch size), or cut them into smaller tiles"
+            f"{info.name}: {what} needs more memory than {info.device} has ({free:.1f} GiB are free): choose "
+            "a smaller batch size, or cut the images into smaller tiles"
         ) from error
