@@ -36,6 +36,17 @@ def test_the_report_is_there_while_the_run_trains(data: Path, tmp_path: Path, mo
     assert "Finished</b>: all 6 steps." in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_time_left_leaves_out_what_comes_before_the_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, grids = trainer(data, tmp_path, "--max-steps 1"), []
+    save = run._save_samples
+    monkeypatch.setattr(run, "_save_samples", lambda: (save(), grids.append(time.monotonic())))
+    run.run()
+    began = run.progress.display.history[0][0]
+    assert grids[0] <= began <= grids[1]  # after the grid of step 0
+
+
 def test_a_failed_run_says_why_in_its_report(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not finite"):
         trainer(data, tmp_path, "--lr 1e30 --max-steps 200").run()
