@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict, with_settings
-from cyclegan_fast.errors import UserError, reading_error
+from cyclegan_fast.errors import MissingFileError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +78,12 @@ def _read(path: Path) -> dict[str, Any]:
 
     try:
         values: Any = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError as error:
+        raise MissingFileError(
+            f"--config {path} does not exist; it is a YAML file of settings, as --print-config shows them"
+        ) from error
     except OSError as error:
-        raise reading_error(f"--config {path}: {error.strerror}", error) from error
+        raise UserError(f"--config {path} cannot be read ({error.strerror}); make it readable") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

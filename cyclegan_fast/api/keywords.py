@@ -27,6 +27,8 @@ ALONE = {
 _GROUP_OF = {field.name: name for name, group in GROUPS.items() for field in dataclasses.fields(group)}
 _FLAG = re.compile(r"--([A-Za-z][\w-]*)(?:(?P<separator>[ =])(?P<value>\w+(?:[.:]\d+)?))?")
 
+_NAMES = re.compile(r"cpu|cuda:\d+|resnet_\d+blocks|unet_\d+")  # values of settings without a list of choices
+
 
 def config_from_keywords(keywords: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
     """Builds the settings of a run from flat keywords; those that are left out are those of `base`, or the defaults.
@@ -77,18 +79,30 @@ def errors_in_keywords() -> Iterator[None]:
 
 
 def in_keywords(text: str) -> str:
-    """Turns flags in a text into keywords: ``--amp bf16`` is ``amp='bf16'``, ``--no-flip`` is ``flip=False``."""
+    """Turns flags in a text into keywords: ``--amp bf16`` is ``amp='bf16'``, ``--no-flip`` is ``flip=False``.
+
+    Flags with values that follow each other become arguments to paste: ``ngf=16, ndf=32``.
+    """
     return _FLAG.sub(_keyword, text)
 
 
 def _keyword(flag: re.Match[str]) -> str:
+    keyword = _without_comma(flag)
+    followed = "=" in keyword and flag.string.startswith(" --", flag.end())
+    return f"{keyword}," if followed else keyword
+
+
+def _without_comma(flag: re.Match[str]) -> str:
     name, value = flag[1].replace("-", "_"), flag["value"]
     rest = "" if value is None else flag["separator"] + value
     if name.removeprefix("no_") not in TYPES:
         return flag[0]
     if TYPES[name.removeprefix("no_")] is bool:
         return f"{name.removeprefix('no_')}={not name.startswith('no_')}{rest}"
-    if value is not None and (value in _options(TYPES[name]) or re.fullmatch(r"cpu|cuda:\d+", value)):
+    options = _options(TYPES[name])
+    if value in options and set(options) == {"off", ALONE.get(name)}:  # no other choice than on or off
+        return f"{name}={value != 'off'}"
+    if value is not None and (value in options or _NAMES.fullmatch(value)):
         return f"{name}={value!r}"
     return f"{name}={value}" if value is not None and re.fullmatch(r"[\d.]+|[A-Z]+", value) else name + rest
 

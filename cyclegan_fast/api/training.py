@@ -17,6 +17,7 @@ from cyclegan_fast.api.keywords import GROUPS, TYPES, config_from_keywords, erro
 from cyclegan_fast.api.run import Run
 from cyclegan_fast.api.settings import FitSettings
 from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import logs_shown
 from cyclegan_fast.monitoring.notebook import CellOutput, in_notebook
 from cyclegan_fast.monitoring.progress import progress_hidden
@@ -49,10 +50,10 @@ def fit(
     Args:
         config: The settings to start from, such as the `config` of an earlier `Run`; by default those of the paper, or
             with `resume` those of the run in `out`.
-        on_log: Called with each log record, every `log_every` steps: ``{"step": 50, "losses": {"G_A": 0.4, ...},
-            "epoch": 1, "lr": 2e-4, "steps_per_second": 4.1, "data_wait_percent": 1.2, "peak_memory_gib": 1.5}``, the
-            losses as means since the record before. Returning False ends the run after a checkpoint; so does an
-            exception, which is then raised.
+        on_log: Called with each log record, every `log_every` steps: ``{"step": 50, "time": 1790000000.5, "epoch": 1,
+            "lr": 2e-4, "steps_per_second": 4.1, "data_wait_percent": 1.2, "peak_memory_gib": 1.5, "losses": {"G_A":
+            0.4, ...}}``, the time in seconds since 1970, the losses as means since the record before. Returning False
+            ends the run after a checkpoint; so does an exception, which is then raised.
         progress: Show a progress bar (in a notebook the newest sample grid, too), and what is logged where the program
             has not set up logging.
         settings: Every flag of ``python -m cyclegan_fast.train`` by its name, checked as there: see `FitSettings`.
@@ -62,10 +63,13 @@ def fit(
         The run: its folder, losses, checkpoints, and the engine that translates.
 
     Raises:
-        UserError: An unknown setting, a wrong value, images that cannot be trained on, a loss that is not finite.
+        UserError: An unknown setting, a wrong value, an `on_log` that cannot be called, images that cannot be trained
+            on, a loss that is not finite.
     """
     with errors_in_keywords(), contextlib.ExitStack() as stack:
         stack.enter_context(logs_shown(in_keywords) if progress else progress_hidden())
+        if on_log is not None and not callable(on_log):
+            raise UserError(f"fit: on_log takes a function, which is called with each log record, got {on_log!r}")
         resolved = _resolve(config, settings)
         stop = _train(resolved, on_log, show_grids=progress and in_notebook())
         run = Run(resolved.run.out)

@@ -93,10 +93,16 @@ class Flag:
             return tuple(self._convert_word(word, typing.get_args(self.type)[0]) for word in words)
         return self._convert_word(words[0], self.type)
 
+    @property
+    def _switches(self) -> dict[str, Any]:
+        """What words mean beside the choices of a flag that may stand alone: --resume on, --amp false."""
+        return {"on": self.alone, "true": self.alone, "false": "off"}
+
     def _convert_word(self, word: str, kind: Any) -> Any:
         try:
             if typing.get_origin(kind) is Literal:
-                return {choice: choice for choice in typing.get_args(kind)}[word]
+                choices = {choice: choice for choice in typing.get_args(kind)}
+                return choices[word] if word in choices or not self.alone else self._switches[word.lower()]
             if kind is Path and not word:
                 raise ValueError
             return kind(word)

@@ -16,17 +16,16 @@ MAX_WIDTH = 120
 INDENT = 26  # columns before the text of a flag
 
 
-def help_page(grammar: Grammar, description: str, first: Sequence[str] = ()) -> str:
+def help_page(grammar: Grammar, description: str) -> str:
     """Returns the --help page.
 
     Args:
         grammar: What the command line may hold.
         description: What the command does, in paragraphs.
-        first: Names of flags that come before the groups of all others.
     """
     width = _width()
     parts = [_usage(grammar), *_paragraphs(description, width)]
-    for heading, flags in _groups(grammar.flags, first).items():
+    for heading, flags in _groups(grammar.flags, grammar.first).items():
         parts.append("\n".join([f"{heading}:", *(_entry(flag, width) for flag in flags)]))
     return "\n\n".join(parts)
 

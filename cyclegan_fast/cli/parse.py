@@ -22,6 +22,7 @@ class Grammar:
 
     prog: str  # what the user typed to start it
     flags: Sequence[Flag]
+    first: Sequence[str] = ()  # names of the flags that matter most, which --help shows before all others
     aliases: Mapping[str, str] = field(default_factory=dict)  # --alias: --flag
     former_names: Mapping[str, str] = field(default_factory=dict)  # the same, whose use is a warning in the log
 
@@ -62,8 +63,7 @@ class Grammar:
                 earlier = given.get(flag.name, ())  # of one that takes all words that are left
                 given[flag.name] = earlier + flag.convert([word]) if flag.max_values == MANY else flag.convert([word])
             else:
-                example = next(f"{flag.spelling} {word}" for flag in self.flags if flag.type is not bool)
-                raise UserError(f"'{word}' has no flag before it, such as {example} ({self._see_help})")
+                raise UserError(f"'{word}' has no flag before it, such as {self._example} {word} ({self._see_help})")
         self._refuse_missing(given)
         return given
 
@@ -86,6 +86,13 @@ class Grammar:
             *most, last = missing
             names = f"{', '.join(most)} and {last} are" if most else f"{last} is"
             raise UserError(f"{names} missing ({self.prog} --help shows an example)")
+
+    @property
+    def _example(self) -> str:
+        """The flag with a value that --help shows first."""
+        order = {name: place for place, name in enumerate(self.first)}
+        named = [flag for flag in self.flags if flag.type is not bool]
+        return min(named, key=lambda flag: order.get(flag.name, len(order))).spelling
 
     @property
     def _see_help(self) -> str:

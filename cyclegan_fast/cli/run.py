@@ -85,9 +85,9 @@ def _run_function(
     **names: Mapping[str, str],
 ) -> Any:
     flags = (flags_of_settings(settings) if settings else []) + flags_of_function(function)
-    grammar = Grammar(prog=prog, flags=flags, **names)
+    grammar = Grammar(prog=prog, flags=flags, first=first, **names)
     if asks_for_help(words):
-        print(help_page(grammar, _description(function), first))
+        print(help_page(grammar, _description(function)))
         return 0
     given = grammar.parse(words)
     positional = [given.pop(flag.name) for flag in flags if flag.is_positional and flag.name in given]

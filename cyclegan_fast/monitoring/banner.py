@@ -46,5 +46,5 @@ def describe(status: RunStatus) -> tuple[str, str]:
         case "killed":
             return "Ended unexpectedly", (
                 f" after {where}: its process was killed, or the machine went down; --resume auto continues from the "
-                "newest checkpoint."
+                "newest checkpoint, or starts again where there is none yet."
             )

@@ -50,10 +50,13 @@ class EventLog:
     ) -> None:
         self.close()
 
-    def write(self, step: int, *, losses: Mapping[str, float] | None = None, **scalars: Any) -> None:
+    def write(self, step: int, *, losses: Mapping[str, float] | None = None, **scalars: Any) -> dict[str, Any]:
         """Appends one record: the step, the time (seconds since 1970), the losses, and any further scalars by name.
 
         Numbers that are not finite become null, which JSON can hold.
+
+        Returns:
+            The record, with every number as it is.
 
         Raises:
             UserError: The disk is full.
@@ -70,6 +73,7 @@ class EventLog:
                     self.tensorboard.add_scalar(name, value, step)
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+        return event
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Shows an RGB image in TensorBoard, where that is installed; the event file holds none."""

@@ -21,21 +21,37 @@ def with_example_data(config: TrainConfig) -> TrainConfig:
     """Returns `config` with rendered scenes as its data, where it names none; they are rendered at the first start.
 
     Raises:
-        UserError: The settings ask for pairs, which the scenes are not, or the run's folder cannot be written.
+        UserError: The run's folder cannot be written.
     """
-    data, size = config.data, scene_size(config.data)
-    folder = config.run.out / f"scenes_{size}px"
-    if data.data not in (None, folder) or data.data_A is not None or data.data_B is not None:
+    if not takes_example_data(config):
         return config
-    if data.paired:
-        raise UserError("--paired needs --data: the rendered scenes, which training takes without it, are no pairs")
-    log.info(
-        "no --data: training on %d + %d rendered scenes of %dx%d pixels, in %s; --data FOLDER takes your own images",
-        *(TRAIN_IMAGES, TRAIN_IMAGES, size, size, folder),
-    )
+    data, size, folder = config.data, scene_size(config.data), _scenes_folder(config)
+    given, hint = ("no --data: ", "; --data FOLDER takes your own images") if data.data is None else ("", "")
+    scenes = f"{TRAIN_IMAGES} + {TRAIN_IMAGES} rendered scenes of {size}x{size} pixels"
+    log.info("%straining on %s, in %s%s", given, scenes, folder, hint)
     if not folder.exists():
         _render(folder, size)
     return dataclasses.replace(config, data=dataclasses.replace(data, data=folder))
+
+
+def takes_example_data(config: TrainConfig) -> bool:
+    """Returns whether a run trains on rendered scenes: it names no images, or it is continued and did not."""
+    data = config.data
+    return data.data in (None, _scenes_folder(config)) and data.data_A is None and data.data_B is None
+
+
+def refuse_pairs(data: DataConfig) -> None:
+    """Refuses settings that ask for pairs, which the scenes are not.
+
+    Raises:
+        UserError: They do.
+    """
+    if data.paired:
+        raise UserError("--paired needs --data: the rendered scenes, which training takes without it, are no pairs")
+
+
+def _scenes_folder(config: TrainConfig) -> Path:
+    return config.run.out / f"scenes_{scene_size(config.data)}px"
 
 
 def scene_size(data: DataConfig) -> int:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cyclegan_fast.checkpoint import Settings, latest_checkpoint, read_settings
-from cyclegan_fast.config import PixelFormat, RunConfig, TrainConfig, to_dict, with_settings
+from cyclegan_fast.config import PixelFormat, RunConfig, TrainConfig, from_dict, to_dict, with_settings
+from cyclegan_fast.data.locations.folders import is_run
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.monitoring.events import read_events
+from cyclegan_fast.monitoring.run_report import SETTINGS_NAME
+from cyclegan_fast.monitoring.run_report import read_settings as read_run_settings
+
+log = logging.getLogger(__name__)
 
 # Settings that may differ, by group; every other one shapes what is continued.
 FREE_ON_RESUME = {
@@ -19,26 +26,65 @@ FREE_ON_RESUME = {
 
 
 def settings_to_continue(out: Path) -> TrainConfig | None:
-    """Returns the settings of the run in the folder `out`, from its newest checkpoint; None if there is none."""
+    """Returns the settings of the run in the folder `out`; None if it holds no run.
+
+    They are those of its newest checkpoint, or of its settings file where it ended before the first one.
+
+    Raises:
+        UserError: They are damaged.
+    """
     newest = latest_checkpoint(out)
-    return None if newest is None else with_settings(read_settings(newest).config, {"out": out})
+    if newest is not None:
+        return with_settings(read_settings(newest).config, {"out": out})
+    if not is_run(out):
+        return None
+    stored = from_dict(TrainConfig, read_run_settings(out), where=str(out / SETTINGS_NAME))
+    return with_settings(stored, {"out": out})
 
 
 def checkpoint_to_continue(config: TrainConfig) -> Path | None:
     """Returns the newest checkpoint in the folder of a run; None for a run that starts afresh.
 
     Raises:
-        UserError: There is one, and the run is not to be resumed, or its settings rule that out.
+        UserError: The folder holds a run which is not to be resumed, or whose settings rule that out.
     """
-    newest = latest_checkpoint(config.run.out)
-    if newest is None:
-        return None
+    out, newest = config.run.out, latest_checkpoint(config.run.out)
     if config.run.resume != "auto":
-        raise UserError(
-            f"{config.run.out} holds a run already: continue it with --resume auto, or choose another --out"
-        )
-    refuse(newest, config, setting_differences(read_settings(newest).config, config))
+        if newest is not None:
+            raise UserError(f"{out} holds a run already: continue it with --resume auto, or choose another --out")
+        if is_run(out) and read_events(out):  # a start would empty its log
+            raise UserError(
+                f"{out} holds a run already, without a checkpoint: start it again with --resume auto, or choose "
+                "another --out"
+            )
+    elif newest is not None:
+        refuse(newest, config, setting_differences(read_settings(newest).config, config))
     return newest
+
+
+def refuse_nothing_to_continue(config: TrainConfig) -> None:
+    """Refuses to resume a run that names no images where there is none: the folder is likely misspelt.
+
+    Raises:
+        UserError: That is so.
+    """
+    out = config.run.out
+    if config.run.resume == "auto" and not (latest_checkpoint(out) or is_run(out)):
+        raise UserError(
+            f"nothing to continue in {out}, and no --data: name the --out of a run, or leave out --resume to train on "
+            "rendered scenes"
+        )
+
+
+def log_fresh_start(config: TrainConfig) -> None:
+    """Logs that a run which is to be resumed starts at step 0, as there is no checkpoint."""
+    out = config.run.out
+    if config.run.resume != "auto":
+        return
+    if is_run(out):
+        log.info("%s has no checkpoint yet: starting again from step 0 with its settings", out)
+    else:
+        log.info("nothing to continue in %s: starting afresh", out)
 
 
 def refuse(checkpoint: Path, config: TrainConfig, differences: Sequence[str]) -> None:

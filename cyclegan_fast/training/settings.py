@@ -29,7 +29,8 @@ def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
     _check_objective(config)
     _check_precision(config, device)
     _check_step(config, device)
-    _suggest_smaller_sizes(config, device)
+    if config.optim.lr == 0:
+        log.warning("--lr 0: training changes no weight")
     return config
 
 
@@ -92,6 +93,7 @@ def _check_step(config: TrainConfig, device: torch.device) -> None:
         raise UserError(f"--side-by-side: {reason}; leave it out")
 
 
-def _suggest_smaller_sizes(config: TrainConfig, device: torch.device) -> None:
+def suggest_smaller_sizes(config: TrainConfig, device: torch.device) -> None:
+    """Logs smaller sizes where those of the paper would train on a CPU."""
     if device.type == "cpu" and config.model.ngf * config.data.crop_size >= PAPER_NGF * PAPER_SIDE:
         log.info("on a CPU a step of these sizes takes seconds; these are hundreds of times less work: %s", SMALL_SIZES)

@@ -17,6 +17,8 @@ from cyclegan_fast.checkpoint import native, reference_format
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.held_out import read_held_out
+from cyclegan_fast.data.locations.domains import refuse_missing_locations
+from cyclegan_fast.data.transforms import check_geometry
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
@@ -26,14 +28,20 @@ from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.training.device_batches import DeviceBatches
-from cyclegan_fast.training.example_data import with_example_data
+from cyclegan_fast.training.example_data import refuse_pairs, takes_example_data, with_example_data
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.meter import Meter
 from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
-from cyclegan_fast.training.resume import checkpoint_to_continue, image_differences, refuse
+from cyclegan_fast.training.resume import (
+    checkpoint_to_continue,
+    image_differences,
+    log_fresh_start,
+    refuse,
+    refuse_nothing_to_continue,
+)
 from cyclegan_fast.training.samples import SampleTranslator
 from cyclegan_fast.training.schedule import LearningRate
-from cyclegan_fast.training.settings import resolve_settings, uses_cuda_graph
+from cyclegan_fast.training.settings import resolve_settings, suggest_smaller_sizes, uses_cuda_graph
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
 log = logging.getLogger(__name__)
@@ -52,18 +60,37 @@ class Trainer:
         on_log: Called with each log record, after what else is due at its step.
 
     Raises:
-        UserError: Settings that contradict each other or the device, or images that cannot be trained on; raised
-            before any network is built.
+        UserError: Settings that contradict each other or the device, a folder that holds another run, or images that
+            cannot be trained on; raised in this order, before any network is built.
+
+    It locks the run's folder until `run` or `close` has ended.
     """
 
     def __init__(self, config: TrainConfig, *, on_log: OnLog | None = None) -> None:
         self.on_log = on_log
         self.device = resolve_device(config.run.device)
         config = resolve_settings(config, self.device)
-        checkpoint_to_continue(config)  # refused here already, before images are read
         self.uses_graph = uses_cuda_graph(config, self.device)
-        size_divisor, min_size = image_requirements(config.model)
-        self.config = config = with_example_data(config)
+        requirements = image_requirements(config.model)
+        check_geometry(config.data, *requirements)
+        _check_images(config)
+        with contextlib.ExitStack() as stack:
+            self._lock(config.run.out, stack)
+            if checkpoint_to_continue(config) is None:
+                log_fresh_start(config)
+            suggest_smaller_sizes(config, self.device)
+            self._prepare(with_example_data(config), *requirements)
+            self.held = stack.pop_all()  # from here on until the run has ended
+
+    @staticmethod
+    def _lock(out: Path, stack: contextlib.ExitStack) -> None:
+        with storage_errors(f"cannot use --out {out}"):
+            out.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(RunLock(out))
+
+    def _prepare(self, config: TrainConfig, size_divisor: int, min_size: int) -> None:
+        """Reads the images and builds the networks."""
+        self.config = config
         self.loader = build_train_loader(config, self.device, size_divisor=size_divisor, min_size=min_size)
         self.pixel_formats = {
             name: domain.pixel_format for name, domain in zip("AB", self.loader.samples.domains, strict=True)
@@ -92,9 +119,7 @@ class Trainer:
     def run(self, stop: StopSignal | None = None) -> int:
         """Trains, until the end or until `stop` is requested; returns the exit status of the command."""
         out = self.config.run.out
-        with storage_errors(f"cannot use --out {out}"):
-            out.mkdir(parents=True, exist_ok=True)
-        with RunLock(out), stop or StopSignal() as stop, contextlib.ExitStack() as stack:
+        with self.held, stop or StopSignal() as stop, contextlib.ExitStack() as stack:
             self._load()
             if self.done >= self.total_steps:
                 longer = "a larger --max-steps, or none," if self.config.run.max_steps else "more --n-epochs-decay"
@@ -112,6 +137,11 @@ class Trainer:
             self._checkpoint()
         log.info("report: %s", out / REPORT_NAME)
         return EXIT_STOPPED if self.done < self.total_steps else 0
+
+    def close(self) -> None:
+        """Releases the folder and the loader of a trainer that is not to run."""
+        self.loader.close()
+        self.held.close()
 
     def _train(self, stop: StopSignal) -> None:
         """Steps until the end or a signal."""
@@ -157,7 +187,7 @@ class Trainer:
             self._end_epoch()
         if save_due:
             self._checkpoint()
-        info = record and {k: v for k, v in record.items() if k not in ("step", "losses")} | record["losses"]
+        info = record and {k: v for k, v in record.items() if k not in ("step", "time", "losses")} | record["losses"]
         self.progress.update(self.done, info)
         if (log_due or sample_due) and not last:  # the last report follows
             self.report.update()
@@ -165,19 +195,19 @@ class Trainer:
             self.on_log(record)
 
     def _log(self, meter: Meter) -> dict[str, Any]:
-        """Writes the record of the steps since the last one, and returns it: step, losses by name, epoch, speed ..."""
+        """Writes the record of the steps since the last one, and returns it: step, time, losses by name, speed ..."""
         epoch = (self.done - 1) // self.steps_per_epoch + 1  # of the step that has just been done
-        record: dict[str, Any] = {
-            "losses": meter.means(),
-            "epoch": epoch,
-            "lr": self.schedule.at(epoch),
-            "steps_per_second": meter.steps_per_second(),
-            "data_wait_percent": meter.wait_percent(),
-            "peak_memory_gib": peak_memory_gib(self.device),
-        }
-        self.events.write(self.done, **record)
+        record = self.events.write(
+            self.done,
+            epoch=epoch,
+            lr=self.schedule.at(epoch),
+            steps_per_second=meter.steps_per_second(),
+            data_wait_percent=meter.wait_percent(),
+            peak_memory_gib=peak_memory_gib(self.device),
+            losses=meter.means(),
+        )
         meter.reset()
-        return {"step": self.done, **record}
+        return record
 
     def _end_epoch(self) -> None:
         if self.config.optim.lr_policy == "plateau":
@@ -267,6 +297,19 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+
+def _check_images(config: TrainConfig) -> None:
+    """Checks what can be seen of a run's images without looking at them.
+
+    Raises:
+        UserError: They are not where the settings say; or none are named, and scenes cannot take their place.
+    """
+    if takes_example_data(config):
+        refuse_pairs(config.data)
+        refuse_nothing_to_continue(config)
+    else:
+        refuse_missing_locations(config.data)
 
 
 def _networks(config: TrainConfig, device: torch.device) -> nn.ModuleDict:

@@ -38,6 +38,7 @@ def test_a_run_comes_back_with_all_that_it_wrote(small: FitSettings, tmp_path: P
     assert run.steps.tolist() == [1, 2, 3, 4] == [record["step"] for record in logged]
     assert set(run.losses) == {"G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B"}
     assert run.losses["cycle_B"].tolist() == [record["losses"]["cycle_B"] for record in logged]
+    assert [record.keys() for record in logged] == [record.keys() for record in run.records]
     assert run.losses["G_A"].dtype == np.float64
     assert np.all(run.curves["lr"] == 2e-4) and np.all(run.curves["steps_per_second"] > 0)
     assert run.checkpoint == run.out / "checkpoints" / "step_00000004"
@@ -96,12 +97,19 @@ def test_a_callback_may_return_anything_but_false(small: FitSettings, tmp_path: 
 
 def test_faults_are_user_errors_that_name_keywords(small: FitSettings, tmp_path: Path) -> None:
     fit(**small, out=tmp_path / "run", max_steps=1)
-    with pytest.raises(UserError, match="resume='auto', or choose another out"):
+    with pytest.raises(UserError, match="resume=True, or choose another out"):
         fit(**small, out=tmp_path / "run", max_steps=1)
     with pytest.raises(UserError, match=r"fit: unknown setting 'lamda_A', did you mean 'lambda_A'\?"):
         fit(**small, lamda_A=3)  # type: ignore[call-arg]
     with pytest.raises(UserError, match="amp='bf16'"):
         fit(**small, out=tmp_path / "other", amp="fp16")
+    with pytest.raises(UserError, match=r"fit: on_log takes a function, .* got 3"):
+        fit(**small, out=tmp_path / "never", on_log=3)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="nix: there is no such data folder"):
+        fit(**small | {"data": "nix"}, out=tmp_path / "run")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"nothing to continue in .*, and no data: name the out of a run"):
+        fit(out=tmp_path / "never", resume=True)
+    assert not (tmp_path / "never").exists()
     with pytest.raises(UserError, match="is not finite"):
         fit(**small, out=tmp_path / "wild", max_steps=200, lr=1e30)
 

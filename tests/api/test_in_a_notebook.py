@@ -45,5 +45,5 @@ def test_a_cell_shows_progress_and_grids_and_survives_interrupts_and_errors(
     assert Run(tmp_path / "other").checkpoint is not None
     assert failed[-1]["ename"] == "UserError"
     assert failed[-1]["traceback"] == [
-        "UserError: run holds a run already: continue it with resume='auto', or choose another out"
+        "UserError: run holds a run already: continue it with resume=True, or choose another out"
     ]

@@ -119,13 +119,19 @@ def test_true_means_what_the_flag_alone_means() -> None:
     [
         (
             "continue it with --resume auto, or choose another --out",
-            "continue it with resume='auto', or choose another out",
+            "continue it with resume=True, or choose another out",
         ),
         ("use --batch-size 1 without --grad-accumulation", "use batch_size=1 without grad_accumulation"),
         ("or --no-flip. Then", "or flip=False. Then"),
         ("with --paired also", "with paired=True also"),
         ("--cuda-graphs: there is none; use --cuda-graphs=auto", "cuda_graphs: there is none; use cuda_graphs='auto'"),
         ("lower --lr", "lower lr"),
+        (
+            "try: --generator resnet_3blocks --ngf 16 --load-size 64",
+            "try: generator='resnet_3blocks', ngf=16, load_size=64",
+        ),
+        ("works for --generator resnet_<N>blocks", "works for generator resnet_<N>blocks"),
+        ("leave out --resume off", "leave out resume=False"),
         ("no --data: --data FOLDER takes your own", "no data: data=FOLDER takes your own"),
         ("--device is not a GPU: --device cuda:0", "device is not a GPU: device='cuda:0'"),
         ("the option --else of a tool", "the option --else of a tool"),

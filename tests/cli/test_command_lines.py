@@ -58,6 +58,9 @@ WRONG = {
     "model_card --license x": "unknown flag --license, did you mean --licence?",
     # Wrong values
     "train --amp fp8": "--amp must be off, bf16 or fp16, got 'fp8'",
+    "train --amp yes": "--amp must be off, bf16 or fp16, got 'yes'",
+    "train --loader true": "--loader must be auto, cache, dali or torch, got 'true'",
+    "train --config nix.yaml": "--config nix.yaml does not exist; it is a YAML file of settings",
     "train --amp=": "--amp must be off, bf16 or fp16, got ''",
     "train --lr fast": "--lr must be a number, got 'fast'",
     "train --batch_size 2.5": "--batch-size must be a whole number, got '2.5'",
@@ -81,7 +84,7 @@ WRONG = {
     "train --lr --amp": "--lr needs a number",
     "train --data-A --data-B b": "--data-A needs at least one value",
     "export --checkpoint a --out b --shapes 1x64x64 1x256x256": "--shapes needs 3 values",
-    "train photos": "'photos' has no flag before it, such as --generator photos",
+    "train photos": "'photos' has no flag before it, such as --data photos (python -m cyclegan_fast.train --help",
     "train --lr 1 2": "'2' has no flag before it",
     "dataset check a b": "'b' has no flag before it",
     # Missing flags

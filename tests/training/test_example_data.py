@@ -52,7 +52,7 @@ def test_the_bare_command_trains_and_resume_alone_continues_it(tmp_path: Path) -
 
     shutil.rmtree(scenes)  # they are rendered again, as they were
     said = train("--out", broken, "--resume", "--max-steps", 4, "--checkpoint-every", 0)
-    assert "continuing" in said and "no --data" in said
+    assert "continuing" in said and "training on 4 + 4 rendered scenes" in said and "--data" not in said
     names = [max((out / "checkpoints").glob("step_*")) / "weights.safetensors" for out in (straight, broken)]
     a, b = map(load_file, names)
     assert names[1].parent.name == "step_00000004"
@@ -67,9 +67,8 @@ def test_scenes_go_together_with_other_settings(tmp_path: Path, flags: str) -> N
 
 
 def test_pairs_need_data(tmp_path: Path) -> None:
-    config = TrainConfig(data=DataConfig(paired=True), run=RunConfig(out=tmp_path / "run"))
-    with pytest.raises(UserError, match="--paired needs --data"):
-        with_example_data(config)
+    done = run_in_process(lambda: main(["--out", str(tmp_path / "run"), "--paired"]))
+    assert done.returncode == 2 and "--paired needs --data" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -109,13 +108,13 @@ def test_a_folder_that_holds_a_run_is_refused_before_scenes_are_rendered(tmp_pat
 def test_on_a_cpu_smaller_sizes_are_suggested(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import torch
 
-    from cyclegan_fast.training.settings import SMALL_SIZES, resolve_settings
+    from cyclegan_fast.training.settings import SMALL_SIZES, suggest_smaller_sizes
     from tests.commands import train_settings
 
     caplog.set_level(logging.INFO)
-    resolve_settings(TrainConfig(), torch.device("cpu"))
+    suggest_smaller_sizes(TrainConfig(), torch.device("cpu"))
     assert SMALL_SIZES in caplog.text
     caplog.clear()
-    resolve_settings(train_settings(SMALL_SIZES.split()), torch.device("cpu"))
-    resolve_settings(TrainConfig(), torch.device("cuda"))
+    suggest_smaller_sizes(train_settings(SMALL_SIZES.split()), torch.device("cpu"))
+    suggest_smaller_sizes(TrainConfig(), torch.device("cuda"))
     assert SMALL_SIZES not in caplog.text

@@ -247,6 +247,8 @@ def test_the_value_of_amp_is_optional(words: str, amp: str, out: str) -> None:
         ("--cuda-graphs --side-by-side --resume", "auto", "on", "auto"),
         ("--cuda_graphs --side_by_side off", "auto", "off", "off"),
         ("--cuda-graphs=on --side_by_side=on --resume=off", "on", "on", "off"),
+        ("--cuda-graphs=true --side-by-side True --resume on", "auto", "on", "auto"),
+        ("--cuda-graphs false --side-by-side false --resume=true", "off", "off", "auto"),
     ],
 )
 def test_further_flags_with_an_optional_value(words: str, cuda_graphs: str, side_by_side: str, resume: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cyclegan_fast.config import DataConfig
-from cyclegan_fast.data.locations.folders import list_domains, list_folder, readable
+from cyclegan_fast.data.locations.folders import domain_folder, list_domains, list_folder, readable
 from cyclegan_fast.data.locations.locations import catalog_folder_of, find_images
 from cyclegan_fast.data.locations.pairs import partners
 from cyclegan_fast.errors import UserError
@@ -58,6 +58,22 @@ def refuse_unclear_locations(data: DataConfig) -> None:
         )
     if data.data is None and data.data_A is None:
         raise UserError("--data is missing: name the folder that holds trainA and trainB")
+
+
+def refuse_missing_locations(data: DataConfig) -> None:
+    """Refuses settings whose images are not where they say; cheap, as no image is looked at and no folder listed.
+
+    Raises:
+        UserError: No location is named, or two ways of naming them; a folder or a list is missing.
+    """
+    refuse_unclear_locations(data)
+    if data.data is not None and not data.paired:
+        with readable(data.data):
+            for name in ("trainA", "trainB"):
+                domain_folder(data.data, name)
+    for location in (*(data.data_A or ()), *(data.data_B or ())):
+        if not location.lower().endswith(".tar") and not Path(location).exists():  # of shards it may be a pattern
+            find_images([location])  # raises, and says which kinds there are
 
 
 def _at_locations(

@@ -40,7 +40,7 @@ def list_folder(folder: Path) -> list[Path]:
         UserError: The folder holds no image, or a link leads out of it.
     """
     paths = list_images(folder)
-    written = find_runs(paths, folder) | ({folder / SAMPLES} if _is_run(folder) else set())
+    written = find_runs(paths, folder) | ({folder / SAMPLES} if is_run(folder) else set())
     if not written:
         return paths
     kept = [path for path in paths if not written.intersection(path.parents)]
@@ -57,7 +57,7 @@ def find_runs(paths: Sequence[Path], folder: Path | None = None) -> set[Path]:
     parents: set[Path] = set()
     for parent in {path.parent for path in paths}:
         parents.update(_up_to(parent, folder))
-    return set(filter(_is_run, parents))
+    return set(filter(is_run, parents))
 
 
 def list_domain(root: Path, name: str) -> list[Path]:
@@ -67,17 +67,24 @@ def list_domain(root: Path, name: str) -> list[Path]:
         UserError: The folder is missing or holds no image, or a link leads out of it.
     """
     with readable(root):
-        if not root.is_dir():
+        return list_folder(domain_folder(root, name))
+
+
+def domain_folder(root: Path, name: str) -> Path:
+    """Returns the folder `root/name`, whose images are not looked at.
+
+    Raises:
+        UserError: The folder is missing.
+    """
+    if not root.is_dir():
+        raise MissingFileError(f"{root}: there is no such data folder; it should hold the folders trainA and trainB")
+    if not (root / name).is_dir():
+        if parent := _set_above(root):
             raise MissingFileError(
-                f"{root}: there is no such data folder; it should hold the folders trainA and trainB"
+                f"{root}: the folder {name} is missing; name {parent} instead, which holds trainA and trainB"
             )
-        if not (root / name).is_dir():
-            if parent := _set_above(root):
-                raise MissingFileError(
-                    f"{root}: the folder {name} is missing; name {parent} instead, which holds trainA and trainB"
-                )
-            raise MissingFileError(f"{root}: the folder {name} is missing; put the images of that domain there")
-        return list_folder(root / name)
+        raise MissingFileError(f"{root}: the folder {name} is missing; put the images of that domain there")
+    return root / name
 
 
 def list_domains(
@@ -104,7 +111,8 @@ def _set_above(folder: Path) -> Path | None:
     return parent if folder.is_absolute() else Path(os.path.relpath(parent))
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Returns whether a folder is that of a training run, which may have no checkpoint yet."""
     return all((folder / name).is_file() for name in _RUN_FILES)
 
 

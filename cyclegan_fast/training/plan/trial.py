@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from dataclasses import dataclass
@@ -49,18 +50,18 @@ def run_trial(config: TrainConfig, *, seconds: float = 15.0) -> Trial:
         UserError: The settings cannot be trained with.
     """
     few = {"max_dataset_size": IMAGES, "on_bad_image": "skip", "loader": "torch", "workers": 0, "sample_every": 0}
-    with tempfile.TemporaryDirectory() as out, suppressed_output(PACKAGE):  # what it logs would be about the trial
-        trainer = Trainer(with_settings(config, few | {"out": Path(out)}))
-    try:
-        return _measure(trainer, seconds)
-    except torch.OutOfMemoryError as error:
-        memory = torch.cuda.get_device_properties(trainer.device).total_memory / 2**30
-        raise TooLittleMemoryError(
-            f"a step of this plan needs more than the {memory:.0f} GiB of {trainer.device}: plan for another --device, "
-            "or train with a smaller --crop-size"
-        ) from error
-    finally:
-        trainer.loader.close()
+    with tempfile.TemporaryDirectory() as out:
+        with suppressed_output(PACKAGE):  # what it logs would be about the trial
+            trainer = Trainer(with_settings(config, few | {"out": Path(out)}))
+        with contextlib.closing(trainer):
+            try:
+                return _measure(trainer, seconds)
+            except torch.OutOfMemoryError as error:
+                memory = torch.cuda.get_device_properties(trainer.device).total_memory / 2**30
+                raise TooLittleMemoryError(
+                    f"a step of this plan needs more than the {memory:.0f} GiB of {trainer.device}: plan for another "
+                    "--device, or train with a smaller --crop-size"
+                ) from error
 
 
 def _measure(trainer: Trainer, seconds: float) -> Trial:
