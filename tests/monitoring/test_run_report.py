@@ -106,6 +106,7 @@ def test_the_scores_of_the_command_evaluate_are_shown(folder: Path) -> None:
             "after step 1,200 of 5,000: step 1201: <G_A> is bad.",
         ),
         ({"state": "killed"}, "Ended unexpectedly after step 1,200 of 5,000: its process was killed"),
+        ({"state": "killed"}, "from the newest checkpoint, or starts again where there is none yet."),
     ],
 )
 def test_the_page_says_how_far_the_run_is_and_when_that_was(folder: Path, changes: dict, sentence: str) -> None:
