@@ -52,7 +52,8 @@ def test_resume_starts_a_run_without_a_checkpoint_again_with_its_settings(starte
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"{started} has no checkpoint yet: starting again from step 0 with its settings\n") == 1
     after = yaml.safe_load((started / "config.yaml").read_text())
-    before["run"]["max_steps"], before["optim"]["lr"] = 3, 1e-3
+    before["run"] |= {"out": str(started), "max_steps": 3}
+    before["optim"]["lr"] = 1e-3
     assert after == before
     assert [event["step"] for event in read_events(started)] == [1, 2, 3]
 
