@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -30,25 +31,43 @@ def peak_memory_gib(device: torch.device) -> float | None:
 
 
 class RunLock:
-    """Keeps a second run out of a folder. The operating system releases the lock when the process ends, however."""
+    """Makes a run's folder and keeps a second run out of it.
+
+    The operating system releases the lock when the process ends, however. A folder that was new is removed again where
+    the block fails before anything else is in it.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_NAME
+        self.folder, self.path = folder, folder / LOCK_NAME
 
     def __enter__(self) -> RunLock:
-        with storage_errors(f"cannot use the folder {self.path.parent}"):
+        with storage_errors(f"cannot use --out {self.folder}"):
+            self.is_new = not self.folder.exists()
+            self.folder.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a")
         try:
             try_lock(self.file.fileno())
+            if not os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+                raise FileExistsError  # it was removed, and made again by another run
         except OSError:
             self.file.close()
-            raise UserError(
-                f"{self.path.parent}: another run is training in this folder; choose another --out"
-            ) from None
+            raise UserError(f"{self.folder}: another run is training in this folder; choose another --out") from None
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if sys.platform == "win32":  # where no open file can be removed
+            self.file.close()
+        if error is not None and self.is_new:
+            self._remove_if_empty()
         self.file.close()
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):
+            if list(self.folder.iterdir()) == [self.path]:
+                self.path.unlink()
+                self.folder.rmdir()
 
 
 class StopSignal:

@@ -21,7 +21,7 @@ from cyclegan_fast.data.locations.domains import refuse_missing_locations
 from cyclegan_fast.data.transforms import check_geometry
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.files import storage_errors, write_atomically
+from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.events import EventLog
 from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels_note
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
@@ -75,18 +75,12 @@ class Trainer:
         check_geometry(config.data, *requirements)
         _check_images(config)
         with contextlib.ExitStack() as stack:
-            self._lock(config.run.out, stack)
+            stack.enter_context(RunLock(config.run.out))
             if checkpoint_to_continue(config) is None:
                 log_fresh_start(config)
             suggest_smaller_sizes(config, self.device)
             self._prepare(with_example_data(config), *requirements)
             self.held = stack.pop_all()  # from here on until the run has ended
-
-    @staticmethod
-    def _lock(out: Path, stack: contextlib.ExitStack) -> None:
-        with storage_errors(f"cannot use --out {out}"):
-            out.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(RunLock(out))
 
     def _prepare(self, config: TrainConfig, size_divisor: int, min_size: int) -> None:
         """Reads the images and builds the networks."""
