@@ -18,6 +18,8 @@ strict = True
 ignore_missing_imports = True
 [mypy-torch.*]
 follow_imports = skip
+[mypy-cyclegan_fast.*]
+follow_imports = silent
 """
 
 

@@ -69,7 +69,9 @@ class OpenVinoBackend(Engine):
             self._requests.put(request)
 
     def _infer(self, request: Any, batch: Tensor) -> Tensor:
-        request.infer([self._file.input.from_batch(batch)])
+        # Not `infer`: on one thread a shape that the graph cannot take ends the process there, at a later batch.
+        request.start_async([self._file.input.from_batch(batch)])
+        request.wait()
         result = request.get_output_tensor().data.copy()
         if not result.size:  # on one thread it reports a shape that the graph cannot take in no other manner
             raise RuntimeError("OpenVINO returned no pixels")
@@ -77,9 +79,6 @@ class OpenVinoBackend(Engine):
 
     def _compile(self) -> Any:
         return self._core.compile_model(self._model, "CPU", self._hint)
-
-    def _works_after_fork(self) -> bool:
-        return self.info.threads == 1
 
     def _release(self) -> None:
         del self._requests, self._model
