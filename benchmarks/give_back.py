@@ -1,4 +1,4 @@
-"""What a run on a lent GPU gives back while it goes on: its log, its tests' reports and its tables, in the folder OUT.
+"""What a run on a GPU that is at hand for minutes gives back while it goes on: its log, its tests' reports, its tables.
 
 The machine may end the run at any second, so that the folder is brought up to date every few seconds and after each
 part. It stays within few files: everything under docs/ that was written goes into one archive, unpacked by
