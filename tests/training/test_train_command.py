@@ -285,7 +285,7 @@ def test_unknown_flags_and_values_are_named_with_the_nearest(words: str, message
 
 
 def test_a_config_file_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
-    one_sentence(train("--config", tmp_path / "none.yaml"), "none.yaml: No such file")
+    one_sentence(train("--config", tmp_path / "none.yaml"), "none.yaml does not exist")
     config = tmp_path / "config.yaml"
     for text, reason in (
         ("optim: {batchsize: 2}", "did you mean 'batch_size'"),
