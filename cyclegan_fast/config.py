@@ -230,7 +230,7 @@ class RunConfig:
     max_steps: int | None = number(None, min=1)
     """Stop after this many steps, even if epochs are left; none for no limit."""
     resume: Literal["off", "auto"] = choice("off", alone="auto", stored=False)
-    """auto continues the newest checkpoint in --out exactly, with its settings, or starts afresh if there is none."""
+    """auto continues the run in --out exactly, with its settings; before its first checkpoint it starts again."""
     init_from: Path | None = None
     """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""
 
@@ -253,6 +253,14 @@ def with_settings(config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
         values = {f.name: given[f.name] for f in dataclasses.fields(settings) if f.name in given}
         groups[group] = dataclasses.replace(settings, **values)
     return dataclasses.replace(config, **groups)
+
+
+ALONE: dict[str, str] = {  # what a setting's flag means that stands without a value, by name
+    setting.name: setting.metadata["alone"]
+    for group in (ModelConfig, ObjectiveConfig, OptimConfig, DataConfig, RunConfig)
+    for setting in dataclasses.fields(group)
+    if "alone" in setting.metadata
+}
 
 
 def check_ranges(config: TrainConfig) -> None:

@@ -6,7 +6,7 @@ against plain torch, a training run of two steps, and, with the extra [onnx], an
 a table for docs/toolchain.md. Status 1 if anything failed.
 
 python tools/try_wheels.py 2.11.0 2.13.0 2.14.1
-python tools/try_wheels.py --only wheel --keep /tmp/environments 2.13.0
+python tools/try_wheels.py --only wheel --keep environments 2.13.0
 
 An environment with a torch for CUDA takes about 6 GB while it is used.
 """

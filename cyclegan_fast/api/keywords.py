@@ -12,18 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cyclegan_fast.cli.reference import hint_for
-from cyclegan_fast.config import TrainConfig, from_dict
+from cyclegan_fast.config import ALONE, TrainConfig, from_dict, with_settings
 from cyclegan_fast.errors import UserError, did_you_mean
 
 GROUPS: dict[str, Any] = typing.get_type_hints(TrainConfig)
 TYPES: dict[str, Any] = {name: kind for group in GROUPS.values() for name, kind in typing.get_type_hints(group).items()}
-# What True means for a setting with choices: what its flag alone means.
-ALONE = {
-    field.name: field.metadata["alone"]
-    for group in GROUPS.values()
-    for field in dataclasses.fields(group)
-    if "alone" in field.metadata
-}
 _GROUP_OF = {field.name: name for name, group in GROUPS.items() for field in dataclasses.fields(group)}
 _FLAG = re.compile(r"--([A-Za-z][\w-]*)(?:(?P<separator>[ =])(?P<value>\w+(?:[.:]\d+)?))?")
 
@@ -37,21 +30,17 @@ def config_from_keywords(keywords: Mapping[str, Any], base: TrainConfig | None =
         UserError: An unknown keyword (the nearest known one is named), a value of the wrong type, or a number out of
             range.
     """
-    groups: dict[str, dict[str, Any]] = {name: {} for name in GROUPS}
+    values: dict[str, Any] = {}
     for name, value in keywords.items():
         if name not in _GROUP_OF:
             hint = hint_for(name, [f"--{known.replace('_', '-')}" for known in _GROUP_OF])
             raise UserError(f"fit: unknown setting '{name}'{in_keywords(hint) or did_you_mean(name, _GROUP_OF)}")
-        groups[_GROUP_OF[name]][name] = _plain(name, value)
+        group = GROUPS[_GROUP_OF[name]]
+        values[name] = getattr(from_dict(group, {name: _plain(name, value)}, where="fit"), name)
     base = TrainConfig() if base is None else base
     if not isinstance(base, TrainConfig):
         raise UserError(f"fit: config takes a TrainConfig, such as Run('runs/a').config, got {base!r}")
-    return dataclasses.replace(base, **{name: _changed(getattr(base, name), values) for name, values in groups.items()})
-
-
-def _changed(group: Any, values: dict[str, Any]) -> Any:
-    checked = from_dict(type(group), values, where="fit")
-    return dataclasses.replace(group, **{name: getattr(checked, name) for name in values})
+    return with_settings(base, values)
 
 
 def _plain(name: str, value: Any) -> Any:

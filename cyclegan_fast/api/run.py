@@ -49,10 +49,9 @@ class Run:
     @property
     def config(self) -> TrainConfig:
         """All settings, as they were resolved."""
-        import yaml
+        from cyclegan_fast.monitoring.run_report import SETTINGS_NAME, read_settings
 
-        path = self.out / "config.yaml"
-        return from_dict(TrainConfig, yaml.safe_load(path.read_text()), where=str(path))
+        return from_dict(TrainConfig, read_settings(self.out), where=str(self.out / SETTINGS_NAME))
 
     @property
     def steps(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -99,12 +98,16 @@ class Run:
     @property
     def samples(self) -> list[Path]:
         """The grids of sample images, oldest first."""
-        return sorted((self.out / "samples").glob("step_*"))
+        from cyclegan_fast.monitoring.samples import sample_files
+
+        return sample_files(self.out)
 
     @property
     def report(self) -> Path | None:
         """The report, an HTML file; None before there is one."""
-        path = self.out / "report.html"
+        from cyclegan_fast.monitoring.run_report import REPORT_NAME
+
+        path = self.out / REPORT_NAME
         return path if path.is_file() else None
 
     def engine(

@@ -150,7 +150,7 @@ class FitSettings(TypedDict, total=False):
     max_steps: int | None
     """Stop after this many steps, even if epochs are left; none for no limit."""
     resume: bool | Literal["off", "auto"]
-    """auto continues the newest checkpoint in out exactly, with its settings, or starts afresh if there is none.
-    True means auto."""
+    """auto continues the run in out exactly, with its settings; before its first checkpoint it starts again. True
+    means auto."""
     init_from: str | PathLike[str] | None
     """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""

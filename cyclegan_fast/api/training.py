@@ -97,7 +97,7 @@ def _train(config: TrainConfig, on_log: OnLog | None, *, show_grids: bool) -> St
 
     stop = StopSignal(owns_process=False)
     failures: list[Exception] = []
-    grids = _GridView(config.run.out / "samples") if show_grids else None
+    grids = _GridView(config.run.out) if show_grids else None
 
     def after_log(record: dict[str, Any]) -> None:
         if grids:
@@ -145,7 +145,9 @@ class _GridView:
     def update(self) -> None:
         from IPython.display import Image
 
-        newest = max(self.folder.glob("step_*"), default=None)
+        from cyclegan_fast.monitoring.samples import sample_files
+
+        newest = next(reversed(sample_files(self.folder)), None)
         if newest is not None and newest.name != self.shown:
             self.shown = newest.name
             self.output.update(Image(newest.read_bytes()))

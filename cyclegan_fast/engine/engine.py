@@ -8,7 +8,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ class Engine(ABC):
     Args:
         info: What is known of it.
     """
+
+    forks_on_one_thread: ClassVar[bool] = False
+    """Whether a forked child can run an engine of its parent that computes on one thread, the calling one."""
 
     def __init__(self, info: EngineInfo) -> None:
         self.info = info
@@ -199,10 +202,6 @@ class Engine(ABC):
     def _warm(self, batch: Tensor) -> None:  # noqa: B027 - most backends are warm once they ran
         """Sets up what later batches of this shape would have to wait for."""
 
-    def _works_after_fork(self) -> bool:
-        """Whether a forked child can run it: a fork has none of the threads, and no CUDA, of its parent."""
-        return False
-
     def _release(self) -> None:  # noqa: B027 - most backends have nothing but what the collector frees
         """Gives back what a backend holds; called once, when nothing runs."""
 
@@ -218,8 +217,18 @@ def _after_fork_in_child() -> None:
     """
     for engine in _engines:
         if not engine.closed:
-            engine._lifecycle = Lifecycle(engine.name, fork="works" if engine._works_after_fork() else "left behind")
+            works = engine.forks_on_one_thread and engine.threads == 1
+            engine._lifecycle = Lifecycle(engine.name, inherited=True, refusal="" if works else _left_behind(engine))
             _never_freed.append(engine)
+
+
+def _left_behind(engine: Engine) -> str:
+    choices = ["start processes by spawn", "load it in this process"]
+    choices += ["load it with threads=1 on the CPU"] * engine.forks_on_one_thread
+    return (
+        f"{engine.name} was loaded before this process was forked, and its threads are in the parent alone: "
+        f"{', '.join(choices[:-1])}, or {choices[-1]}"
+    )
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

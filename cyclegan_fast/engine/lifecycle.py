@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 from cyclegan_fast.errors import UserError
 
@@ -20,11 +20,12 @@ class Lifecycle:
 
     Args:
         name: Of the engine, for messages.
-        fork: Of an engine that a forked process has from its parent: whether it works there, too.
+        inherited: A forked process has the engine from its parent: closing it frees nothing.
+        refusal: Why it takes no calls; empty where it does.
     """
 
-    def __init__(self, name: str, *, fork: Literal["works", "left behind"] | None = None) -> None:
-        self._name, self._fork = name, fork
+    def __init__(self, name: str, *, inherited: bool = False, refusal: str = "") -> None:
+        self._name, self._inherited, self._refusal = name, inherited, refusal
         self._changed = threading.Condition()
         self._calls = 0  # running or submitted
         self._thread = threading.local()  # .depth: how many of the calls this thread is inside of
@@ -33,16 +34,13 @@ class Lifecycle:
         self.closed = False
 
     def check_open(self) -> None:
-        """Refuses a new call of a closed engine, and of one that a fork has left behind.
+        """Refuses a new call of a closed engine, and of one that takes none.
 
         Raises:
             UserError: It is one of them.
         """
-        if self._fork == "left behind":
-            raise UserError(
-                f"{self._name} was loaded before this process was forked, and its threads are in the parent alone: "
-                "start processes by spawn, load it in this process, or load it with threads=1 on the CPU"
-            )
+        if self._refusal:
+            raise UserError(self._refusal)
         if self.closed and not self._depth:
             raise UserError(f"{self._name} is closed: load it again")
 
@@ -89,7 +87,7 @@ class Lifecycle:
             self._changed.wait_for(lambda: self._calls <= self._depth)
             if self._pool is not None:
                 self._pool.shutdown(wait=False)  # its threads have nothing left to do; this may be one of them
-            if self._fork is None:  # else it would wait for threads that are in the parent alone
+            if not self._inherited:  # else it would wait for threads that are in the parent alone
                 release()
             self._released = True
             self._changed.notify_all()

@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image
 
 from cyclegan_fast.monitoring.chart import Points, colour, line_chart, number
-from cyclegan_fast.monitoring.curves import CURVES, EXACT, LOSS_TITLES, NAMES, UNITS, with_numbers
+from cyclegan_fast.monitoring.curves import CURVES, EXACT, NAMES, UNITS, loss_title, with_numbers
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.monitoring.grids import reduced
 from cyclegan_fast.monitoring.markup import el
-from cyclegan_fast.monitoring.page import ImageBlock, as_text, breakable, humanise, image_cards, section, write_page
+from cyclegan_fast.monitoring.page import ImageBlock, as_text, breakable, image_cards, section, write_page
 from cyclegan_fast.monitoring.progress import duration
 from cyclegan_fast.monitoring.report import training_seconds
 from cyclegan_fast.monitoring.run_report import REPORT_NAME, current_status, read_settings
 from cyclegan_fast.monitoring.run_status import RunStatus
-from cyclegan_fast.monitoring.samples import SampleRow, read_samples, sample_steps
+from cyclegan_fast.monitoring.samples import DIRECTIONS, SampleRow, read_samples, sample_steps
 
 IMAGE_SIDE = 192  # pixels that an image has at most
 NARROW = 3  # columns of a card that has another one beside it
@@ -187,7 +187,7 @@ def _translations(runs: Sequence[ComparedRun], domain: str) -> ImageBlock:
     """Each image of a domain beside its translations by the runs."""
     rows = [i for i, row in enumerate(runs[0].rows) if row.domain == domain]
     return ImageBlock(
-        title=_direction(domain),
+        title=DIRECTIONS[domain],
         columns=["input", *(f"{run.label}, step {run.step:,}" for run in runs)],
         rows=[[reduced(image, IMAGE_SIDE) for image in _input_and_translations(runs, i)] for i in rows],
         names=[runs[0].rows[i].name for i in rows],
@@ -198,17 +198,12 @@ def _input_and_translations(runs: Sequence[ComparedRun], row: int) -> list[Image
     return [runs[0].rows[row].images[0], *(run.rows[row].images[1] for run in runs)]
 
 
-def _direction(domain: str) -> str:
-    return {"A": "A → B", "B": "B → A"}.get(domain, domain)
-
-
 def _curves(runs: Sequence[ComparedRun]) -> Element | None:
     """A chart for each loss and each other curve, with a line for each run."""
     losses = dict.fromkeys(name for run in runs for event in run.events for name in event.get("losses", {}))
     charts: dict[str, dict[str, Points]] = {}
     for name in losses:
-        stem = name.removesuffix("_A").removesuffix("_B")
-        charts[f"{LOSS_TITLES.get(stem, humanise(stem))}: {name}"] = _lines(runs, name)
+        charts[f"{loss_title(name)}: {name}"] = _lines(runs, name)
     charts |= {title: _lines(runs, key) for key, title in CURVES.items()}
     labels = [run.label for run in runs]
     drawn = [

@@ -33,13 +33,18 @@ def draw_charts(charts: Mapping[str, Mapping[str, Points]]) -> list[Element]:
     ]
 
 
+def loss_title(name: str) -> str:
+    """Returns the title of a loss of either direction: "Identity" for idt_A."""
+    stem = name.removesuffix("_A").removesuffix("_B")
+    return LOSS_TITLES.get(stem, humanise(stem))
+
+
 def event_series(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
     """Curves by chart and name: one chart per kind of loss with both directions, then rate and speed."""
     charts: dict[str, dict[str, Points]] = {}
     for name in dict.fromkeys(name for event in events for name in event.get("losses", {})):
-        stem = name.removesuffix("_A").removesuffix("_B")
         points = [(event["step"], event.get("losses", {}).get(name)) for event in events]
-        charts.setdefault(LOSS_TITLES.get(stem, humanise(stem)), {})[name] = points
+        charts.setdefault(loss_title(name), {})[name] = points
     for key, title in CURVES.items():
         charts[title] = {humanise(key.removesuffix("_percent")): [(event["step"], event.get(key)) for event in events]}
     return with_numbers(charts)

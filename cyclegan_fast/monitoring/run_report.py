@@ -22,7 +22,7 @@ from cyclegan_fast.monitoring.machine import machine_info
 from cyclegan_fast.monitoring.page import ImageBlock
 from cyclegan_fast.monitoring.report import write_report
 from cyclegan_fast.monitoring.run_status import RunStatus, State, read_status, write_status
-from cyclegan_fast.monitoring.samples import COLUMNS, SampleRow, read_samples, sample_steps
+from cyclegan_fast.monitoring.samples import COLUMNS, DIRECTIONS, SampleRow, read_samples, sample_steps
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,6 @@ REPORT_NAME, SETTINGS_NAME = "report.html", "config.yaml"
 MAX_STEPS_SHOWN = 8  # in the strip of each direction
 LAST_SIDE, STRIP_SIDE = 256, 128  # pixels that images of the report have at most
 MAX_SHARE = 0.02  # of a run's time that its report may take
-CYCLES = {"A": "A → B → A", "B": "B → A → B"}
 USAGE = """import cyclegan_fast
 
 engine = cyclegan_fast.load_engine("{out}", direction="{direction}")
@@ -174,12 +173,12 @@ def last_samples(folder: Path, note: str) -> list[ImageBlock]:
     rows = read_samples(folder, step)
     return [
         ImageBlock(
-            title=f"{CYCLES[domain]}, step {step:,}" + f" ({note})" * bool(note),
+            title=f"{direction} → {domain}, step {step:,}" + f" ({note})" * bool(note),
             columns=COLUMNS,
             rows=[[reduced(image, LAST_SIDE) for image in row.images] for row in chosen],
             names=[row.name for row in chosen],
         )
-        for domain in CYCLES
+        for domain, direction in DIRECTIONS.items()
         if (chosen := [row for row in rows if row.domain == domain])
     ]
 
@@ -196,13 +195,13 @@ def sample_history(folder: Path, note: str = "") -> list[ImageBlock]:
     def block(domain: str) -> ImageBlock:
         chosen = [row for row in last if row.domain == domain]
         return ImageBlock(
-            title=CYCLES[domain][:5] + f" ({note})" * bool(note),
+            title=DIRECTIONS[domain] + f" ({note})" * bool(note),
             columns=["input", *(f"step {step:,}" for step in grids)],
             rows=[_history_of(row, list(by_name.values())) for row in chosen],
             names=[row.name for row in chosen],
         )
 
-    return [block(domain) for domain in CYCLES if any(row.domain == domain for row in last)]
+    return [block(domain) for domain in DIRECTIONS if any(row.domain == domain for row in last)]
 
 
 def _history_of(row: SampleRow, grids: Sequence[Mapping[tuple[str, str], SampleRow]]) -> list[Image.Image]:

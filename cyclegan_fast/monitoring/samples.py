@@ -13,6 +13,7 @@ from PIL import Image
 from cyclegan_fast.monitoring.grids import lay_out, reduced, sample_grid, save_grid
 
 FOLDER = "samples"
+DIRECTIONS = {"A": "A → B", "B": "B → A"}  # by the domain that is translated
 COLUMNS = ("input", "translation", "reconstruction")
 MAX_SIDE = 512  # pixels; larger images are reduced
 
@@ -50,6 +51,11 @@ def sample_steps(folder: Path) -> list[int]:
     """Returns the steps of which a run's folder has a grid, in order."""
     names = [re.fullmatch(r"step_(\d+)\.jpg", path.name) for path in (folder / FOLDER).glob("step_*.jpg")]
     return sorted(int(name[1]) for name in names if name)
+
+
+def sample_files(folder: Path) -> list[Path]:
+    """Returns the grids of a run's folder, in the order of their steps."""
+    return [_path(folder, step) for step in sample_steps(folder)]
 
 
 def read_samples(folder: Path, step: int) -> list[SampleRow]:

@@ -29,6 +29,8 @@ class OnnxBackend(Engine):
         UserError: ONNX Runtime or its provider for the device is missing, or it does not take the file.
     """
 
+    forks_on_one_thread = True
+
     def __init__(self, file: OnnxFile, *, device: str = "auto", threads: int | None = None) -> None:
         where = resolve_onnx_device(device)
         if file.precision == "bf16" and where.type == "cpu":
@@ -62,9 +64,6 @@ class OnnxBackend(Engine):
         torch.cuda.current_stream(batch.device).synchronize()  # ONNX Runtime has a stream of its own
         self._session.run_with_iobinding(binding)
         return result
-
-    def _works_after_fork(self) -> bool:
-        return self.info.threads == 1  # the calling thread then, and none of ONNX Runtime's
 
     def _release(self) -> None:
         del self._session

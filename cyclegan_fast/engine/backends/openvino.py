@@ -73,7 +73,7 @@ class OpenVinoBackend(Engine):
         request.start_async([self._file.input.from_batch(batch)])
         request.wait()
         result = request.get_output_tensor().data.copy()
-        if not result.size:  # on one thread it reports a shape that the graph cannot take in no other manner
+        if not result.size:  # `infer` gave that, and no error, for such a shape
             raise RuntimeError("OpenVINO returned no pixels")
         return self._file.output.to_batch(result)
 

@@ -23,6 +23,8 @@ class TorchBackend(Engine):
         UserError: The device is not there, or the precision cannot be had on it.
     """
 
+    forks_on_one_thread = True
+
     def __init__(
         self,
         generator: Generator,
@@ -70,9 +72,6 @@ class TorchBackend(Engine):
     def _warm(self, batch: Tensor) -> None:
         if self._graphs is not None:
             self._graphs.warm(batch)
-
-    def _works_after_fork(self) -> bool:
-        return self.info.threads == 1  # with more it would wait for OpenMP's, which stay with the parent
 
     def _release(self) -> None:
         if self._graphs is not None:

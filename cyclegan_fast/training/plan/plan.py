@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import shlex
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ import numpy as np
 import torch
 
 from cyclegan_fast import ops
-from cyclegan_fast.config import DataConfig, RunConfig, TrainConfig, to_dict, with_settings
+from cyclegan_fast.config import ALONE, DataConfig, RunConfig, TrainConfig, to_dict, with_settings
 from cyclegan_fast.data.audit.groups import SIDE_BY_SIDE, list_groups
 from cyclegan_fast.data.catalog.pixel_formats import DEPTH_NAMES
 from cyclegan_fast.data.catalog.survey import DomainSurvey, survey
+from cyclegan_fast.data.loaders import dali_pipeline
 from cyclegan_fast.device import free_memory, resolve_device
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.progress import Progress, duration
@@ -121,7 +121,7 @@ def describe_machine(name: str) -> Machine:
         free_host_memory=0 if device.type == "cpu" else free_memory(torch.device("cpu")),
         slow_bfloat16=ops.bfloat16_is_slow(device),
         old_cuda=device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8,
-        has_dali=importlib.util.find_spec("nvidia.dali") is not None if importlib.util.find_spec("nvidia") else False,
+        has_dali=dali_pipeline.why_not_installed() is None,
     )
 
 
@@ -234,11 +234,4 @@ def _flag(name: str, value: Any) -> str:
         return " ".join([flag, *map(shlex.quote, value)])
     if isinstance(value, float):
         return f"{flag}={value!r}".removesuffix(".0")  # with a sign of equality a minus begins no flag
-    return flag if value == _ALONE.get(name) else f"{flag} {shlex.quote(str(value))}"
-
-
-_ALONE = {  # what a flag means that stands without a value
-    setting.name: setting.metadata.get("alone")
-    for group in dataclasses.fields(TrainConfig)
-    for setting in dataclasses.fields(getattr(TrainConfig(), group.name))
-}
+    return flag if value == ALONE.get(name) else f"{flag} {shlex.quote(str(value))}"
