@@ -2,11 +2,12 @@
 
 python -m benchmarks.launches --out docs/results/launches.md
 python -m benchmarks.launches --json
+python -m benchmarks.launches --out docs/results/launches.md --rung "Adam of our own"
 
 The real step runs on fake tensors of a CUDA device (tests/fake_cuda): every operator that it issues is seen with its
 shapes, types, layouts and devices, and an operator that needs a value on the host is an error. Operators stand for
-kernels as KINDS says; where torch chooses at run time (a convolution's own layout changes, the number of chunks that a
-multi-tensor operator is cut into) one is counted. A real trace of a step is in docs/results/<device>-kernels.md.
+kernels as `kinds` says; where torch chooses at run time (a convolution's own layout changes, the chunks that it cuts a
+multi-tensor operator into) one is counted. A real trace of a step is in docs/results/<device>-kernels.md.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import tests.fake_cuda  # noqa: F401  # isort: skip  before torch, which asks fo
 
 import argparse
 import json
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.results import write_page
+from benchmarks.time_model import Launch, launches_of, one_after_the_other, side_by_side
 from cyclegan_fast.config import ModelConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training import step as training_step
@@ -56,6 +58,8 @@ class Found:
 
     launches: Counter[str] = field(default_factory=Counter)
     """By kind."""
+    timed: dict[str, list[Launch]] = field(default_factory=lambda: defaultdict(list))
+    """Each launch as the model of time sees it, by the cycle that issues it: "A", "B", or "" for what joins them."""
     devices: set[str] = field(default_factory=set)
     """Of all tensors."""
     layout_changes: list[str] = field(default_factory=list)
@@ -95,6 +99,7 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found = Found()
+        self.cycle = ""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,7 +107,9 @@ class Watch(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         inputs, outputs = ([t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in ((args, kwargs), result))
         name = function.__name__.split(".")[0]
-        self.found.launches.update({kind: n for kind, n in kinds(name, inputs, outputs, args).items() if n})
+        number = {kind: n for kind, n in kinds(name, inputs, outputs, args).items() if n}
+        self.found.launches.update(number)
+        self.found.timed[self.cycle] += launches_of(name, number, inputs, outputs, args)
         self.found.devices |= {str(t.device) for t in inputs + outputs}
         if name in ("_to_copy", "clone", "copy_", "contiguous") and _changes_layout(inputs[-1], outputs[0]):
             self.found.layout_changes.append(f"{name} of {list(inputs[-1].shape)}")
@@ -120,9 +127,22 @@ def watch_step(run: dict[str, Any], **model: Any) -> Found:
             optimizer.param_groups[0]["lr"] = torch.full((), config.optim.lr, device="cuda")
         batch = [_images(config.model.channels_A) for _ in "AB"]
         step(*batch)
-        with Watch() as watch:
+        with Watch() as watch, mock.patch.object(step, "run_cycle", _watched(step.run_cycle, watch)):
             step(*batch)
     return watch.found
+
+
+def _watched(run_cycle: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
+    """`run_cycle`, which tells `watch` the cycle's source while it runs."""
+
+    def run(cycle: training_step.Cycle, *arguments: Any) -> Any:
+        watch.cycle = cycle.source
+        try:
+            return run_cycle(cycle, *arguments)
+        finally:
+            watch.cycle = ""
+
+    return run
 
 
 def watch_engine(dtype: torch.dtype) -> Found:
@@ -146,7 +166,14 @@ def count() -> dict[str, Found]:
     return {name: case() for name, case in cases.items()}
 
 
-def page(found: dict[str, Found]) -> list[str]:
+def predict(found: Found) -> tuple[float, float]:
+    """Milliseconds on an H200 by the model of time: the cycles one after the other, and side by side."""
+    cycles, join = (found.timed["A"], found.timed["B"]), one_after_the_other(found.timed[""])
+    in_order = sum(map(one_after_the_other, cycles)) + join
+    return in_order / 1e3, (side_by_side(*cycles) + join) / 1e3
+
+
+def page(found: dict[str, Found], rungs: list[str]) -> list[str]:
     every = sorted({kind for one in found.values() for kind in one.launches})
     return [
         "# Launches, counted without a GPU",
@@ -158,11 +185,38 @@ def page(found: dict[str, Found]) -> list[str]:
         "| | " + " | ".join([*every, "together"]) + " |",
         "|---" * (len(every) + 2) + "|",
         *(_row(name, [*(one.launches[kind] for kind in every), one.launches.total()]) for name, one in found.items()),
+        "",
+        "## A prediction",
+        "",
+        "Milliseconds on an H200 inside a CUDA graph by the rough model of `benchmarks/time_model.py`. Nothing here",
+        "was measured: the first measurement says where the model is wrong.",
+        "",
+        "| | one cycle after the other | side by side |",
+        "|---|---|---|",
+        *(_row(name, [f"{ms:.2f}" for ms in predict(one)]) for name, one in found.items()),
+        "",
+        "The bf16 step as it became smaller, each row written by `--rung` at the time:",
+        "",
+        *RUNGS,
+        *rungs,
     ]
 
 
-def _row(name: str, numbers: list[int]) -> str:
-    return f"| {name} | " + " | ".join(map(str, numbers)) + " |"
+RUNGS = ["| rung | launches | convolutions | one cycle after the other | side by side |", "|---|---|---|---|---|"]
+
+
+def rungs_of(path: Path | None, found: Found, rung: str | None) -> list[str]:
+    """The rows of the page's last table as `path` has them, and one more named `rung`."""
+    lines = path.read_text("utf-8").splitlines() if path and path.exists() else []
+    earlier = lines[lines.index(RUNGS[0]) + 2 :] if RUNGS[0] in lines else []
+    if rung is None:
+        return earlier
+    launches = found.launches.total(), found.launches["convolution"]
+    return [*earlier, _row(rung, [*launches, *(f"{ms:.2f}" for ms in predict(found))])]
+
+
+def _row(name: str, cells: Sequence[object]) -> str:
+    return f"| {name} | " + " | ".join(map(str, cells)) + " |"
 
 
 def _images(channels: int) -> Tensor:
@@ -188,14 +242,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="the page")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--rung", help="name of a row that is added to the page's table of bf16 steps")
     arguments = parser.parse_args()
     found = count()
     if arguments.json:
-        print(json.dumps({name: vars(one) | {"devices": sorted(one.devices)} for name, one in found.items()}))
-    else:
-        print("\n".join(page(found)))
+        counted = {
+            name: {"launches": one.launches, "devices": sorted(one.devices), "layout_changes": one.layout_changes}
+            for name, one in found.items()
+        }
+        print(json.dumps(counted))
+        return
+    lines = page(found, rungs_of(arguments.out, found["step, bf16"], arguments.rung))
+    print("\n".join(lines))
     if arguments.out:
-        write_page(arguments.out, page(found))
+        write_page(arguments.out, lines)
 
 
 if __name__ == "__main__":

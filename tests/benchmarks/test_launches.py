@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.time_model import EFFICIENCY, GAP, PEAK, Launch, launches_of, one_after_the_other, side_by_side
+
 # A CUDA build of torch has hooks of its own.
 pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="needs a torch that was built without CUDA")
 
@@ -73,9 +75,10 @@ def test_everything_is_on_the_gpu_and_keeps_its_layout(found: dict[str, Any]) ->
 
 def test_launches_stay_within_the_budget(found: dict[str, Any]) -> None:
     """The budget is the page. One that is undercut is written anew: python -m benchmarks.launches --out <the page>."""
-    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
-    kinds = [kind.strip() for kind in PAGE.read_text("utf-8").split("| | ")[1].split("\n")[0].strip("| ").split(" | ")]
-    budget = {name: dict(zip(kinds, map(int, numbers), strict=True)) for name, *numbers in rows if name in found}
+    counts, _ = PAGE.read_text("utf-8").split("## A prediction")
+    (_, *kinds), *rows = [line.strip("|").split("|") for line in counts.splitlines() if line.startswith("| ")]
+    kinds = [kind.strip() for kind in kinds]
+    budget = {name.strip(): dict(zip(kinds, map(int, numbers), strict=True)) for name, *numbers in rows}
     assert budget.keys() == found.keys()
     for name, one in found.items():
         counted = one["launches"] | {"together": sum(one["launches"].values())}
@@ -89,3 +92,25 @@ def test_planted_faults_are_found() -> None:
     assert lines["sync"] == "DataDependentOutputException"
     assert lines["device"] == "['cpu', 'cuda:0']"
     assert int(lines["layout"]) == 2
+
+
+def test_two_streams_share_the_device_in_the_model_of_time() -> None:
+    full, half = (Launch("norm", 10.0 - GAP, filled) for filled in (1.0, 0.5))
+    alone = one_after_the_other([full] * 4)
+    assert alone == 40
+    assert side_by_side([half] * 4, [half] * 4) == pytest.approx(alone)  # each leaves the other what it needs
+    assert alone < side_by_side([full] * 4, [full] * 4) < 2 * alone  # only the gaps are filled
+    assert side_by_side([full] * 4, []) == pytest.approx(alone)
+
+
+def test_the_model_times_a_convolution_by_its_arithmetic() -> None:
+    """At batch 64 a layer of the residual blocks fills the device: then it runs at the efficiency of the best tile."""
+    x, weight = (
+        torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((64, 256, 66, 66), (256, 256, 3, 3))
+    )
+    y = torch.empty((64, 256, 64, 64), dtype=torch.bfloat16, device="meta")
+    arguments = (x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    (launch,) = launches_of("convolution", {"convolution": 1}, [x, weight], [y], arguments)
+    micros = 2 * 64 * 64 * 64 * 256 * 256 * 9 / (PEAK[2] * EFFICIENCY) * 1e6
+    assert micros < launch.micros < 1.1 * micros
+    assert launch.filled == 1
