@@ -36,7 +36,7 @@ void run(ImagePoolParams& p, const Tensor& pool) {
     const ImagePoolPlan plan = plan_of(p);
     const Tensor workspace = empty_bytes(pool, plan.workspace_bytes);
     p.workspace = workspace.mutable_data_ptr();
-    check_status(kOp, image_pool_exchange_cuda(p, plan, current_stream(pool)));
+    check_status(kOp, image_pool_exchange_cuda(p, plan, current_stream(pool)), pool);
   }
 #endif
   if constexpr (!kCuda) {

@@ -80,7 +80,7 @@ void run_cuda(Params& p, const Tensor& x,
     workspace = empty_bytes(x, plan.workspace_bytes);
     p.workspace = workspace->mutable_data_ptr();
   }
-  check_status(kOp, launch(p, plan, current_stream(x)));
+  check_status(kOp, launch(p, plan, current_stream(x)), x);
 }
 #endif
 

@@ -51,7 +51,7 @@ void run_forward(LossesParams& p, const Tensor& like) {
     const LossesPlan plan = plan_of(p);
     const Tensor workspace = empty_bytes(like, plan.workspace_bytes);
     p.workspace = workspace.mutable_data_ptr();
-    check_status(kOp, losses_fwd_cuda(p, plan, current_stream(like)));
+    check_status(kOp, losses_fwd_cuda(p, plan, current_stream(like)), like);
   }
 #endif
   if constexpr (!kCuda) {
@@ -95,7 +95,7 @@ void run_backward(const LossesParams& p, const Tensor& like) {
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-    check_status(kOp, losses_bwd_cuda(p, plan_of(p), current_stream(like)));
+    check_status(kOp, losses_bwd_cuda(p, plan_of(p), current_stream(like)), like);
   }
 #endif
   if constexpr (!kCuda) {

@@ -17,7 +17,7 @@ void run(PlaneStatisticsParams& p, const Tensor& x) {
     const ReductionPlan plan = plan_of(p);
     const Tensor workspace = empty_bytes(x, plan.workspace_bytes);
     p.workspace = workspace.mutable_data_ptr();
-    check_status(kOp, plane_statistics_cuda(p, plan, current_stream(x)));
+    check_status(kOp, plane_statistics_cuda(p, plan, current_stream(x)), x);
   }
 #endif
   if constexpr (!kCuda) {

@@ -9,10 +9,14 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
 
+#ifdef CYCLEGAN_FAST_WITH_CUDA
+#include "cuda/launch_failure.h"
+#endif
 #include "types.h"
 
 namespace cyclegan_fast {
@@ -130,12 +134,23 @@ inline void check_like(const char* op, const char* name, const Tensor& t, const 
   STD_TORCH_CHECK(t.device() == like.device(), op, ": ", name, " must be on the device of x");
 }
 
-// The kernel's verdict as an exception.
-inline void check_status(const char* op, Status status) {
-  STD_TORCH_CHECK(status != Status::kInvalidArgument, op,
-                  ": the tensor is too large for one launch");
-  STD_TORCH_CHECK(status == Status::kOk, op, ": the CUDA launch failed");
+#ifdef CYCLEGAN_FAST_WITH_CUDA
+inline std::string name_of(ScalarType type) {
+  if (type == ScalarType::Byte) return "uint8";
+  if (type == ScalarType::Char) return "int8";
+  return std::array{"float32", "bfloat16", "float16", "float64"}[size_t(dtype_of("", type))];
 }
+
+// The kernel's verdict as an exception. `t` is the tensor whose size decides the launch.
+inline void check_status(const char* op, Status status, const Tensor& t) {
+  if (status == Status::kOk) return;
+  const std::string on = to_string(shape_of(t)) + " " + name_of(t.scalar_type());
+  STD_TORCH_CHECK(status != Status::kInvalidArgument, op, ": ", on, " is too large for one launch");
+  const LaunchFailure& failure = last_launch_failure();
+  STD_TORCH_CHECK(false, op, ": ", failure.kernel, " could not be launched on ", on, ": ",
+                  failure.error);
+}
+#endif
 
 // Runs f(begin, end) over [0, slices) on torch's threads, where `elements` is the whole work.
 template <typename F>

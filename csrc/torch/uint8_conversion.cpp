@@ -27,7 +27,7 @@ Tensor to_uint8(const Tensor& images, bool tanh) {
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(images.get_device_index());
-    check_status(kOp, to_uint8_cuda(p, current_stream(images)));
+    check_status(kOp, to_uint8_cuda(p, current_stream(images)), images);
   }
 #endif
   if constexpr (!kCuda) {
@@ -70,7 +70,7 @@ Tensor from_uint8(const Tensor& pixels, int64_t h, int64_t w,
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(pixels.get_device_index());
-    check_status(kOp, from_uint8_cuda(p, current_stream(pixels)));
+    check_status(kOp, from_uint8_cuda(p, current_stream(pixels)), pixels);
   }
 #endif
   if constexpr (!kCuda) {

@@ -140,6 +140,9 @@ void test_conv3x3();
 void test_image_pool();
 void test_instance_norm_act();
 void test_jpeg_damage();
+#ifdef CYCLEGAN_FAST_TEST_CUDA
+void test_launch_failure();
+#endif
 void test_losses();
 void test_uint8_conversion();
 void test_plane_statistics();

@@ -33,6 +33,9 @@ const Test kTests[] = {
     {"image_pool", test_image_pool},
     {"instance_norm_act", test_instance_norm_act},
     {"jpeg_damage", test_jpeg_damage},
+#ifdef CYCLEGAN_FAST_TEST_CUDA
+    {"launch_failure", test_launch_failure},
+#endif
     {"losses", test_losses},
     {"plane_statistics", test_plane_statistics},
     {"uint8_conversion", test_uint8_conversion},

@@ -10,6 +10,9 @@
 
 namespace cyclegan_fast {
 
+// Notes the kernel and the error for last_launch_failure(), and returns kLaunchFailed.
+Status launch_failed(const void* kernel, cudaError_t error);
+
 template <typename... Params, typename... Args>
 Status launch(void (*kernel)(Params...), const LaunchConfig& how, Stream stream, Args&&... args) {
   if (how.grid < 1 || how.grid > 0x7fffffff) return Status::kInvalidArgument;
@@ -25,7 +28,8 @@ Status launch(void (*kernel)(Params...), const LaunchConfig& how, Stream stream,
   config.attrs = &attribute;
   config.numAttrs = how.cluster > 1 ? 1 : 0;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...);
-  return error == cudaSuccess ? Status::kOk : Status::kLaunchFailed;
+  if (error == cudaSuccess) return Status::kOk;
+  return launch_failed(reinterpret_cast<const void*>(kernel), error);
 }
 
 // A thread for each of `count` elements.

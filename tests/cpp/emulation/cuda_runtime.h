@@ -44,7 +44,7 @@ struct dim3 {
 };
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorInvalidConfiguration = 9 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -227,7 +227,7 @@ inline void run_cluster(int threads) {
 
 inline void run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
   const int threads = static_cast<int>(config.blockDim.x);
-  if (threads % 32 != 0 || threads < 32 || threads > 1024) fail("a block must have whole warps");
+  if (threads % 32 != 0 || threads < 32) fail("a block must have whole warps");
   cluster_blocks = config.numAttrs > 0 ? static_cast<int>(config.attrs[0].val.clusterDim.x) : 1;
   if (cluster_blocks < 1 || cluster_blocks > 8) fail("a cluster has 1 to 8 blocks");
   if (config.gridDim.x % static_cast<unsigned>(cluster_blocks) != 0)
@@ -249,9 +249,16 @@ inline void run_grid(const cudaLaunchConfig_t& config, const std::function<void(
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
                                Args&&... args) {
+  if (config->blockDim.x > 1024) return cudaErrorInvalidConfiguration;
   emulation::run_grid(*config, [&] { kernel(Params(args)...); });
   return cudaSuccess;
 }
+
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaErrorInvalidConfiguration ? "cudaErrorInvalidConfiguration" : "another";
+}
+inline const char* cudaGetErrorString(cudaError_t) { return "invalid configuration argument"; }
 
 inline unsigned __clusterSizeInBlocks() { return static_cast<unsigned>(emulation::cluster_blocks); }
 inline unsigned __clusterRelativeBlockRank() { return static_cast<unsigned>(emulation::rank()); }
