@@ -17,6 +17,7 @@ from cyclegan_fast.checkpoint import native, reference_format
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.held_out import read_held_out
+from cyclegan_fast.data.loaders.prefetch import WaitCancelledError
 from cyclegan_fast.data.locations.domains import refuse_missing_locations
 from cyclegan_fast.data.transforms import check_geometry
 from cyclegan_fast.device import resolve_device
@@ -149,7 +150,10 @@ class Trainer:
         self.progress.begin()
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except WaitCancelledError:  # a stop was requested while no batch was ready
+                break
             _, losses = run_step(batch["A"], batch["B"])
             meter.add(losses)
             self.epoch_loss += meter.generators_loss

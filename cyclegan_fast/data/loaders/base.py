@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclegan_fast.data.loaders.prefetch import Prefetched
+from cyclegan_fast.data.loaders.prefetch import Prefetched, WaitCancelledError
 from cyclegan_fast.data.loaders.samples import Samples
 from cyclegan_fast.errors import UserError
 
@@ -59,6 +59,7 @@ class Loader(ABC):
         self.skipped: dict[str, str] = {}
         """Images that went bad during training, under the policy "skip": file -> reason."""
         self._sample = start_sample
+        self._cancelled: Callable[[], bool] = lambda: False
         self._batches: Iterator[Batch] | None = None
 
     @property
@@ -70,11 +71,13 @@ class Loader(ABC):
         """Starts what prepares batches, so that the first one need not wait for what is done once and takes long.
 
         Args:
-            cancelled: Asked now and then: True ends it early, and a batch that is wanted all the same begins it anew.
+            cancelled: Asked now and then, also whenever a batch is waited for from now on: True ends it early, and a
+                batch that is wanted all the same begins it anew.
 
         Raises:
             UserError: an image went bad under the policy "error".
         """
+        self._cancelled = cancelled
         if self._batches is None:
             self._batches = self.start(self._sample)
 
@@ -104,11 +107,13 @@ class Loader(ABC):
 
         Raises:
             UserError: an image went bad under the policy "error"; the sentence names it.
+            WaitCancelledError: `prepare` was given a way to cancel, and so it was while no batch was ready.
         """
         if self._batches is None:
-            self.prepare()
-        assert self._batches is not None
-        raw = next(self._batches)
+            self.prepare(self._cancelled)
+        if self._batches is None:
+            raise WaitCancelledError
+        raw = self._batches.take(self._cancelled) if isinstance(self._batches, Prefetched) else next(self._batches)
         if "failure" in raw:
             self.close()
             raise UserError(raw["failure"])

@@ -13,6 +13,11 @@ T = TypeVar("T")
 MAX_BATCHES = 64
 MAX_BYTES = 512 * 2**20
 CLOSE_SECONDS = 10.0  # that `close` waits for the batch in the making; its thread ends after it in any case
+POLL_SECONDS = 0.1  # between two looks at whether the batch that is waited for is still wanted
+
+
+class WaitCancelledError(Exception):
+    """The batch that was waited for is no longer wanted."""
 
 
 class Prefetched(Iterator[T], Generic[T]):
@@ -45,7 +50,15 @@ class Prefetched(Iterator[T], Generic[T]):
 
     def __next__(self) -> T:
         """Returns the next batch; waits for it where none is ready."""
-        return self._queue.take()
+        return self.take(lambda: False)
+
+    def take(self, cancelled: Callable[[], bool]) -> T:
+        """Returns the next batch; waits for it where none is ready, as long as `cancelled` returns False.
+
+        Raises:
+            WaitCancelledError: It is no longer wanted.
+        """
+        return self._queue.take(cancelled)
 
     @property
     def depth(self) -> int:
@@ -94,13 +107,15 @@ class _Queue(Generic[T]):
             self.end = end
             self.changed.notify_all()
 
-    def take(self) -> T:
+    def take(self, cancelled: Callable[[], bool]) -> T:
         with self.changed:
             if not self.batches and self.end is None and not self.closed:
                 if self.taken:  # the first batch is always waited for
                     self.depth = min(2 * self.depth, self.max_batches)
                     self.changed.notify_all()
-                self.changed.wait_for(lambda: self.batches or self.end is not None or self.closed)
+                while not self.changed.wait_for(self._has_come, POLL_SECONDS):
+                    if cancelled():
+                        raise WaitCancelledError
             if not self.batches:
                 raise StopIteration if self.end is None else self.end
             batch, size = self.batches.popleft()
@@ -108,6 +123,9 @@ class _Queue(Generic[T]):
             self.taken += 1
             self.changed.notify_all()
             return batch
+
+    def _has_come(self) -> bool:
+        return bool(self.batches) or self.end is not None or self.closed
 
     def close(self) -> None:
         with self.changed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -12,16 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.loaders.base import Batch, Loader
-from cyclegan_fast.data.loaders.prefetch import Prefetched
+from cyclegan_fast.data.loaders.prefetch import MAX_BYTES, Prefetched
 from cyclegan_fast.data.loaders.samples import Samples, Skipped
+from cyclegan_fast.data.loaders.shared_memory import (
+    AHEAD,
+    batch_bytes,
+    bytes_to_hold,
+    fitting_workers,
+    moved_to_shared_memory,
+)
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.processes import main_left_alone
+
+log = logging.getLogger(__name__)
 
 
 class WorkersLoader(Loader):
@@ -31,8 +42,9 @@ class WorkersLoader(Loader):
 
     def __init__(self, samples: Samples, **options: Any) -> None:
         super().__init__(samples, **options)
-        workers = samples.config.workers
-        self.workers = default_workers(self.device) if workers is None else workers
+        self._batch_bytes = batch_bytes(samples, self.batch_size)
+        self.workers = fitting_workers(samples.config.workers, default_workers(self.device), self._batch_bytes)
+        self._processes: list[Any] = []
 
     @property
     def description(self) -> str:
@@ -51,18 +63,30 @@ class WorkersLoader(Loader):
             batch_size=self.batch_size,
             sampler=_From(self.samples, sample),
             num_workers=self.workers,  # torch gives every worker a single thread
+            prefetch_factor=AHEAD if self.workers else None,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",
             multiprocessing_context=_start_method(self.device) if self.workers else None,
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # or it would draw from, and so move, the global one
         )
         with main_left_alone():
             batches = iter(loader)
+        self._processes = getattr(batches, "_workers", [])
         if threading.current_thread() is threading.main_thread():
             # DataLoader's own handler would raise in the middle of a training step; it also finds out by itself.
             signal.signal(signal.SIGCHLD, interrupts or signal.SIG_DFL)
-        return Prefetched(_until_a_worker_dies(batches), _bytes_of)
+        in_shared_memory = self.workers > 0 and self.device.type == "cpu"  # of a GPU they are in pinned memory by then
+        limit = bytes_to_hold(self.workers, self._batch_bytes, MAX_BYTES) if in_shared_memory else MAX_BYTES
+        return Prefetched(_until_a_worker_dies(batches), _bytes_of, max_bytes=limit)
+
+    def close(self) -> None:
+        """Ends the workers; one that hangs, as the disk under it does, is killed, or the program would wait for it."""
+        super().close()
+        for process in self._processes:
+            if process.is_alive():
+                process.kill()
+        self._processes = []
 
     def images_of(self, raw: Batch, side: str) -> Tensor:
         """Copies the pixels to the device and normalises them there."""
@@ -130,8 +154,14 @@ def _collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     for sample in samples:
         if "failure" in sample:
             return sample
+    pixels = {side: torch.from_numpy(np.stack([s[side] for s in samples])) for side in ("A", "B")}
+    if get_worker_info() is not None:
+        try:
+            pixels = {side: moved_to_shared_memory(part) for side, part in pixels.items()}
+        except UserError as error:
+            return {"failure": str(error)}
     return {
-        **{side: torch.from_numpy(np.stack([s[side] for s in samples])) for side in ("A", "B")},
+        **pixels,
         **{paths: [s[paths] for s in samples] for paths in ("paths_A", "paths_B")},
         "skipped": [entry for s in samples for entry in s["skipped"]],
     }
@@ -143,8 +173,18 @@ def _start_method(device: torch.device) -> str:
     return preferred if preferred in multiprocessing.get_all_start_methods() else "spawn"
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and the like reach a whole process group; the trainer answers them, and then ends its workers itself."""
+def _start_worker(number: int) -> None:
+    """Sets up a worker process.
+
+    Ctrl-C and the like reach a whole process group; the trainer answers them, and then ends its workers itself. A batch
+    that cannot be sent would be missing without notice, and waited for: the end of its worker is noticed.
+    """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, batch: object) -> None:
+    log.warning("a process that reads images cannot hand over a batch: %s", error)
+    os._exit(1)
