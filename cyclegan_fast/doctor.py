@@ -39,6 +39,7 @@ EXTRAS = {  # module: (the extra that brings it, what it is for)
     "onnxruntime": ("onnx", "run ONNX engines"),
     "openvino": ("openvino", "run ONNX engines faster on Intel and AMD processors"),
     "tensorrt": ("tensorrt", "build and run .engine files on an NVIDIA GPU"),
+    "tensorrt_rtx": ("tensorrt-rtx", "build .engine files without a GPU, and run them on RTX GPUs (no Hopper)"),
     "tensorboard": ("tensorboard", "event files for TensorBoard"),
     "tifffile": ("deep", "read and write TIFF of 16-bit colour, of float64, and of many channels"),
     "av": ("video", "translate videos"),
@@ -87,7 +88,10 @@ def examine() -> dict[str, list[Finding]]:
         "To train and translate": [_python(), _torch(), *(_core(*item) for item in CORE.items())],
         "The compiled extension": [*_extension(), _compiler(), *(_build_tool(name) for name in BUILD_TOOLS), _nvcc()],
         "The GPU": _gpu(),
-        "Extras": [*(_extra(module, module, *extra) for module, extra in EXTRAS.items()), _dali()],
+        "Extras": [
+            *(_extra(module, _package_of(module), *extra) for module, extra in EXTRAS.items()),
+            _dali(),
+        ],
     }
 
 
@@ -180,6 +184,11 @@ def _extra(module: str, package: str, extra: str, purpose: str) -> Finding:
     if _here(module):
         return Finding(package, True, f"{_version(package)}: {purpose}")
     return Finding(package, False, f"absent: {purpose}", f"pip install 'cyclegan-fast[{extra}]'")
+
+
+def _package_of(module: str) -> str:
+    """What pip calls it."""
+    return "tensorrt-rtx-cu13" if module == "tensorrt_rtx" else module
 
 
 def _dali() -> Finding:

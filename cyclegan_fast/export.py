@@ -23,6 +23,9 @@ def export(
     shapes: tuple[str, str, str] | None = None,
     images: Path | None = None,
     device: str = "auto",
+    tensorrt: Literal["standard", "rtx"] = "standard",
+    compute_capabilities: tuple[str, ...] | None = None,
+    inspect: bool = False,
 ) -> None:
     """Exports one trained generator as .onnx, .engine, .pt2, .safetensors or .pth; the suffix of --out selects which.
 
@@ -31,11 +34,13 @@ def export(
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out h2z.pt2 --shapes 1x64x64 1x256x256 8x512x512
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out int8.onnx --precision int8 --images testA
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out h2z.engine --precision fp16
+        python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out rtx.engine --precision fp16 --tensorrt rtx
 
     An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and image size. An .engine file is what
-    TensorRT makes of it for this GPU, which takes minutes. A .pt2 file is compiled code for torch (AOTInductor). All
-    are compared with torch before they are written, and <out>.json beside them describes them. A .safetensors
-    file holds the weights and their settings. A .pth file is what the authors' PyTorch implementation reads.
+    TensorRT makes of it for this GPU, which takes minutes, or TensorRT for RTX for other GPUs, which takes seconds and
+    needs none. A .pt2 file is compiled code for torch (AOTInductor). All are compared with torch before they are
+    written, and <out>.json beside them describes them. A .safetensors file holds the weights and their settings. A .pth
+    file is what the authors' PyTorch implementation reads.
 
     Args:
         checkpoint: A run's folder (its newest checkpoint), a checkpoint, a .safetensors file or a .pth file.
@@ -49,16 +54,35 @@ def export(
             on (by default rendered scenes), and what int8 and fp8 are calibrated on. What quarantine.txt names, in it
             or in the data folder above it, is left out.
         device: What a .pt2 or .engine file is compiled for: auto (CUDA where there is one), cpu or cuda.
+        tensorrt: What builds an .engine file: standard (TensorRT, for the model of GPU that is here), or rtx (TensorRT
+            for RTX, for GPUs that need not be here; not for Hopper).
+        compute_capabilities: Of the GPUs that rtx builds for, such as 8.6 12.0. By default all from 8.0 on that compute
+            in this precision; 7.5 (Turing) is built for on request.
+        inspect: With rtx: write the compiled layers, with their types, into <out>.layers.md.
     """
     from cyclegan_fast.engine import build_engine
     from cyclegan_fast.engine.backends.sidecar import sidecar_of
 
     ends = None if shapes is None else read_shapes(shapes)
-    build_engine(checkpoint, out, direction=direction, precision=precision, shapes=ends, images=images, device=device)
+    build_engine(
+        checkpoint,
+        out,
+        direction=direction,
+        precision=precision,
+        shapes=ends,
+        images=images,
+        device=device,
+        tensorrt=tensorrt,
+        compute_capabilities=compute_capabilities,
+        inspect=inspect,
+    )
     size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
     if out.suffix in (".onnx", ".pt2", ".engine"):
-        parity = json.loads(sidecar_of(out).read_text())["parity"]
-        size += f", {precision}; from torch it differs by at most {parity['max']:.2g}, {parity['mean']:.2g} on average"
+        metadata = json.loads(sidecar_of(out).read_text())
+        parity, what = metadata["parity"], "its ONNX graph" if metadata.get("compared") == "graph" else "it"
+        size += (
+            f", {precision}; from torch {what} differs by at most {parity['max']:.2g}, {parity['mean']:.2g} on average"
+        )
     print(size)
 
 

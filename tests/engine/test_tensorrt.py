@@ -103,6 +103,7 @@ def test_an_engine_is_built_loaded_and_run(tensorrt, runs, photos, tmp_path, pre
     }
     assert metadata["compiled"] == {
         "device": "cuda",
+        "flavour": "standard",
         "tensorrt": tensorrt.__version__,
         "gpu": "NVIDIA Double 1",
         "compute_capability": [9, 0],

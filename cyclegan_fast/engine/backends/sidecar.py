@@ -85,4 +85,7 @@ def how_to_rebuild(path: Path | str, metadata: Metadata | None = None) -> str:
     words = [f"--out {path} --direction {known.get('direction') or 'DIRECTION'}"]
     if precision := known.get("precision"):
         words.append(f"--precision {precision}")
+    compiled = known.get("compiled")
+    if isinstance(compiled, dict) and compiled.get("flavour") == "rtx":
+        words.append(f"--tensorrt rtx --compute-capabilities {' '.join(compiled['compute_capabilities'])}")
     return f"export it again: python -m cyclegan_fast.export --checkpoint RUN {' '.join(words)}"

@@ -1,4 +1,4 @@
-"""The engine that runs a TensorRT plan (.engine) on the GPU that it was built for."""
+"""The engine that runs a plan (.engine) of TensorRT or of TensorRT for RTX on a GPU that it was built for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from torch import Tensor
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.cuda_graphs import Call, GraphPerShape
 from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar
-from cyclegan_fast.engine.backends.tensorrt_api import import_tensorrt, make_log, profile_of
+from cyclegan_fast.engine.backends.tensorrt_api import (
+    FLAVOURS,
+    RTX,
+    STANDARD,
+    Flavour,
+    import_tensorrt,
+    make_log,
+    profile_of,
+)
+from cyclegan_fast.engine.backends.tensorrt_rtx import RuntimeCache, cache_of, capability_of, supported_capabilities
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.engine.metadata import Metadata, check_precision, engine_info
@@ -33,19 +42,28 @@ class TensorRtBackend(Engine):
         metadata: Of its sidecar.
         name: Where it came from.
         device: auto, cuda or cuda:<index>.
+        path: The file, if there is one: TensorRT for RTX caches the kernels that it compiles beside it.
 
     Raises:
         UserError: TensorRT or the GPU is missing, TensorRT does not take the file, or it holds something else.
     """
 
-    def __init__(self, content: bytes, metadata: Metadata, *, name: str, device: str = "auto") -> None:
-        self._trt, where = import_tensorrt(), _resolve(device, name)
+    def __init__(
+        self, content: bytes, metadata: Metadata, *, name: str, device: str = "auto", path: Path | None = None
+    ) -> None:
+        flavour = _flavour(metadata, name)
+        self._trt, where = import_tensorrt(flavour), _resolve(device, name)
         self._log = make_log(self._trt)
+        self._cache: RuntimeCache | None = None
         with torch.cuda.device(where):
             self._runtime = self._trt.Runtime(self._log)  # must live as long as the plan
             self._plan = self._runtime.deserialize_cuda_engine(content)
-        if self._plan is None:
-            raise UserError(f"{name} cannot be loaded by TensorRT {self._trt.__version__}: {self._log.last}")
+            if self._plan is None:
+                raise UserError(f"{name} cannot be loaded by {flavour.title} {self._trt.__version__}: {self._log.last}")
+            if flavour is RTX:
+                gpu = torch.cuda.get_device_name(where)
+                file = None if path is None else cache_of(path, gpu)
+                self._cache = RuntimeCache(self._trt, self._plan, content, gpu, file)
         self._input, self._output = _ports(self._trt, self._plan, name)
         self._profiles = _profiles(self._plan, self._input)
         super().__init__(engine_info(metadata, name=name, device=str(where)))
@@ -53,7 +71,10 @@ class TensorRtBackend(Engine):
 
     @torch.inference_mode()
     def _compute(self, batch: Tensor) -> Tensor:
-        return self._graphs.run(batch)
+        result = self._graphs.run(batch)
+        if self._cache is not None:
+            self._cache.save()
+        return result
 
     @torch.inference_mode()
     def _warm(self, batch: Tensor) -> None:
@@ -62,8 +83,11 @@ class TensorRtBackend(Engine):
     def _prepare(self, input: Tensor) -> Call:
         """A context for one shape; see `GraphPerShape`."""
         n, _, height, width = input.shape
-        strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._plan.create_execution_context(strategy)
+        if self._cache is not None:
+            context = self._cache.create_context()
+        else:
+            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self._plan.create_execution_context(strategy)
         profile = profile_of((n, height, width), self._profiles)
         self._check(
             context is not None
@@ -94,7 +118,9 @@ class TensorRtBackend(Engine):
 
     def _release(self) -> None:
         self._graphs.close()
-        del self._graphs, self._plan, self._runtime
+        if self._cache is not None:
+            self._cache.save()
+        del self._graphs, self._cache, self._plan, self._runtime
 
 
 def load_tensorrt(
@@ -103,24 +129,37 @@ def load_tensorrt(
     """Loads an .engine file; its sidecar is checked before TensorRT reads any of it. It computes on no CPU threads.
 
     Raises:
-        UserError: The sidecar is missing or differs from the file, the file holds the other direction or precision, or
-            it was built for another GPU or by another TensorRT.
+        UserError: The sidecar is missing or differs from the file, the file holds the other direction or precision, it
+            was built for another GPU or by another version, or the library that built it is missing.
     """
     content = path.read_bytes()
     metadata = read_required_sidecar(path, content, direction)
     check_precision(precision, metadata["precision"], path)
     _check_machine(metadata, _resolve(device, path.name), path)
-    return TensorRtBackend(content, metadata, name=path.name, device=device)
+    return TensorRtBackend(content, metadata, name=path.name, device=device, path=path.absolute())
 
 
 def tensorrt_facts(device: torch.device) -> Metadata:
-    """Where a plan built on this machine runs; for its sidecar."""
+    """Where a plan that TensorRT built on this machine runs; for its sidecar."""
     return {
         "device": "cuda",
+        "flavour": STANDARD.name,
         "tensorrt": str(import_tensorrt().__version__),
         "gpu": torch.cuda.get_device_name(device),
         "compute_capability": list(torch.cuda.get_device_capability(device)),
     }
+
+
+def _flavour(metadata: Metadata, name: Path | str) -> Flavour:
+    """What built the plan; files of 0.1 are TensorRT's.
+
+    Raises:
+        UserError: It is none that this version knows.
+    """
+    found = metadata["compiled"].get("flavour", STANDARD.name)
+    if found not in FLAVOURS:
+        raise UserError(f"{name} was built by a TensorRT of flavour {found!r}: a newer cyclegan_fast may load it")
+    return FLAVOURS[found]
 
 
 def _check_machine(metadata: Metadata, device: torch.device, path: Path) -> None:
@@ -129,6 +168,9 @@ def _check_machine(metadata: Metadata, device: torch.device, path: Path) -> None
     Raises:
         UserError: With what differs, and the command that builds it anew.
     """
+    if _flavour(metadata, path) is RTX:
+        _check_rtx_machine(metadata, device, path)
+        return
     built, here = metadata["compiled"], tensorrt_facts(device)
     for key, what in (("gpu", ""), ("compute_capability", "compute capability "), ("tensorrt", "TensorRT ")):
         if built.get(key) != here[key]:
@@ -136,6 +178,27 @@ def _check_machine(metadata: Metadata, device: torch.device, path: Path) -> None
                 f"{path} was built for {what}{built.get(key)}, and here is {what}{here[key]}; "
                 f"{how_to_rebuild(path, metadata)}"
             )
+
+
+def _check_rtx_machine(metadata: Metadata, device: torch.device, path: Path) -> None:
+    """The same of a plan of TensorRT for RTX, which runs in the release that built it, on the GPUs that it names."""
+    trt, built = import_tensorrt(RTX), metadata["compiled"]
+    if built.get(RTX.package) != trt.__version__:
+        raise UserError(
+            f"{path} was built by {RTX.title} {built.get(RTX.package)}, and here is {trt.__version__}, which does not "
+            f"read it; {how_to_rebuild(path, metadata)}"
+        )
+    gpu, capability = torch.cuda.get_device_name(device), capability_of(device)
+    if capability in built["compute_capabilities"]:
+        return
+    reason = f"{path} was built for compute capability {', '.join(built['compute_capabilities'])}, and {gpu} has"
+    if capability in supported_capabilities(trt):
+        again = metadata | {"compiled": built | {"compute_capabilities": [capability]}}
+        raise UserError(f"{reason} {capability}; {how_to_rebuild(path, again)}")
+    raise UserError(
+        f"{reason} {capability}, for which {RTX.title} does not build: take TensorRT, and "
+        f"{how_to_rebuild(path, metadata | {'compiled': {}})}"
+    )
 
 
 def _resolve(device: str, name: str) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cyclegan_fast.engine.backends.tensorrt_api import import_tensorrt, make_log
+from cyclegan_fast.engine.backends.tensorrt_api import STANDARD, Flavour, import_tensorrt, make_log
 from cyclegan_fast.engine.shapes import Shapes
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import user_cache, write_atomically
@@ -51,7 +51,7 @@ def build_plan(content: bytes, shapes: Shapes, channels: int, device: torch.devi
         return bytes(plan)
 
 
-def parse(trt: Any, network: Any, content: bytes, log: Any) -> None:
+def parse(trt: Any, network: Any, content: bytes, log: Any, flavour: Flavour = STANDARD) -> None:
     """Fills an empty network with an ONNX graph.
 
     Raises:
@@ -60,7 +60,7 @@ def parse(trt: Any, network: Any, content: bytes, log: Any) -> None:
     parser = trt.OnnxParser(network, log)
     if not parser.parse(content):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-        raise UserError(f"TensorRT {trt.__version__} does not take the graph: {'; '.join(errors) or log.last}")
+        raise UserError(f"{flavour.title} {trt.__version__} does not take the graph: {'; '.join(errors) or log.last}")
 
 
 def add_profiles(builder: Any, config: Any, network: Any, shapes: Shapes, channels: int) -> None:
