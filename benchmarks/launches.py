@@ -82,6 +82,8 @@ def kinds(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tup
         return {"image pool": 3}
     if name in ("losses_fwd", "losses_bwd"):
         return {"losses": 2 if name == "losses_fwd" else 1}
+    if name.startswith("reflect_pad"):
+        return {"reflect pad": 1}
     if name == "_to_copy":
         return {"cast": 1}
     if name == "slice_backward":  # zeros, and the copy

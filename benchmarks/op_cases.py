@@ -77,7 +77,7 @@ def cases() -> Iterator[Callable[[], OpCase]]:
     yield discriminator_losses
     for batch in (1, 8):
         for layout in LAYOUTS:
-            for maker in (tanh_to_uint8, from_uint8, image_pool):
+            for maker in (tanh_to_uint8, from_uint8, image_pool, padded_input):
                 yield functools.partial(maker, batch, layout)
 
 
@@ -324,6 +324,43 @@ def image_pool(batch: int, layout: str) -> OpCase:
         moved,
         {"ours": _each(ours, fakes), "aten": _each(aten, fakes)},
         exact,
+    )
+
+
+def padded_input(batch: int, layout: str) -> OpCase:
+    """What the stem reads of a batch of each domain in bfloat16, and the gradient of one of them."""
+    shape = (batch, 3, 256, 256)
+    pixels, padded = math.prod(shape), batch * 3 * 262 * 262
+    moved = 2 * (4 * pixels + 2 * padded) + 2 * padded + 4 * pixels
+    sets = range(sets_of(moved))
+    a = [_image(shape, layout, torch.float32).requires_grad_() for _ in sets]
+    b = [_image(shape, layout, torch.float32) for _ in sets]
+    gradients = [_image((2 * batch, 3, 262, 262), layout, torch.bfloat16) for _ in sets]
+
+    def aten(a: Tensor, b: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return F.pad(torch.cat([a, b]), (3, 3, 3, 3), mode="reflect").to(dtype)
+
+    def ours(a: Tensor, b: Tensor) -> Tensor:
+        return ops.reflect_pad([a, b], 3, dtype=torch.bfloat16)
+
+    def with_gradient(pad: Callable[..., Tensor], a: Tensor, b: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        y = pad(a, b)
+        return y, torch.autograd.grad(y, a, gradient)[0]
+
+    def exact() -> list[Tensor]:
+        wide = [t.detach().double().contiguous() for t in (a[0], b[0], gradients[0])]
+        wide[0].requires_grad_()
+        pad = functools.partial(aten, dtype=torch.float64)
+        return [t.detach() for t in with_gradient(pad, *wide)]
+
+    variants = {"ours": ours, "aten": aten, "compiled": _compiled(aten)}
+    return OpCase(
+        "two batches padded and rounded, forward and backward",
+        f"2 x {_what(shape, layout, torch.bfloat16)}",
+        moved,
+        {name: _each(functools.partial(with_gradient, variant), a, b, gradients) for name, variant in variants.items()},
+        exact,
+        TOLERANCE[torch.bfloat16],
     )
 
 

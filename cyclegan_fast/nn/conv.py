@@ -1,13 +1,28 @@
-"""Convolutions run by `cyclegan_fast.ops`, and those that a norm follows."""
+"""Convolutions run by `cyclegan_fast.ops`, those that a norm follows, and what the first one of a network reads."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from cyclegan_fast import ops
 from cyclegan_fast.nn.norm import Norm
+from cyclegan_fast.ops.layout import autocast_dtype
+
+
+def first_input(x: Tensor | Sequence[Tensor], pad: int = 0) -> Tensor:
+    """The images of one batch or of several as the first convolution of a network reads them, made in one launch.
+
+    Args:
+        x: [N, C, H, W], or several of these.
+        pad: Width of the reflected border in pixels.
+
+    Returns:
+        [sum of N, C, H + 2 pad, W + 2 pad], under autocast in its type.
+    """
+    return ops.reflect_pad(x, pad, dtype=autocast_dtype(x if isinstance(x, Tensor) else x[0]))
 
 
 class Conv2d(nn.Conv2d):

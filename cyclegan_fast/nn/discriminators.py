@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclegan_fast.nn.conv import Conv2d, conv_before_norm
+from cyclegan_fast.nn.conv import Conv2d, conv_before_norm, first_input
 from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm, NormAct
 
 
@@ -27,9 +29,12 @@ class NLayerDiscriminator(nn.Module):
         self.norms = nn.ModuleList(NormAct(norm, channels, "leaky_relu") for channels in width[1:])
         self.last = Conv2d(width[-1], 1, 4, stride=1, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, in_channels, H, W] -> logits [N, 1, h, w]; 256x256 gives 30x30 with three layers."""
-        h = F.leaky_relu(self.first(x), LEAKY_SLOPE)
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """[N, in_channels, H, W] -> logits [N, 1, h, w]; 256x256 gives 30x30 with three layers.
+
+        Several batches are scored as one.
+        """
+        h = F.leaky_relu(self.first(first_input(x)), LEAKY_SLOPE)
         for conv, norm in zip(self.middle, self.norms, strict=True):
             h = norm(conv(h))
         return self.last(h)
@@ -45,7 +50,7 @@ class PixelDiscriminator(nn.Module):
         self.norm = NormAct(norm, ndf * 2, "leaky_relu")
         self.last = Conv2d(ndf * 2, 1, 1, bias=norm == "instance")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, in_channels, H, W] -> logits [N, 1, H, W]."""
-        h = F.leaky_relu(self.first(x), LEAKY_SLOPE)
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """[N, in_channels, H, W] -> logits [N, 1, H, W]. Several batches are scored as one."""
+        h = F.leaky_relu(self.first(first_input(x)), LEAKY_SLOPE)
         return self.last(self.norm(self.middle(h)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cyclegan_fast import ops
-from cyclegan_fast.nn.conv import Conv2d, conv_before_norm, conv_transpose_before_norm
+from cyclegan_fast.nn.conv import Conv2d, conv_before_norm, conv_transpose_before_norm, first_input
 from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm, NormAct
 
 
@@ -74,9 +76,12 @@ class ResnetGenerator(nn.Module):
         self.checkpoints_activations = False
         """Whether only the input of each block is stored and the backward pass recomputes its activations."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 4."""
-        h = self.stem_norm(self.stem(ops.reflect_pad(x, 3)))
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 4.
+
+        Several batches are translated as one.
+        """
+        h = self.stem_norm(self.stem(first_input(x, pad=3)))
         for conv, norm in zip(self.down, self.down_norm, strict=True):
             h = norm(conv(h))
         for block in self.blocks:
@@ -126,9 +131,12 @@ class UnetGenerator(nn.Module):
         self.dropout = nn.ModuleList(nn.Dropout(0.5) if drop else nn.Identity() for drop in dropped)
         self.head = nn.ConvTranspose2d(width[0] * 2, out_channels, 4, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 2 ** depth."""
-        h = F.leaky_relu(self.down[0](x), LEAKY_SLOPE)
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 2 ** depth.
+
+        Several batches are translated as one.
+        """
+        h = F.leaky_relu(self.down[0](first_input(x)), LEAKY_SLOPE)
         skips = [h]
         for conv, norm in zip(self.down[1:-1], self.down_norm, strict=True):
             h = norm(conv(h))

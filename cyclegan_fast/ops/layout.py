@@ -1,4 +1,4 @@
-"""The layouts that the kernels read, and how they lay out what they return: as csrc/torch/tensors.h does."""
+"""The layouts and types that the kernels read, and those of what they return: as csrc/torch/tensors.h does."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def any_requires_grad(*tensors: Tensor | None) -> bool:
         if t is not None and t.requires_grad:
             return True
     return False
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The type in which a convolution of `x` computes: that of autocast where it is on, but for float64."""
+    if x.is_meta or x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+        return x.dtype
+    return torch.get_autocast_dtype(x.device.type)
 
 
 def stat_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -88,9 +88,16 @@ def strip_border(x: Tensor, border: int) -> Tensor:
     return x[:, :, border:-border, border:-border] if border else x
 
 
-def reflect_pad(x: Tensor, pad: int) -> Tensor:
-    """[N, C, H, W] -> [N, C, H + 2 pad, W + 2 pad]."""
-    return F.pad(x, (pad, pad, pad, pad), mode="reflect").to(x.dtype) if pad else x
+def reflect_pad(
+    x: Tensor | Sequence[Tensor],  # [N, C, H, W], or several to be concatenated
+    pad: int,
+    dtype: torch.dtype | None = None,  # None: that of x
+) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
+    """See `cyclegan_fast.ops.reflect_pad`."""
+    if not isinstance(x, Tensor):
+        x = x[0] if len(x) == 1 else torch.cat(tuple(x))
+    y = F.pad(x, (pad, pad, pad, pad), mode="reflect") if pad else x
+    return y.to(dtype or x.dtype)
 
 
 def cycle_loss(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[float]) -> Tensor:  # [K]

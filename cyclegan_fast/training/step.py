@@ -171,7 +171,7 @@ class CycleGANStep:
         if not (o.lambda_identity and (o.lambda_A or o.lambda_B)):
             return full_precision(generator(source)), None
         if self.pairs and source.shape == target.shape:
-            fake, identity = full_precision(generator(torch.cat([source, target]))).chunk(2)
+            fake, identity = full_precision(generator([source, target])).chunk(2)
             return fake, identity
         return full_precision(generator(source)), full_precision(generator(target))
 
@@ -184,7 +184,7 @@ class CycleGANStep:
         """
         with self.autocast():
             if self.pairs and real.shape == fake.shape:
-                real_logits, fake_logits = discriminator(torch.cat([real, fake])).chunk(2)
+                real_logits, fake_logits = discriminator([real, fake]).chunk(2)
             else:
                 real_logits, fake_logits = discriminator(real), discriminator(fake)
             loss = discriminator_loss(self.objective.gan_mode, full_precision(real_logits), full_precision(fake_logits))

@@ -144,5 +144,6 @@ void test_jpeg_damage();
 void test_launch_failure();
 #endif
 void test_losses();
+void test_reflect_pad();
 void test_uint8_conversion();
 void test_plane_statistics();

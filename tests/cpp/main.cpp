@@ -38,6 +38,7 @@ const Test kTests[] = {
 #endif
     {"losses", test_losses},
     {"plane_statistics", test_plane_statistics},
+    {"reflect_pad", test_reflect_pad},
     {"uint8_conversion", test_uint8_conversion},
 };
 

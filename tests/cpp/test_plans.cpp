@@ -5,6 +5,7 @@
 #include "image_pool.h"
 #include "instance_norm_act.h"
 #include "losses.h"
+#include "reflect_pad.h"
 
 using namespace cyclegan_fast;
 
@@ -129,6 +130,21 @@ int main() {
   const LossesPlan full = plan_of(losses({1 << 26, 0, 3 << 26}, kAligned));
   expect(full.first[1] == 256 && full.first[2] == 257 && full.first[3] == 1025,
          "losses: large terms share the blocks by size, an empty one keeps one");
+
+  ReflectPadParams stem = {};  // two images of 256 px, in bfloat16
+  stem.x.size = 2, stem.x.first[1] = 1, stem.x.first[2] = 2, stem.y = kAligned;
+  stem.planes = 1, stem.inner = 3, stem.height = stem.width = 256, stem.pad = 3;
+  stem.into = DType::kBFloat16;
+  const ReflectPadPlan padded = forward_plan_of(stem);
+  expect(padded.vec == 4 && padded.first[1] == 403 && padded.launch.grid == 806,
+         "reflect_pad: four elements a thread, also for the second image, 8 bytes off alignment");
+  stem.y = kMisaligned;
+  expect(forward_plan_of(stem).vec == 1, "reflect_pad, misaligned: one by one");
+  stem.grad_x.size = 2, stem.grad_x.first[1] = 1, stem.grad_x.first[2] = 2;
+  stem.grad_x.data[1] = kAligned;
+  const ReflectPadPlan gathered = backward_plan_of(stem);
+  expect(gathered.first[1] == 0 && gathered.launch.grid == 384,
+         "reflect_pad: a member that needs no gradient gets no blocks");
   std::printf("%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }
