@@ -1,6 +1,7 @@
 """Stands for CUDA's streams, events and graphs where there is no GPU; the host's memory is that of the device."""
 
 import contextlib
+import threading
 
 import torch
 
@@ -10,7 +11,8 @@ STREAM = 7  # the handle of every stream: none of the default ones, 0 to 2
 class Graph:
     """Computes what was captured anew when it is replayed."""
 
-    recording = None
+    recording = None  # the one whose capture goes on, in `thread`: calls of other threads are not captured
+    thread = None
 
     def replay(self):
         self.output.copy_(self.compute())
@@ -40,9 +42,15 @@ class Event:
 @contextlib.contextmanager
 def capture(graph, **_):
     assert Graph.recording is None, "two captures at a time"
-    Graph.recording = graph
+    Graph.recording, graph.thread = graph, threading.get_ident()
     yield
     Graph.recording = None
+
+
+def recording():
+    """The graph that captures what this thread does, if one does."""
+    graph = Graph.recording
+    return graph if graph is not None and graph.thread == threading.get_ident() else None
 
 
 def recorded(prepare):
@@ -52,7 +60,7 @@ def recorded(prepare):
         call = prepare(taken)
 
         def watched():
-            output, graph = call(), Graph.recording
+            output, graph = call(), recording()
             if graph is not None:
                 graph.output, graph.compute = output, call
             return output

@@ -2,13 +2,16 @@
 
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from cyclegan_fast.config import PixelFormat
+from cyclegan_fast.engine import ShapeLimits
 from cyclegan_fast.engine.backends import cuda_graphs as graphs
 from tests.engine import cuda_double
-from tests.engine.cuda_double import Graph, recorded
+from tests.engine.cuda_double import Graph, recorded, recording
 
 
 @pytest.fixture
@@ -123,6 +126,124 @@ def test_streams_run_at_a_time_and_further_threads_wait(cuda):
     for thread in threads:
         thread.join()
     assert faults == [] and most == 2
+
+
+class Choices:
+    """What cuDNN would do in torch: each thread chooses for a shape once, by measurement or not, and keeps that."""
+
+    def __init__(self):
+        self.chosen, self.captured, self.faults = {}, [], []
+
+    def prepare(self, input):
+        def call():
+            key = threading.get_ident(), tuple(input.shape)
+            by = "measured" if torch.backends.cudnn.benchmark else "guessed"
+            if recording() is not None:
+                if key not in self.chosen and by == "measured":
+                    raise RuntimeError("operation not permitted when stream is capturing")
+                self.captured.append(self.chosen.get(key, by))
+            self.chosen.setdefault(key, by)
+            return input * 2
+
+        return recorded(lambda _: call)(input)
+
+    def runner(self, **options):
+        return graphs.GraphPerShape(self.prepare, torch.device("cpu"), convolutions=True, **options)
+
+
+@pytest.fixture
+def host(cuda, monkeypatch):
+    """torch's settings as a host application has them."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    return torch.backends.cudnn
+
+
+def on_a_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("setting", [False, True])
+def test_a_graph_holds_the_measured_algorithms_whichever_thread_comes(host, setting):
+    host.benchmark = setting
+    choices = Choices()
+    runner = choices.runner(streams=2)
+    runner.run(batch())  # chooses for this thread as the host wants it
+    runner.run(batch())
+    on_a_thread(lambda: runner.run(batch(1, 3, 8, 8)))
+    on_a_thread(lambda: runner.run(batch(1, 3, 8, 8)))
+    runner.warm(batch(3, 3, 8, 8))
+    assert choices.captured == ["measured"] * 4 and host.benchmark is setting
+    runner.close()
+
+
+@pytest.mark.parametrize(
+    ("owner", "setting", "value"),
+    [
+        (torch.backends.cudnn, "deterministic", True),
+        (torch, "are_deterministic_algorithms_enabled", lambda: True),
+        (torch.backends, "flags_frozen", lambda: True),
+    ],
+    ids=["cudnn", "everywhere", "frozen"],
+)
+def test_a_host_that_wants_determinism_or_froze_its_settings_gets_that(host, monkeypatch, owner, setting, value):
+    monkeypatch.setattr(owner, setting, value)
+    choices = Choices()
+    choices.runner().warm(batch())
+    assert choices.captured == ["guessed"]
+
+
+def test_the_hosts_setting_is_restored_whatever_happens(host):
+    seen, full = [], [True]
+
+    def prepare(input):
+        def call():
+            seen.append(torch.backends.cudnn.benchmark)
+            if threading.current_thread() is not threading.main_thread() and full:
+                full.clear()
+                raise ValueError("no algorithm")
+            return input * 2
+
+        return recorded(lambda _: call)(input)
+
+    runner = graphs.GraphPerShape(prepare, torch.device("cpu"), convolutions=True)
+    runner.run(batch())
+    with pytest.raises(ValueError, match="no algorithm"):
+        runner.run(batch())
+    assert seen == [False, True] and host.benchmark is False
+    runner.warm(batch())  # works again
+    assert host.benchmark is False and True in seen[2:]
+
+
+def test_engines_of_many_threads_leave_the_setting_as_it_was(host):
+    choices, faults = Choices(), []
+    runners = [choices.runner() for _ in range(4)]
+
+    def work(runner):
+        for i in range(6):
+            runner.warm(batch(1 + i, 3, 8, 8))
+        faults.extend([] if set(choices.captured) == {"measured"} else [choices.captured])
+
+    threads = [threading.Thread(target=work, args=(runner,)) for runner in runners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert faults == [] and len(choices.captured) == 24 and host.benchmark is False
+
+
+def test_a_torch_engine_on_a_gpu_measures(host, monkeypatch):
+    from cyclegan_fast.engine.backends import torch as torch_backend
+
+    asked = []
+    monkeypatch.setattr(torch_backend, "resolve_device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(torch_backend, "GraphPerShape", lambda *_, **options: asked.append(options["convolutions"]))
+    generator = Mock(limits=ShapeLimits(), direction="AtoB", in_format=PixelFormat(), out_format=PixelFormat())
+    torch_backend.TorchBackend(generator, name="g")
+    assert asked == [True]
 
 
 @pytest.mark.gpu

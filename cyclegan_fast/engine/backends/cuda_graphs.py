@@ -5,10 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from cyclegan_fast.engine.backends.cudnn import measured_convolutions
 
 Call = Callable[[], Tensor]
 _MAX_SHAPES = 16  # of a stream; each holds its input and its output
@@ -26,6 +29,8 @@ class GraphPerShape:
         dtype: Of the inputs.
         memory_format: Of the inputs.
         streams: Batches that run at a time, each on a CUDA stream with graphs of its own; further threads wait.
+        convolutions: Whether the calls have convolutions of torch. A graph then holds the algorithms of cuDNN that are
+            the fastest by measurement, whatever the process's settings are and whichever thread gives the batch.
     """
 
     def __init__(
@@ -36,8 +41,12 @@ class GraphPerShape:
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
         streams: int = 1,
+        convolutions: bool = False,
     ) -> None:
-        self._streams = [_GraphStream(prepare, device, dtype, memory_format) for _ in range(streams)]
+        # torch stores cuDNN's choice for each thread, and the first one for good: a thread that has never run one of
+        # these shapes, and lives as long as the graphs, has none but the measured ones.
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="cyclegan_fast.capture") if convolutions else None
+        self._streams = [_GraphStream(prepare, device, dtype, memory_format, self._recorder) for _ in range(streams)]
         self._free: queue.LifoQueue[_GraphStream] = queue.LifoQueue()  # the one used last has graphs already
         for stream in self._streams:
             self._free.put(stream)
@@ -67,6 +76,8 @@ class GraphPerShape:
         """Gives all memory back; nothing may run."""
         for stream in self._streams:
             stream.clear()
+        if self._recorder is not None:
+            self._recorder.shutdown()
 
 
 @dataclass
@@ -87,7 +98,9 @@ class _GraphStream:
         device: torch.device,
         dtype: torch.dtype,
         memory_format: torch.memory_format,
+        recorder: ThreadPoolExecutor | None,
     ) -> None:
+        self._recorder = recorder
         self._prepare, self._device, self._dtype, self._memory_format = prepare, device, dtype, memory_format
         self._stream, self._copied = torch.cuda.Stream(device), torch.cuda.Event()
         self._memory = torch.cuda.graph_pool_handle()
@@ -157,11 +170,34 @@ class _GraphStream:
             return _Shape(input, self._prepare(input))
 
     def _capture(self, shape: _Shape) -> None:
+        if self._recorder is None:
+            with _CAPTURING:
+                self._record(shape)
+            return
+        done = self._recorder.submit(self._measure_and_record, shape, torch.is_inference_mode_enabled())
+        try:
+            done.result()
+        except BaseException:  # an interrupt of this thread, too: the stream is free when the other one has ended
+            wait([done])
+            raise
+
+    def _measure_and_record(self, shape: _Shape, inference: bool) -> None:
+        """`_record` on the recorder's thread, which has none of the caller's contexts."""
+        with (
+            torch.inference_mode(inference),
+            torch.cuda.device(self._device),
+            torch.cuda.stream(self._stream),
+            _CAPTURING,
+        ):
+            with measured_convolutions():
+                shape.call()
+            self._record(shape)
+
+    def _record(self, shape: _Shape) -> None:
         graph = torch.cuda.CUDAGraph()
         # Other threads may allocate meanwhile: it is this thread's calls alone that the capture watches.
         watched = torch.cuda.graph(graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local")
-        with _CAPTURING:
-            self._stream.synchronize()
-            with watched:
-                shape.output = shape.call()
+        self._stream.synchronize()
+        with watched:
+            shape.output = shape.call()
         shape.graph = graph

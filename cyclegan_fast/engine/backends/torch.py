@@ -54,7 +54,7 @@ class TorchBackend(Engine):
         self.dtype = _TYPES[precision]
         self.network: nn.Module = generator.network.to(where, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._graphs = (
-            GraphPerShape(self._prepare, where, dtype=self.dtype, memory_format=torch.channels_last)
+            GraphPerShape(self._prepare, where, dtype=self.dtype, memory_format=torch.channels_last, convolutions=True)
             if where.type == "cuda"
             else None
         )
