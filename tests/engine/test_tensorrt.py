@@ -249,6 +249,7 @@ def test_the_pages_examples(tensorrt, runs, photos, tmp_path, monkeypatch):
     for source, target in ((runs["colour"], "runs/horse2zebra"), (photos, "testA"), (photos, "horses")):
         (tmp_path / target).parent.mkdir(exist_ok=True)
         (tmp_path / target).symlink_to(source)
+    page = page[: page.index("## TensorRT for RTX")]  # whose examples are run in test_tensorrt_rtx_engines.py
     commands = re.findall(r"^    python -m cyclegan_fast\.(\w+) (--.*)$", page, re.MULTILINE)
     assert [name for name, _ in commands] == ["export", "export", "translate"]
     for name, words in commands:

@@ -3,20 +3,27 @@
 That the double's names and parameters are the real package's, and that the real one builds, is in test_tensorrt_rtx.py.
 """
 
+import hashlib
 import json
+import multiprocessing
 import re
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from cyclegan_fast import translate
 from cyclegan_fast.engine import Shapes, build_engine, load_engine
 from cyclegan_fast.engine.backends import tensorrt as tensorrt_backend
 from cyclegan_fast.engine.backends.sidecar import sidecar_of
 from cyclegan_fast.engine.backends.tensorrt_api import RTX, import_tensorrt
+from cyclegan_fast.engine.backends.tensorrt_rtx import RuntimeCache
 from cyclegan_fast.engine.export import build
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.export import main as export_main
 from tests.engine import cuda_double
 from tests.engine import tensorrt_rtx_double as double
 from tests.engine.cuda_double import recorded
@@ -182,6 +189,38 @@ def test_engines_that_share_a_cache_leave_a_whole_one(engine_file):
     assert list(engine_file.parent.glob(".partial*")) == []
 
 
+def test_processes_that_share_a_cache_never_see_half_of_one(tmp_path, caplog):
+    trt, file = double.module(), tmp_path / "g.cache"
+
+    def open_cache():
+        return RuntimeCache(trt, double.ICudaEngine.__new__(double.ICudaEngine), b"plan", "GPU", file)
+
+    def work(name):
+        for i in range(12):
+            cache = open_cache()
+            cache._cache._kernels.append(f"{name} {i} " + "x" * 100_000)
+            cache._may_have_grown = True
+            cache.save()
+            file_is_whole(file)
+
+    processes = [multiprocessing.get_context("fork").Process(target=work, args=(name,)) for name in "abc"]
+    for process in processes:
+        process.start()
+    with caplog.at_level("WARNING", logger=LOGGER):
+        while any(process.is_alive() for process in processes):
+            open_cache()
+            time.sleep(0.01)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0] and caplog.records == []
+    assert open_cache()._cache._kernels and list(tmp_path.iterdir()) == [file]
+
+
+def file_is_whole(file):
+    head, _, kernels = file.read_bytes().partition(b"\n")
+    assert json.loads(head)["sha256"] == hashlib.sha256(kernels).hexdigest()
+
+
 @pytest.mark.parametrize(
     ("gpu", "capability", "reason"),
     [
@@ -241,3 +280,21 @@ def test_what_only_one_flavour_takes_is_refused_for_the_other(rtx, runs, tmp_pat
     with pytest.raises(UserError, match=r"g\.onnx: TensorRT for RTX builds an \.engine file: name one"):
         build_engine(runs["colour"], tmp_path / "g.onnx", tensorrt="rtx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pages_examples(rtx, runs, photos, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tensorrt.md").read_text().replace("\\\n", "")
+    page = page[page.index("## TensorRT for RTX") :]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(build, "read_layers", lambda *_: [])  # the double compiles none
+    for source, target in ((runs["colour"], "runs/horse2zebra"), (photos, "testA"), (photos, "horses")):
+        (tmp_path / target).parent.mkdir(exist_ok=True)
+        (tmp_path / target).symlink_to(source)
+    commands = re.findall(r"^    python -m cyclegan_fast\.(\w+) (--.*)$", page, re.MULTILINE)
+    assert [name for name, _ in commands] == ["export", "export", "translate"]
+    for name, words in commands:
+        with pytest.raises(SystemExit) as ended:
+            {"export": export_main, "translate": translate.main}[name](words.split())
+        assert ended.value.code == 0
+    assert len(list((tmp_path / "rtx_zebras").iterdir())) == 3
+    assert (tmp_path / "rtx.engine.NVIDIA_GeForce_RTX_4090.cache").exists()
