@@ -265,6 +265,10 @@ def test_the_sidecar_says_whose_engine_it_is(engine_file, monkeypatch):
     sidecar.write_text(json.dumps(metadata | {"compiled": metadata["compiled"] | {"flavour": "mobile"}}))
     with pytest.raises(UserError, match=r"was built by a TensorRT of flavour 'mobile': a newer cyclegan_fast"):
         load_engine(engine_file)
+    del metadata["compiled"]["compute_capabilities"]
+    sidecar.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match=r"g\.engine\.json is damaged; export it again: .* --tensorrt rtx$"):
+        load_engine(engine_file)
     with pytest.raises(UserError, match=rf"cannot be loaded by TensorRT for RTX {double.VERSION}: The engine header"):
         tensorrt_backend.TensorRtBackend(b"no engine", metadata, name="g.engine")
 

@@ -87,5 +87,7 @@ def how_to_rebuild(path: Path | str, metadata: Metadata | None = None) -> str:
         words.append(f"--precision {precision}")
     compiled = known.get("compiled")
     if isinstance(compiled, dict) and compiled.get("flavour") == "rtx":
-        words.append(f"--tensorrt rtx --compute-capabilities {' '.join(compiled['compute_capabilities'])}")
+        words.append("--tensorrt rtx")
+        if isinstance(capabilities := compiled.get("compute_capabilities"), list):
+            words.append(f"--compute-capabilities {' '.join(map(str, capabilities))}")
     return f"export it again: python -m cyclegan_fast.export --checkpoint RUN {' '.join(words)}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.cuda_graphs import Call, GraphPerShape
-from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar
+from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar, sidecar_of
 from cyclegan_fast.engine.backends.tensorrt_api import (
     FLAVOURS,
     RTX,
@@ -188,10 +188,13 @@ def _check_rtx_machine(metadata: Metadata, device: torch.device, path: Path) -> 
             f"{path} was built by {RTX.title} {built.get(RTX.package)}, and here is {trt.__version__}, which does not "
             f"read it; {how_to_rebuild(path, metadata)}"
         )
+    listed = built.get("compute_capabilities")
+    if not isinstance(listed, list):
+        raise UserError(f"{sidecar_of(path)} is damaged; {how_to_rebuild(path, metadata)}")
     gpu, capability = torch.cuda.get_device_name(device), capability_of(device)
-    if capability in built["compute_capabilities"]:
+    if capability in listed:
         return
-    reason = f"{path} was built for compute capability {', '.join(built['compute_capabilities'])}, and {gpu} has"
+    reason = f"{path} was built for compute capability {', '.join(listed)}, and {gpu} has"
     if capability in supported_capabilities(trt):
         again = metadata | {"compiled": built | {"compute_capabilities": [capability]}}
         raise UserError(f"{reason} {capability}; {how_to_rebuild(path, again)}")

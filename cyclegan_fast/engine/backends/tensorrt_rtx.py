@@ -80,9 +80,10 @@ class RuntimeCache:
             if self._file is None or not self._may_have_grown:
                 return
             self._may_have_grown = False
-            kernels = bytes(self._cache.serialize())
+            serialized = self._cache.serialize()
+            kernels = b"" if serialized is None else bytes(serialized)
             digest = hashlib.sha256(kernels).hexdigest()
-            if digest == self._stored:
+            if not kernels or digest == self._stored:
                 return
             try:
                 write_atomically(self._file, json.dumps(self._key | {"sha256": digest}).encode() + b"\n" + kernels)
@@ -93,7 +94,8 @@ class RuntimeCache:
                 self._stored = digest
 
     def _load(self) -> str:
-        if self._file is None or not self._file.exists():
+        """Fills the cache with what the file holds, and returns its digest; empty if nothing was taken."""
+        if self._file is None:
             return ""
         try:
             head, _, kernels = self._file.read_bytes().partition(b"\n")
@@ -101,6 +103,8 @@ class RuntimeCache:
             key = json.loads(head)
             if key.pop("sha256") != digest:
                 raise ValueError("it is damaged")
+        except FileNotFoundError:
+            return ""
         except OSError as error:
             reason = str(error.strerror)
         except (ValueError, KeyError, TypeError, AttributeError):
