@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclegan_fast import ops
 from cyclegan_fast.nn.norm import Norm
+from cyclegan_fast.nn.working_weights import ReadsWorkingWeights
 from cyclegan_fast.ops.layout import autocast_dtype
 
 
@@ -25,15 +27,27 @@ def first_input(x: Tensor | Sequence[Tensor], pad: int = 0) -> Tensor:
     return ops.reflect_pad(x, pad, dtype=autocast_dtype(x if isinstance(x, Tensor) else x[0]))
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(ReadsWorkingWeights, nn.Conv2d):
     """A convolution with a square kernel, run by `ops.conv2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, h, w]."""
-        return ops.conv2d(x, self.weight, self.bias, stride=self.stride[0], pad=int(self.padding[0]))
+        bias = None if self.bias is None else self.read("bias")
+        return ops.conv2d(x, self.read("weight"), bias, stride=self.stride[0], pad=int(self.padding[0]))
 
 
-class CancelledBiasConv2d(nn.Conv2d):
+class ConvTranspose2d(ReadsWorkingWeights, nn.ConvTranspose2d):
+    """A transposed convolution with a square kernel, by torch; its output has the size that the stride gives."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """[N, in_channels, H, W] -> [N, out_channels, h, w]; `output_size` is the base class's and unused."""
+        bias = None if self.bias is None else self.read("bias")
+        return F.conv_transpose2d(
+            x, self.read("weight"), bias, self.stride[0], int(self.padding[0]), self.output_padding[0]
+        )
+
+
+class CancelledBiasConv2d(ReadsWorkingWeights, nn.Conv2d):
     """A convolution before an instance norm, which cancels its bias: checkpoints hold the bias, `forward` skips it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -43,10 +57,10 @@ class CancelledBiasConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, h, w]."""
-        return ops.conv2d(x, self.weight, stride=self.stride[0], pad=int(self.padding[0]))
+        return ops.conv2d(x, self.read("weight"), stride=self.stride[0], pad=int(self.padding[0]))
 
 
-class CancelledBiasConvTranspose2d(nn.ConvTranspose2d):
+class CancelledBiasConvTranspose2d(ReadsWorkingWeights, nn.ConvTranspose2d):
     """The transposed form of `CancelledBiasConv2d`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -57,7 +71,7 @@ class CancelledBiasConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, h, w]; `output_size` is the base class's and unused."""
         stride, pad, output_pad = self.stride[0], int(self.padding[0]), self.output_padding[0]
-        return ops.conv_transpose2d(x, self.weight, stride=stride, pad=pad, output_pad=output_pad)
+        return ops.conv_transpose2d(x, self.read("weight"), stride=stride, pad=pad, output_pad=output_pad)
 
 
 def conv_before_norm(norm: Norm, *args: Any, **kwargs: Any) -> nn.Conv2d:
@@ -71,4 +85,4 @@ def conv_transpose_before_norm(norm: Norm, *args: Any, **kwargs: Any) -> nn.Conv
     """The transposed form of `conv_before_norm`."""
     if norm == "instance":
         return CancelledBiasConvTranspose2d(*args, **kwargs)
-    return nn.ConvTranspose2d(*args, **(kwargs | {"bias": False}))
+    return ConvTranspose2d(*args, **(kwargs | {"bias": False}))

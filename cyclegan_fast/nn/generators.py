@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cyclegan_fast import ops
-from cyclegan_fast.nn.conv import Conv2d, conv_before_norm, conv_transpose_before_norm, first_input
+from cyclegan_fast.nn.conv import Conv2d, ConvTranspose2d, conv_before_norm, conv_transpose_before_norm, first_input
 from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm, NormAct
 
 
@@ -129,7 +129,7 @@ class UnetGenerator(nn.Module):
         self.up_norm = nn.ModuleList(NormAct(norm, width[i - 1], "relu") for i in range(last, 0, -1))
         dropped = [dropout and i != last and width[i - 1] == ngf * 8 for i in range(last, 0, -1)]
         self.dropout = nn.ModuleList(nn.Dropout(0.5) if drop else nn.Identity() for drop in dropped)
-        self.head = nn.ConvTranspose2d(width[0] * 2, out_channels, 4, stride=2, padding=1)
+        self.head = ConvTranspose2d(width[0] * 2, out_channels, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 2 ** depth.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cyclegan_fast.ops.layout import memory_format_of, stat_dtype
+
+if TYPE_CHECKING:
+    from cyclegan_fast.ops.adam import AdamGroup, LossScale
 
 
 def instance_norm_act(
@@ -210,3 +214,59 @@ def _crop(pixels: Tensor, h: int, w: int, placement: Tensor | None) -> Tensor:
     columns = left.clamp(0, width - w)[:, None] + torch.where(mirrored[:, None] != 0, w - 1 - j, j)  # [N, w]
     images = torch.arange(n, device=pixels.device)[:, None, None]
     return pixels[images, rows[:, :, None], columns[:, None, :]]
+
+
+def adam_step(
+    groups: Sequence[AdamGroup],
+    lr: Tensor,  # scalar float64
+    betas: tuple[float, float],
+    eps: float,
+    loss_scale: LossScale | None,
+) -> None:
+    """See `cyclegan_fast.ops.adam_step`; every weight has a gradient. The host reads nothing."""
+    gradients = [_sums_of_gradients(group) for group in groups]
+    skips = [
+        ~_all_finite([*group.losses, *(sums if loss_scale else [])])
+        for group, sums in zip(groups, gradients, strict=True)
+    ]
+    inv_scale = loss_scale.scale.double().reciprocal() if loss_scale else torch.ones_like(lr)
+    for group, sums, skip in zip(groups, gradients, skips, strict=True):
+        group.step.add_(~skip)
+        t = group.step.double()
+        step_size, correction2 = lr / (1 - betas[0] ** t), (1 - betas[1] ** t).sqrt()
+        for w, m, v, working, g in zip(
+            group.weights, group.exp_avg, group.exp_avg_sq, group.working, sums, strict=True
+        ):
+            g = g * inv_scale
+            _set_unless(skip, m, betas[0] * m + (1 - betas[0]) * g)
+            _set_unless(skip, v, betas[1] * v + (1 - betas[1]) * g * g)
+            _set_unless(skip, w, w - step_size * m / (v.sqrt() / correction2 + eps))
+            if working is not None:
+                _set_unless(skip, working, w)
+    if loss_scale:
+        _update_loss_scale(loss_scale, torch.stack(skips).any())
+
+
+def _sums_of_gradients(group: AdamGroup) -> list[Tensor]:
+    """Of both cycles, in the type of the weights."""
+    return [
+        g.to(w.dtype) if other is None else g.to(w.dtype) + other
+        for w, g, other in zip(group.weights, group.gradients, group.other_gradients, strict=True)
+    ]
+
+
+def _all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([t.isfinite().all() for t in tensors]).all()
+
+
+def _set_unless(skip: Tensor, tensor: Tensor, value: Tensor) -> None:
+    tensor.copy_(torch.where(skip, tensor, value.to(tensor.dtype)))
+
+
+def _update_loss_scale(loss_scale: LossScale, overflow: Tensor) -> None:
+    """Halved by an overflow, doubled after `growth_interval` updates without one, but never to infinity."""
+    scale, tracker, interval = loss_scale
+    tracker.copy_(torch.where(overflow, 0, tracker + 1))
+    grows = (tracker == interval) & (2 * scale).isfinite()
+    scale.copy_(torch.where(overflow, scale / 2, torch.where(grows, 2 * scale, scale)))
+    tracker.copy_(torch.where(tracker == interval, 0, tracker))

@@ -10,7 +10,7 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
-WARM_UP_STEPS = 3  # cuDNN chooses its algorithms and Adam makes its state before anything can be captured
+WARM_UP_STEPS = 3  # cuDNN chooses its algorithms before anything can be captured
 MAX_GRAPHS = 4  # shapes of batch that get a graph: each keeps its inputs, its images and its kernels
 
 Shapes = tuple[torch.Size, torch.Size]  # of a batch of A and of B
@@ -86,8 +86,6 @@ class CapturedStep:
         # A capture that fails leaves its own stream current; the outer context restores the caller's.
         with torch.cuda.stream(torch.cuda.current_stream()), capture:
             self.images, self.losses = step(*self.inputs)
-        for weight in step.weights_G + step.weights_D:
-            weight.grad = None  # the graph's own memory, which the next graph may use too
 
     def replay(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         """Trains on a batch of the captured shape; the copies wait for the last replay, as all on this stream do."""

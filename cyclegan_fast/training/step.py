@@ -2,7 +2,7 @@
 
 The cycles A -> B -> A and B -> A -> B share nothing but the weights, and a discriminator learns from fakes made before
 the generators' update. So each cycle computes all its gradients by itself, after the other one or beside it; then the
-generators' gradients are summed and both optimizers update. Three more exact rewritings save passes: a generator
+generators are updated by the sum of their gradients. Three more exact rewritings save passes: a generator
 translates its own domain and the identity batch together; a discriminator scores real and pooled fake images together;
 and the generators' losses take no gradient of the discriminators' weights. docs/how_the_step_works.md says why each is
 exact. All of it stays on the device, so that a CUDA graph can hold it.
@@ -18,15 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cyclegan_fast import ops
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.nn.working_weights import make_working_weights, working_weights
+from cyclegan_fast.training.adam import Adam, Gradients, LossScaler
 from cyclegan_fast.training.concurrency import choose_concurrency
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
 from cyclegan_fast.training.objective import discriminator_loss, generator_loss, gradient_penalty, l1_losses
 
 Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
 Losses = dict[str, Tensor]  # scalars on the device
-Gradients = list[Tensor | None]  # one for each weight, None where the loss does not depend on it
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B")  # in the order in which they are shown
@@ -70,11 +72,13 @@ class CycleGANStep:
         G_A, G_B, D_A, D_B = (networks[name] for name in ("G_A", "G_B", "D_A", "D_B"))
         self.device = next(G_A.parameters()).device
         self.amp_dtype = AMP_DTYPES.get(config.run.amp)
-        self.optimizer_G = _adam([G_A, G_B], config, self.device)
-        self.optimizer_D = _adam([D_A, D_B], config, self.device)
-        self.weights_G = self.optimizer_G.param_groups[0]["params"]
-        self.weights_D = self.optimizer_D.param_groups[0]["params"]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.run.amp == "fp16")
+        if self.amp_dtype is not None and reads_working_weights(config, self.device):
+            make_working_weights(networks, self.amp_dtype)
+        self.leaves = {network: _leaves(network) for network in networks.values()}
+        self.lr = torch.tensor(config.optim.lr, dtype=torch.float64, device=self.device)  # where a graph may hold it
+        self.optimizer_G = Adam([G_A, G_B], self.lr, config.optim)
+        self.optimizer_D = Adam([D_A, D_B], self.lr, config.optim)
+        self.scaler = LossScaler(self.device, enabled=config.run.amp == "fp16")
         self.pool_A, self.pool_B = _image_pools(config, self.device)
         self.cycle_A, self.cycle_B = self._cycles()
         self.micro_batches = config.optim.grad_accumulation
@@ -107,8 +111,6 @@ class CycleGANStep:
         """
         if len(real_A) % self.micro_batches:
             raise UserError(f"{self.micro_batches} equal micro-batches cannot be made of {len(real_A)} images")
-        for optimizer in (self.optimizer_G, self.optimizer_D):
-            optimizer.zero_grad(set_to_none=True)
         scale = self.scaler.scale(torch.full((), 1 / self.micro_batches, dtype=real_A.dtype, device=self.device))
         run_both = self.choose_runner(real_A)
         from_A, from_B = run_both(
@@ -163,7 +165,8 @@ class CycleGANStep:
                 images[f"idt_{cycle.source}"] = identity
                 distances[f"idt_{cycle.source}"] = cycle.lambda_identity, identity, target
             losses |= l1_losses(distances)
-        return _detached(images), _detached(losses), _gradients(list(losses.values()), self.weights_G, scale)
+        leaves = self.leaves[self.networks["G_A"]] + self.leaves[self.networks["G_B"]]
+        return _detached(images), _detached(losses), _gradients(list(losses.values()), leaves, scale)
 
     def translate(self, generator: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns generator(source) and, for the identity loss, generator(target): in one pass where possible."""
@@ -191,26 +194,21 @@ class CycleGANStep:
             if self.objective.gan_mode == "wgangp":
                 alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
                 loss = loss + self.objective.lambda_gp * gradient_penalty(discriminator, real, fake, alpha)
-        return loss.detach(), _gradients([loss], [w for w in discriminator.parameters() if w.requires_grad], scale)
+        return loss.detach(), _gradients([loss], self.leaves[discriminator], scale)
 
     def update_weights(self, from_A: CycleResult, from_B: CycleResult, losses: Losses) -> None:
-        """Joins the two cycles' gradients and updates the generators, then the discriminators, then the loss scale."""
-        gradients = _sum(from_A.generator_gradients, from_B.generator_gradients)
-        self.update(self.optimizer_G, gradients, _total(losses, discriminators=False))
+        """Updates the generators by the sum of both cycles' gradients, the discriminators, and the loss scale.
+
+        Either update is skipped, on the device itself, when one of its losses is not finite.
+        """
+        of_D = [loss for name, loss in losses.items() if name.startswith("D_")]
+        of_G = [loss for name, loss in losses.items() if not name.startswith("D_")]
+        updates = [self.optimizer_G.group(of_G, from_A.generator_gradients, from_B.generator_gradients)]
         if self.objective.lambda_gan:
             gradients = from_A.discriminator_gradients + from_B.discriminator_gradients
-            self.update(self.optimizer_D, gradients, _total(losses, discriminators=True))
-        self.scaler.update()
-
-    def update(self, optimizer: torch.optim.Optimizer, gradients: Gradients, loss: Tensor) -> None:
-        """Makes one update by Adam, skipped on the device itself when the loss is not finite."""
-        for weight, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
-            weight.grad = gradient
-        if self.scaler.is_enabled():
-            self.scaler.step(optimizer)
-            return
-        optimizer.found_inf = (~loss.isfinite()).float()  # type: ignore[attr-defined]  # read by fused Adam
-        optimizer.step()
+            updates.append(self.optimizer_D.group(of_D, gradients))
+        adam = self.optimizer_G
+        ops.adam_step(updates, lr=self.lr, betas=adam.betas, eps=adam.eps, loss_scale=self.scaler.state)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Returns the context in which convolutions run in 16 bit; norms and losses accumulate in 32."""
@@ -219,13 +217,8 @@ class CycleGANStep:
         return torch.autocast(self.device.type, self.amp_dtype)
 
     def set_learning_rate(self, lr: float) -> None:
-        """Sets the rate of both optimizers, in place where a graph may hold it."""
-        for optimizer in (self.optimizer_G, self.optimizer_D):
-            for group in optimizer.param_groups:
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(lr)
-                else:
-                    group["lr"] = lr
+        """Sets the rate of both optimizers."""
+        self.lr.fill_(lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything but the weights that the next step depends on."""
@@ -241,9 +234,6 @@ class CycleGANStep:
         """Continues exactly where `state_dict` was taken."""
         for name in ("optimizer_G", "optimizer_D", "scaler", "pool_A", "pool_B"):
             getattr(self, name).load_state_dict(state[name])
-        for optimizer in (self.optimizer_G, self.optimizer_D):
-            for group in optimizer.param_groups:
-                group["lr"] = _rate(float(group["lr"]), self.device)  # back onto the device, from the CPU's copy
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -257,26 +247,23 @@ def _image_pools(config: TrainConfig, device: torch.device) -> list[ImagePool | 
     return [kind(config.objective.pool_size, 2 * config.run.seed + i, device) for i in range(2)]
 
 
-def _adam(nets: list[nn.Module], config: TrainConfig, device: torch.device) -> torch.optim.Adam:
-    """Makes one fused Adam over the weights that take part in the forward pass."""
-    o = config.optim
-    return torch.optim.Adam(
-        [p for net in nets for p in net.parameters() if p.requires_grad],
-        lr=_rate(o.lr, device),
-        betas=(o.beta1, o.beta2),
-        eps=o.eps,
-        fused=True,
-        capturable=device.type == "cuda",
-    )
+def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:
+    """Whether convolutions read working weights under autocast: on CUDA. Our own on the CPU round none.
+
+    A compiler fuses the rounding into what comes before.
+    """
+    return device.type == "cuda" and not config.run.compile
 
 
-def _rate(lr: float, device: torch.device) -> Tensor | float:
-    """A learning rate as the optimizer wants it: on CUDA a tensor on the device, which a graph can hold."""
-    return torch.tensor(lr, device=device) if device.type == "cuda" else lr
+def _leaves(network: nn.Module) -> list[Tensor]:
+    """What the forward pass reads of each weight that is trained: its working weight, or itself."""
+    weights = [w for w in network.parameters() if w.requires_grad]
+    pairs = zip(weights, working_weights(network), strict=True)
+    return [weight if working is None else working.rounded for weight, working in pairs]
 
 
-def _gradients(losses: list[Tensor], weights: list[nn.Parameter], scale: Tensor) -> Gradients:
-    """scale * d(sum of the losses) / d(each weight), laid out as the weight, which the fused Adam relies on."""
+def _gradients(losses: list[Tensor], weights: list[Tensor], scale: Tensor) -> Gradients:
+    """scale * d(sum of the losses) / d(each weight), laid out as the weight, which Adam relies on."""
     if not losses:
         return [None] * len(weights)
     found = torch.autograd.grad(torch.stack(losses).sum(), weights, scale, allow_unused=True)
@@ -287,11 +274,12 @@ def _gradients(losses: list[Tensor], weights: list[nn.Parameter], scale: Tensor)
 
 
 def _sum(first: Gradients, second: Gradients) -> Gradients:
-    """The sum of two lists of gradients, in the memory of the first."""
-    both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    """The sum of two lists of gradients, in float32 where they are in 16 bits, else in the memory of the first."""
+    totals = [None if a is None else full_precision(a) for a in first]
+    both = [(a, b) for a, b in zip(totals, second, strict=True) if a is not None and b is not None]
     if both:
         torch._foreach_add_([a for a, _ in both], [b for _, b in both])
-    return [b if a is None else a for a, b in zip(first, second, strict=True)]
+    return [b if a is None else a for a, b in zip(totals, second, strict=True)]
 
 
 def _mean(results: Iterator[CycleResult]) -> CycleResult:
@@ -312,11 +300,6 @@ def _mean(results: Iterator[CycleResult]) -> CycleResult:
         generator,
         discriminator,
     )
-
-
-def _total(losses: Losses, *, discriminators: bool) -> Tensor:
-    """The sum of what the discriminators, or the generators, minimise."""
-    return torch.stack([loss for name, loss in losses.items() if name.startswith("D_") == discriminators]).sum()
 
 
 def _detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

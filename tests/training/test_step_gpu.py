@@ -19,6 +19,7 @@ from cyclegan_fast.training.concurrency import TwoStreams, sequential
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import MAX_GRAPHS, WARM_UP_STEPS, GraphedStep
 from cyclegan_fast.training.step import CycleGANStep
+from tests.training.gradients import recorded_gradients
 
 pytestmark = pytest.mark.gpu
 
@@ -48,12 +49,8 @@ def to_gpu(batch: Batch) -> Batch:
     return real_A, real_B
 
 
-def flat_gradients(weights: list[nn.Parameter]) -> Tensor:
-    return torch.cat([w.grad.flatten().cpu() for w in weights if w.grad is not None])
-
-
 def weights_of(step: CycleGANStep) -> list[nn.Parameter]:
-    return step.weights_G + step.weights_D
+    return step.optimizer_G.weights + step.optimizer_D.weights
 
 
 def assert_same_steps(one: Any, other: Any, batches: list[Batch], *, of: tuple[CycleGANStep, CycleGANStep]) -> None:
@@ -89,13 +86,17 @@ def test_first_step_equals_the_cpu(exact_float32: None, dtype: torch.dtype) -> N
     networks = build_networks(MODEL).to(dtype)
     batch = make_batches(dtype)[0]
     on_cpu, on_gpu = make_step(networks, "cpu"), make_step(networks, "cuda")
+    gradients = {step: recorded_gradients(step) for step in (on_cpu, on_gpu)}
     _, expected = on_cpu(*batch)
     _, got = on_gpu(*(x.cuda() for x in batch))
     tolerance = 1e-9 if dtype == torch.float64 else 1e-3
     for name, value in expected.items():
         assert abs(got[name].item() - value.item()) <= tolerance * abs(value.item()), name
-    for ours, theirs in ((on_gpu.weights_G, on_cpu.weights_G), (on_gpu.weights_D, on_cpu.weights_D)):
-        got_all, expected_all = flat_gradients(ours), flat_gradients(theirs)
+    for name in ("optimizer_G", "optimizer_D"):
+        got_all, expected_all = (
+            torch.cat([gradients[step][w].flatten().cpu() for w in getattr(step, name).weights])
+            for step in (on_gpu, on_cpu)
+        )
         assert (got_all - expected_all).norm() <= 10 * tolerance * expected_all.norm()
 
 
@@ -243,10 +244,7 @@ def test_a_resumed_step_continues_inside_a_graph(exact_float32: None) -> None:
     for batch in batches[:4]:
         straight(*(x.cuda() for x in batch))
     resumed = make_step(straight.networks, "cuda")
-    state = copy.deepcopy(straight.state_dict())
-    for name in ("optimizer_G", "optimizer_D"):  # as a checkpoint gives it: all tensors on the CPU
-        state[name]["param_groups"][0]["lr"] = state[name]["param_groups"][0]["lr"].cpu()
-    resumed.load_state_dict(state)
+    resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
     graphed = GraphedStep(resumed)
     for i, batch in enumerate(batches[4:]):
         real = tuple(x.cuda() for x in batch)
