@@ -59,7 +59,7 @@ class Recorder(TorchDispatchMode):
         }
         self.boxes: list[Box] = []
         step.run_cycle = self.in_cycle(step.run_cycle)  # type: ignore[method-assign]
-        step.update = self.timed(step.update)  # type: ignore[method-assign]
+        step.update_weights = self.timed(step.update_weights)  # type: ignore[method-assign]
 
     def in_cycle(self, run_cycle: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(cycle: Any, *args: Any) -> Any:
@@ -71,12 +71,11 @@ class Recorder(TorchDispatchMode):
 
         return wrapped
 
-    def timed(self, update: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(optimizer: Any, *args: Any) -> Any:
+    def timed(self, update_weights: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
             start = time.perf_counter()
-            update(optimizer, *args)
-            name = "Adam, generators" if optimizer is self.step.optimizer_G else "Adam, discriminators"
-            self.boxes.append(Box("", name, False, start, time.perf_counter()))
+            update_weights(*args)
+            self.boxes.append(Box("", "Adam", False, start, time.perf_counter()))
 
         return wrapped
 
@@ -146,7 +145,7 @@ def draw(boxes: list[Box], caption: str) -> str:
         parts.append(line(x, top + BOX / 2, join_x, middle))
     parts.append(text(10, middle + 4, "fork"))
     parts.append(f'<circle cx="{join_x:.1f}" cy="{middle}" r="5" fill="#444"/>')
-    parts.append(text(join_x - 12, middle + 4, "join: gradients summed", anchor="end"))
+    parts.append(text(join_x - 12, middle + 4, "join", anchor="end"))
     x = join_x + 12
     for i, box in enumerate(joined):
         parts += drawn(box, box.net, x, middle - BOX / 2, scale, COLOURS["join"], below=bool(i))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class WorkingWeight:
     """A weight rounded to 16 bits: a leaf of its own, so that a backward pass gives its gradient in 16 bits as well.
 
-    `ops.adam_step` changes both; after a change of the weight alone the next read rounds it anew.
+    `adam_step` changes both; after a change of the weight alone the next read rounds it anew.
     """
 
     def __init__(self, weight: nn.Parameter, dtype: torch.dtype) -> None:

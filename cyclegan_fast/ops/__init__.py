@@ -4,7 +4,6 @@ Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain t
 the extension is missing.
 """
 
-from cyclegan_fast.ops.adam import AdamGroup, LossScale, adam_step
 from cyclegan_fast.ops.conv2d import bfloat16_is_slow, conv2d, conv_transpose2d
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
@@ -15,9 +14,6 @@ from cyclegan_fast.ops.reflect_pad import reflect_pad
 from cyclegan_fast.ops.uint8_conversion import from_uint8, to_uint8
 
 __all__ = [
-    "AdamGroup",
-    "LossScale",
-    "adam_step",
     "bfloat16_is_slow",
     "build_info",
     "conv2d",

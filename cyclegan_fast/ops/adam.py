@@ -1,4 +1,7 @@
-"""adam_step: one update by Adam of many weights, in a few launches, with all its decisions on the device."""
+"""adam_step: one update by Adam of many weights, in a few launches, with all its decisions on the device.
+
+The training step alone calls it: it is no function of images, so that `cyclegan_fast.ops` does not export it.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops import reference
 from cyclegan_fast.ops.extension import extension_available, runs_reference
 
 MAX_WEIGHTS = 64  # of one launch, kMaxAdamWeights in csrc/kernels/adam.h
-MAX_GROUPS = 2  # kMaxAdamGroups there
 Gradients = Sequence[Tensor | None]
 
 
@@ -48,10 +49,10 @@ def adam_step(
 ) -> None:
     """Updates the weights of each group as torch.optim.Adam does, without weight decay (Kingma and Ba 2015).
 
-    A group with a loss that is not finite, or with a loss scale a gradient that is not, is skipped: weights, moments and
-    step count stay as they are, and the loss scale halves. The host reads nothing, so that a CUDA graph can hold the
-    call. On CUDA it is one launch for the decisions, one more for each 64 weights, and with a loss scale another one for
-    each 64 weights, which looks at the gradients.
+    A group with a loss that is not finite, or with a loss scale a gradient that is not, is skipped: weights, moments
+    and step count stay as they are, and the loss scale halves. The host reads nothing, so that a CUDA graph can hold
+    the call. On CUDA it is one launch for the decisions, one more for each 64 weights, and with a loss scale another
+    one for each 64 weights, which looks at the gradients.
 
     Args:
         groups: one or two.
@@ -61,10 +62,8 @@ def adam_step(
         loss_scale: what the gradients are multiplied by; none: 1.
 
     Raises:
-        UserError: if there are more groups than two.
+        RuntimeError: if a tensor has another type, shape, layout or device than said above, or there are more groups.
     """
-    if len(groups) > MAX_GROUPS:
-        raise UserError(f"adam_step: at most {MAX_GROUPS} groups, got {len(groups)}")
     groups = [live for live in map(_with_gradients, groups) if live.weights]
     if not groups:
         return

@@ -249,10 +249,9 @@ def adam_step(
 
 def _sums_of_gradients(group: AdamGroup) -> list[Tensor]:
     """Of both cycles, in the type of the weights."""
-    return [
-        g.to(w.dtype) if other is None else g.to(w.dtype) + other
-        for w, g, other in zip(group.weights, group.gradients, group.other_gradients, strict=True)
-    ]
+    weights_and_gradients = zip(group.weights, group.gradients, group.other_gradients, strict=True)
+    parts = [[g.to(w.dtype) for g in gradients if g is not None] for w, *gradients in weights_and_gradients]
+    return [functools.reduce(torch.add, of_one) for of_one in parts]
 
 
 def _all_finite(tensors: Sequence[Tensor]) -> Tensor:

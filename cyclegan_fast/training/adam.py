@@ -1,4 +1,4 @@
-"""Adam's state and the loss scale between two steps; `ops.adam_step` changes them."""
+"""Adam's state and the loss scale between two steps; `adam_step` changes them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast import ops
 from cyclegan_fast.config import OptimConfig
 from cyclegan_fast.nn.working_weights import WorkingWeight, working_weights
+from cyclegan_fast.ops.adam import AdamGroup, LossScale
 
 GROWTH_INTERVAL = 2000  # updates without an overflow after which the loss scale doubles: torch's default
 Gradients = list[Tensor | None]  # one for each weight, None where the loss does not depend on it
@@ -33,11 +33,11 @@ class Adam:
         self.exp_avg_sq = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
         self.steps = torch.zeros((), device=lr.device)
 
-    def group(self, losses: list[Tensor], gradients: Gradients, others: Gradients | None = None) -> ops.AdamGroup:
-        """Returns one update for `ops.adam_step`: by the sum of both gradients, skipped if a loss is not finite."""
+    def group(self, losses: list[Tensor], gradients: Gradients, others: Gradients | None = None) -> AdamGroup:
+        """Returns one update for `adam_step`: by the sum of both gradients, skipped if a loss is not finite."""
         rounded = [None if working is None else working.rounded for working in self.working]
         state = self.weights, self.exp_avg, self.exp_avg_sq, rounded, self.steps
-        return ops.AdamGroup(*state, gradients, others or [], losses)
+        return AdamGroup(*state, gradients, others or [], losses)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state as torch.optim.Adam saves it."""
@@ -70,7 +70,7 @@ class LossScaler:
 
     def __init__(self, device: torch.device, *, enabled: bool) -> None:
         scale, tracker = torch.full((), 2.0**16, device=device), torch.zeros((), dtype=torch.int32, device=device)
-        self.state = ops.LossScale(scale, tracker, GROWTH_INTERVAL) if enabled else None
+        self.state = LossScale(scale, tracker, GROWTH_INTERVAL) if enabled else None
 
     def scale(self, loss: Tensor) -> Tensor:
         """Returns the loss, scaled."""

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast import ops
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn.working_weights import make_working_weights, working_weights
+from cyclegan_fast.ops.adam import adam_step
 from cyclegan_fast.training.adam import Adam, Gradients, LossScaler
 from cyclegan_fast.training.concurrency import choose_concurrency
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
@@ -75,7 +75,7 @@ class CycleGANStep:
         if self.amp_dtype is not None and reads_working_weights(config, self.device):
             make_working_weights(networks, self.amp_dtype)
         self.leaves = {network: _leaves(network) for network in networks.values()}
-        self.lr = torch.tensor(config.optim.lr, dtype=torch.float64, device=self.device)  # where a graph may hold it
+        self.lr = torch.full((), config.optim.lr, dtype=torch.float64, device=self.device)  # where a graph may hold it
         self.optimizer_G = Adam([G_A, G_B], self.lr, config.optim)
         self.optimizer_D = Adam([D_A, D_B], self.lr, config.optim)
         self.scaler = LossScaler(self.device, enabled=config.run.amp == "fp16")
@@ -208,7 +208,7 @@ class CycleGANStep:
             gradients = from_A.discriminator_gradients + from_B.discriminator_gradients
             updates.append(self.optimizer_D.group(of_D, gradients))
         adam = self.optimizer_G
-        ops.adam_step(updates, lr=self.lr, betas=adam.betas, eps=adam.eps, loss_scale=self.scaler.state)
+        adam_step(updates, lr=self.lr, betas=adam.betas, eps=adam.eps, loss_scale=self.scaler.state)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Returns the context in which convolutions run in 16 bit; norms and losses accumulate in 32."""
@@ -267,6 +267,7 @@ def _gradients(losses: list[Tensor], weights: list[Tensor], scale: Tensor) -> Gr
     if not losses:
         return [None] * len(weights)
     found = torch.autograd.grad(torch.stack(losses).sum(), weights, scale, allow_unused=True)
+    assert any(g is not None for g in found), "the forward pass read other tensors than those of the gradients"
     return [
         g if g is None or g.stride() == w.stride() else torch.empty_like(w).copy_(g)
         for g, w in zip(found, weights, strict=True)

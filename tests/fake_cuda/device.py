@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,28 +26,8 @@ def networks(make: Callable[[], nn.ModuleDict]) -> nn.ModuleDict:
     return made
 
 
-def _complete_meta() -> torch.library.Library:
-    """Gives the operators that change their arguments alone an implementation for tensors without values."""
-
-    def nothing(*arguments: Any, **options: Any) -> None:
-        return None
-
-    def first(tensor: torch.Tensor, *arguments: Any) -> torch.Tensor:
-        return tensor
-
-    library = torch.library.Library("aten", "IMPL", "Meta")
-    for name, function in (
-        ("_fused_adam_.tensor_lr", nothing),
-        ("_amp_foreach_non_finite_check_and_unscale_", nothing),
-        ("_amp_update_scale_", first),
-    ):
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
-            library.impl(name, function)
-    return library
-
-
 def _let_autocast_believe() -> None:
-    """Autocast and the loss scaler ask torch.cuda, which counts real devices."""
+    """Autocast asks torch.cuda, which counts real devices."""
     import torch.cuda.amp.common as common
 
     common.amp_definitely_not_available = lambda: False
@@ -56,4 +35,3 @@ def _let_autocast_believe() -> None:
 
 
 _let_autocast_believe()
-_META = _complete_meta()  # what it implements lasts as long as it lives
