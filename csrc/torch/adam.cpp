@@ -109,11 +109,11 @@ void run(const std::vector<AdamParams>& launches, const AdamDecideParams& decisi
   if constexpr (kCuda) {
     const Stream stream = current_stream(like);
     for (const AdamParams& p : launches) {
-      if (p.non_finite) check_status(kOp, adam_check_cuda(p, plan_of_check(p), stream));
+      if (p.non_finite) check_status(kOp, adam_check_cuda(p, plan_of_check(p), stream), like);
     }
-    check_status(kOp, adam_decide_cuda(decision, stream));
+    check_status(kOp, adam_decide_cuda(decision, stream), like);
     for (const AdamParams& p : launches) {
-      check_status(kOp, adam_update_cuda(p, plan_of_update(p), stream));
+      check_status(kOp, adam_update_cuda(p, plan_of_update(p), stream), like);
     }
   }
 #endif

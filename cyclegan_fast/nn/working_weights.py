@@ -57,6 +57,13 @@ def make_working_weights(network: nn.Module, dtype: torch.dtype) -> None:
             module.working = {name: WorkingWeight(w, dtype) for name, w in weights if w.requires_grad}
 
 
+def gradient_leaves(network: nn.Module) -> list[Tensor]:
+    """Returns what the forward pass reads of each weight that is trained: its working weight, or the weight itself."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    pairs = zip(weights, working_weights(network), strict=True)
+    return [weight if working is None else working.rounded for weight, working in pairs]
+
+
 def working_weights(network: nn.Module) -> list[WorkingWeight | None]:
     """Returns the working weight, or None, of each weight of the network that is trained, in the order of those."""
     found = {

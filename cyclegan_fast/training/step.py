@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.nn.working_weights import make_working_weights, working_weights
+from cyclegan_fast.nn.working_weights import gradient_leaves, make_working_weights
 from cyclegan_fast.ops.adam import adam_step
 from cyclegan_fast.training.adam import Adam, Gradients, LossScaler
 from cyclegan_fast.training.concurrency import choose_concurrency
@@ -68,13 +68,13 @@ class CycleGANStep:
 
     def __init__(self, networks: nn.ModuleDict, config: TrainConfig) -> None:
         self.networks = networks
-        self.objective = config.objective
+        self.objective, self.optim = config.objective, config.optim
         G_A, G_B, D_A, D_B = (networks[name] for name in ("G_A", "G_B", "D_A", "D_B"))
         self.device = next(G_A.parameters()).device
         self.amp_dtype = AMP_DTYPES.get(config.run.amp)
         if self.amp_dtype is not None and reads_working_weights(config, self.device):
             make_working_weights(networks, self.amp_dtype)
-        self.leaves = {network: _leaves(network) for network in networks.values()}
+        self.leaves = {network: gradient_leaves(network) for network in networks.values()}
         self.lr = torch.full((), config.optim.lr, dtype=torch.float64, device=self.device)  # where a graph may hold it
         self.optimizer_G = Adam([G_A, G_B], self.lr, config.optim)
         self.optimizer_D = Adam([D_A, D_B], self.lr, config.optim)
@@ -112,6 +112,8 @@ class CycleGANStep:
         if len(real_A) % self.micro_batches:
             raise UserError(f"{self.micro_batches} equal micro-batches cannot be made of {len(real_A)} images")
         scale = self.scaler.scale(torch.full((), 1 / self.micro_batches, dtype=real_A.dtype, device=self.device))
+        for optimizer in (self.optimizer_G, self.optimizer_D):
+            optimizer.refresh_working_weights()  # here, as the cycles may run on a stream each
         run_both = self.choose_runner(real_A)
         from_A, from_B = run_both(
             lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale),
@@ -207,8 +209,8 @@ class CycleGANStep:
         if self.objective.lambda_gan:
             gradients = from_A.discriminator_gradients + from_B.discriminator_gradients
             updates.append(self.optimizer_D.group(of_D, gradients))
-        adam = self.optimizer_G
-        adam_step(updates, lr=self.lr, betas=adam.betas, eps=adam.eps, loss_scale=self.scaler.state)
+        o = self.optim
+        adam_step(updates, lr=self.lr, betas=(o.beta1, o.beta2), eps=o.eps, loss_scale=self.scaler.state)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Returns the context in which convolutions run in 16 bit; norms and losses accumulate in 32."""
@@ -253,13 +255,6 @@ def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:
     A compiler fuses the rounding into what comes before.
     """
     return device.type == "cuda" and not config.run.compile
-
-
-def _leaves(network: nn.Module) -> list[Tensor]:
-    """What the forward pass reads of each weight that is trained: its working weight, or itself."""
-    weights = [w for w in network.parameters() if w.requires_grad]
-    pairs = zip(weights, working_weights(network), strict=True)
-    return [weight if working is None else working.rounded for weight, working in pairs]
 
 
 def _gradients(losses: list[Tensor], weights: list[Tensor], scale: Tensor) -> Gradients:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cyclegan_fast.config import ModelConfig
 from cyclegan_fast.nn import build_networks
-from cyclegan_fast.nn.working_weights import make_working_weights, working_weights
+from cyclegan_fast.nn.working_weights import gradient_leaves, make_working_weights, working_weights
 
 MODELS = {
     "resnet": ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4, n_layers=2, discriminator="n_layers"),
@@ -22,19 +22,11 @@ MODELS = {
 }
 
 
-def leaves(network: nn.Module) -> list[Tensor]:
-    weights = [w for w in network.parameters() if w.requires_grad]
-    return [
-        weight if working is None else working.rounded
-        for weight, working in zip(weights, working_weights(network), strict=True)
-    ]
-
-
 def outputs_and_gradients(network: nn.Module, x: Tensor) -> list[Tensor]:
     """Under autocast, contiguous: torch's own convolutions, which want 16-bit weights."""
     with torch.autocast("cpu", torch.bfloat16):
         y = network(x)
-    gradients = torch.autograd.grad(y.float().square().sum(), leaves(network), allow_unused=True)
+    gradients = torch.autograd.grad(y.float().square().sum(), gradient_leaves(network), allow_unused=True)
     return [y.detach(), *(g.float() for g in gradients if g is not None)]
 
 

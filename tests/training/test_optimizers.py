@@ -41,7 +41,7 @@ def make_batches(number: int, batch: int = 1) -> list[tuple[Tensor, Tensor]]:
 
 @pytest.mark.parametrize("lambda_gan", [1.0, 0.0])
 def test_state_goes_to_torchs_adam_and_back(lambda_gan: float) -> None:
-    """As torch.optim.Adam, which earlier versions used, saves and loads it; with discriminators that are never updated."""
+    """As torch.optim.Adam, which earlier versions used, saves and loads it; D without any update, too."""
     step = make_step(lambda_gan=lambda_gan)
     recorded = recorded_gradients(step)
     first, last = make_batches(5)[:3], make_batches(5)[3:]
