@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cyclegan_fast.ops.adam_inputs import AdamGroup, LossScale
 from cyclegan_fast.ops.layout import memory_format_of, stat_dtype
-
-if TYPE_CHECKING:
-    from cyclegan_fast.ops.adam import AdamGroup, LossScale
 
 
 def instance_norm_act(

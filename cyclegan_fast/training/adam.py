@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cyclegan_fast.config import OptimConfig
 from cyclegan_fast.nn.working_weights import WorkingWeight, working_weights
-from cyclegan_fast.ops.adam import AdamGroup, LossScale
+from cyclegan_fast.ops.adam_inputs import AdamGroup, LossScale
 
 GROWTH_INTERVAL = 2000  # updates without an overflow after which the loss scale doubles: torch's default
 Gradients = list[Tensor | None]  # one for each weight, None where the loss does not depend on it

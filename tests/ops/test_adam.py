@@ -12,7 +12,8 @@ from ops_helpers import LAYOUTS
 from torch import Tensor
 
 from cyclegan_fast import ops
-from cyclegan_fast.ops.adam import AdamGroup, LossScale, adam_step
+from cyclegan_fast.ops.adam import adam_step
+from cyclegan_fast.ops.adam_inputs import AdamGroup, LossScale
 
 LR, BETAS, EPS = 2e-3, (0.5, 0.999), 1e-8
 SHAPES = [(1,), (7,), (64,), (3, 5, 3, 3), (16, 8, 4, 4), (5, 1, 1, 1), (1, 6, 7, 7), (40, 30, 5, 5)]
