@@ -62,6 +62,7 @@ def export(
     """
     from cyclegan_fast.engine import build_engine
     from cyclegan_fast.engine.backends.sidecar import sidecar_of
+    from cyclegan_fast.engine.export.layers import layers_of
 
     ends = None if shapes is None else read_shapes(shapes)
     build_engine(
@@ -84,6 +85,8 @@ def export(
             f", {precision}; from torch {what} differs by at most {parity['max']:.2g}, {parity['mean']:.2g} on average"
         )
     print(size)
+    if inspect:
+        print(f"{layers_of(out)}: the compiled layers")
 
 
 def read_shapes(words: tuple[str, str, str]) -> Shapes:

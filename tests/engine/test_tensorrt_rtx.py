@@ -157,6 +157,7 @@ def test_export_builds_one_where_there_is_no_gpu(runs: dict[str, Path], tmp_path
     }
     assert metadata["compared"] == "graph" and metadata["parity"]["psnr"] > 46
     table = layers_of(out).read_text()
+    assert f"{layers_of(out)}: the compiled layers\n" in ended.out
     assert "| 0 | 1x8x8 to 1x1024x1024 | 8 fp16 |" in table and table.count("| correlation | Conv") == 3 * 6
     plain = build_engine(runs["colour"], tmp_path / "plain.engine", precision="fp16", tensorrt="rtx")
     assert not layers_of(plain).exists()
