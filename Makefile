@@ -1,4 +1,4 @@
-# make demo | make check | make test | make bench | make gpu | make docs | make lint | make wheels
+# make demo | make check | make test | make bench | make gpu | make mockgpu | make docs | make lint | make wheels
 PYTHON ?= python3
 TORCH ?= 2.13.0
 JOBS ?= 2
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 EXTENSION := $(BIN)/python setup.py --quiet build_ext --inplace
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check test wheels try-wheels bench gpu docs lint format extension clean
+.PHONY: demo check test wheels try-wheels bench gpu mockgpu docs lint format extension clean
 
 demo: $(VENV)/.ready
 	$(EXTENSION)
@@ -39,6 +39,10 @@ bench: extension
 # For a host with a GPU and, maybe, no network: uses that host's own Python and torch, and installs nothing.
 gpu:
 	$(PYTHON) benchmarks/gpu.py $(PARTS)
+
+# The CUDA path on a machine without a GPU; PYTHON is one with a CUDA build of torch (tests/mock_cuda).
+mockgpu:
+	$(PYTHON) -m tests.mock_cuda
 
 # The documentation, in site/: open site/index.html.
 docs: $(VENV)/.ready-dev

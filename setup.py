@@ -6,6 +6,7 @@ without a compiler. The objects stay in build/torch-<version>, so that the next 
 Environment:
     CYCLEGAN_FAST_CUDA=0          leaves the CUDA kernels out.
     CYCLEGAN_FAST_CUDA_ARCHS      targets, by default "80 90a 100 120+PTX".
+    CYCLEGAN_FAST_CUDART=cudart   links the CUDA runtime's shared library instead of cudart_static (tests/mock_cuda).
     CYCLEGAN_FAST_REQUIRE_EXT=1   a build that fails stops the install; otherwise plain torch takes over at run time.
     CYCLEGAN_FAST_NO_SPILLS=1     a CUDA kernel that spills registers is an error.
     CUDA_HOME                     where bin/nvcc is; by default found on PATH or in /usr/local/cuda.
@@ -70,8 +71,9 @@ def cmake_settings() -> list[str]:
         "CYCLEGAN_FAST_CUDA": "OFF" if os.environ.get("CYCLEGAN_FAST_CUDA") == "0" else "ON",
         "CYCLEGAN_FAST_NO_SPILLS": "ON" if os.environ.get("CYCLEGAN_FAST_NO_SPILLS") == "1" else "OFF",
     }
-    if archs := os.environ.get("CYCLEGAN_FAST_CUDA_ARCHS"):
-        settings["CYCLEGAN_FAST_CUDA_ARCHS"] = archs
+    for name in ("CYCLEGAN_FAST_CUDA_ARCHS", "CYCLEGAN_FAST_CUDART"):
+        if value := os.environ.get(name):
+            settings[name] = value
     return [f"-D{name}={value}" for name, value in settings.items()]
 
 

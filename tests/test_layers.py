@@ -17,7 +17,7 @@ COMMANDS = {"train", "translate", "export", "model_card", "evaluate", "report", 
 ALIASES = {"card": "model_card"}  # former names of commands
 LAYERS = [
     {"errors", "logs", "version"},
-    {"_C", "config", "files", "device", "processes"},
+    {"_C", "config", "cuda_capture", "files", "device", "processes"},
     {"ops"},
     {"nn", "images", "monitoring"},
     {"data", "checkpoint"},

@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from cyclegan_fast.cuda_capture import captured
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
@@ -60,6 +61,7 @@ class GraphedStep:
         try:
             return CapturedStep(self, real_A, real_B)
         except RuntimeError as error:
+            self.memory = torch.cuda.graph_pool_handle()
             reason = " ".join(str(error).split())
             raise UserError(f"--cuda-graphs: the step could not be captured: {reason}; leave it out") from error
 
@@ -79,12 +81,7 @@ class CapturedStep:
         step = owner.step
         self.inputs = real_A.clone(), real_B.clone()
         self.graph = torch.cuda.CUDAGraph()
-        # thread_local: the loader's thread may go on pinning memory meanwhile.
-        capture = torch.cuda.graph(
-            self.graph, pool=owner.memory, stream=owner.stream, capture_error_mode="thread_local"
-        )
-        # A capture that fails leaves its own stream current; the outer context restores the caller's.
-        with torch.cuda.stream(torch.cuda.current_stream()), capture:
+        with captured(self.graph, pool=owner.memory, stream=owner.stream):
             self.images, self.losses = step(*self.inputs)
 
     def replay(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:

@@ -196,7 +196,7 @@ def test_evaluation_between_replays_changes_nothing(exact_float32: None) -> None
         copies = [{name: value.clone() for name, value in found.items()} for found in out]
         with torch.inference_mode():
             for size in (64, 96, 128):
-                captured.A_to_B.there(torch.rand(2, 3, size, size, device="cuda"))
+                captured.cycle_A.generator(torch.rand(2, 3, size, size, device="cuda"))
         assert all(out[0][name].equal(value) for name, value in copies[0].items()), "static images were overwritten"
         return copies
 

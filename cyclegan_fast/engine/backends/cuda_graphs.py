@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cyclegan_fast.cuda_capture import captured
 from cyclegan_fast.engine.backends.cudnn import measured_convolutions
 
 Call = Callable[[], Tensor]
@@ -195,9 +196,11 @@ class _GraphStream:
 
     def _record(self, shape: _Shape) -> None:
         graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile: it is this thread's calls alone that the capture watches.
-        watched = torch.cuda.graph(graph, pool=self._memory, stream=self._stream, capture_error_mode="thread_local")
         self._stream.synchronize()
-        with watched:
-            shape.output = shape.call()
+        try:
+            with captured(graph, pool=self._memory, stream=self._stream):
+                shape.output = shape.call()
+        except BaseException:
+            self._memory = torch.cuda.graph_pool_handle()
+            raise
         shape.graph = graph
