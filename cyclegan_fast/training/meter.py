@@ -27,22 +27,31 @@ class Meter:
         """Starts a new record."""
         self.start, self.steps = time.perf_counter(), 0
         self.sums: Losses = {}
+        self.values: dict[str, float] | None = None  # of the sums, once they have been read back
         self.generators_loss: Tensor | float = 0.0  # of the last step
 
     def add(self, losses: Losses) -> None:
         """Counts one step."""
         self.steps += 1
+        self.values = None
         self.generators_loss = torch.stack([v for name, v in losses.items() if not name.startswith("D_")]).sum()
         for name, value in losses.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
 
+    def read(self) -> dict[str, float]:
+        """Returns the sum of each loss, all in one copy from the device, which the host waits for."""
+        if self.values is None:
+            values = torch.stack(list(self.sums.values())).tolist() if self.sums else []
+            self.values = dict(zip(self.sums, values, strict=True))
+        return self.values
+
     def means(self) -> dict[str, float]:
         """Returns the mean of each loss."""
-        return {name: value.item() / self.steps for name, value in self.sums.items()}
+        return {name: value / self.steps for name, value in self.read().items()}
 
     def not_finite(self) -> list[str]:
         """Returns the names of the losses that were nan or inf in any step of the record."""
-        return [name for name, value in self.sums.items() if not math.isfinite(value.item())]
+        return [name for name, value in self.read().items() if not math.isfinite(value)]
 
     def steps_per_second(self) -> float:
         """Returns the steps since the last record by all the time since then: grids, reports and checkpoints count."""

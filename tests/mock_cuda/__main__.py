@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = Path(__file__).resolve().parent
 BUILD = ROOT / "build" / "mock_cuda"
-# Tests of a GPU whose checks are of calls; those that compare results find equal ones here, and their calls are checked.
+# Tests of a GPU whose checks are of calls; those that compare results find equal ones, and their calls are checked.
 STEP_TESTS = (
     "two_streams_change_no_bit",
     "two_streams_draw_the_same_random_numbers",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cyclegan_fast import ops
+from cyclegan_fast import cuda_capture, ops
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training import concurrency
 from tests.mock_cuda import runtime
@@ -115,7 +115,7 @@ def test_an_allocation_beside_the_graph_breaks_a_capture() -> None:
 
 def test_a_launch_on_a_stream_of_another_device_is_refused() -> None:
     """torch makes the device of a tensor current, and our operators do; what did not would end here."""
-    x = torch.zeros(1, 3, 64, 64, device="cuda:0")
+    x, _ = (torch.zeros(1, 3, 64, 64, device=f"cuda:{i}") for i in range(2))  # both have a context
     with torch.cuda.device(1), runtime.recorded() as calls:
         x.add_(1)
         ops.instance_norm_act(x)
@@ -141,13 +141,16 @@ def test_whether_other_threads_may_wait_during_a_capture(mode: str, breaks: bool
             refused.append(error)
 
     graph, stream, x = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.zeros(3, device="cuda")
-    capture = torch.cuda.graph(graph, stream=stream, capture_error_mode=mode)
+    pool = torch.cuda.graph_pool_handle()
+    capture = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=mode)
     expected = pytest.raises(RuntimeError, match="previous error") if breaks else contextlib.nullcontext()
     with expected, torch.cuda.stream(torch.cuda.current_stream()), capture:
         x.add_(1)
         thread = threading.Thread(target=wait)
         thread.start()
         thread.join()
+    if breaks:
+        cuda_capture._close(pool, stream)
     assert len(refused) == breaks and bool(runtime.take_faults()) == breaks
 
 
