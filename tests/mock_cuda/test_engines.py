@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclegan_fast.config import ModelConfig
+from cyclegan_fast.config import ModelConfig, PixelFormat
 from cyclegan_fast.engine.backends import cuda_graphs
 from cyclegan_fast.engine.backends.cuda_graphs import GraphPerShape
+from cyclegan_fast.engine.backends.torch import TorchBackend
+from cyclegan_fast.engine.generator import Generator
+from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.nn import build_networks
 from tests.mock_cuda import runtime
 from tests.mock_cuda.steps import SMALL
@@ -61,6 +64,32 @@ def test_threads_share_streams_and_graphs(dtype: torch.dtype) -> None:
     replayed = [call for call in calls if call.kind == "graph"]
     assert len({call.stream for call in replayed}) == 2 and len(replayed) >= 6 * 8 - 2 * 4
     runner.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_cudnn_measures_for_the_graphs_of_a_torch_engine_alone(precision: Precision) -> None:
+    """On a thread of the engine's own, before the capture, never in it; and the process's setting is as before."""
+    model, device = ModelConfig(**SMALL), torch.cuda.device_count() - 1
+    network = build_networks(model)["G_A"].eval().requires_grad_(False)
+    generator = Generator(network, model, "AtoB", PixelFormat(), PixelFormat())
+    engine = TorchBackend(generator, name="g", device=f"cuda:{device}", precision=precision)
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def look(*_: object) -> None:
+        own = threading.current_thread().name.startswith("cyclegan_fast.capture")
+        seen.append((own, torch.backends.cudnn.benchmark, runtime.capturing()))
+        assert torch.is_inference_mode_enabled() and torch.cuda.current_device() == device
+
+    engine.network.register_forward_pre_hook(look)
+    assert not torch.backends.cudnn.benchmark
+    for _ in range(2):
+        run_on_threads(lambda _: engine.run(torch.zeros(1, 3, 32, 32)), count=3)
+    with runtime.recorded() as calls:
+        engine.run(torch.zeros(1, 3, 32, 32))
+    assert [call.kind for call in calls].count("graph") == 1
+    assert seen == [(False, False, False), (True, True, False), (True, False, True)]
+    assert not torch.backends.cudnn.benchmark and not runtime.take_faults()
+    engine.close()
 
 
 def test_shapes_are_dropped_while_other_threads_replay(monkeypatch: pytest.MonkeyPatch) -> None:
