@@ -62,3 +62,23 @@ inline void store_rows(float* out, const VecF (&acc)[kCount][2], bool add) {
     }
   }
 }
+
+// rows[i][j] becomes rows[j][i]: blocks of kStep rows and lanes change places with their
+// neighbours, for kStep = 1, 2, 4, ...
+template <int kStep = 1>
+inline __attribute__((always_inline)) void transpose(VecF (&rows)[kVectorLanes<float>]) {
+  constexpr int kLanes = kVectorLanes<float>;
+  VecI32 low, high;
+  for (int j = 0; j < kLanes; ++j) {
+    low[j] = j & kStep ? kLanes + j - kStep : j;
+    high[j] = j & kStep ? kLanes + j : j + kStep;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kStep) continue;
+    const VecF a = rows[i], b = rows[i + kStep];
+    rows[i] = __builtin_shuffle(a, b, low);
+    rows[i + kStep] = __builtin_shuffle(a, b, high);
+  }
+  if constexpr (2 * kStep < kLanes) transpose<2 * kStep>(rows);
+}

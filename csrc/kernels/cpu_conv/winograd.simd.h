@@ -63,15 +63,25 @@ inline void gather_weights(const VecF (&u)[6], VecF (&out)[3]) {
   out[2] = kA2 * even_a + kB2 * even_b + u[5];
 }
 
-// The same along both axes.
-template <auto kTransform, int kIn, int kOut>
-inline void along_both_axes(const VecF (&in)[kIn][kIn], VecF (&out)[kOut][kOut]) {
+// The same along both axes: in(i, j) gives row i, column j of what is transformed, out(i, j, value)
+// takes a result. Columns go first, one at a time, so that most of them stay in registers.
+template <auto kTransform, int kIn, int kOut, typename In, typename Out>
+inline __attribute__((always_inline)) void along_both_axes(const In& in, const Out& out) {
   VecF half[kOut][kIn];
+#pragma GCC unroll 6
   for (int j = 0; j < kIn; ++j) {
     VecF column[kIn], moved[kOut];
-    for (int i = 0; i < kIn; ++i) column[i] = in[i][j];
+#pragma GCC unroll 6
+    for (int i = 0; i < kIn; ++i) column[i] = in(i, j);
     kTransform(column, moved);
+#pragma GCC unroll 6
     for (int i = 0; i < kOut; ++i) half[i][j] = moved[i];
   }
-  for (int i = 0; i < kOut; ++i) kTransform(half[i], out[i]);
+#pragma GCC unroll 6
+  for (int i = 0; i < kOut; ++i) {
+    VecF row[kOut];
+    kTransform(half[i], row);
+#pragma GCC unroll 6
+    for (int j = 0; j < kOut; ++j) out(i, j, row[j]);
+  }
 }
