@@ -33,12 +33,6 @@ class Adam:
         self.exp_avg_sq = [torch.zeros_like(w, requires_grad=False) for w in self.weights]
         self.steps = torch.zeros((), device=lr.device)
 
-    def refresh_working_weights(self) -> None:
-        """Rounds those anew whose weights something else has changed."""
-        for working in self.working:
-            if working is not None:
-                working.read()
-
     def group(self, losses: list[Tensor], gradients: Gradients, others: Gradients | None = None) -> AdamGroup:
         """Returns one update for `adam_step`: by the sum of both gradients, skipped if a loss is not finite."""
         rounded = [None if working is None else working.rounded for working in self.working]

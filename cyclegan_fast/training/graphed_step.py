@@ -78,7 +78,7 @@ class CapturedStep:
     """The step as one graph, with static inputs, images and losses."""
 
     def __init__(self, owner: GraphedStep, real_A: Tensor, real_B: Tensor) -> None:
-        step = owner.step
+        self.step = step = owner.step
         self.inputs = real_A.clone(), real_B.clone()
         self.graph = torch.cuda.CUDAGraph()
         with captured(self.graph, pool=owner.memory, stream=owner.stream):
@@ -88,5 +88,6 @@ class CapturedStep:
         """Trains on a batch of the captured shape; the copies wait for the last replay, as all on this stream do."""
         for static, batch in zip(self.inputs, (real_A, real_B), strict=True):
             static.copy_(batch)
+        self.step.refresh_working_weights()
         self.graph.replay()
         return self.images, self.losses

@@ -112,8 +112,7 @@ class CycleGANStep:
         if len(real_A) % self.micro_batches:
             raise UserError(f"{self.micro_batches} equal micro-batches cannot be made of {len(real_A)} images")
         scale = self.scaler.scale(torch.full((), 1 / self.micro_batches, dtype=real_A.dtype, device=self.device))
-        for optimizer in (self.optimizer_G, self.optimizer_D):
-            optimizer.refresh_working_weights()  # here, as the cycles may run on a stream each
+        self.refresh_working_weights()  # here, as the cycles may run on a stream each
         run_both = self.choose_runner(real_A)
         from_A, from_B = run_both(
             lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale),
@@ -211,6 +210,12 @@ class CycleGANStep:
             updates.append(self.optimizer_D.group(of_D, gradients))
         o = self.optim
         adam_step(updates, lr=self.lr, betas=(o.beta1, o.beta2), eps=o.eps, loss_scale=self.scaler.state)
+
+    def refresh_working_weights(self) -> None:
+        """Rounds those anew whose weights something else than a step has changed."""
+        for working in self.optimizer_G.working + self.optimizer_D.working:
+            if working is not None:
+                working.read()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Returns the context in which convolutions run in 16 bit; norms and losses accumulate in 32."""

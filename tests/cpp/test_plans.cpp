@@ -1,7 +1,9 @@
 // The launch plans of the CUDA kernels, as nvcc compiled them, on a machine that may have no GPU.
 #include <cstdio>
 #include <initializer_list>
+#include <tuple>
 
+#include "adam.h"
 #include "image_pool.h"
 #include "instance_norm_act.h"
 #include "losses.h"
@@ -103,10 +105,34 @@ LossesParams losses(std::initializer_list<int64_t> counts, void* a) {
   return p;
 }
 
+// A 3x3 convolution of 256 channels, a bias, a weight that lies unaligned, and its gradient alone.
+void test_adam_plan() {
+  AdamParams p = {};
+  p.dtype = DType::kFloat32;
+  for (const auto& [count, weight, gradient] : {std::tuple{256 * 256 * 9, kAligned, kAligned},
+                                                {64, kAligned, kAligned},
+                                                {4097, kMisaligned, kAligned},
+                                                {8192, kAligned, kMisaligned}}) {
+    AdamWeight& t = p.weights[p.size++];
+    t.weight = weight, t.exp_avg = t.exp_avg_sq = kAligned, t.gradients[0] = gradient;
+    t.count = count, t.gradient = DType::kBFloat16;
+  }
+  const AdamPlan update = plan_of_update(p), check = plan_of_check(p);
+  expect(update.first[1] == 144 && update.first[2] == 145 && update.first[3] == 147 &&
+             update.launch.grid == 149 && update.launch.block == 256,
+         "adam: a block for 4096 elements of one weight");
+  expect(check.first[1] == 18 && check.launch.grid == 21, "adam: the check's blocks read more");
+  expect(update.vec[0] == 4 && update.vec[1] == 4 && update.vec[2] == 1 && update.vec[3] == 1,
+         "adam: 16 bytes of the weight an access, where all its tensors are aligned");
+  p.dtype = DType::kFloat64;
+  expect(plan_of_update(p).vec[0] == 2, "adam: two doubles an access");
+}
+
 }  // namespace
 
 int main() {
   test_norm_regimes();
+  test_adam_plan();
   ImagePoolParams pool = {};
   pool.pool = pool.returned = kAligned, pool.fakes = kAligned, pool.dtype = DType::kFloat32;
   pool.size = 50, pool.n = 2, pool.elements = 3 * 256 * 256;
