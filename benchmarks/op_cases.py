@@ -18,6 +18,10 @@ from torch import Tensor
 
 from benchmarks import harness
 from cyclegan_fast import ops
+from cyclegan_fast.config import ModelConfig
+from cyclegan_fast.nn import build_networks
+from cyclegan_fast.ops.adam import adam_step
+from cyclegan_fast.ops.adam_inputs import AdamGroup
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
@@ -28,6 +32,7 @@ if harness.quick:
 elif DEVICE.type == "cuda":
     # Far over the L2 cache, and first: they show what the memory gives. The last: the discriminator's last norm.
     SHAPES = [(8, 64, 256, 256), (8, 256, 64, 64), *SHAPES, (8, 512, 31, 31)]
+ADAM_CHANNELS = 4 if harness.quick else 64 if DEVICE.type == "cuda" else 16  # of the networks whose weights move
 COLD_BYTES = 2**29 if DEVICE.type == "cuda" else 2**27  # all sets together: several times the caches
 # |got - exact| / |exact| over all elements: a mask that rounding flips at a value near the mean counts for little.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 5e-3}
@@ -75,6 +80,8 @@ def cases() -> Iterator[Callable[[], OpCase]]:
     for side in (256, 1024):
         yield functools.partial(four_cycle_losses, side)
     yield discriminator_losses
+    for dtype in DTYPES:
+        yield functools.partial(adam, dtype)
     for batch in (1, 8):
         for layout in LAYOUTS:
             for maker in (tanh_to_uint8, from_uint8, image_pool, padded_input):
@@ -247,6 +254,59 @@ def discriminator_losses() -> OpCase:
         {name: _each(functools.partial(with_gradient, variant), scores) for name, variant in variants.items()},
         exact,
     )
+
+
+# ---- the update ----
+def adam(dtype: torch.dtype) -> OpCase:
+    """Every weight of a step, by gradients of two cycles: in float32, or in 16 bits with working weights."""
+    networks = build_networks(ModelConfig(ngf=ADAM_CHANNELS, ndf=ADAM_CHANNELS)).to(DEVICE)
+    initial = [w.detach() for w in networks.parameters() if w.requires_grad]
+    elements = sum(w.numel() for w in initial)
+    moved = elements * (6 * 4 + (2 * 4 if dtype == torch.float32 else 2 * 2 + 2))
+    gradients = [[torch.randn_like(w, dtype=dtype) for w in initial] for _ in range(2)]
+    lr, loss = torch.full((), 2e-4, dtype=torch.float64, device=DEVICE), torch.ones((), device=DEVICE)
+
+    def ours(i: int) -> Call:
+        weights, exp_avg, exp_avg_sq, working, step = _adam_state(initial, dtype)
+        group = AdamGroup(weights, exp_avg, exp_avg_sq, working, step, *gradients, [loss])
+
+        def call() -> tuple[Tensor, ...]:
+            adam_step([group], lr=lr, betas=(0.5, 0.999), eps=1e-8)
+            return tuple(weights)
+
+        return call
+
+    def aten(i: int) -> Call:
+        weights, _, _, working, _ = _adam_state(initial, dtype)
+        optimizer = torch.optim.Adam([w.requires_grad_() for w in weights], lr=2e-4, betas=(0.5, 0.999), fused=True)
+        rounded = [w for w in working if w is not None]
+
+        def call() -> tuple[Tensor, ...]:
+            for weight, one, other in zip(weights, *gradients, strict=True):
+                weight.grad = one.float() + other
+            optimizer.found_inf = (~loss.isfinite()).float()  # type: ignore[attr-defined]  # read by fused Adam
+            optimizer.step()
+            if rounded:
+                with torch.no_grad():
+                    torch._foreach_copy_(rounded, weights)
+            return tuple(w.detach() for w in weights)
+
+        return call
+
+    def exact() -> list[Tensor]:  # the first update is lr times the gradient's sign
+        sums = [one.double() + other.double() for one, other in zip(*gradients, strict=True)]
+        return [w.double() - 2e-4 * g / (g.abs() + 1e-8) for w, g in zip(initial, sums, strict=True)]
+
+    kind = str(dtype).removeprefix("torch.")
+    return OpCase("Adam", f"{elements} weights, gradients {kind}", moved, {"ours": ours, "aten": aten}, exact)
+
+
+def _adam_state(initial: list[Tensor], dtype: torch.dtype) -> tuple[Any, ...]:
+    """Weights, their moments, their working weights where gradients have 16 bits, and the number of updates."""
+    weights = [w.clone() for w in initial]
+    moments = ([torch.zeros_like(w) for w in weights] for _ in range(2))
+    working = [None if dtype == torch.float32 else w.to(dtype) for w in weights]
+    return weights, *moments, working, torch.zeros((), device=DEVICE)
 
 
 # ---- the ends of the pipeline ----

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
+from cyclegan_fast.training import step as training_step
 from cyclegan_fast.training.concurrency import TwoStreams, sequential
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import MAX_GRAPHS, WARM_UP_STEPS, GraphedStep
@@ -236,6 +237,33 @@ def test_the_loss_scale_lives_in_the_graph(exact_float32: None) -> None:
     graphed(*batches[6])
     assert step.scaler.get_scale() == scale / 2
     assert not all(w.equal(b) for w, b in zip(weights_of(step), before, strict=True))
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_weights_that_are_loaded_between_replays_are_read(exact_float32: None, amp: str) -> None:
+    """A graph reads working weights; a step before them rounds them anew."""
+    networks, others = build_networks(MODEL), build_networks(MODEL)
+    eager, captured = (make_step(networks, "cuda", amp) for _ in "ab")
+    graphed = GraphedStep(captured)
+    assert_same_steps(eager, graphed, make_batches(), of=(eager, captured))
+    for step in (eager, captured):
+        step.networks.load_state_dict(others.state_dict())
+    assert_same_steps(eager, graphed, make_batches(), of=(eager, captured))
+    for working in captured.optimizer_G.working + captured.optimizer_D.working:
+        assert working.rounded.equal(working.weight.to(working.rounded.dtype))
+
+
+def test_working_weights_are_what_autocast_would_cast(exact_float32: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks, batches = build_networks(MODEL), make_batches()
+    working = make_step(networks, "cuda", "bf16")
+    monkeypatch.setattr(training_step, "reads_working_weights", lambda config, device: False)
+    casting = make_step(networks, "cuda", "bf16")
+    assert all(w is not None for w in working.optimizer_G.working) and not any(casting.optimizer_G.working)
+    for i, batch in enumerate(batches[:3]):
+        losses, expected = (step(*to_gpu(batch))[1] for step in (working, casting))
+        for name, value in expected.items():
+            limit = 1e-2 if i else 0.0  # the first forward pass is the same, bit for bit
+            assert abs(losses[name].item() - value.item()) <= limit * abs(value.item()), f"step {i}: {name}"
 
 
 def test_a_resumed_step_continues_inside_a_graph(exact_float32: None) -> None:
