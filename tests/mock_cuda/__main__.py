@@ -25,6 +25,7 @@ STEP_TESTS = (
     "too_many_shapes_are_an_error",
     "a_capture_that_fails_is_an_error",
     "evaluation_between_replays_changes_nothing",
+    "weights_that_are_loaded_between_replays_are_read",
     "no_step_waits_for_the_device",
     "a_resumed_step_continues_inside_a_graph",
 )
