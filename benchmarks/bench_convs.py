@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmarks.harness import DEVICE, Case, Sweep, interleave, timed_rounds
 from benchmarks.results import Measured, origin, path_of, stamped, write_page
 from cyclegan_fast import ops
+from cyclegan_fast.ops.narrow_conv import fits_narrow
 
 PASSES = ("forward", "input gradient", "weight gradient")
 
@@ -72,6 +73,11 @@ def implementations(layer: Layer, batch: int, kind: str, dtype: torch.dtype) -> 
     for name, layout in (("torch NCHW", torch.contiguous_format), ("torch channels_last", torch.channels_last)):
         tensors = [t.to(dtype, memory_format=layout) for t in (x, weight, grad)]
         calls[name] = functools.partial(_torch_pass, kind, *tensors, geometry)
+    fits = fits_narrow(k, c, layer.kernel_size, layer.kernel_size, *geometry)
+    if DEVICE.type == "cuda" and ops.extension_available() and dtype != torch.float32 and fits:
+        x, grad = (t.to(dtype, memory_format=torch.channels_last) for t in (x, grad))
+        weight = weight.to(memory_format=torch.channels_last)
+        calls["ours, narrow"] = functools.partial(_our_pass, kind, x, weight, grad, (*geometry, False))
     if DEVICE.type == "cpu" and ops.extension_available() and ops.build_info()["isa"] != "plain":
         x, grad = (t.to(dtype, memory_format=torch.channels_last) for t in (x, grad))
         weight = weight.to(memory_format=torch.channels_last)
@@ -96,7 +102,7 @@ def _our_pass(kind: str, x: Tensor, weight: Tensor, grad: Tensor, geometry: tupl
         return op.conv2d(x, weight, None, *geometry)
     if kind == "input gradient":
         return op.conv2d_input_grad(grad, weight, *x.shape[2:], *geometry)
-    return op.conv2d_weight_grad(x, grad, *weight.shape[2:], *geometry)
+    return op.conv2d_weight_grad(x, grad, *weight.shape[2:], *geometry, weight.dtype)
 
 
 def max_gmac_per_second(dtype: torch.dtype, rounds: int) -> float:
@@ -124,7 +130,7 @@ def measure(size: int, width: int, batch: int, dtype: torch.dtype, rounds: int) 
     return rows
 
 
-IMPLEMENTATIONS = ("torch NCHW", "torch channels_last", "ours, direct", "ours, Winograd")
+IMPLEMENTATIONS = ("torch NCHW", "torch channels_last", "ours, direct", "ours, Winograd", "ours, narrow")
 
 
 def row_of(row: dict[str, Any]) -> str:
@@ -145,7 +151,7 @@ def page(title: str, measured: Measured) -> list[str]:
         *origin(measured),
         "",
         "| layer | pass | " + " | ".join(IMPLEMENTATIONS) + " | GMAC/s | of a matrix product |",
-        "|---" * 8 + "|",
+        "|---" * (len(IMPLEMENTATIONS) + 4) + "|",
         *(row_of(row) for row in measured["results"]),
     ]
 

@@ -21,6 +21,7 @@ from benchmarks.harness import DEVICE, interleave, table, time_once, timed_round
 from benchmarks.results import Measured, origin
 from benchmarks.step_cases import (
     LADDER,
+    NARROW_ON_CUDA,
     OURS_ON_CUDA,
     REFERENCE,
     WORK,
@@ -72,8 +73,9 @@ def measure_steps(
 
 
 def build_uncompiled(work: Workload, device: torch.device) -> dict[str, Callable[[], Prepared]]:
-    """`build_cases` without what torch.compile takes a minute for."""
-    return {name: setup for name, setup in build_cases(work, device).items() if "compile" not in name}
+    """`build_cases` without what torch.compile takes a minute for, and what is off by default."""
+    left_out = ("compile", NARROW_ON_CUDA)
+    return {name: setup for name, setup in build_cases(work, device).items() if not any(n in name for n in left_out)}
 
 
 def measure_ladder(seconds: float) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.results import write_page
 from benchmarks.time_model import Launch, launches_of, one_after_the_other, side_by_side
+from cyclegan_fast import ops
 from cyclegan_fast.config import ModelConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.ops.adam import MAX_WEIGHTS
@@ -77,6 +78,8 @@ def kinds(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tup
     if name == "convolution_backward":
         mask = arguments[10]
         return {"convolution": int(mask[0]) + int(mask[1]), "bias": int(mask[2])}
+    if name.startswith("conv2d"):  # the narrow convolutions; a weight gradient is merged by a second kernel
+        return {"convolution": 2 if name == "conv2d_weight_grad" else 1}
     if name.startswith("instance_norm_act"):
         image = inputs[0] if name.endswith("fwd") else inputs[1]  # [N, C, H, W]
         return {"norm": 1 if image.shape[2] * image.shape[3] <= RESIDENT_PIXELS else 3}
@@ -136,6 +139,12 @@ def watch_step(run: dict[str, Any], **model: Any) -> Found:
     return watch.found
 
 
+def watch_narrow_step() -> Found:
+    """What the bf16 step issues with CYCLEGAN_FAST_NARROW_CONV=on."""
+    with ops.narrow_convolutions(True):
+        return watch_step(SETTINGS["step, bf16"])
+
+
 def _watched(run_cycle: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
     """`run_cycle`, which tells `watch` the cycle's source while it runs."""
 
@@ -166,6 +175,7 @@ def watch_engine(dtype: torch.dtype) -> Found:
 def count() -> dict[str, Found]:
     """Everything, by name."""
     cases: dict[str, Callable[[], Found]] = {name: lambda run=run: watch_step(run) for name, run in SETTINGS.items()}
+    cases["step, bf16, narrow convolutions"] = watch_narrow_step
     cases |= {name: lambda dtype=dtype: watch_engine(dtype) for name, dtype in ENGINES.items()}
     return {name: case() for name, case in cases.items()}
 

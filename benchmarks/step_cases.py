@@ -26,6 +26,7 @@ from tests.plain.step import PlainCycleGAN
 NAMES = ("G_A", "G_B", "D_A", "D_B")
 REFERENCE = "reference: eager fp32 NCHW"
 OURS_ON_CUDA = "ours: bf16, CUDA graph"
+NARROW_ON_CUDA = f"{OURS_ON_CUDA}, narrow convolutions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,7 @@ def build_cases(work: Workload, device: torch.device) -> dict[str, Callable[[], 
     }
     if cuda:
         cases[OURS_ON_CUDA] = lambda: ours(networks, work, device, LADDER[-1], "bf16")
+        cases[NARROW_ON_CUDA] = lambda: ours(networks, work, device, LADDER[-1], "bf16", narrow=True)
     else:
         cases["compiled peer: torch.compile fp32"] = lambda: compiled("off")
     if peers_in_bf16:
@@ -167,6 +169,7 @@ def ours(
     *,
     graph: bool | None = None,
     compiled: bool = False,
+    narrow: bool = False,
 ) -> Prepared:
     """Our step with all that the rung switches on, in a graph or not where `graph` is given."""
     nets = copy.deepcopy(networks).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -175,7 +178,7 @@ def ours(
     step = CycleGANStep(nets, work.config(amp=amp, side_by_side="auto" if rung.side_by_side else "off"))
     step.pairs = rung.pairs
     captured = device.type == "cuda" and (rung.graph if graph is None else graph)
-    return on_batches(step, work, device, graph=captured, fused=rung.fused)
+    return on_batches(step, work, device, graph=captured, fused=rung.fused, narrow=narrow)
 
 
 def compile_each(networks: nn.ModuleDict, **options: Any) -> None:
@@ -185,12 +188,14 @@ def compile_each(networks: nn.ModuleDict, **options: Any) -> None:
         net.compile(dynamic=False, **options)
 
 
-def on_batches(step: CycleGANStep, work: Workload, device: torch.device, *, graph: bool, fused: bool) -> Prepared:
+def on_batches(
+    step: CycleGANStep, work: Workload, device: torch.device, *, graph: bool, fused: bool, narrow: bool = False
+) -> Prepared:
     batches = work.batches(device, channels_last=True)
     run: Callable[[Tensor, Tensor], object] = GraphedStep(step) if graph else step
 
     def one() -> None:
-        with contextlib.nullcontext() if fused else ops.use_reference():
+        with contextlib.nullcontext() if fused else ops.use_reference(), ops.narrow_convolutions(narrow):
             run(*next(batches))
 
     return prepared(one, device)

@@ -17,6 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmarks import narrow_time
+
 MULTIPROCESSORS = 132
 PEAK = {2: 790e12, 4: 395e12}  # FLOP/s of dense products of elements of 2 bytes, and of 4 as TF32
 COPY = 4.0e12  # bytes/s, read and written, from and to the memory
@@ -73,12 +75,33 @@ def _convolutions(name: str, inputs: list[Tensor], outputs: list[Tensor], argume
         (x, weight, *_), y, transposed = inputs, outputs[0], arguments[6]
         large, small = (y, x) if transposed else (x, y)
         return [_input_gradient(large, small, weight) if transposed else _forward(large, small, weight)]
+    if name.startswith("conv2d"):
+        return _narrow(name, inputs, outputs, arguments)
     if name != "convolution_backward":
         return []
     (grad_y, x, weight, *_), transposed, (needs_x, needs_weight, _) = inputs, arguments[7], arguments[10]
     large, small = (grad_y, x) if transposed else (x, grad_y)
     gradient = _forward if transposed else _input_gradient
     return [gradient(large, small, weight)] * needs_x + [_weight_gradient(large, small, weight)] * needs_weight
+
+
+def _narrow(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tuple[Any, ...]) -> list[Launch]:
+    """Those of our convolutions on CUDA, all of them narrow."""
+    if name == "conv2d":
+        (x, *_), y, shape, stride = inputs, outputs[0], inputs[1].shape, arguments[3]
+    elif name == "conv2d_input_grad":
+        (y, *_), x, shape, stride = inputs, outputs[0], inputs[1].shape, arguments[4]
+    else:
+        (x, y, *_), shape, stride = inputs, outputs[0].shape, arguments[4]
+    sizes = narrow_time.sizes_of(x, y, tuple(shape), stride)
+    widens = (x.shape[1] < y.shape[1]) == (name == "conv2d")
+    if name == "conv2d_weight_grad":
+        micros, filled = narrow_time.weight_gradient(sizes)
+        merge = [Launch("convolution", narrow_time.MERGE, 0.5)]
+    else:
+        (micros, filled), merge = narrow_time.to_wide(sizes) if widens else narrow_time.to_narrow(sizes), []
+    memory = _memory("convolution", sum(map(_bytes, (*inputs, *outputs))))
+    return [Launch("convolution", max(micros, memory.micros), filled), *merge]
 
 
 def _forward(large: Tensor, small: Tensor, weight: Tensor) -> Launch:

@@ -137,7 +137,9 @@ Tensor conv2d_input_grad(const Tensor& grad_y, const Tensor& weight, int64_t h, 
 
 // dL/dweight [K, C, r, s] in float32.
 Tensor conv2d_weight_grad(const Tensor& x, const Tensor& grad_y, int64_t r, int64_t s,
-                          int64_t stride, int64_t pad, bool winograd) {
+                          int64_t stride, int64_t pad, bool winograd, ScalarType dtype) {
+  STD_TORCH_CHECK(dtype == ScalarType::Float,
+                  "conv2d: on the CPU the weight's gradient is float32");
   check_dense("x", x);
   check_dense("grad_y", grad_y);
   STD_TORCH_CHECK(grad_y.scalar_type() == x.scalar_type(),
@@ -163,7 +165,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(cyclegan_fast, m) {
       "bool winograd) -> Tensor");
   m.def(
       "conv2d_weight_grad(Tensor x, Tensor grad_y, int r, int s, int stride, int pad, "
-      "bool winograd) -> Tensor");
+      "bool winograd, ScalarType dtype) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(cyclegan_fast, CPU, m) {

@@ -9,6 +9,7 @@ from cyclegan_fast.ops.extension import build_info, extension_available, extensi
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
 from cyclegan_fast.ops.instance_norm_act import instance_norm_act
 from cyclegan_fast.ops.losses import cycle_loss, hinge_loss, l1_mean, lsgan_loss
+from cyclegan_fast.ops.narrow_conv import narrow_convolutions
 from cyclegan_fast.ops.plane_statistics import merge_statistics, plane_statistics
 from cyclegan_fast.ops.reflect_pad import reflect_pad
 from cyclegan_fast.ops.uint8_conversion import from_uint8, to_uint8
@@ -29,6 +30,7 @@ __all__ = [
     "l1_mean",
     "lsgan_loss",
     "merge_statistics",
+    "narrow_convolutions",
     "plane_statistics",
     "reflect_pad",
     "to_uint8",

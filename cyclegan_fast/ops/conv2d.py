@@ -1,4 +1,7 @@
-"""conv2d and conv_transpose2d: torch's own, but on the CPU in channels_last by kernels of our own."""
+"""conv2d and conv_transpose2d: torch's own, but in channels_last by kernels of our own on the CPU.
+
+On CUDA, where the switch of narrow_conv.py is on, layers with few channels on one side run by kernels of our own, too.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops.extension import build_info, extension_available, runs_reference
 from cyclegan_fast.ops.layout import any_requires_grad
+from cyclegan_fast.ops.narrow_conv import runs_narrow
 
 # CYCLEGAN_FAST_CONV: "winograd" (the default), "direct" (ours without Winograd's rounding) or "torch".
 _algorithm = os.environ.get("CYCLEGAN_FAST_CONV", "winograd")
@@ -30,6 +34,10 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     multiplications; its result is some 1.5e-6 of its size from the exact one, where a plain float32 sum is 0.9e-6.
     Elsewhere, and with CYCLEGAN_FAST_CONV=torch, it is torch's convolution.
 
+    On CUDA it is torch's, too, but where CYCLEGAN_FAST_NARROW_CONV=on and the images are in 16 bits and channels_last:
+    there our tensor-core kernels run layers with 1 to 8 channels on one side and 16 to 128 on the other, kernels of
+    3x3 to 7x7, with sums in float32; weights may be float32 or have the type of the images.
+
     Args:
         x: [N, C, H, W]; under autocast it is rounded to the autocast type first.
         weight: [K, C, R, S].
@@ -40,12 +48,23 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     Returns:
         [N, K, (H + 2 pad - R) // stride + 1, (W + 2 pad - S) // stride + 1] in the type and layout of x.
     """
+    if x.is_cuda:
+        dtype = _autocast_dtype(x)
+        if not runs_narrow(x, dtype, weight, stride, pad):
+            return F.conv2d(x, weight, bias, stride, pad)
+        y = _conv2d(Conv2dInputs(x.to(dtype), weight, None, stride, pad, False))
+        return y if bias is None else y + bias.to(dtype).view(1, -1, 1, 1)
     x = _rounded(x)
     if not _is_ours(x, weight, bias):
         return F.conv2d(x, weight, bias, stride, pad)
     if bias is not None:
         bias = bias.contiguous()
-    inputs = Conv2dInputs(x, weight, bias, stride, pad, _algorithm == "winograd")
+    return _conv2d(Conv2dInputs(x, weight, bias, stride, pad, _algorithm == "winograd"))
+
+
+def _conv2d(inputs: Conv2dInputs) -> Tensor:
+    """Our kernels' result."""
+    x, weight, bias, *_ = inputs
     if torch.compiler.is_compiling():
         return torch.ops.cyclegan_fast.conv2d(*inputs)
     if torch.is_grad_enabled() and any_requires_grad(x, weight, bias):
@@ -89,15 +108,19 @@ def bfloat16_is_slow(device: torch.device, *, channels_last: bool = True) -> boo
     return not (channels_last and _algorithm != "torch" and _isa != "plain")
 
 
+def _autocast_dtype(x: Tensor) -> torch.dtype:
+    """The type that autocast wants of a convolution of x."""
+    kind = "cuda" if x.is_cuda else "cpu"
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def _rounded(x: Tensor) -> Tensor:
-    """x in the type that autocast wants of a convolution."""
-    if x.is_cuda or not torch.is_autocast_enabled("cpu"):
-        return x
-    return x.to(torch.get_autocast_dtype("cpu"))
+    """x on the CPU in the type that autocast wants; on CUDA torch's own operators see to it."""
+    return x if x.is_cuda else x.to(_autocast_dtype(x))
 
 
 def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether our kernels run it."""
+    """Whether our kernels for the CPU run it."""
     if x.is_cuda or _algorithm == "torch" or _isa == "plain" or runs_reference(x):
         return False
     return (
@@ -155,6 +178,7 @@ class WeightGradInputs(NamedTuple):
     stride: int
     pad: int
     winograd: bool
+    dtype: torch.dtype  # of the weight
 
 
 def _run(op: Any, *arguments: Any) -> Tensor:
@@ -171,8 +195,8 @@ def _input_grad(grad_y: Tensor, weight: Tensor, like: Tensor, geometry: tuple[in
 
 
 def _weight_grad(x: Tensor, grad_y: Tensor, like: Tensor, geometry: tuple[int, int, bool]) -> Tensor:
-    """dL/dweight, of the kernel size of `like`."""
-    return _run(torch.ops.cyclegan_fast.conv2d_weight_grad, x, grad_y, *like.shape[2:], *geometry)
+    """dL/dweight, of the kernel size and type of `like`."""
+    return _run(torch.ops.cyclegan_fast.conv2d_weight_grad, x, grad_y, *like.shape[2:], *geometry, like.dtype)
 
 
 def _forward(x: Tensor, weight: Tensor, geometry: tuple[int, int, bool]) -> Tensor:
@@ -279,8 +303,10 @@ def _fake_input_grad(grad_y: Tensor, weight: Tensor, h: int, w: int, stride: int
     return _empty(grad_y, grad_y.shape[0], weight.shape[1], h, w)
 
 
-def _fake_weight_grad(x: Tensor, grad_y: Tensor, r: int, s: int, stride: int, pad: int, winograd: bool) -> Tensor:
-    return _empty(x, grad_y.shape[1], x.shape[1], r, s, dtype=torch.float32)
+def _fake_weight_grad(
+    x: Tensor, grad_y: Tensor, r: int, s: int, stride: int, pad: int, winograd: bool, dtype: torch.dtype
+) -> Tensor:
+    return _empty(x, grad_y.shape[1], x.shape[1], r, s, dtype=dtype)
 
 
 if extension_available():

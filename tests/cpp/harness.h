@@ -145,6 +145,7 @@ void test_jpeg_damage();
 void test_launch_failure();
 #endif
 void test_losses();
+void test_narrow_conv();
 void test_reflect_pad();
 void test_uint8_conversion();
 void test_plane_statistics();

@@ -38,6 +38,7 @@ const Test kTests[] = {
     {"launch_failure", test_launch_failure},
 #endif
     {"losses", test_losses},
+    {"narrow_conv", test_narrow_conv},
     {"plane_statistics", test_plane_statistics},
     {"reflect_pad", test_reflect_pad},
     {"uint8_conversion", test_uint8_conversion},

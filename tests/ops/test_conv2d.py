@@ -189,7 +189,8 @@ def test_opcheck(winograd: bool) -> None:
     torch.library.opcheck(op.conv2d, (x, weight, None, 2, 1, winograd))
     torch.library.opcheck(op.conv2d_input_grad, (leaf(2, 20, 8, 9), weight, 8, 9, 1, 1, winograd))
     with torch.no_grad():
-        torch.library.opcheck(op.conv2d_weight_grad, (x.detach(), leaf(2, 20, 8, 9).detach(), 3, 3, 1, 1, winograd))
+        inputs = x.detach(), leaf(2, 20, 8, 9).detach(), 3, 3, 1, 1, winograd, torch.float32
+        torch.library.opcheck(op.conv2d_weight_grad, inputs)
 
 
 @pytest.mark.skipif(not ours_runs(), reason="needs the extension on a processor with AVX2")
@@ -203,6 +204,9 @@ def test_what_does_not_fit_is_refused() -> None:
         "do not fit": lambda: op.conv2d_input_grad(leaf(1, 20, 8, 8).detach(), weight, 4, 8, 1, 1, True),
         "stride": lambda: op.conv2d(x, weight, None, 0, 1, True),
         "20 float32": lambda: op.conv2d(x, weight, torch.zeros(3), 1, 1, True),
+        "gradient is float32": lambda: op.conv2d_weight_grad(
+            x, leaf(1, 20, 8, 8).detach(), 3, 3, 1, 1, True, torch.float64
+        ),
     }.items():
         with pytest.raises(RuntimeError, match=message):
             call()

@@ -16,6 +16,13 @@ Status launch_failed(const void* kernel, cudaError_t error);
 template <typename... Params, typename... Args>
 Status launch(void (*kernel)(Params...), const LaunchConfig& how, Stream stream, Args&&... args) {
   if (how.grid < 1 || how.grid > 0x7fffffff) return Status::kInvalidArgument;
+  constexpr int64_t kAlwaysAllowed = 48 * 1024;  // bytes of shared memory
+  if (how.shared_memory > kAlwaysAllowed) {
+    const cudaError_t refused = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_memory));
+    if (refused != cudaSuccess)
+      return launch_failed(reinterpret_cast<const void*>(kernel), refused);
+  }
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = static_cast<unsigned>(how.cluster);

@@ -11,6 +11,8 @@ namespace cyclegan_fast {
 #ifndef CYCLEGAN_FAST_EMULATED
 // An array in the block's shared memory.
 #define CYCLEGAN_FAST_SHARED(Type, name, count) __shared__ Type name[count]
+// What LaunchConfig::shared_memory allocates, 16-byte aligned.
+#define CYCLEGAN_FAST_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
 constexpr int kMaxCluster = 8;  // the largest that every device with clusters supports

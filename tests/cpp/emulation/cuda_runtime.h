@@ -12,6 +12,7 @@
 #include <math.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -37,6 +38,12 @@
   static const char name##_key = 0;             \
   Type* const name = static_cast<Type*>(emulation::shared(&name##_key, sizeof(Type) * (count)))
 
+// Instead of `extern __shared__ unsigned char name[]`.
+#define CYCLEGAN_FAST_DYNAMIC_SHARED(name) \
+  static const char name##_key = 0;        \
+  unsigned char* const name =              \
+      static_cast<unsigned char*>(emulation::shared(&name##_key, emulation::dynamic_shared))
+
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
   dim3() = default;
@@ -45,6 +52,7 @@ struct dim3 {
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorInvalidConfiguration = 9 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -60,19 +68,39 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs;
 };
 
+struct uint2 {
+  unsigned x, y;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+struct float2 {
+  float x, y;
+};
+
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
 
 enum class State { kReady, kAtShuffle, kAtBarrier, kAtClusterBarrier, kDone };
 
+// A copy that runs beside its thread: as late as it may, so that a missing wait shows.
+struct Copy {
+  void* target;
+  const void* source;
+  size_t bytes, zeros;
+  int group;
+};
+
 struct Fiber {
   static constexpr size_t kStack = 48 * 1024;
   std::unique_ptr<char[]> stack{new char[kStack]};
   ucontext_t context;
   State state = State::kReady;
-  uint64_t shuffled[2] = {};  // two, because a fast thread may be one shuffle ahead
+  unsigned char shuffled[2][24] = {};  // two, because a fast thread may be one shuffle ahead
   int shuffles = 0;
+  std::vector<Copy> copies;
+  int groups = 0;  // of copies that have ended
   void* fake_stack = nullptr;
 };
 
@@ -89,6 +117,8 @@ inline ucontext_t scheduler;
 inline const std::function<void()>* body;
 inline unsigned first_block;             // of the running cluster
 inline int current, cluster_blocks = 1;  // the running fiber; blocks of a cluster
+inline size_t dynamic_shared;
+inline std::map<const void*, size_t> allowed_shared;  // of a kernel, above the usual 48 KiB
 #if defined(__SANITIZE_ADDRESS__)
 inline const void* scheduler_stack;
 inline size_t scheduler_stack_size;
@@ -170,7 +200,8 @@ inline void fiber_main() {
 
 inline void start_fiber(Fiber& fiber) {
   fiber.state = State::kReady;
-  fiber.shuffles = 0;
+  fiber.shuffles = fiber.groups = 0;
+  fiber.copies.clear();
   fiber.fake_stack = nullptr;
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
@@ -225,7 +256,11 @@ inline void run_cluster(int threads) {
   }
 }
 
-inline void run_grid(const cudaLaunchConfig_t& config, const std::function<void()>& kernel) {
+inline void run_grid(const cudaLaunchConfig_t& config, const void* function,
+                     const std::function<void()>& kernel) {
+  if (config.dynamicSmemBytes > std::max(allowed_shared[function], size_t{48} * 1024))
+    fail("more shared memory than the kernel may have");
+  dynamic_shared = config.dynamicSmemBytes;
   const int threads = static_cast<int>(config.blockDim.x);
   if (threads % 32 != 0 || threads < 32) fail("a block must have whole warps");
   cluster_blocks = config.numAttrs > 0 ? static_cast<int>(config.attrs[0].val.clusterDim.x) : 1;
@@ -250,7 +285,15 @@ template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
                                Args&&... args) {
   if (config->blockDim.x > 1024) return cudaErrorInvalidConfiguration;
-  emulation::run_grid(*config, [&] { kernel(Params(args)...); });
+  emulation::run_grid(*config, reinterpret_cast<const void*>(kernel),
+                      [&] { kernel(Params(args)...); });
+  return cudaSuccess;
+}
+
+template <typename... Params>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute, int bytes) {
+  if (bytes > 99 * 1024) return cudaErrorInvalidValue;  // what every device since sm_80 allows
+  emulation::allowed_shared[reinterpret_cast<const void*>(kernel)] = static_cast<size_t>(bytes);
   return cudaSuccess;
 }
 
@@ -272,14 +315,33 @@ inline void* __cluster_map_shared_rank(const void* p, unsigned block) {
 
 inline void __syncthreads() { emulation::leave_fiber(emulation::State::kAtBarrier); }
 
+namespace emulation {
+
+// What the lanes of a warp show each other: each calls `show`, then reads what any lane has shown.
 template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int offset) {
-  static_assert(sizeof(T) <= sizeof(uint64_t));
-  if (mask != 0xffffffffu) emulation::fail("only whole warps may shuffle");
-  emulation::Fiber& mine = emulation::fibers[emulation::current];
-  const int slot = mine.shuffles++ % 2, partner = emulation::current ^ offset;
-  std::memcpy(&mine.shuffled[slot], &value, sizeof value);
-  emulation::leave_fiber(emulation::State::kAtShuffle);
-  std::memcpy(&value, &emulation::fibers[partner].shuffled[slot], sizeof value);
+int show(const T& value) {
+  static_assert(sizeof(T) <= sizeof(Fiber::shuffled[0]));
+  Fiber& mine = fibers[static_cast<size_t>(current)];
+  const int slot = mine.shuffles++ % 2;
+  std::memcpy(mine.shuffled[slot], &value, sizeof value);
+  leave_fiber(State::kAtShuffle);
+  return slot;
+}
+template <typename T>
+T shown(int slot, int lane) {
+  T value;
+  const int first = current / 32 * 32;
+  std::memcpy(&value, fibers[static_cast<size_t>(first + lane)].shuffled[slot], sizeof value);
   return value;
 }
+
+}  // namespace emulation
+
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int offset) {
+  if (mask != 0xffffffffu) emulation::fail("only whole warps may shuffle");
+  const int slot = emulation::show(value);
+  return emulation::shown<T>(slot, (emulation::current % 32) ^ offset);
+}
+
+#include "mma_emulation.h"
