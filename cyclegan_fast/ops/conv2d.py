@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops.extension import build_info, extension_available, runs_reference
-from cyclegan_fast.ops.layout import any_requires_grad
+from cyclegan_fast.ops.layout import any_requires_grad, autocast_dtype
 from cyclegan_fast.ops.narrow_conv import runs_narrow
 
 # CYCLEGAN_FAST_CONV: "winograd" (the default), "direct" (ours without Winograd's rounding) or "torch".
@@ -49,7 +49,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
         [N, K, (H + 2 pad - R) // stride + 1, (W + 2 pad - S) // stride + 1] in the type and layout of x.
     """
     if x.is_cuda:
-        dtype = _autocast_dtype(x)
+        dtype = autocast_dtype(x)
         if not runs_narrow(x, dtype, weight, stride, pad):
             return F.conv2d(x, weight, bias, stride, pad)
         y = _conv2d(Conv2dInputs(x.to(dtype), weight, None, stride, pad, False))
@@ -108,15 +108,9 @@ def bfloat16_is_slow(device: torch.device, *, channels_last: bool = True) -> boo
     return not (channels_last and _algorithm != "torch" and _isa != "plain")
 
 
-def _autocast_dtype(x: Tensor) -> torch.dtype:
-    """The type that autocast wants of a convolution of x."""
-    kind = "cuda" if x.is_cuda else "cpu"
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def _rounded(x: Tensor) -> Tensor:
     """x on the CPU in the type that autocast wants; on CUDA torch's own operators see to it."""
-    return x if x.is_cuda else x.to(_autocast_dtype(x))
+    return x if x.is_cuda else x.to(autocast_dtype(x))
 
 
 def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
