@@ -20,6 +20,7 @@ class Graph:
 
 class Stream:
     cuda_stream = STREAM
+    device_index, device = 0, torch.device("cpu")
 
     def __init__(self, device=None):
         pass
@@ -43,8 +44,10 @@ class Event:
 def capture(graph, **_):
     assert Graph.recording is None, "two captures at a time"
     Graph.recording, graph.thread = graph, threading.get_ident()
-    yield
-    Graph.recording = None
+    try:
+        yield
+    finally:
+        Graph.recording = None
 
 
 def recording():
@@ -78,6 +81,8 @@ def install(monkeypatch):
         "current_stream": Stream, "empty_cache": lambda: None,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, double)
+    for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):  # after a capture that failed
+        monkeypatch.setattr(torch._C, name, lambda *_: None, raising=False)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None, raising=False)
     monkeypatch.setattr(torch, "empty", lambda *size, pin_memory=False, **options: empty(*size, **options))
     monkeypatch.setattr(Graph, "recording", None)
