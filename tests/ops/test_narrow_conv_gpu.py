@@ -61,7 +61,8 @@ def assert_close(got: list[Tensor], expected: list[Tensor], limit: float) -> Non
         if b.numel() == 0:
             continue
         assert torch.isfinite(a).all(), name
-        error = (a.double() - b).abs() / (b.square().mean().sqrt() + b.abs())
+        size = (b.square().mean().sqrt() + b.abs()).clamp_min(1e-12)
+        error = (a.double() - b).abs() / size
         rounding = torch.finfo(a.dtype).eps
         assert error.max().item() <= limit + rounding, f"{name}: {error.max().item():.2e}"
 
