@@ -106,7 +106,8 @@ def test_a_workload_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_convolutions_are_measured() -> None:
     rows = bench_convs.measure(32, 4, 1, harness.torch.float32, rounds=1)
     assert len(rows) == 30 and all(row["share"] > 0 and len(row["ms"]) >= 2 for row in rows)
-    assert all(bench_convs.row_of(row).count("|") == 9 for row in rows)
+    columns = len(bench_convs.IMPLEMENTATIONS) + 4
+    assert all(bench_convs.row_of(row).count("|") == columns + 1 for row in rows)
 
 
 def test_the_drawing_shows_every_pass_of_a_step() -> None:
