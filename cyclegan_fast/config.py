@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from cyclegan_fast.documents import DocumentError, check_path, shown
 from cyclegan_fast.errors import UserError, did_you_mean
 
 T = TypeVar("T")
@@ -282,7 +283,7 @@ def _check_range(value: Any, setting: dataclasses.Field[Any], name: str) -> None
     if low is None or value is None or low <= value <= high:  # nan is in no range
         return
     limits = f"at least {_readable(low)}" if high == math.inf else f"from {_readable(low)} to {_readable(high)}"
-    raise UserError(f"{name} must be {limits}, got {value}")
+    raise UserError(f"{name} must be {limits}, got {shown(value)}")
 
 
 def _readable(limit: float) -> str:
@@ -312,17 +313,19 @@ def from_dict(cls: type[T], values: dict[str, Any], *, where: str = "config") ->
     Raises:
         UserError: An unknown key (the nearest known one is named), a value of the wrong type, or a number out of range.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected settings by name, got {shown(values)}")
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     resolved: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            hint = _belongs_to(str(key), hints) or did_you_mean(str(key), known)
-            raise UserError(f"{where}: unknown setting '{key}'{hint}")
+            name = shown(key).strip("'")
+            raise UserError(f"{where}: unknown setting '{name}'{_belongs_to(name, hints) or did_you_mean(name, known)}")
         name = f"{where}.{key}"
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise UserError(f"{name}: expected a group of settings, got {value!r}")
+                raise UserError(f"{name}: expected a group of settings, got {shown(value)}")
             resolved[key] = from_dict(hints[key], value, where=name)
         else:
             resolved[key] = _coerce(value, hints[key], name)
@@ -346,23 +349,26 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple:  # of any length
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not items:
-            raise UserError(f"{where}: expected a list of at least one, got {value!r}")
+            raise UserError(f"{where}: expected a list of at least one, got {shown(value)}")
         return tuple(_coerce(item, arguments[0], where) for item in items)
-    if hint is Path and isinstance(value, str | Path):
-        return Path(value)
+    if hint in (Path, str) and isinstance(value, str | hint):
+        try:
+            check_path(str(value))
+        except DocumentError as error:
+            raise UserError(f"{where}: {error}") from error
+        return hint(value)
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             return float(value)  # YAML reads 2e-4, without a point, as text
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise UserError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")
+    raise UserError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {shown(value)}")
 
 
 def _coerce_choice(value: Any, choices: tuple[str, ...], where: str) -> str:
     if isinstance(value, bool):  # YAML reads a bare `on` or `off` as a truth value
         value = "on" if value else "off"
-    if isinstance(value, int):  # and an unquoted 8 as a number
-        value = str(value)
-    if value not in choices:
-        raise UserError(f"{where}: expected one of {', '.join(choices)}, got {value!r}")
-    return value
+    text = shown(value) if isinstance(value, int) else value  # and an unquoted 8 as a number
+    if not isinstance(text, str) or text not in choices:
+        raise UserError(f"{where}: expected one of {', '.join(choices)}, got {shown(text)}")
+    return text

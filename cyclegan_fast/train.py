@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict, with_settings
+from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, parse_yaml, read_limited
 from cyclegan_fast.errors import MissingFileError, UserError
 
 log = logging.getLogger(__name__)
@@ -74,18 +75,16 @@ def resolve(config: Path | None, given: dict[str, Any]) -> TrainConfig:
 
 def _read(path: Path) -> dict[str, Any]:
     """Returns the settings that a YAML file holds, by name."""
-    import yaml
-
     try:
-        values: Any = yaml.safe_load(path.read_text()) or {}
+        values = parse_yaml(read_limited(path, MAX_YAML_BYTES, pipes=True)) or {}
     except FileNotFoundError as error:
         raise MissingFileError(
             f"--config {path} does not exist; it is a YAML file of settings, as --print-config shows them"
         ) from error
     except OSError as error:
         raise UserError(f"--config {path} cannot be read ({error.strerror}); make it readable") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    except DocumentError as error:
+        raise UserError(f"--config {path} cannot be used: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: expected groups of settings (model, objective, optim, data, run)")
     settings = from_dict(TrainConfig, values, where=str(path))

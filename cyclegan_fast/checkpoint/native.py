@@ -19,15 +19,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 from cyclegan_fast.checkpoint.tree import pack, unpack
-from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
+from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig, PixelFormat, TrainConfig, from_dict, to_dict
+from cyclegan_fast.documents import DocumentError, Maybe, Number, check, parse_json, read_json, read_limited, shown
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.files import (
     building_folder,
@@ -42,7 +44,14 @@ from cyclegan_fast.version import __version__
 FORMAT_VERSION = 1
 
 Networks = Mapping[str, nn.Module] | nn.ModuleDict
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what a damaged manifest raises
+_MANIFEST = {"format": Number(0), "files": {str: {"sha256": str, "bytes": Number(0)}}}
+_SETTINGS = {
+    "config": dict,
+    "progress": {"step": Number(0, 2**62), "epoch": Maybe(Number(0, 2**62)), "images": Maybe([Number(0)])},
+    "versions": {str: str},
+    "pixel_formats": Maybe({str: dict}),
+    "forms": Maybe({str: dict}),  # as 0.1 called them
+}
 _NAME = re.compile(r"step_(\d+)(?:\.(\d+))?")  # .1 is the second checkpoint of the same step
 
 
@@ -124,12 +133,12 @@ def read_settings(path: Path) -> Settings:
         UserError: There is no checkpoint, it is damaged, or a newer version of the package wrote it.
     """
     checkpoint = _checkpoint(path)
-    stored = json.loads(_read(checkpoint, "settings.json"))
+    stored = _parse(checkpoint, "settings.json", _SETTINGS)
     config = from_dict(TrainConfig, stored["config"], where=f"{checkpoint / 'settings.json'}: config")
     where = f"{checkpoint / 'settings.json'}: pixel_formats"
     pixel_formats = {
         name: from_dict(PixelFormat, pixel_format, where=where)
-        for name, pixel_format in stored.get("pixel_formats", stored.get("forms", {})).items()  # forms: as 0.1 wrote it
+        for name, pixel_format in (stored.get("pixel_formats") or stored.get("forms") or {}).items()
     }
     return Settings(config, stored["progress"], stored["versions"], default_pixel_formats(config.model) | pixel_formats)
 
@@ -146,11 +155,9 @@ def load_weights(path: Path, networks: Networks) -> None:
         UserError: There is no checkpoint, it is damaged, or it does not fit the networks.
     """
     checkpoint = _checkpoint(path)
-    tensors = safetensors.torch.load(_read(checkpoint, "weights.safetensors"))
+    weights = _weights_of(checkpoint, networks)
     for name, network in networks.items():
-        prefix = f"{name}."
-        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        assign_weights(network, own, f"{checkpoint}: {name}")
+        assign_weights(network, weights[name], f"{checkpoint}: {name}")
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -162,8 +169,13 @@ def load_state(path: Path) -> dict[str, Any]:
     checkpoint = _checkpoint(path)
     if "state.json" not in _manifest(checkpoint):
         raise UserError(f"{checkpoint} holds weights but no training state: start from it with --init-from instead")
-    tensors = safetensors.torch.load(_read(checkpoint, "state.safetensors"))
-    return unpack(json.loads(_read(checkpoint, "state.json")), tensors)
+    tensors = _tensors(checkpoint, "state.safetensors")
+    try:
+        state = unpack(_parse(checkpoint, "state.json", dict), tensors)
+        check(state, dict)
+    except DocumentError as error:
+        raise _damaged(checkpoint, "state.json", str(error)) from error
+    return cast(dict[str, Any], state)
 
 
 def load_generators(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, nn.Module], Settings]:
@@ -182,9 +194,10 @@ def load_generators(path: Path, device: torch.device | str = "cpu") -> tuple[dic
     with torch.device("meta"):  # the weights are loaded anyway: nothing is drawn for them
         model = settings.config.model
         networks = {"G_A": build_generator(model, "AtoB"), "G_B": build_generator(model, "BtoA")}
-    for network in networks.values():
+    weights = _weights_of(checkpoint, networks)  # checked before any memory is taken for them
+    for name, network in networks.items():
         network.to_empty(device=device)
-    load_weights(checkpoint, networks)
+        assign_weights(network, weights[name], f"{checkpoint}: {name}")
     return {name: freeze(network) for name, network in networks.items()}, settings
 
 
@@ -255,8 +268,8 @@ def _manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
     """Name -> {"sha256", "bytes"} of every file of a checkpoint."""
     try:
         version, files = _parse_manifest(checkpoint)
-    except _UNREADABLE as error:
-        raise _damaged(checkpoint, "manifest.json", f"it cannot be read ({type(error).__name__})") from error
+    except (DocumentError, OSError) as error:
+        raise _damaged(checkpoint, "manifest.json", getattr(error, "strerror", None) or str(error)) from error
     if version > FORMAT_VERSION:
         raise UserError(f"{checkpoint} was written by a newer cyclegan_fast (format {version}): upgrade the package")
     return files
@@ -264,9 +277,12 @@ def _manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
 
 def _parse_manifest(checkpoint: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     """(format version, entries) as they are stored."""
-    manifest = json.loads((checkpoint / "manifest.json").read_bytes())
-    files = {name: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for name, entry in manifest["files"].items()}
-    return int(manifest["format"]), files
+    manifest = read_json(checkpoint / "manifest.json")
+    check(manifest, _MANIFEST)
+    for name in manifest["files"]:
+        if Path(name).name != name:  # of a file elsewhere
+            raise DocumentError(f"it lists {shown(name)}, which is no file of a checkpoint")
+    return manifest["format"], manifest["files"]
 
 
 def _read(checkpoint: Path, name: str) -> bytes:
@@ -275,19 +291,55 @@ def _read(checkpoint: Path, name: str) -> bytes:
     if expected is None:
         raise _damaged(checkpoint, name, "the manifest does not list it")
     try:
-        content = (checkpoint / name).read_bytes()
-    except OSError as error:
-        raise _damaged(checkpoint, name, error.strerror or str(error)) from error
-    if fault := _fault(content, expected):
-        raise _damaged(checkpoint, name, fault)
+        return _read_as_listed(checkpoint / name, expected)
+    except (DocumentError, OSError) as error:
+        raise _damaged(checkpoint, name, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _read_as_listed(path: Path, expected: dict[str, Any]) -> bytes:
+    """The content of a file that is as its entry in the manifest says; its size is compared before it is read.
+
+    Raises:
+        DocumentError: It differs.
+        OSError: It cannot be read.
+    """
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise DocumentError(f"it has {size} bytes, not {shown(expected['bytes'])}")
+    content = read_limited(path, size)
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise DocumentError("its sha256 is not the manifest's")
     return content
 
 
-def _fault(content: bytes, expected: dict[str, Any]) -> str:
-    """How a file's content differs from its entry in the manifest; empty if it does not."""
-    if len(content) != expected["bytes"]:
-        return f"it has {len(content)} bytes, not {expected['bytes']}"
-    return "" if hashlib.sha256(content).hexdigest() == expected["sha256"] else "its sha256 is not the manifest's"
+def _weights_of(checkpoint: Path, networks: Networks) -> dict[str, dict[str, torch.Tensor]]:
+    """The tensors of the named networks, which fit them."""
+    tensors = _tensors(checkpoint, "weights.safetensors")
+    weights = {}
+    for name, network in networks.items():
+        prefix = f"{name}."
+        weights[name] = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        check_weights(network, weights[name], f"{checkpoint}: {name}")
+    return weights
+
+
+def _parse(checkpoint: Path, name: str, shape: Any) -> Any:
+    """What a JSON file of a checkpoint holds, of that shape; see `check`."""
+    try:
+        value = parse_json(_read(checkpoint, name))
+        check(value, shape)
+    except DocumentError as error:
+        raise _damaged(checkpoint, name, str(error)) from error
+    return value
+
+
+def _tensors(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file of a checkpoint."""
+    content = _read(checkpoint, name)
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(checkpoint, name, str(error)) from error
 
 
 def _damaged(checkpoint: Path, name: str, reason: str) -> UserError:
@@ -302,6 +354,8 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether every file of a checkpoint is as its manifest says."""
     try:
         _, files = _parse_manifest(checkpoint)
-        return not any(_fault((checkpoint / name).read_bytes(), expected) for name, expected in files.items())
-    except _UNREADABLE:
+        for name, expected in files.items():
+            _read_as_listed(checkpoint / name, expected)
+    except (DocumentError, OSError):
         return False
+    return True

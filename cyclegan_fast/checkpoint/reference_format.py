@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_fast.checkpoint.native import Networks
-from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
+from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig
 from cyclegan_fast.errors import UserError, reading_error
 from cyclegan_fast.files import write_atomically
@@ -45,8 +45,10 @@ def load_reference_generator(path: Path, device: torch.device | str = "cpu") -> 
     config = infer_model_config(tensors, str(path))
     with torch.device("meta"):
         generator = build_generator(config)
+    named = from_reference(generator, tensors, str(path))
+    check_weights(generator, named, str(path))  # before any memory is taken for it
     generator.to_empty(device=device)
-    assign_weights(generator, from_reference(generator, tensors, str(path)), str(path))
+    assign_weights(generator, named, str(path))
     return freeze(generator), config
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cyclegan_fast.documents import DocumentError, Number, check, shown
+
 
 def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
     """Returns `value` as JSON can hold it, and adds contiguous CPU copies of its tensors to `tensors`.
@@ -36,21 +38,40 @@ def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
 
 
 def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `pack`. Tensors come back on the CPU."""
+    """The inverse of `pack`. Tensors come back on the CPU.
+
+    Raises:
+        DocumentError: `pack` has made no such thing.
+    """
     if isinstance(packed, list):
         return [unpack(item, tensors) for item in packed]
     if not isinstance(packed, dict):
         return packed
-    if "dict" in packed:
-        return {key: unpack(item, tensors) for key, item in packed["dict"]}
-    if "tuple" in packed:
-        return tuple(unpack(item, tensors) for item in packed["tuple"])
-    if "float" in packed:
-        return float(packed["float"])
-    tensor = tensors[packed["tensor"]]
-    if "strides" in packed:
-        return torch.empty_strided(tensor.shape, packed["strides"], dtype=tensor.dtype).copy_(tensor)
-    return tensor
+    try:
+        if "dict" in packed:
+            return {key: unpack(item, tensors) for key, item in packed["dict"]}
+        if "tuple" in packed:
+            return tuple(unpack(item, tensors) for item in packed["tuple"])
+        if "float" in packed:
+            return float(packed["float"])
+        tensor = tensors[packed["tensor"]]
+        return _laid_out(tensor, packed["strides"]) if "strides" in packed else tensor
+    except DocumentError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
+        raise DocumentError(f"{shown(packed)} stands for no value") from error
+
+
+def _laid_out(tensor: Tensor, strides: Any) -> Tensor:
+    """A copy with these strides, which are those of a dense tensor: more would reserve as much memory as they say."""
+    check(strides, [Number(0)], "strides")
+    steps = sorted((stride, size) for stride, size in zip(strides, tensor.shape, strict=True) if size > 1)
+    expected = 1
+    for stride, size in steps:
+        if stride != expected:
+            raise DocumentError(f"strides {shown(strides)} are not those of a tensor of shape {list(tensor.shape)}")
+        expected *= size
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
 def contiguous_copy(tensor: Tensor) -> Tensor:

@@ -21,6 +21,16 @@ def assign_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: st
     Raises:
         UserError: The names or shapes differ; the network is then untouched.
     """
+    check_weights(network, tensors, source)
+    network.load_state_dict(dict(tensors))
+
+
+def check_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Compares names and shapes of `tensors` with those of a network, which may be one without memory (device meta).
+
+    Raises:
+        UserError: They differ.
+    """
     wanted = network.state_dict()
     faults = [f"{name} is missing" for name in wanted if name not in tensors]
     faults += [f"{name} is not part of the network" for name in tensors if name not in wanted]
@@ -32,7 +42,6 @@ def assign_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: st
     if faults:
         more = f" (and {len(faults) - 1} more such)" if len(faults) > 1 else ""
         raise UserError(f"{source} does not fit the network: {faults[0]}{more}; use the settings it was trained with")
-    network.load_state_dict(dict(tensors))
 
 
 def freeze(network: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_OF_PATHS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EIO, errno.ENOSPC}
 
 Function = Callable[..., Any]
 
@@ -117,14 +119,22 @@ def with_errors(action: Callable[[], Any]) -> NoReturn:
     except UserError as error:
         print(f"error: {printable(as_typed(str(error)), line_breaks=True)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except PermissionError as error:
-        reason = f"{error.filename}: {error.strerror}; change its permissions, or run as a user who has them"
-        print(f"error: {printable(reason)}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None or error.errno not in _OF_PATHS:
+            raise
+        print(f"error: {printable(_sentence(error))}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _sentence(error: OSError) -> str:
+    """What the system says of a path that a user named."""
+    name = os.fsdecode(error.filename)
+    fix = "; change its permissions, or run as a user who has them" if isinstance(error, PermissionError) else ""
+    return f"{name if len(name) <= 200 else f'{name[:197]}...'}: {error.strerror}{fix}"

@@ -14,8 +14,9 @@ from torch import nn
 
 from cyclegan_fast.checkpoint import load_generators, load_reference_generator
 from cyclegan_fast.checkpoint.native import default_pixel_formats
-from cyclegan_fast.checkpoint.weights import assign_weights, freeze, read_weights
+from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig, PixelFormat, from_dict, to_dict
+from cyclegan_fast.documents import DocumentError, check
 from cyclegan_fast.engine.metadata import (
     FORMAT_VERSION,
     METADATA_KEY,
@@ -143,15 +144,15 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
         raise UserError(f"{path} does not hold one exported generator; of a checkpoint, give the folder")
     try:
         metadata = read_metadata(metadata[METADATA_KEY], path)
-        settings, pixel_formats = dict(metadata["model"]), read_pixel_formats(metadata, str(path))
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: its metadata cannot be read; export it again") from error
+        check(metadata, {"model": dict})
+    except DocumentError as error:
+        raise UserError(f"{path} is damaged: its metadata cannot be read ({error}); export it again") from error
+    pixel_formats = read_pixel_formats(metadata, str(path))
     direction = check_direction(direction, metadata["direction"], path)
-    model = from_dict(ModelConfig, settings, where=str(path))
+    model = from_dict(ModelConfig, metadata["model"], where=str(path))
     with torch.device("meta"):
         network = build_generator(model, direction)
+    check_weights(network, tensors, str(path))  # before any memory is taken for it
     network.to_empty(device="cpu")
     assign_weights(network, tensors, str(path))
     return Generator(freeze(network), model, direction, *(pixel_formats or _default_pixel_formats(model, direction)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 from cyclegan_fast.config import PixelFormat, from_dict
+from cyclegan_fast.documents import DocumentError, Maybe, Number, check, parse_json, shown
 from cyclegan_fast.engine.info import PRECISIONS, EngineInfo, Precision
 from cyclegan_fast.engine.shapes import ShapeLimits, Shapes
 from cyclegan_fast.errors import UserError
@@ -19,6 +20,20 @@ DEFAULT_SIZE_DIVISOR, DEFAULT_MIN_SIZE = 4, 8
 """Of files without metadata: those of the residual generators."""
 
 Metadata = dict[str, Any]
+MAX_SIDE = 2**16
+"""Pixels, or images of a batch: beyond it a file is damaged, or made to exhaust the memory."""
+MAX_MIN_PIXELS = 2**28
+MAX_CHANNELS = 2**10
+_SHAPE = {
+    "direction": str,
+    "model": Maybe(dict),
+    "images": Maybe({"in": dict, "out": dict}),
+    "versions": Maybe({str: str}),
+    "precision": Maybe(str),
+    "sha256": Maybe(str),
+    "shapes": Maybe(dict),
+    "compiled": Maybe(dict),
+}
 _RENAMED = {"multiple": "size_divisor", "smallest": "min_size"}  # keys as 0.1 wrote them
 
 
@@ -27,13 +42,15 @@ def read_metadata(content: str | bytes, path: Path | str) -> Metadata:
 
     Raises:
         UserError: A newer version wrote it.
-        ValueError, KeyError, TypeError: It is damaged.
+        DocumentError: It is damaged.
     """
-    metadata = json.loads(content)
+    metadata = parse_json(content)
+    check(metadata, {"format": Number(0)})
     if metadata["format"] > FORMAT_VERSION:
         raise UserError(f"{path} was exported by a newer cyclegan_fast: upgrade the package")
+    check(metadata, _SHAPE)
     if metadata["direction"] not in ("AtoB", "BtoA"):
-        raise ValueError(f"the direction is {metadata['direction']!r}")
+        raise DocumentError(f"the direction is {shown(metadata['direction'])}")
     return metadata
 
 
@@ -42,18 +59,17 @@ def read_engine_metadata(content: str | bytes, path: Path | str) -> Metadata:
 
     Raises:
         UserError: A newer version wrote it.
-        ValueError, KeyError, TypeError, AttributeError: It is damaged.
+        DocumentError: It is damaged.
     """
     metadata = read_metadata(content, path)
     for old, new in _RENAMED.items():
         metadata.setdefault(new, metadata.pop(old, None))
-    for key in ("size_divisor", "min_size"):
-        if type(metadata[key]) is not int or metadata[key] < 1:
-            raise ValueError(f"{key} is {metadata[key]!r}, not a number of pixels")
+    check(metadata, {"size_divisor": Number(1, MAX_SIDE), "min_size": Number(1, MAX_SIDE)})
     if metadata.get("precision", "fp32") not in PRECISIONS:
-        raise ValueError(f"the precision is {metadata['precision']!r}")
+        raise DocumentError(f"the precision is {shown(metadata['precision'])}")
     read_shapes(metadata)
-    read_pixel_formats(metadata, str(path))
+    if read_pixel_formats(metadata, str(path)) is None:  # written by 0.1
+        check(metadata, {"in_channels": Number(1, MAX_CHANNELS), "out_channels": Number(1, MAX_CHANNELS)})
     return metadata
 
 
@@ -61,26 +77,28 @@ def read_shapes(metadata: Metadata) -> Shapes | None:
     """The shapes that a file was built for; None of a file that takes all.
 
     Raises:
-        ValueError, KeyError, TypeError: They are damaged.
+        DocumentError: They are damaged, or larger than any image is.
     """
     if metadata.get("shapes") is None:
         return None
-    ends = []
-    for end in Shapes._fields:
-        shape = tuple(metadata["shapes"][end])
-        if len(shape) != 3 or any(type(number) is not int or number < 1 for number in shape):
-            raise ValueError(f"the shapes' {end} is {shape}")
-        ends.append(shape)
-    return Shapes(*ends)
+    check(metadata["shapes"], {end: [Number(1, MAX_SIDE)] for end in Shapes._fields}, "shapes")
+    shapes = Shapes(*(tuple(metadata["shapes"][end]) for end in Shapes._fields))
+    if any(len(shape) != 3 for shape in shapes) or any(
+        not low <= best <= high for low, best, high in zip(*shapes, strict=True)
+    ):
+        raise DocumentError(f"shapes are {shown(metadata['shapes'])}")
+    if math.prod(shapes.min) > MAX_MIN_PIXELS:  # smaller batches are enlarged to it
+        raise DocumentError(f"the smallest shape is {shapes.min}, more than {MAX_MIN_PIXELS:,} pixels")
+    return shapes
 
 
 def read_pixel_formats(metadata: Metadata, where: str) -> tuple[PixelFormat, PixelFormat] | None:
     """The pixel formats of a generator's input and output; None of a file without them.
 
     Raises:
-        UserError, KeyError, TypeError: They are damaged.
+        UserError: They are damaged.
     """
-    if "images" not in metadata:
+    if metadata.get("images") is None:
         return None
     input, output = (from_dict(PixelFormat, metadata["images"][end], where=where) for end in ("in", "out"))
     return input, output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from cyclegan_fast.data.locations.folders import list_domains
 from cyclegan_fast.data.scenes import CLASSES, FACTS_NAME, PALETTE, TRUTH_FOLDER
+from cyclegan_fast.documents import DocumentError, Number, check, read_json
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.evaluation.reader import Reader
 from cyclegan_fast.images import load_images
@@ -88,7 +88,11 @@ def load_scene_tests(root: Path, limit: int | None = None) -> SceneTests:
         raise UserError(
             f"{root}: not a scenes data set (no {FACTS_NAME}); make one with python -m cyclegan_fast.dataset scenes"
         )
-    info = json.loads((root / FACTS_NAME).read_text())
+    try:
+        info = read_json(root / FACTS_NAME)
+        check(info, {"palette": [[Number(0, 255)]], "seed": Number(0)})
+    except (OSError, DocumentError) as error:
+        raise UserError(f"{root / FACTS_NAME} is damaged ({error}); render the data set again") from error
     if info["palette"] != PALETTE.tolist():
         raise UserError(f"{root}: rendered with other label colours, by another version; render the data set again")
     labels, photos = (paths[:limit] for paths in list_domains(root, "test"))

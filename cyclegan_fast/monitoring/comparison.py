@@ -105,7 +105,7 @@ def _overview(runs: Sequence[ComparedRun], page: Path) -> Element:
             f"{steps:,}" + (f" of {status.total_steps:,}" if status else ""),
             duration(seconds) if seconds else "",
             number(steps / seconds) if seconds else "",
-            (status.machine.get("gpu") or status.machine.get("cpu") or "") if status else "",
+            as_text(status.machine.get("gpu") or status.machine.get("cpu") or "") if status else "",
         )
         lines.append(el("tr", _run_name(run, i, page), *(el("td", value) for value in values)))
     return section("Runs", _table(head, lines))

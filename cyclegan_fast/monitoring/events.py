@@ -16,11 +16,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cyclegan_fast.documents import DocumentError, Maybe, Number, check, parse_json, read_limited
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 
 EVENTS_NAME = "events.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+_MAX_BYTES, _MAX_LINE = 2**30, 2**20
+_VALUE = Maybe(Number(whole=False))
+_SHAPE = {
+    "step": Number(0, 2**62),
+    "losses": Maybe({str: _VALUE}),
+    **dict.fromkeys(("time", "epoch", "lr", "steps_per_second", "peak_memory_gib"), _VALUE),
+    **dict.fromkeys(("data_wait_percent", "data_wait_share"), _VALUE),
+}
 
 
 class EventLog:
@@ -99,18 +108,22 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     path = folder / EVENTS_NAME
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        lines = read_limited(path, _MAX_BYTES).split(b"\n")[:-1]
+    except DocumentError as error:
+        raise UserError(f"{path} cannot be used: {error}; move it away") from error
     return [_record(path, number, line) for number, line in enumerate(lines, 1)]
 
 
-def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(line)
-        if isinstance(event["step"], int):
-            return _renamed(event)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{path}, line {number} is no event record: delete that line")
+        event = parse_json(line, _MAX_LINE)
+        check(event, _SHAPE)
+    except DocumentError as error:
+        raise UserError(f"{path}, line {number} is no event record ({error}): delete that line") from error
+    if event.get("losses", {}) is None:
+        del event["losses"]
+    return _renamed(event)
 
 
 def _renamed(event: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
-import yaml
 from PIL import Image
 
 from cyclegan_fast.config import PixelFormat
+from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, check, parse_yaml, read_limited
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.events import EVENTS_NAME, read_events
 from cyclegan_fast.monitoring.grids import reduced, shown_channels
@@ -23,6 +22,7 @@ from cyclegan_fast.monitoring.page import ImageBlock
 from cyclegan_fast.monitoring.report import write_report
 from cyclegan_fast.monitoring.run_status import RunStatus, State, read_status, write_status
 from cyclegan_fast.monitoring.samples import COLUMNS, DIRECTIONS, SampleRow, read_samples, sample_steps
+from cyclegan_fast.monitoring.scores import read_scores
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 
 log = logging.getLogger(__name__)
@@ -159,12 +159,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{folder} is no run's folder, which has {SETTINGS_NAME} and {EVENTS_NAME}; name the --out of a training"
         )
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path} holds no settings of a run")
-    return settings
+        settings = parse_yaml(read_limited(path, MAX_YAML_BYTES))
+        check(settings, {str: {str: object}})
+    except (OSError, DocumentError) as error:
+        raise UserError(f"{path} holds no settings of a run ({error})") from error
+    return cast(dict[str, Any], settings)
 
 
 def last_samples(folder: Path, note: str) -> list[ImageBlock]:
@@ -225,11 +224,9 @@ def thinned(steps: Sequence[int], count: int) -> list[int]:
 def _read_scores(folder: Path) -> dict[str, Any] | None:
     """The scores of the checkpoint that the command evaluate wrote beside the run; None of anything else."""
     try:
-        found = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_scores(folder / "scores.json")
+    except (OSError, DocumentError):
         return None
-    found = found.get("checkpoint", found) if isinstance(found, dict) else {}  # beside those of engines
-    return found if {"photo_to_labels", "labels_to_photo"} <= found.keys() else None
 
 
 def _has_checkpoint(folder: Path) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cyclegan_fast.documents import DocumentError, Maybe, Number, check, read_json, shown
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import try_lock, write_atomically
 
@@ -38,6 +40,18 @@ class RunStatus:
     """Which channels its sample grids show, where that is not all."""
 
 
+_SHAPE = {
+    "state": str,
+    "step": Number(0),
+    "total_steps": Number(0),
+    "seconds_left": Maybe(Number(whole=False)),
+    "message": Maybe(str),
+    "written": Maybe(Number(0, 2e11, whole=False)),  # up to the year 8300
+    "machine": Maybe(dict),
+    "channels_note": Maybe(str),
+}
+
+
 def write_status(folder: Path, status: RunStatus) -> None:
     """Writes the status into a run's folder.
 
@@ -57,10 +71,14 @@ def read_status(folder: Path) -> RunStatus | None:
     """
     path = folder / FILE_NAME
     try:
-        status = RunStatus(**json.loads(path.read_text(encoding="utf-8")))
+        found = read_json(path)
+        check(found, _SHAPE)
+        if found["state"] not in typing.get_args(State):
+            raise DocumentError(f"its state is {shown(found['state'])}")
+        status = RunStatus(**{key: found[key] for key in _SHAPE if found.get(key) is not None})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, DocumentError) as error:
         raise UserError(f"{path} cannot be used ({error}): delete it") from error
     if status.state == "running" and not _is_locked(folder / LOCK_NAME):
         return dataclasses.replace(status, state="killed", seconds_left=None)

@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from cyclegan_fast.documents import DocumentError, Number, check, parse_json
 from cyclegan_fast.monitoring.grids import lay_out, reduced, sample_grid, save_grid
 
 FOLDER = "samples"
 DIRECTIONS = {"A": "A → B", "B": "B → A"}  # by the domain that is translated
 COLUMNS = ("input", "translation", "reconstruction")
 MAX_SIDE = 512  # pixels; larger images are reduced
+_SHAPE = {"rows": [{"domain": str, "name": str, "boxes": [[Number(0, 2**20)]]}]}
 
 
 class SampleRow(NamedTuple):
@@ -62,13 +64,22 @@ def read_samples(folder: Path, step: int) -> list[SampleRow]:
     """Reads the images of a step's grid; none of a grid that an earlier version wrote, or that is damaged."""
     try:
         with Image.open(_path(folder, step), formats=("JPEG",)) as grid:
-            rows = json.loads(grid.info["comment"])["rows"]
+            found = parse_json(grid.info["comment"])
+            check(found, _SHAPE)
             return [
-                SampleRow(row["domain"], row["name"], [grid.crop(box).convert("RGB") for box in row["boxes"]])
-                for row in rows
+                SampleRow(row["domain"], row["name"], [_cut(grid, box) for box in row["boxes"]])
+                for row in found["rows"]
+                if row["domain"] in DIRECTIONS and len(row["boxes"]) == len(COLUMNS)
             ]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, Image.DecompressionBombError):
         return []
+
+
+def _cut(grid: Image.Image, box: Sequence[int]) -> Image.Image:
+    left, top, right, bottom = box
+    if not (left < right <= grid.width and top < bottom <= grid.height):
+        raise DocumentError("an image lies outside the grid")
+    return grid.crop((left, top, right, bottom)).convert("RGB")
 
 
 def remove_samples_after(folder: Path, step: int) -> None:

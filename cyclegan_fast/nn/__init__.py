@@ -40,7 +40,7 @@ def build_generator(config: ModelConfig, direction: Direction = "AtoB") -> Resne
         channels = channels[::-1]
     if match := re.fullmatch(r"resnet_([1-9]\d?)blocks", config.generator):
         return ResnetGenerator(*channels, config.ngf, int(match[1]), config.norm, config.dropout)
-    if match := re.fullmatch(r"unet_(\d+)", config.generator):
+    if match := re.fullmatch(r"unet_(\d{1,5})", config.generator):
         depth = int(match[1]).bit_length() - 1
         if 2**depth == int(match[1]) and depth >= 5:
             return UnetGenerator(*channels, depth, config.ngf, config.norm, config.dropout)

@@ -130,6 +130,6 @@ def image_differences(
         differences += [
             f"{key} of {domain} was {before[key]}, now {now[key]}" for key in now if before[key] != now[key]
         ]
-    if stored.progress["images"] != list(image_counts):
-        differences.append(f"images were {stored.progress['images']}, now {list(image_counts)}")
+    if stored.progress.get("images") != list(image_counts):
+        differences.append(f"images were {stored.progress.get('images')}, now {list(image_counts)}")
     return differences

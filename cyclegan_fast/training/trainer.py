@@ -21,6 +21,7 @@ from cyclegan_fast.data.loaders.prefetch import WaitCancelledError
 from cyclegan_fast.data.locations.domains import refuse_missing_locations
 from cyclegan_fast.data.transforms import check_geometry
 from cyclegan_fast.device import resolve_device
+from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.events import EventLog
@@ -264,7 +265,15 @@ class Trainer:
         differences = image_differences(stored, self.pixel_formats, self.loader.samples.counts)
         refuse(checkpoint, self.config, differences)
         native.load_weights(checkpoint, self.networks)
-        self._load_state_dict(native.load_state(checkpoint))
+        state = native.load_state(checkpoint)
+        try:
+            self._load_state_dict(state)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {shown(str(error))}"
+            raise UserError(
+                f"{checkpoint}: its training state does not fit this run ({reason}): start another run from its "
+                f"weights, --init-from {checkpoint} --out ANOTHER"
+            ) from error
         self.done = stored.progress["step"]
         log.info("continuing %s after step %d", checkpoint, self.done)
 

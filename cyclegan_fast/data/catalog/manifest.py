@@ -17,12 +17,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import PIL
 
+from cyclegan_fast.config import Depth
 from cyclegan_fast.data.catalog.probe import VERSION, ImageMetadata, inspect
 from cyclegan_fast.device import usable_cores
+from cyclegan_fast.documents import DocumentError, Number, check, read_json
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images.decode import BadImageError
@@ -39,6 +41,8 @@ FILE_NAME = "manifest.json"
 
 Stamp = tuple[int, int]  # length in bytes, time of change in nanoseconds
 
+_MAX_BYTES = 2**30  # of the file; 120 MB hold a million images
+_MAX_SIDE = 2**24  # pixels of an image; more is no image's
 _CHUNK = 16  # files that a process takes at a time
 _SERIAL_UP_TO = 2 * _CHUNK  # files; so few are read before a process has started
 
@@ -123,18 +127,19 @@ class Manifest:
         if self.path is None:
             return {}
         try:
-            stored = json.loads(self.path.read_bytes())
+            stored = read_json(self.path, _MAX_BYTES)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, DocumentError) as error:
             log.warning("%s: cannot be used (%s); every image is read again", self.path, error)
             return {}
         try:
+            check(stored, {"made_by": str, "files": {str: [object]}})
             if stored["made_by"] != _made_by():
                 log.info("%s: made by another version; every image is read again", self.path)
                 return {}
-            return {name: ((entry[0], entry[1]), _metadata_of(entry[2:])) for name, entry in stored["files"].items()}
-        except (LookupError, TypeError, AttributeError):
+            return {name: (_stamp_of(entry[:2]), _metadata_of(entry[2:])) for name, entry in stored["files"].items()}
+        except DocumentError:
             log.warning("%s: holds something else than a manifest; every image is read again", self.path)
             return {}
 
@@ -154,8 +159,20 @@ def _made_by() -> str:
 
 def _metadata_of(values: list[Any]) -> ImageMetadata:
     if [type(value) for value in values] != _TYPES:
-        raise TypeError
-    return ImageMetadata(*values)
+        raise DocumentError("an entry is none")
+    metadata = ImageMetadata(*values)
+    sides, channels = Number(1, _MAX_SIDE), Number(1, 2**20)
+    check([metadata.width, metadata.height, metadata.depth], [sides], "width, height, depth")
+    check([metadata.channels, metadata.frames], [channels], "channels, frames")
+    check([metadata.low, metadata.high], [Number(whole=False)], "low, high")
+    if metadata.values not in get_args(Depth):
+        raise DocumentError("values is no depth")
+    return metadata
+
+
+def _stamp_of(values: list[Any]) -> Stamp:
+    check(dict(enumerate(values)), {0: Number(), 1: Number()}, "length, time of change")
+    return values[0], values[1]
 
 
 _TYPES = [

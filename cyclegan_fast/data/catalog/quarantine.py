@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from cyclegan_fast.data.catalog.manifest import name_in
+from cyclegan_fast.documents import DocumentError, read_limited
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images.find import list_images
@@ -22,6 +23,7 @@ from cyclegan_fast.images.image_file import ImageFile
 log = logging.getLogger(__name__)
 
 FILE_NAME = "quarantine.txt"
+_MAX_BYTES = 2**28
 
 _HEAD = "# Images that training leaves out: one path a line, relative to this folder, with slashes.\n"
 
@@ -37,9 +39,11 @@ def read_quarantine(folder: Path) -> dict[str, int]:
     """
     path = folder / FILE_NAME
     try:
-        content = path.read_bytes()
+        content = read_limited(path, _MAX_BYTES)
     except FileNotFoundError:
         return {}
+    except DocumentError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if b"\0" in content or content.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -18,12 +18,14 @@ from pathlib import Path
 
 from cyclegan_fast.data.locations.folders import SAMPLES, find_runs, list_folder, readable
 from cyclegan_fast.data.locations.shards import COMPRESSED, compressed_archive, find_shards, read_shard
+from cyclegan_fast.documents import DocumentError, read_limited
 from cyclegan_fast.errors import MissingFileError, UserError, reading_error
 from cyclegan_fast.images.find import warn_of_others
 from cyclegan_fast.images.image_file import ImageFile
 
 log = logging.getLogger(__name__)
 
+_MAX_LIST_BYTES = 2**28
 _MAX_NAMED = 3  # files that a message names before it counts
 
 
@@ -78,7 +80,10 @@ def _images_at(location: str) -> list[ImageFile]:
 def _read_list(file: Path) -> list[Path]:
     """Returns the files that a list names."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        text = read_limited(file, _MAX_LIST_BYTES).decode("utf-8-sig")
+        lines = [line.strip() for line in text.splitlines()]
+    except DocumentError as error:
+        raise UserError(f"{file}: this list cannot be read ({error})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is no text in UTF-8; a list has one image file a line") from error
     except OSError as error:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from cyclegan_fast.data.catalog.manifest import FOLDER
+from cyclegan_fast.documents import read_json
 from cyclegan_fast.errors import MissingFileError, UserError, reading_error
 from cyclegan_fast.files import user_cache, write_atomically
 from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, match_files, other_kind
@@ -28,6 +29,7 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 log = logging.getLogger(__name__)
 
+_MAX_BYTES = 2**30  # of what is stored of an archive
 _STORED_FROM = 500  # members; the headers of fewer are read at once, and leave no trace in the user's folder
 _VERSION = 2  # of what is stored, and of the rules by which members are refused
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
@@ -153,7 +155,7 @@ def _load(shard: str, stamp: list[int]) -> Shard | None:
     """Returns what is stored of an archive; None if that is nothing, or of another state of it."""
     for path in _stores(shard):
         try:
-            stored: Any = json.loads(path.read_bytes())
+            stored: Any = read_json(path, _MAX_BYTES)
             if stored["version"] == _VERSION and stored["stamp"] == stamp:
                 members = [_checked(member, length_of_file=stamp[0]) for member in stored["members"]]
                 others = {str(suffix): int(count) for suffix, count in dict(stored["others"]).items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from cyclegan_fast.checkpoint.weights import read_weights
+from cyclegan_fast.documents import DocumentError, check, read_limited
 from cyclegan_fast.engine.metadata import Metadata, check_direction, read_engine_metadata
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.nn import Direction
@@ -44,13 +45,13 @@ def read_sidecar(path: Path, content: bytes, direction: Direction | None = None)
     if not sidecar.exists():
         return {}
     try:
-        metadata = read_engine_metadata(sidecar.read_bytes(), path)
-        expected = metadata["sha256"]
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{sidecar} is damaged; {how_to_rebuild(path, {'direction': direction})}") from error
-    if hashlib.sha256(content).hexdigest() != expected:
+        metadata = read_engine_metadata(read_limited(sidecar), path)
+        check(metadata, {"sha256": str})
+    except (DocumentError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        rebuild = how_to_rebuild(path, {"direction": direction})
+        raise UserError(f"{sidecar} is damaged ({reason}); {rebuild}") from error
+    if hashlib.sha256(content).hexdigest() != metadata["sha256"]:
         raise UserError(
             f"{path} is not the file that was exported: its sha256 differs from {sidecar.name}; "
             f"{how_to_rebuild(path, metadata)}"
@@ -72,7 +73,8 @@ def read_required_sidecar(path: Path, content: bytes, direction: Direction | Non
             f"describes it: put it there, or {how_to_rebuild(path, {'direction': direction})}"
         )
     complete = all(metadata.get(key) is not None for key in ("precision", "images", "shapes"))
-    if not complete or not isinstance(metadata.get("compiled"), dict):
+    compiled = metadata.get("compiled")
+    if not complete or compiled is None or not isinstance(compiled.get("device"), str):
         raise UserError(
             f"{sidecar_of(path).name} is not the sidecar of a {path.suffix} file; {how_to_rebuild(path, metadata)}"
         )

@@ -14,6 +14,7 @@ from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.data.catalog.quarantine import list_usable_images
 from cyclegan_fast.data.rng import draw_shown
+from cyclegan_fast.documents import DocumentError
 from cyclegan_fast.engine.backends.torch import TorchBackend
 from cyclegan_fast.engine.export.model_card_text import PublishedModel, render_card
 from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_both, load_generator
@@ -23,6 +24,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import building_folder, storage_errors
 from cyclegan_fast.images.model_io import read_input
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid
+from cyclegan_fast.monitoring.scores import read_scores
 from cyclegan_fast.nn import Direction
 
 _OPPOSITE: dict[Direction, Direction] = {"AtoB": "BtoA", "BtoA": "AtoB"}
@@ -100,11 +102,9 @@ def _read_scores(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return read_scores(path)
+    except (OSError, DocumentError) as error:
         raise UserError(f"{path} cannot be read ({error}): score the run again, or remove it") from error
-    # Scores of engines have those of the checkpoint, whose weights these are, beside them.
-    return found.get("checkpoint", found) if isinstance(found, dict) else {}
 
 
 def _test_folders(config: TrainConfig | None) -> dict[Direction, Path]:

@@ -1,0 +1,32 @@
+"""The scores that ``python -m cyclegan_fast.evaluate`` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cyclegan_fast.documents import Maybe, Number, check, read_json
+
+_METRICS = {str: Maybe(Number(whole=False))}
+_DIRECTIONS = {"photo_to_labels": _METRICS, "labels_to_photo": _METRICS}
+_SHAPE = {
+    **_DIRECTIONS,
+    "untranslated": Maybe(_DIRECTIONS),
+    "ceiling": Maybe(_METRICS),
+    "images": Maybe(Number(0)),
+    "size": Maybe(Number(0)),
+}
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Reads the scores of a checkpoint; of a file with those of engines, those of the checkpoint beside them.
+
+    Raises:
+        DocumentError: They are damaged.
+        OSError: They cannot be read.
+    """
+    found = read_json(path)
+    check(found, dict)
+    found = found.get("checkpoint", found)
+    check(found, _SHAPE)
+    return {name: found[name] for name in _SHAPE if found.get(name) is not None}
