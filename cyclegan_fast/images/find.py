@@ -15,6 +15,7 @@ import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.other_kinds import describe_others, other_kind, warn_of_others
@@ -26,6 +27,7 @@ SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
     | {".ppm", ".pgm", ".pbm", ".pnm"}
 )
+_MAX_NAMED = 3  # links that are left out
 OWN_FOLDER = ".cyclegan_fast"  # beside the data, for everything that is not the user's
 
 _SYSTEM_NAMES = frozenset(
@@ -34,24 +36,35 @@ _SYSTEM_NAMES = frozenset(
 )
 
 
-def list_images(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
+def list_images(
+    folder: Path, suffixes: Collection[str] = SUFFIXES, *, links_outside: Literal["refuse", "skip"] = "refuse"
+) -> list[Path]:
     """Lists the image files of a folder and of those below it, or files of other suffixes, sorted by path.
 
     The folder itself may be a link. A link inside it is followed only if it stays inside: a linked file counts as a
     file, a linked folder is not walked again. Hidden files and folders are left out.
+
+    Args:
+        folder: Where to look.
+        suffixes: Of the files that are listed, in lower case.
+        links_outside: A link that leads out of the folder, or to itself, is an error; or it is left out, and a warning
+            names it if it could be a file that is listed, or a folder.
 
     Raises:
         UserError: The folder is missing, holds no image or may not be read, or a link leads out of it.
     """
     if not is_folder(folder):
         raise MissingFileError(f"{folder}: there is no such folder; name one with images")
-    others = Counter[str]()
+    search = _Search(folder.resolve(), suffixes, skips_links=links_outside == "skip")
     # As Paths compare, a/x before a-b/x, ten times as fast.
-    found = _walk(folder, folder.resolve(), suffixes, others)
-    paths = sorted(found, key=lambda path: str(path).replace(os.sep, "\0"))
+    paths = sorted(search.walk(folder), key=lambda path: str(path).replace(os.sep, "\0"))
     if not paths:
-        raise UserError(_why_empty(folder, others))
-    warn_of_others(folder, others)
+        raise UserError(_why_empty(folder, search))
+    warn_of_others(folder, search.others)
+    for reason in search.skipped[:_MAX_NAMED]:
+        log.warning("%s; it is left out", reason)
+    if (more := len(search.skipped) - _MAX_NAMED) > 0:
+        log.warning("%s: %d more links lead out of it and are left out", folder, more)
     return paths
 
 
@@ -121,23 +134,52 @@ def match_files(pattern: Path | str) -> list[Path]:
     )
 
 
-def _walk(folder: Path, top: Path, suffixes: Collection[str], others: Counter[str]) -> Iterator[Path]:
-    """Yields the files at and below `folder` and counts images of other kinds; nothing may leave `top`."""
-    for entry in _entries(folder):
-        if is_hidden(entry.name):
-            continue
-        path = Path(entry.path)
-        if entry.is_symlink() and _leads_to_folder(path, top):
-            continue
-        if entry.is_dir():
-            yield from _walk(path, top, suffixes, others)
-        elif path.suffix.lower() in suffixes:
-            if entry.is_file() or not path.exists():  # a link to nothing is reported by whoever reads it
-                yield path
-            else:
-                log.warning("%s: neither a file nor a folder, but a pipe or a device; passed over", path)
-        elif suffix := other_kind(entry.name):
-            others[suffix] += 1
+class _Search:
+    """One search for files; nothing may leave `top`, the resolved folder."""
+
+    def __init__(self, top: Path, suffixes: Collection[str], *, skips_links: bool) -> None:
+        self.top, self.suffixes, self.skips_links = top, suffixes, skips_links
+        self.others = Counter[str]()  # images of kinds that are not read, by suffix
+        self.skipped: list[str] = []  # links, each with what is wrong with it
+
+    def walk(self, folder: Path) -> Iterator[Path]:
+        """Yields the files at and below `folder`."""
+        for entry in _entries(folder):
+            if is_hidden(entry.name):
+                continue
+            path = Path(entry.path)
+            if entry.is_symlink() and not self._leads_to_file(path):
+                continue
+            if entry.is_dir():
+                yield from self.walk(path)
+            elif path.suffix.lower() in self.suffixes:
+                if entry.is_file() or not path.exists():  # a link to nothing is reported by whoever reads it
+                    yield path
+                else:
+                    log.warning("%s: neither a file nor a folder, but a pipe or a device; passed over", path)
+            elif suffix := other_kind(entry.name):
+                self.others[suffix] += 1
+
+    def _leads_to_file(self, link: Path) -> bool:
+        """Whether a link leads to a file that may be used.
+
+        Raises:
+            UserError: It leads out of `top`, or to itself, and that is not skipped.
+        """
+        try:
+            target = link.resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError up to Python 3.12
+            return self._refuse(link, f"{link}: this link leads to itself; remove it", error)
+        if target.is_relative_to(self.top):
+            return not target.is_dir()
+        return self._refuse(link, f"{link}: this link leads out of the folder, to {target}; copy the file instead")
+
+    def _refuse(self, link: Path, reason: str, cause: Exception | None = None) -> Literal[False]:
+        if not self.skips_links:
+            raise UserError(reason) from cause
+        if link.suffix.lower() in self.suffixes or (cause is None and os.path.isdir(link)):  # noqa: PTH112 - never raises
+            self.skipped.append(reason)
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -150,24 +192,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def _leads_to_folder(link: Path, top: Path) -> bool:
-    """Whether a link leads to a folder.
-
-    Raises:
-        UserError: It leads out of `top`, the resolved folder, or to itself.
-    """
-    try:
-        target = link.resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError up to Python 3.12
-        raise UserError(f"{link}: this link leads to itself; remove it") from error
-    if not target.is_relative_to(top):
-        raise UserError(f"{link}: this link leads out of the folder, to {target}; copy the file instead")
-    return target.is_dir()
-
-
-def _why_empty(folder: Path, others: Counter[str]) -> str:
-    if others:
-        counts, fix = describe_others(others)
+def _why_empty(folder: Path, search: _Search) -> str:
+    if search.skipped:
+        count = f"{len(search.skipped)} link{'s' * (len(search.skipped) > 1)}"
+        return f"{folder}: holds no image but {count} that may not be followed: {search.skipped[0]}"
+    if search.others:
+        counts, fix = describe_others(search.others)
         return f"{folder}: holds no image that is read, but {counts}; {fix}"
     if shard := next(folder.rglob("*.tar"), None):
         pattern = shlex.quote(f"{glob.escape(str(shard.parent)).replace('{', '[{]')}/*.tar")  # can be pasted

@@ -162,6 +162,16 @@ def test_one_file(images, tmp_path, runs):
         translate(output=images, overwrite=True, **options)
 
 
+def test_a_link_that_leads_out_does_not_stop_the_others(images, tmp_path, runs, caplog):
+    outside = tmp_path / "secret.png"
+    Image.fromarray(image(16, 16)).save(outside)
+    (images / "deep" / "link.png").symlink_to(outside)
+    assert translate(engine=runs["colour"], device="cpu", input=images, output=tmp_path / "out") == 0
+    assert files_under(tmp_path / "out") == files_under(images) - {"notes.txt", "deep/link.png"}
+    (warning,) = [line for line in caplog.messages if "link" in line]
+    assert warning.startswith(f"{images / 'deep' / 'link.png'}: this link leads out of the folder, to {outside}")
+
+
 def test_inputs_and_results_are_not_overwritten(images, tmp_path, runs):
     for output in (images, images / "out", images / "deep" / ".." / "x", images.parent / "in"):
         with pytest.raises(UserError, match="lies in the input folder"):

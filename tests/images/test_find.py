@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,75 @@ def test_links_that_lead_nowhere(folder: Path) -> None:
     (folder / "loop.png").symlink_to("loop.png")
     with pytest.raises(UserError, match=r"loop\.png: this link leads to itself"):
         list_images(folder)
+
+
+def _link_out(folder: Path) -> str:
+    outside = folder.parent / f"outside_{folder.name}.png"
+    outside.touch()
+    (folder / "a.png").symlink_to(outside)
+    return f"{folder / 'a.png'}: this link leads out of the folder, to {outside}; copy the file instead; it is left out"
+
+
+def _link_to_nothing_outside(folder: Path) -> str:
+    (folder / "a.png").symlink_to(folder.parent / "none.png")
+    return f"{folder / 'a.png'}: this link leads out of the folder, to {folder.parent / 'none.png'}; copy"
+
+
+def _link_to_a_folder_outside(folder: Path) -> str:
+    (folder / "up").symlink_to(folder.parent)
+    return f"{folder / 'up'}: this link leads out of the folder, to {folder.parent}; copy"
+
+
+def _link_to_itself(folder: Path) -> str:
+    (folder / "a.png").symlink_to("a.png")
+    return f"{folder / 'a.png'}: this link leads to itself; remove it; it is left out"
+
+
+def _two_links_to_each_other(folder: Path) -> str:
+    (folder / "a.png").symlink_to("b")
+    (folder / "b").symlink_to("a.png")
+    return f"{folder / 'a.png'}: this link leads to itself"
+
+
+def _link_of_another_kind(folder: Path) -> str:
+    (folder / "notes.txt").symlink_to(folder.parent / "none.txt")
+    return ""
+
+
+LINKS = (
+    *(_link_out, _link_to_nothing_outside, _link_to_a_folder_outside, _link_to_itself, _two_links_to_each_other),
+    _link_of_another_kind,
+)
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_links_that_lead_out_are_refused_or_left_out(
+    folder: Path, link: Callable[[Path], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = list_images(folder)
+    warning = link(folder)
+    with pytest.raises(UserError, match="this link leads "):
+        list_images(folder)
+    assert list_images(folder, links_outside="skip") == before
+    assert len(caplog.messages) == bool(warning) and caplog.text.count(warning or "x" * 99) == bool(warning)
+
+
+def test_links_inside_are_followed_and_many_outside_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = list_images(folder)
+    (folder / "inside.png").symlink_to("0.png")
+    (folder / "sub" / "up").symlink_to("..")  # a loop of folders, which is not walked
+    assert list_images(folder, links_outside="skip") == sorted([*before, folder / "inside.png"])
+    for i in range(7):
+        (folder / f"out{i}.png").symlink_to("/etc/hostname")
+    list_images(folder, links_outside="skip")
+    assert [message.count("leads out") for message in caplog.messages] == [1, 1, 1, 0]
+    assert caplog.messages[-1] == f"{folder}: 4 more links lead out of it and are left out"
+    (folder / "only").mkdir()
+    (folder / "only" / "a.png").symlink_to("/etc/hostname")
+    with pytest.raises(
+        UserError, match=r"only: holds no image but 1 link that may not be followed: .*a\.png: this link"
+    ):
+        list_images(folder / "only", links_outside="skip")
 
 
 LIST = "import sys; from cyclegan_fast.cli import with_errors; from cyclegan_fast.images.find import list_images;"

@@ -104,7 +104,7 @@ def grid_of(task: Task, output: Path) -> Path:
 def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
     """The folder to which results are relative, and the files; results of an earlier run do not match a pattern."""
     if source.is_dir():
-        return source, list_images(source, SUFFIXES | VIDEO_SUFFIXES)
+        return source, list_images(source, SUFFIXES | VIDEO_SUFFIXES, links_outside="skip")
     if source.exists():
         return source.parent, [source]
     refuse_url(source, "download it, and give the file")
