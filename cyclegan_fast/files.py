@@ -9,13 +9,16 @@ import os
 import secrets
 import shutil
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any, BinaryIO
 
 from cyclegan_fast.errors import StorageError, UserError
 
 _FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 _PARTIAL = ".partial-"  # folders and files that are unfinished, or being removed
+_LOCK = ".lock"  # suffix of a file beside an unfinished folder
 
 
 @contextlib.contextmanager
@@ -48,15 +51,34 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         UserError: The disk is full, the folder is read-only, or the like; an older file is then intact.
     """
-    partial = partial_beside(path)
+    with building_file(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextlib.contextmanager
+def building_file(path: Path) -> Iterator[Path]:
+    """Yields an empty file that becomes `path` in one move once the block is left without an error.
+
+    Folders that are missing are made. The file is locked meanwhile, by which `remove_leftovers` knows what a killed
+    process left behind from what is being written; the first write into a folder calls it.
+
+    Raises:
+        UserError: The disk is full, the folder is read-only, or the like; an older file is then intact.
+    """
     with storage_errors(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers_once(path.parent)
+        partial, file = _new_locked_file(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(partial, content)
+            yield partial
+            os.fsync(file.fileno())
+            if sys.platform == "win32":  # where no open file can be moved
+                file.close()
             partial.replace(path)
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+            file.close()
 
 
 def user_cache() -> Path | None:
@@ -67,11 +89,6 @@ def user_cache() -> Path | None:
         return None
 
 
-def partial_beside(path: Path) -> Path:
-    """A fresh name in the folder of `path` for something that becomes `path` when it is finished."""
-    return path.parent / f"{_PARTIAL}{secrets.token_hex(6)}"
-
-
 @contextlib.contextmanager
 def building_folder(target: Path) -> Iterator[Path]:
     """Yields an empty folder that becomes `target` in one move once the block is left without an error.
@@ -79,56 +96,117 @@ def building_folder(target: Path) -> Iterator[Path]:
     A lock lies beside it meanwhile and is released when the process ends: that is how `remove_leftovers` knows what a
     killed process left behind from what is being written.
     """
-    partial = partial_beside(target)
-    partial.mkdir()
-    lock = _lock_of(partial)
+    _remove_leftovers_once(target.parent)
+    lock, file = _new_locked_file(target.parent, _LOCK)
+    partial = lock.with_suffix("")
     try:
-        with lock.open("w") as handle:
-            try_lock(handle.fileno())
-            yield partial
-            sync_folder(partial)
-            partial.rename(target)
-            sync_folder(target.parent)
+        partial.mkdir()
+        yield partial
+        sync_folder(partial)
+        partial.rename(target)
+        sync_folder(target.parent)
     finally:
-        lock.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
+        if sys.platform == "win32":
+            file.close()
+        lock.unlink(missing_ok=True)
+        file.close()
 
 
 def remove_folder(folder: Path) -> None:
     """Removes a folder so that at every moment it is either whole or gone."""
-    leaving = partial_beside(folder)
+    leaving = _fresh_name(folder.parent)
     folder.rename(leaving)
     shutil.rmtree(leaving)
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Removes the unfinished folders in `parent` whose process is dead, and locks whose folder is finished."""
-    locks = {_lock_of(partial) for partial in parent.glob(f"{_PARTIAL}*/")} | set(parent.glob(f"{_PARTIAL}*.lock"))
-    for lock in locks:
-        with lock.open("a") as handle:
-            try:
-                try_lock(handle.fileno())
-            except OSError:
-                continue  # a living process is writing it
-            if (partial := lock.with_suffix("")).is_dir():
-                shutil.rmtree(partial)
-        lock.unlink(missing_ok=True)
+    """Removes what dead processes left unfinished in a folder; what a living one is writing is locked, and stays."""
+    if not parent.is_dir():
+        return
+    with os.scandir(parent) as entries:
+        found = {entry.name for entry in entries if entry.name.startswith(_PARTIAL) and not entry.is_symlink()}
+    for name in found:
+        partial = parent / name
+        with contextlib.suppress(OSError):  # a living process is writing it, or it may not be removed
+            if partial.is_dir():
+                if f"{name}{_LOCK}" not in found:  # it was being removed
+                    shutil.rmtree(partial)
+                continue
+            with partial.open("r+b") as file:
+                if sys.platform != "win32":  # where no open file can be removed
+                    try_lock(file)
+                    _remove_unfinished(partial)
+            if sys.platform == "win32":
+                _remove_unfinished(partial)
 
 
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
+def _remove_unfinished(partial: Path) -> None:
+    """Removes an unfinished file, or the lock of an unfinished folder after that."""
+    if partial.suffix == _LOCK:
+        shutil.rmtree(partial.with_suffix(""), ignore_errors=True)
+    partial.unlink(missing_ok=True)
 
 
-def try_lock(descriptor: int) -> None:
-    """Locks an open file until its process ends, however it ends; raises OSError if another process holds the lock."""
+def _remove_leftovers_once(parent: Path) -> None:
+    """Does so before the first write of this process into a folder."""
+    if (folder := parent.absolute()) not in _cleared:
+        _cleared.add(folder)
+        remove_leftovers(parent)
+
+
+def _fresh_name(parent: Path) -> Path:
+    return parent / f"{_PARTIAL}{secrets.token_hex(6)}"
+
+
+def _new_locked_file(parent: Path, suffix: str = "") -> tuple[Path, BinaryIO]:
+    """Creates a file under a fresh name in a folder, and locks it."""
+    while True:
+        path = _fresh_name(parent).with_suffix(suffix)
+        file: BinaryIO = path.open("xb", buffering=0)  # type: ignore[assignment]
+        if sys.platform == "win32":  # where nobody removes an open file, and others could not write a locked one
+            return path, file
+        try:
+            try_lock(file)
+        except BlockingIOError:  # another process, which has taken it for a leftover, removes it
+            file.close()
+            continue
+        except OSError:  # a file system without locks, on which nobody removes it either
+            return path, file
+        if path.exists():
+            return path, file
+        file.close()
+
+
+def try_lock(file: IO[Any]) -> None:
+    """Locks an open file until it is closed, or its process ends, however it ends; processes forked from it let it go.
+
+    Raises:
+        OSError: Another process holds the lock; or the file system has none.
+    """
     if sys.platform == "win32":
         import msvcrt
 
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _locked.add(file)
+
+
+def _close_inherited_locks() -> None:
+    """In a forked process: a lock belongs to every process that has the file open, and would outlive its owner."""
+    for file in list(_locked):
+        with contextlib.suppress(OSError):
+            file.close()
+    _locked.clear()
+
+
+_cleared: set[Path] = set()  # folders
+_locked: weakref.WeakSet[IO[Any]] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import StorageError, UserError
+from cyclegan_fast.files import remove_leftovers
 from cyclegan_fast.logs import printable
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ def translate(
         raise UserError("--resume keeps the results that exist, --overwrite replaces them: use one of them")
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
     every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct)
+    targets = {task.target.parent for task in every}
+    for folder in targets | ({grid_of(task, output).parent for task in every} if reconstruct else set()):
+        remove_leftovers(folder)  # of a command that was killed
     tasks = [task for task in every if not (resume and task.target.is_file())]
     if reconstruct and not engine.is_dir():
         raise UserError("--reconstruct needs both generators: give a run's folder or a checkpoint as --engine")

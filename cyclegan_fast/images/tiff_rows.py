@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cyclegan_fast.files import partial_beside, storage_errors
+from cyclegan_fast.files import building_file
 from cyclegan_fast.images.channels import to_channels
 from cyclegan_fast.images.decode import faults_of
 from cyclegan_fast.images.packages import import_package
@@ -126,25 +126,16 @@ def write_tiff(
         UserError: The disk is full, or the like.
     """
     height, width, channels = shape
-    partial = partial_beside(path)
-    with storage_errors(f"cannot write {path}"):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with import_package("tifffile").TiffWriter(
-                partial, bigtiff=height * width * channels * dtype.itemsize > _MANY
-            ) as file:
-                file.write(
-                    (zlib.compress(strip) if compress else strip for strip in _strips(bands)),
-                    shape=shape if channels > 1 else shape[:2],
-                    dtype=dtype,
-                    rowsperstrip=_STRIP_ROWS,
-                    compression="zlib" if compress else None,
-                    **write_options(channels),
-                )
-            partial.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
+    is_big = height * width * channels * dtype.itemsize > _MANY
+    with building_file(path) as partial, import_package("tifffile").TiffWriter(partial, bigtiff=is_big) as file:
+        file.write(
+            (zlib.compress(strip) if compress else strip for strip in _strips(bands)),
+            shape=shape if channels > 1 else shape[:2],
+            dtype=dtype,
+            rowsperstrip=_STRIP_ROWS,
+            compression="zlib" if compress else None,
+            **write_options(channels),
+        )
 
 
 def _strips(bands: Iterator[np.ndarray]) -> Iterator[bytes]:

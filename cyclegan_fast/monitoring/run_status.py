@@ -88,7 +88,7 @@ def read_status(folder: Path) -> RunStatus | None:
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            try_lock(file.fileno())
+            try_lock(file)
     except FileNotFoundError:
         return False
     except OSError:

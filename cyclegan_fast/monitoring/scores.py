@@ -8,10 +8,11 @@ from typing import Any
 from cyclegan_fast.documents import Maybe, Number, check, read_json
 
 _METRICS = {str: Maybe(Number(whole=False))}
-_DIRECTIONS = {"photo_to_labels": _METRICS, "labels_to_photo": _METRICS}
-_SHAPE = {
-    **_DIRECTIONS,
-    "untranslated": Maybe(_DIRECTIONS),
+DIRECTIONS = {"photo_to_labels", "labels_to_photo"}
+_BOTH = dict.fromkeys(DIRECTIONS, Maybe(_METRICS))
+SHAPE = {
+    **_BOTH,
+    "untranslated": Maybe(_BOTH),
     "ceiling": Maybe(_METRICS),
     "images": Maybe(Number(0)),
     "size": Maybe(Number(0)),
@@ -28,5 +29,5 @@ def read_scores(path: Path) -> dict[str, Any]:
     found = read_json(path)
     check(found, dict)
     found = found.get("checkpoint", found)
-    check(found, _SHAPE)
-    return {name: found[name] for name in _SHAPE if found.get(name) is not None}
+    check(found, SHAPE)
+    return {name: value for name, value in found.items() if value is not None or name not in SHAPE}

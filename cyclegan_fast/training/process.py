@@ -9,18 +9,21 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.files import storage_errors, try_lock
+from cyclegan_fast.files import remove_leftovers, storage_errors, try_lock
 from cyclegan_fast.monitoring.run_status import LOCK_NAME
+
+if TYPE_CHECKING:
+    import torch
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
     """Returns the peak memory so far in GiB: of CUDA's allocator, or of the process on the CPU (None on Windows)."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**30
     if sys.platform == "win32":
         return None
@@ -46,12 +49,14 @@ class RunLock:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a")
         try:
-            try_lock(self.file.fileno())
+            try_lock(self.file)
             if not os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
                 raise FileExistsError  # it was removed, and made again by another run
         except OSError:
             self.file.close()
             raise UserError(f"{self.folder}: another run is training in this folder; choose another --out") from None
+        for folder in (self.folder, self.folder / "samples", self.folder / "checkpoints"):
+            remove_leftovers(folder)  # of a run that was killed
         return self
 
     def __exit__(

@@ -120,7 +120,7 @@ def test_the_page_says_how_far_the_run_is_and_when_that_was(folder: Path, change
 def test_a_killed_run_does_not_claim_to_be_alive(folder: Path) -> None:
     write_status(folder, RUNNING)
     with (folder / ".lock").open("a") as lock:
-        try_lock(lock.fileno())
+        try_lock(lock)
         status = read_status(folder)
         assert status is not None and status.state == "running"
         assert refreshes(write_run_report(folder))

@@ -18,7 +18,7 @@ from cyclegan_fast.engine.translation.video_reader import (
     import_av,
     open_video,
 )
-from cyclegan_fast.files import partial_beside, storage_errors
+from cyclegan_fast.files import building_file
 
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _COPIED_SOUND = {"aac", "mp3", "ac3"}  # that every such file may hold; others become AAC
@@ -32,29 +32,22 @@ _BT709, _LIMITED = 1, 1  # as players read it from the file
 @contextlib.contextmanager
 def open_writer(source: Path, target: Path, reader: VideoReader, channels: int) -> Iterator[VideoWriter]:
     """A writer of a file that appears when the block ends, and not if it fails."""
-    av, partial = import_av(), partial_beside(target)
-    try:
-        with _storage_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            container = av.open(ffmpeg_url(partial), "w", format=_MUXERS[target.suffix.lower()])
-            with container, open_video(source) as again:
-                writer = VideoWriter(container, again, reader, channels)
-                yield writer
-                writer.finish()
-            partial.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+    av = import_av()
+    with building_file(target) as partial, _ffmpeg_errors():
+        container = av.open(ffmpeg_url(partial), "w", format=_MUXERS[target.suffix.lower()])
+        with container, open_video(source) as again:
+            writer = VideoWriter(container, again, reader, channels)
+            yield writer
+            writer.finish()
 
 
 @contextlib.contextmanager
-def _storage_errors(target: Path) -> Iterator[None]:
-    """`storage_errors`, of FFmpeg's own errors, too."""
-    with storage_errors(f"cannot write {target}"):
-        try:
-            yield
-        except import_av().error.FFmpegError as error:
-            raise OSError(error.errno, error.strerror) from error
+def _ffmpeg_errors() -> Iterator[None]:
+    """Turns FFmpeg's own errors into the system's."""
+    try:
+        yield
+    except import_av().error.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error
 
 
 class VideoWriter:

@@ -1,0 +1,162 @@
+"""What a killed process leaves behind: its lock goes with it, and the next one clears what it had not finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.config import ModelConfig, TrainConfig
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import building_file, building_folder, remove_leftovers, write_atomically
+from cyclegan_fast.nn import build_networks
+from cyclegan_fast.training.process import RunLock
+from cyclegan_fast.translate import translate
+from tests.data.sample_images import noise
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and kills of POSIX")
+
+# Each begins something in the folder `root` and is in the middle of it when it comes to `wait()`.
+LOCK = "from cyclegan_fast.training.process import RunLock\nlock = RunLock(root).__enter__()\n"
+PROGRAMS = {
+    "file": "with building_file(root / 'a.png') as partial:\n    partial.write_bytes(b'half'); wait()",
+    "folder": "with building_folder(root / 'a') as partial:\n    (partial / 'half').write_bytes(b'x'); wait()",
+    "tiff": """
+import numpy as np
+from cyclegan_fast.images.tiff_rows import write_tiff
+
+def bands():
+    yield np.zeros((32, 16, 3), np.uint8)
+    wait()
+
+write_tiff(root / "a.tif", bands(), (64, 16, 3), np.dtype("uint8"), compress=False)
+""",
+    "lock": LOCK + "wait()",
+    "forked": LOCK + "child = os.fork(); wait()",
+    "forkserver": LOCK
+    + "process = multiprocessing.get_context('forkserver').Process(target=time.sleep, args=(600,))\n"
+    + "process.start(); child = process.pid; wait()",
+}
+HEAD = """
+import multiprocessing, os, signal, sys, time
+from pathlib import Path
+from cyclegan_fast.files import building_file, building_folder
+
+root, child = Path(sys.argv[1]), 0
+
+def wait():
+    if child or "os.fork" not in program:  # the child of a fork stays silent
+        print(child, flush=True)
+    signal.pause()
+"""
+
+
+class Process:
+    """A process in the middle of one of `PROGRAMS`."""
+
+    def __init__(self, kind: str, root: Path) -> None:
+        program = f"{HEAD}\nprogram = {PROGRAMS[kind]!r}\nexec(program)"
+        self.process = subprocess.Popen([sys.executable, "-c", program, str(root)], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.child = int(self.process.stdout.readline())
+
+    def kill(self) -> None:
+        """As the kernel does when memory is short; children stay."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        if self.child:
+            os.kill(self.child, signal.SIGKILL)
+
+
+@pytest.fixture
+def begun(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Process]:
+    process = Process(request.param, tmp_path)
+    yield process
+    process.close()
+
+
+def unfinished(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob(".partial-*"))
+
+
+@pytest.mark.parametrize("begun", ["file", "folder", "tiff"], indirect=True)
+def test_leftovers_go_once_their_process_is_dead(begun: Process, tmp_path: Path) -> None:
+    (tmp_path / ".partial-0123456789ab").symlink_to("/etc/hostname")  # which is nobody's
+    living = unfinished(tmp_path)
+    assert len(living) >= 2
+    remove_leftovers(tmp_path)
+    assert unfinished(tmp_path) == living
+    begun.kill()
+    assert unfinished(tmp_path) == living
+    remove_leftovers(tmp_path)
+    assert unfinished(tmp_path) == [".partial-0123456789ab"]
+    assert [path.name for path in tmp_path.iterdir()] == [".partial-0123456789ab"]
+
+
+@pytest.mark.parametrize("begun", ["file"], indirect=True)
+def test_the_first_write_into_a_folder_clears_it(begun: Process, tmp_path: Path) -> None:
+    begun.kill()
+    (tmp_path / "deep").mkdir()
+    write_atomically(tmp_path / "deep" / "b", b"b")
+    assert unfinished(tmp_path)
+    write_atomically(tmp_path / "b", b"b")
+    assert not unfinished(tmp_path) and (tmp_path / "b").read_bytes() == b"b"
+
+
+def test_what_this_process_writes_is_not_cleared(tmp_path: Path) -> None:
+    with building_file(tmp_path / "a") as partial, building_folder(tmp_path / "b") as folder:
+        remove_leftovers(tmp_path)
+        write_atomically(tmp_path / "c", b"c")
+        partial.write_bytes(b"a")
+        (folder / "x").write_bytes(b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+    assert (tmp_path / "a").read_bytes() == b"a" and (tmp_path / "b" / "x").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("begun", ["file"], indirect=True)
+def test_translate_clears_what_a_killed_one_left(begun: Process, tmp_path: Path) -> None:
+    model = ModelConfig(generator="resnet_1blocks", ngf=2, ndf=2)
+    run, photos = tmp_path / "run", tmp_path / "photos"
+    networks = build_networks(model)
+    save_checkpoint(run / "checkpoints", 1, networks=networks, config=TrainConfig(model=model), progress={"step": 1})
+    photos.mkdir()
+    noise(16, 16).save(photos / "a.bmp")
+    words = {"engine": run, "input": photos, "output": tmp_path, "device": "cpu", "direction": "AtoB"}
+    assert translate(**words) == 0
+    assert unfinished(tmp_path)  # still being written
+    begun.kill()
+    assert translate(**words, resume=True) == 0  # also if nothing is left to do
+    assert not unfinished(tmp_path)
+
+
+@pytest.mark.parametrize("begun", ["lock", "forked", "forkserver"], indirect=True)
+def test_a_killed_run_holds_no_lock_whatever_its_workers_do(begun: Process, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="another run"), RunLock(tmp_path):
+        pass
+    for folder in (tmp_path, tmp_path / "samples"):
+        folder.mkdir(exist_ok=True)
+        (folder / ".partial-0123456789ab").write_bytes(b"left by a kill")
+    begun.kill()
+    if begun.child:
+        os.kill(begun.child, 0)  # it lives on
+    with RunLock(tmp_path):
+        assert not unfinished(tmp_path) and not unfinished(tmp_path / "samples")
+
+
+def test_a_fork_lets_go_of_nothing_in_its_parent(tmp_path: Path) -> None:
+    with RunLock(tmp_path):
+        pid = os.fork()
+        if not pid:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        with pytest.raises(UserError, match="another run"), RunLock(tmp_path):
+            pass
