@@ -1,9 +1,12 @@
-"""Worker processes that do not run the user's program again."""
+"""Worker processes that do not run the user's program again, and do not outlive it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import threading
+import time
 import types
 from collections.abc import Iterator
 
@@ -21,3 +24,19 @@ def main_left_alone() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def end_with_parent() -> None:
+    """Lets a worker process end within a second of the process that started it, which may have been killed.
+
+    A worker of a pool waits for work otherwise, for ever: it holds the other end of the pipe itself.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if sys.platform != "win32":  # where the parent's identifier stays
+        threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

@@ -32,8 +32,9 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
     In --out: report.html, samples/, checkpoints/, events.jsonl, status.json, config.yaml, and tensorboard/ where
     TensorBoard is installed.
 
-    Ctrl-C and SIGTERM end the run after its step, with a checkpoint and status 3; a second one ends it at once. In the
-    background of a script, where a shell ignores Ctrl-C's signal, only SIGTERM (kill <pid>) does.
+    Ctrl-C and SIGTERM end the run after its step, with a checkpoint and status 3, or at once and with the same status
+    while there is no step yet; a second one ends it at once, with status 130 (Ctrl-C) or 143. In the background of a
+    script, where a shell ignores Ctrl-C's signal, only SIGTERM (kill <pid>) does.
 
     Args:
         config: YAML file of settings (as --print-config shows them); flags override it.
@@ -46,9 +47,18 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
     if print_config:
         print(yaml.safe_dump(to_dict(settings), sort_keys=False), end="")
         return 0
-    from cyclegan_fast.training.trainer import EXIT_STOPPED, Trainer
+    from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
 
-    status = Trainer(settings).run()
+    with StopSignal(at_once=True) as stop:
+        try:
+            from cyclegan_fast.training.trainer import Trainer
+
+            status = Trainer(settings).run(stop)
+        except KeyboardInterrupt:
+            if not stop.at_once:
+                raise
+            log.info("stopped by a signal before the first step: the same command starts it again")
+            return EXIT_STOPPED
     if status == EXIT_STOPPED:
         log.info("stopped by a signal after a checkpoint; the same command with --resume auto continues")
     return status

@@ -22,7 +22,7 @@ from cyclegan_fast.monitoring.page import ImageBlock
 from cyclegan_fast.monitoring.report import write_report
 from cyclegan_fast.monitoring.run_status import RunStatus, State, read_status, write_status
 from cyclegan_fast.monitoring.samples import COLUMNS, DIRECTIONS, SampleRow, read_samples, sample_steps
-from cyclegan_fast.monitoring.scores import DIRECTIONS, SHAPE, read_scores
+from cyclegan_fast.monitoring.scores import SCORED, SHAPE, read_scores
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ def _read_scores(folder: Path) -> dict[str, Any] | None:
         found = read_scores(folder / "scores.json")
     except (OSError, DocumentError):
         return None
-    return {name: found[name] for name in SHAPE if name in found} if found.keys() >= DIRECTIONS else None
+    return {name: found[name] for name in SHAPE if name in found} if found.keys() >= SCORED else None
 
 
 def _has_checkpoint(folder: Path) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 from cyclegan_fast.documents import Maybe, Number, check, read_json
 
 _METRICS = {str: Maybe(Number(whole=False))}
-DIRECTIONS = {"photo_to_labels", "labels_to_photo"}
-_BOTH = dict.fromkeys(DIRECTIONS, Maybe(_METRICS))
+SCORED = {"photo_to_labels", "labels_to_photo"}
+_BOTH = dict.fromkeys(SCORED, Maybe(_METRICS))
 SHAPE = {
     **_BOTH,
     "untranslated": Maybe(_BOTH),

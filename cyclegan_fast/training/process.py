@@ -18,6 +18,8 @@ from cyclegan_fast.monitoring.run_status import LOCK_NAME
 if TYPE_CHECKING:
     import torch
 
+EXIT_STOPPED = 3  # a signal ended the run early; the same command, with --resume auto after a checkpoint, goes on
+
 
 def peak_memory_gib(device: torch.device) -> float | None:
     """Returns the peak memory so far in GiB: of CUDA's allocator, or of the process on the CPU (None on Windows)."""
@@ -78,6 +80,8 @@ class RunLock:
 class StopSignal:
     """Notes that SIGTERM or SIGINT asked the run to stop after its step; a second one stops the process at once.
 
+    It may be entered again within its block, as by the trainer that it is handed to.
+
     A signal that the process was started to ignore stays ignored. A shell starts the background jobs of a script
     with SIGINT ignored, so that Ctrl-C at the terminal does not reach them; SIGTERM stops them in order. Outside the
     main thread, which alone may handle signals, none is noted.
@@ -85,17 +89,21 @@ class StopSignal:
     Args:
         owns_process: False in somebody else's program, a notebook for example: a second signal then does what it did
             before, which for Ctrl-C is to raise KeyboardInterrupt.
+        at_once: There is no step yet that could be finished: until the trainer sets it to False, the first signal
+            raises KeyboardInterrupt.
     """
 
-    def __init__(self, *, owns_process: bool = True) -> None:
-        self.owns_process = owns_process
+    def __init__(self, *, owns_process: bool = True, at_once: bool = False) -> None:
+        self.owns_process, self.at_once = owns_process, at_once
+        self.depth = 0
         self.requested = False
         self.signal: int | None = None
         """The signal that asked; None if it was something else."""
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
+        self.depth += 1
+        if self.depth == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not installed from Python
                     self.before[number] = signal.signal(number, self._on_signal)
@@ -108,11 +116,15 @@ class StopSignal:
             self._restore()
             signal.raise_signal(number)
         self.requested, self.signal = True, number
+        if self.at_once:
+            raise KeyboardInterrupt
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        self.depth -= 1
+        if self.depth == 0:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self.before.items():

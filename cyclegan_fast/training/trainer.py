@@ -33,7 +33,7 @@ from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.example_data import refuse_pairs, takes_example_data, with_example_data
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.meter import Meter
-from cyclegan_fast.training.process import RunLock, StopSignal, peak_memory_gib
+from cyclegan_fast.training.process import EXIT_STOPPED, RunLock, StopSignal, peak_memory_gib
 from cyclegan_fast.training.resume import (
     checkpoint_to_continue,
     image_differences,
@@ -48,7 +48,6 @@ from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
 log = logging.getLogger(__name__)
 
-EXIT_STOPPED = 3  # a signal ended the run early, after a checkpoint
 MIN_LOSS_SCALE = 1.0  # of fp16: it starts at 65,536 and is halved by every step that overflows
 
 OnLog = Callable[[dict[str, Any]], object]
@@ -116,6 +115,7 @@ class Trainer:
         """Trains, until the end or until `stop` is requested; returns the exit status of the command."""
         out = self.config.run.out
         with self.held, stop or StopSignal() as stop, contextlib.ExitStack() as stack:
+            stop.at_once = False
             self._load()
             if self.done >= self.total_steps:
                 longer = "a larger --max-steps, or none," if self.config.run.max_steps else "more --n-epochs-decay"

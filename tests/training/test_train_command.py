@@ -18,7 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cyclegan_fast.config import TrainConfig, from_dict
+from cyclegan_fast.data.loaders.cache import CacheLoader
 from cyclegan_fast.train import main
+from cyclegan_fast.training import trainer as trainer_module
 from tests.commands import run_in_process, train_settings
 
 FLAGS = (
@@ -142,6 +144,58 @@ for number in (signal.SIGINT, signal.SIGTERM):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n") == ["True True", "False True"] * 2 + [""]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("when", ["images", "networks", "loader", "samples"])
+def test_a_signal_before_the_first_step_ends_with_the_same_status(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, number: signal.Signals
+) -> None:
+    """Until the trainer runs there is nothing to save; from then on a checkpoint of step 0 is."""
+    where, name = {
+        "images": (trainer_module, "build_train_loader"),
+        "networks": (trainer_module, "_networks"),
+        "loader": (CacheLoader, "prepare"),
+        "samples": (trainer_module, "save_samples"),
+    }[when]
+    before = getattr(where, name)
+
+    def signalled(*args: object, **options: object) -> object:
+        signal.raise_signal(number)
+        return before(*args, **options)
+
+    monkeypatch.setattr(where, name, signalled)
+    out = tmp_path / "run"
+    done = train("--data", images, "--out", out, *SMALL, "--max-dataset-size", 6)
+    assert done.returncode == 3, done.stderr
+    saved = when in ("loader", "samples")
+    assert ("stopped by a signal before the first step: the same command starts it again" in done.stdout) != saved
+    assert out.exists() == saved and (not saved or newest(out).name == "step_00000000")
+    monkeypatch.undo()
+    again = train("--data", images, "--out", out, *SMALL, "--max-dataset-size", 6, "--resume", "--max-steps", 1)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_the_process_at_once(at_once: bool, number: signal.Signals, status: int) -> None:
+    program = f"""
+import contextlib, signal
+from cyclegan_fast.training.process import StopSignal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with StopSignal(at_once={at_once}) as stop, stop:
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal({number:d})
+    print("requested", stop.requested, flush=True)
+    signal.raise_signal({number:d})
+print("not reached")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "requested True\n", "")
 
 
 def one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> None:

@@ -33,7 +33,7 @@ from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.jpeg_damage import why_not_scanned
 from cyclegan_fast.logs import warn_once
 from cyclegan_fast.monitoring.progress import Progress
-from cyclegan_fast.processes import main_left_alone
+from cyclegan_fast.processes import end_with_parent, main_left_alone
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def _read_all(files: Sequence[ImageFile], workers: int) -> Iterator[ImageMetadat
         return
     method = "fork" if sys.platform == "linux" else "spawn"  # a fork starts at once; its reading needs no torch
     context = multiprocessing.get_context(method)
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker)
     try:
         with main_left_alone():
             found = pool.map(_read, files, chunksize=_CHUNK)
@@ -217,6 +217,8 @@ def _read(file: ImageFile) -> ImageMetadata | BadImageError:
         return error
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _start_worker() -> None:
+    """Interrupts are left to the parent, which ends its workers, or whose end they notice."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -17,6 +17,7 @@ from cyclegan_fast.data.scenes.layout import CLASSES, Scene, class_map, draw_sce
 from cyclegan_fast.data.scenes.render import PALETTE, render_labels, render_photo
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.processes import end_with_parent
 
 FACTS_NAME = "scenes.json"
 TRUTH_FOLDER = "truth"
@@ -70,7 +71,7 @@ def _run(write: Callable[[Job], None], jobs: list[Job]) -> None:
         for job in jobs:
             write(job)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), end_with_parent) as pool:
         for _ in pool.map(write, jobs, chunksize=_CHUNK):
             pass
 
