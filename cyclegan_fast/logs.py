@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import sys
 import threading
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 _reported: set[tuple[str, str]] = set()
 _lock = threading.Lock()
@@ -99,6 +101,41 @@ def escape_what_streams_cannot_write() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _UnfailingStream:
+    """A text stream whose errors are ignored; what the system does not take stays in its buffer for the next time."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def stream_errors_ignored() -> Iterator[None]:
+    """Lets a block go on where stdout or stderr cannot be written: the disk is full, or a pipe's reader has gone."""
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _UnfailingStream(stream) for stream in streams)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+        for stream in filter(None, streams):
+            try:
+                stream.flush()
+            except OSError:  # or Python would end with a status of its own
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def warn_once(log: logging.Logger, message: str) -> None:

@@ -11,6 +11,7 @@ from cyclegan_fast.cli import run_command
 from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict, with_settings
 from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, parse_yaml, read_limited
 from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.logs import stream_errors_ignored
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
         return 0
     from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
 
-    with StopSignal(at_once=True) as stop:
+    with StopSignal(at_once=True) as stop, stream_errors_ignored():
         try:
             from cyclegan_fast.training.trainer import Trainer
 
@@ -59,8 +60,8 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
                 raise
             log.info("stopped by a signal before the first step: the same command starts it again")
             return EXIT_STOPPED
-    if status == EXIT_STOPPED:
-        log.info("stopped by a signal after a checkpoint; the same command with --resume auto continues")
+        if status == EXIT_STOPPED:
+            log.info("stopped by a signal after a checkpoint; the same command with --resume auto continues")
     return status
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from cyclegan_fast.documents import DocumentError, Maybe, Number, check, parse_json, read_limited
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
+from cyclegan_fast.monitoring.appended import AppendedFile, Unessential
+from cyclegan_fast.monitoring.tensorboard import TensorBoard
 
 EVENTS_NAME = "events.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -35,6 +34,8 @@ _SHAPE = {
 class EventLog:
     """Appends records to ``events.jsonl``; each is on its way to the disk before `write` returns.
 
+    A disk that fills up meanwhile ends no run: see `AppendedFile`.
+
     Args:
         folder: The run's folder, created if it is missing.
         resume_step: Steps done by the checkpoint that is being continued; later records are cut off, as their steps
@@ -48,8 +49,11 @@ class EventLog:
         self.path = folder / EVENTS_NAME
         events = [] if resume_step is None else [e for e in read_events(folder) if e["step"] <= resume_step]
         write_atomically(self.path, "".join(_line(event) for event in events).encode())
-        self.file = self.path.open("ab", buffering=0)
-        self.tensorboard = _tensorboard(folder / TENSORBOARD_FOLDER, (resume_step or 0) + 1)
+        self.file = AppendedFile(self.path)
+        self.to_tensorboard = Unessential("TensorBoard does not show all")
+        self.tensorboard: TensorBoard | None = None
+        with self.to_tensorboard, contextlib.suppress(ImportError):  # where it is not installed
+            self.tensorboard = TensorBoard(folder / TENSORBOARD_FOLDER, (resume_step or 0) + 1)
 
     def __enter__(self) -> EventLog:
         return self
@@ -66,35 +70,28 @@ class EventLog:
 
         Returns:
             The record, with every number as it is.
-
-        Raises:
-            UserError: The disk is full.
         """
         event = {"step": step, "time": round(time.time(), 3), **scalars}
         if losses is not None:
             event["losses"] = dict(losses)
-        line = _line(event).encode()
-        try:
-            if self.file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self.tensorboard is not None:
+        self.file.append(_line(event).encode())
+        if self.tensorboard is not None:
+            with self.to_tensorboard:
                 for name, value in _scalars({**scalars, "loss": losses or {}}):
-                    self.tensorboard.add_scalar(name, value, step)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+                    self.tensorboard.scalar(step, name, value)
         return event
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Shows an RGB image in TensorBoard, where that is installed; the event file holds none."""
         if self.tensorboard is not None:
-            self.tensorboard.add_image(name, np.asarray(image), step, dataformats="HWC")
+            with self.to_tensorboard:
+                self.tensorboard.image(step, name, image)
 
     def close(self) -> None:
         """Closes the files."""
         self.file.close()
         if self.tensorboard is not None:
-            with contextlib.suppress(OSError):  # a full disk: `write` has raised it, and events.jsonl is whole
-                self.tensorboard.close()
+            self.tensorboard.close()
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
@@ -158,12 +155,3 @@ def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, flo
         elif hasattr(value, "item") or (isinstance(value, int | float) and not isinstance(value, bool)):
             found.append((f"{prefix}{key}", float(value)))
     return found
-
-
-def _tensorboard(folder: Path, purge_step: int) -> Any:
-    """A writer that hides what an earlier run logged from `purge_step` on; None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=purge_step)

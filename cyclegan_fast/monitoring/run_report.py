@@ -15,6 +15,7 @@ from PIL import Image
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, check, parse_yaml, read_limited
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.monitoring.appended import Unessential
 from cyclegan_fast.monitoring.events import EVENTS_NAME, read_events
 from cyclegan_fast.monitoring.grids import reduced, shown_channels
 from cyclegan_fast.monitoring.machine import machine_info
@@ -51,6 +52,7 @@ class RunReport:
     def __init__(self, folder: Path, progress: TrainingProgress, channels_note: str = "") -> None:
         self.folder, self.progress, self.channels_note = folder, progress, channels_note
         self.machine = machine_info()
+        self.upkeep = Unessential("the report is not up to date")
         self.began = time.monotonic()
         self.spent = self.last = 0.0  # seconds, of all reports and of the last one
 
@@ -60,22 +62,16 @@ class RunReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self._write("finished" if self.progress.step >= self.progress.total else "stopped")
-            return
-        try:
-            self._write("failed", _reason(error))
-        except Exception as failure:  # the disk is full, say: the error itself matters more
-            log.warning("the report does not show how the run ended: %s", failure)
+        ended: State = "finished" if self.progress.step >= self.progress.total else "stopped"
+        with Unessential("the report does not show how the run ended"):
+            self._write("failed" if error else ended, _reason(error) if error else "")
 
     def update(self) -> None:
         """Writes both files, unless all reports together would then take more than `MAX_SHARE` of the time."""
         if self.spent + self.last > MAX_SHARE * (time.monotonic() - self.began):
             return
-        try:
+        with self.upkeep:
             self._write("running")
-        except Exception as error:  # whatever is wrong with a page, days of training matter more
-            log.warning("the report is not up to date: %s", error)
 
     def _write(self, state: State, message: str = "") -> None:
         start = time.monotonic()

@@ -24,6 +24,7 @@ from cyclegan_fast.device import resolve_device
 from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
+from cyclegan_fast.monitoring.appended import Unessential
 from cyclegan_fast.monitoring.events import EventLog
 from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels_note
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
@@ -103,6 +104,8 @@ class Trainer:
         self.step = CycleGANStep(self.networks, config)
         self.translator = SampleTranslator(self.step, held_out, channels_last=config.run.channels_last)
         self.schedule = LearningRate(config.optim)
+        self.meter = Meter()
+        self.samples_guard = Unessential("sample grids are missing")
         self.done = 0  # steps trained so far
         self.epoch_loss = torch.zeros((), device=self.device)  # sum of the generators' losses over this epoch
 
@@ -147,8 +150,8 @@ class Trainer:
         if self.done == 0 and self.config.run.sample_every:
             self._save_samples()
         self.report.update()
-        meter = Meter(batches.waited)
         self.progress.begin()
+        self.meter.begin(batches.waited)
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
             try:
@@ -156,12 +159,12 @@ class Trainer:
             except WaitCancelledError:  # a stop was requested while no batch was ready
                 break
             _, losses = run_step(batch["A"], batch["B"])
-            meter.add(losses)
-            self.epoch_loss += meter.generators_loss
+            self.meter.add(losses)
+            self.epoch_loss += self.meter.generators_loss
             self.done += 1
-            self._after_step(meter)
-        if meter.steps:
-            self._stop_unless_finite(meter)
+            self._after_step()
+        if self.meter.steps:
+            self._stop_unless_finite()
 
     def _prepare_step(self) -> Callable[[Tensor, Tensor], tuple[Images, Losses]]:
         # Images of one size: cuDNN times its algorithms once, in the first steps.
@@ -171,14 +174,14 @@ class Trainer:
                 net.compile()
         return GraphedStep(self.step) if self.uses_graph else self.step
 
-    def _after_step(self, meter: Meter) -> None:
+    def _after_step(self) -> None:
         """Logs, samples, ends the epoch and saves a checkpoint, each where it is due."""
         run, last = self.config.run, self.done == self.total_steps
         log_due = last or self.done % run.log_every == 0
         save_due = not last and _divides(run.checkpoint_every, self.done)  # `run` saves the last one
         if log_due or save_due or self.device.type == "cpu":
-            self._stop_unless_finite(meter)
-        record = self._log(meter) if log_due else None
+            self._stop_unless_finite()
+        record = self._log() if log_due else None
         sample_due = _divides(run.sample_every, self.done) or (last and run.sample_every > 0)
         if sample_due:
             self._save_samples()
@@ -193,19 +196,19 @@ class Trainer:
         if record and self.on_log:
             self.on_log(record)
 
-    def _log(self, meter: Meter) -> dict[str, Any]:
+    def _log(self) -> dict[str, Any]:
         """Writes the record of the steps since the last one, and returns it: step, time, losses by name, speed ..."""
         epoch = (self.done - 1) // self.steps_per_epoch + 1  # of the step that has just been done
         record = self.events.write(
             self.done,
             epoch=epoch,
             lr=self.schedule.at(epoch),
-            steps_per_second=meter.steps_per_second(),
-            data_wait_percent=meter.wait_percent(),
+            steps_per_second=self.meter.steps_per_second(),
+            data_wait_percent=self.meter.wait_percent(),
             peak_memory_gib=peak_memory_gib(self.device),
-            losses=meter.means(),
+            losses=self.meter.means(),
         )
-        meter.reset()
+        self.meter.reset()
         return record
 
     def _end_epoch(self) -> None:
@@ -213,17 +216,18 @@ class Trainer:
             self.schedule.observe(self.epoch_loss.item() / self.steps_per_epoch)
         self.epoch_loss.zero_()
 
-    def _stop_unless_finite(self, meter: Meter) -> None:
+    def _stop_unless_finite(self) -> None:
         """Ends the run at a loss that is not finite: it has changed no weights, but nothing good comes after it."""
         if self.config.run.amp == "fp16":  # it overflows now and then; its scaler halves the scale and skips the update
             if self.step.scaler.get_scale() < MIN_LOSS_SCALE:
                 raise UserError(f"step {self.done}: fp16 overflows without end; use --amp bf16, or lower --lr")
             return
-        bad = meter.not_finite()
+        bad = self.meter.not_finite()
         if not bad:
             return
         dump = self._save(self.config.run.out / "failed")
-        first = self.done if self.device.type == "cpu" else self.done - meter.steps + 1  # a GPU is asked now and then
+        asked = 1 if self.device.type == "cpu" else self.meter.steps  # a GPU is asked now and then
+        first = self.done - asked + 1
         where = f"step {self.done}" if first == self.done else f"steps {first} to {self.done}"
         raise UserError(
             f"{where}: the loss {' and '.join(bad)} is not finite; the weights of before it are saved in {dump}; "
@@ -233,8 +237,9 @@ class Trainer:
     def _save_samples(self) -> None:
         """Writes a grid of the held-out images as the generators translate them now."""
         if rows := self.translator.rows():
-            grid = save_samples(self.config.run.out, self.done, rows)
-            self.events.image(self.done, "samples", grid)
+            with self.samples_guard:
+                grid = save_samples(self.config.run.out, self.done, rows)
+                self.events.image(self.done, "samples", grid)
 
     def _checkpoint(self) -> None:
         self._save(self.config.run.out / "checkpoints", keep=self.config.run.keep_checkpoints)
@@ -292,6 +297,7 @@ class Trainer:
             "loader": self.loader.state_dict(),
             "schedule": self.schedule.state_dict(),
             "epoch_loss": self.epoch_loss,
+            "meter": self.meter.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -301,6 +307,8 @@ class Trainer:
         self.loader.load_state_dict(state["loader"])
         self.schedule.load_state_dict(state["schedule"])
         self.epoch_loss.copy_(state["epoch_loss"])
+        if "meter" in state:  # which earlier versions did not store
+            self.meter.load_state_dict(state["meter"], self.device)
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,16 +81,59 @@ def test_a_run_without_events_has_none(tmp_path: Path) -> None:
     assert read_events(tmp_path) == []
 
 
-def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """No file of this process may become longer than so many bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_a_warning_and_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with EventLog(tmp_path) as log:
         log.write(1)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # bytes; the second record does not fit
-        try:
-            with pytest.raises(UserError, match="cannot write"):
-                log.write(2, text="x" * 200)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with files_limited_to(100):  # bytes; of the second record a part fits
+            for step in (2, 3):
+                log.write(step, text="x" * 200, losses={"G_A": 0.5})
+                log.image(step, "samples", Image.new("RGB", (64, 64)))
+                assert steps(tmp_path) == [1]  # and nothing torn behind it
+        assert log.write(4)["step"] == 4
+        assert steps(tmp_path) == [1, 2, 3, 4]
+        with files_limited_to(100):
+            log.write(5)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5]  # at the end there was room
+    of_events, *of_tensorboard = caplog.messages
+    assert re.fullmatch(
+        rf"cannot write {tmp_path}/events\.jsonl: (No space left on device|File too large); training goes on, and what "
+        "is missing is written as soon as there is room",
+        of_events,
+    )
+    assert len(of_tensorboard) <= 1  # where it is installed
+    assert all("tfevents" in line and "records are missing in it" in line for line in of_tensorboard)
+
+
+def test_tensorboard_is_whole_before_and_after_a_full_disk(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with EventLog(tmp_path) as log:
+        for step in range(1, 7):
+            with files_limited_to(1) if step in (3, 4) else contextlib.nullcontext():
+                log.write(step, losses={"G_A": step / 8})
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(s.step, s.value) for s in board.Scalars("loss/G_A")] == [(i, i / 8) for i in (1, 2, 5, 6)]
+
+
+def test_a_tensorboard_that_does_not_work_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tensorboard").write_text("a file in the place of its folder")
+    with EventLog(tmp_path) as log:
+        log.write(1, losses={"G_A": 0.5})
+    (warning,) = caplog.messages
+    assert warning.startswith("TensorBoard does not show all: ") and warning.endswith("; training goes on")
     assert steps(tmp_path) == [1]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +19,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from cyclegan_fast.api.run import Run
 from cyclegan_fast.config import TrainConfig, from_dict
 from cyclegan_fast.data.loaders.cache import CacheLoader
 from cyclegan_fast.train import main
 from cyclegan_fast.training import trainer as trainer_module
+from cyclegan_fast.training.trainer import Trainer
 from tests.commands import run_in_process, train_settings
 
 FLAGS = (
@@ -101,6 +105,62 @@ def test_a_resumed_run_is_the_run_that_never_stopped(images: Path, tmp_path: Pat
     assert [r["losses"] for r in records(straight) if "losses" in r] == [
         r["losses"] for r in records(broken) if "losses" in r
     ]
+
+
+def test_a_resumed_record_holds_the_steps_before_the_checkpoint(images: Path, tmp_path: Path) -> None:
+    """Stopped between two records: the steps after the last one are in the next, as if nothing had happened."""
+    words = ["--data", images, *SMALL, "--log-every", 10, "--checkpoint-every", 5, "--max-dataset-size", 6]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert train(*words, "--out", straight, "--max-steps", 20).returncode == 0
+    assert train(*words, "--out", killed, "--max-steps", 16).returncode == 0
+    shutil.rmtree(newest(killed))  # as a kill after step 15 would have left it
+    assert newest(killed).name == "step_00000015"
+    assert train("--out", killed, "--resume", "--max-steps", 20).returncode == 0
+    assert [r["step"] for r in records(killed)] == [10, 20]
+    assert [r["losses"] for r in records(killed)] == [r["losses"] for r in records(straight)]
+
+
+def test_a_full_disk_that_only_logs_meet_ends_no_run(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between two checkpoints nothing can be written: events, TensorBoard, grids, report and status are logs."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("cannot mount a small tmpfs")
+    filler, free = disk / "filler", []
+
+    def fill(record: dict[str, Any]) -> None:
+        if record["step"] == 2:
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        elif record["step"] == 8:
+            filler.unlink()
+        free.append(shutil.disk_usage(disk).free)
+
+    try:
+        words = ["--data", images, "--out", disk / "run", *SMALL, "--max-dataset-size", 6]
+        words += ["--max-steps", 10, "--sample-every", 2, "--loader", "cache"]
+        assert Trainer(train_settings(list(map(str, words))), on_log=fill).run() == 0
+        assert min(free) == 0 and [r["step"] for r in records(disk / "run")] == list(range(1, 11))
+        assert newest(disk / "run").name == "step_00000010" and Run(disk / "run").finished
+        about = [line for line in caplog.messages if "No space left" in line]
+        assert len(about) == sum("training goes on" in line for line in about) <= 4
+        assert sum("samples/step_" in line for line in about) == 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_log_that_cannot_be_printed_ends_no_run(images: Path, tmp_path: Path) -> None:
+    words = ["--data", images, "--out", tmp_path / "run", *SMALL, "--max-steps", 2, "--max-dataset-size", 6]
+    command = [sys.executable, "-m", "cyclegan_fast.train", *map(str, words)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [r["step"] for r in records(tmp_path / "run")] == [1, 2]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
