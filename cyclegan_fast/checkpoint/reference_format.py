@@ -11,6 +11,7 @@ import io
 import logging
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,7 +133,10 @@ def read_reference(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise reading_error(f"{path}: {error.strerror or error}", error) from error
     try:
+        _check_archive(content, path)
         stored = torch.load(content, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is damaged or holds more than tensors, such as code that would run on loading: it is refused; "
@@ -143,6 +147,28 @@ def read_reference(path: Path) -> dict[str, Tensor]:
     if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for k, v in stored.items() if k != "_metadata"):
         raise UserError(f"{path} is not a bare state_dict, names with tensors, as the reference saves its networks")
     return {str(key).removeprefix("module."): value for key, value in stored.items() if key != "_metadata"}
+
+
+def _check_archive(content: io.BytesIO, path: Path) -> None:
+    """Compares the parts of a .pth with their checksums, which torch does not; older ones are no archive and have none.
+
+    Raises:
+        UserError: A part differs; or the parts would take more memory than the file, as none that torch packs do.
+        BadZipFile: It is a damaged archive.
+    """
+    is_archive = content.read(4) == b"PK\3\4"
+    if is_archive:
+        with zipfile.ZipFile(content) as archive:
+            parts = archive.infolist()
+            size = sum(part.file_size for part in parts)
+            if any(part.compress_type for part in parts) or size > content.getbuffer().nbytes:
+                raise UserError(f"{path} is an archive that torch.save has not written: it is refused")
+            if damaged := archive.testzip():
+                raise UserError(
+                    f"{path} is damaged: the checksum of {damaged} differs; copy the file again from where it came, or "
+                    "save it again"
+                )
+    content.seek(0)
 
 
 def to_reference(network: nn.Module) -> OrderedDict[str, Tensor]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cyclegan_fast.checkpoint import load_generators, load_reference_generator
 from cyclegan_fast.checkpoint.native import default_pixel_formats
@@ -29,6 +31,8 @@ from cyclegan_fast.engine.shapes import ShapeLimits
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.nn import Direction, build_generator
 from cyclegan_fast.version import __version__
+
+_DIGEST_KEY = "sha256"  # in the header; files of earlier versions lack it
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,18 @@ def _swap_channels(model: ModelConfig) -> ModelConfig:
 
 
 def dump_safetensors(generator: Generator) -> bytes:
-    """The content of a .safetensors file that `load_generator` reads."""
-    return safetensors.torch.save(read_weights(generator.network), {METADATA_KEY: json.dumps(generator.metadata())})
+    """The content of a .safetensors file that `load_generator` reads; it carries a digest of its own."""
+    tensors, metadata = read_weights(generator.network), json.dumps(generator.metadata())
+    return safetensors.torch.save(tensors, {METADATA_KEY: metadata, _DIGEST_KEY: _digest(tensors, metadata)})
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: str) -> str:
+    """A sha256 over the metadata, and the name, shape, type and values of each tensor."""
+    digest = hashlib.sha256(metadata.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
@@ -140,6 +154,8 @@ def _load_safetensors(path: Path, direction: Direction | None) -> Generator:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged, or not a .safetensors file ({error})") from error
+    if _DIGEST_KEY in metadata and metadata[_DIGEST_KEY] != _digest(tensors, metadata.get(METADATA_KEY, "")):
+        raise UserError(f"{path} is damaged: its sha256 is not the one in its header; export it again")
     if METADATA_KEY not in metadata:
         raise UserError(f"{path} does not hold one exported generator; of a checkpoint, give the folder")
     try:

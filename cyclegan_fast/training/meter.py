@@ -57,7 +57,7 @@ class Meter:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Goes on with the record that was begun."""
-        self.steps = state["steps"]
+        self.steps, self.values = state["steps"], None
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
 
     def means(self) -> dict[str, float]:

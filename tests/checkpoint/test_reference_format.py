@@ -2,6 +2,8 @@
 
 import collections
 import os
+import random
+import zipfile
 
 import pytest
 import torch
@@ -210,6 +212,56 @@ def test_a_truncated_file_is_refused(tmp_path, share, new_format):
     os.truncate(path, int(path.stat().st_size * share))
     with pytest.raises(UserError, match=r"g\.pth is damaged"):
         reference_format.load_reference_generator(path)
+
+
+def flipped(content: bytes, position: int, bit: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+
+
+def test_no_bit_of_a_file_flips_unseen(tmp_path):
+    """At 200 random places, and in every part of the archive."""
+    path, rng = tmp_path / "latest_net_G_A.pth", random.Random()
+    plain = PlainResnetGenerator(3, 3, 4, 1)
+    torch.save(plain.state_dict(), path)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        starts = [part.header_offset for part in archive.infolist()]
+    good, refused = reference_format.read_reference(path), 0
+    for position in starts + [rng.randrange(len(content)) for _ in range(200)]:
+        path.write_bytes(flipped(content, position, rng.randrange(8)))
+        try:
+            found = reference_format.read_reference(path)
+        except UserError as error:
+            assert "damaged" in str(error) or "it is refused" in str(error) or "bare state_dict" in str(error)
+            refused += 1
+        else:  # a date, or what fills the gaps between the parts
+            assert found.keys() == good.keys() and all(found[name].equal(good[name]) for name in good)
+    assert refused > 50
+
+
+def test_a_flipped_weight_is_named(tmp_path):
+    path = tmp_path / "g.pth"
+    torch.save({"weight": torch.zeros(1000)}, path)
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, content.index(bytes(3000)) + 1500, 6))
+    with pytest.raises(UserError, match=r"g\.pth is damaged: the checksum of g/data/0 differs; copy the file again"):
+        reference_format.read_reference(path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_an_archive_that_unpacks_to_more_than_itself_is_refused(tmp_path, compression):
+    path, parts = tmp_path / "g.pth", tmp_path / "parts.zip"
+    torch.save({"weight": torch.zeros(1000)}, path)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(parts, "w", compression) as packed:
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+        if compression == zipfile.ZIP_STORED:  # all say that they are as large as all together
+            for part in packed.infolist():
+                part.file_size = part.compress_size = parts.stat().st_size
+    with pytest.raises(
+        UserError, match=r"parts\.zip (is an archive that torch\.save has not written: it is refused|is dam)"
+    ):
+        reference_format.read_reference(parts)
 
 
 @pytest.mark.parametrize(

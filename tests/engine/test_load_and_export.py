@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import shutil
 
 import numpy as np
@@ -184,6 +185,40 @@ def test_a_sidecar_with_impossible_facts_is_damaged(tmp_path, onnx_files, wrong)
     (tmp_path / "g.onnx.json").write_text(json.dumps(metadata | wrong))
     with pytest.raises(UserError, match=r"g\.onnx\.json is damaged"):
         load_engine(path, device="cpu")
+
+
+def test_no_bit_of_an_exported_safetensors_flips_unseen(runs, tmp_path):
+    path, rng = build_engine(runs["colour"], tmp_path / "g.safetensors", direction="AtoB"), random.Random()
+    content = path.read_bytes()
+    good, refused = load_generator(path), 0
+    size = int.from_bytes(content[:8], "little")
+    for position in [rng.randrange(8 + size) for _ in range(60)] + [rng.randrange(len(content)) for _ in range(60)]:
+        flipped = content[position] ^ 1 << rng.randrange(8)
+        path.write_bytes(content[:position] + bytes([flipped]) + content[position + 1 :])
+        try:
+            found = load_generator(path)
+        except UserError:
+            refused += 1
+        else:  # the name of the digest itself, say
+            assert (found.model, found.direction, found.in_format) == (good.model, good.direction, good.in_format)
+            weights = good.network.state_dict()
+            assert all(value.equal(weights[name]) for name, value in found.network.state_dict().items())
+    assert refused > 80
+    position = len(content) - 2
+    path.write_bytes(content[:position] + bytes([content[position] ^ 64]) + content[position + 1 :])
+    with pytest.raises(
+        UserError, match=r"g\.safetensors is damaged: its sha256 is not the one in its header; export it"
+    ):
+        load_generator(path)
+
+
+def test_a_safetensors_of_an_earlier_version_has_no_digest(runs, tmp_path):
+    path = build_engine(runs["colour"], tmp_path / "g.safetensors", direction="AtoB")
+    with safetensors.safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del metadata["sha256"]
+    safetensors.torch.save_file(tensors, path, metadata)
+    assert load_generator(path).direction == "AtoB"
 
 
 @pytest.mark.parametrize(
