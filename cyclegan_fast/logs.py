@@ -147,6 +147,16 @@ def warn_once(log: logging.Logger, message: str) -> None:
     log.warning("%s", message)
 
 
+def _renew_lock() -> None:
+    """In a forked process: a thread of the parent may have held it, and is not here to release it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 @contextlib.contextmanager
 def suppressed_output(*loggers: str) -> Iterator[None]:
     """Suppresses Python warnings and what goes to these loggers ("" is the root)."""

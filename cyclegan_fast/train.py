@@ -12,6 +12,7 @@ from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict, 
 from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, parse_yaml, read_limited
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.logs import stream_errors_ignored
+from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,6 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
     if print_config:
         print(yaml.safe_dump(to_dict(settings), sort_keys=False), end="")
         return 0
-    from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
-
     with StopSignal(at_once=True) as stop, stream_errors_ignored():
         try:
             from cyclegan_fast.training.trainer import Trainer
@@ -104,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with these words; by default those of this process."""
-    run_command(train, words, settings=TrainConfig, first=MOST_USED)
+    run_command(train, words, settings=TrainConfig, first=MOST_USED, interrupted=EXIT_STOPPED)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from cyclegan_fast import logs
 from cyclegan_fast.logs import printable, show_logs, warn_once
 
 
@@ -62,3 +65,27 @@ def test_every_name_is_written_to_every_stream(encoding: str) -> None:
     assert out == [f"result {name}\\udcff\x1b.png", f"info {name}\\udcff\\x1b.png"]
     assert err == [f"note: warning {name}\\udcff\\x1b.png", f"error: error {name}\\udcff\\x1b.png"]
     assert done.returncode == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks of POSIX")
+def test_a_fork_while_another_thread_warns_does_not_hang() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def warn() -> None:
+        with logs._lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=warn)
+    thread.start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(60)  # ends the process if it hangs
+        logs.warn_once(logging.getLogger("cyclegan_fast.fork"), "from the child")
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    done.set()
+    thread.join()
+    assert status == 0

@@ -38,6 +38,7 @@ def run_command(
     first: Sequence[str] = (),
     aliases: Mapping[str, str] | None = None,
     deprecated: Mapping[str, str] | None = None,
+    interrupted: int = EXIT_INTERRUPTED,
 ) -> NoReturn:
     """Fills the arguments of `command` from the command line, calls it and exits.
 
@@ -50,6 +51,7 @@ def run_command(
         first: Names of flags that --help shows before all others.
         aliases: Other names of flags, which --help does not list: {"--alias": "--flag"}.
         deprecated: The same, of former names, whose use is a warning in the log.
+        interrupted: Status after SIGTERM or Ctrl-C, where the command does not see to them itself.
     """
 
     def run() -> Any:
@@ -59,7 +61,7 @@ def run_command(
         names = {"aliases": aliases or {}, "former_names": deprecated or {}}
         return _run_function(command, rest, program_of(command), settings, first, **names)
 
-    with_errors(run)
+    with_errors(run, interrupted)
 
 
 def asks_for_help(words: Sequence[str]) -> bool:
@@ -101,7 +103,7 @@ def _description(function: Function) -> str:
     return re.split(r"\n(?:Args|Returns|Raises):\n", inspect.getdoc(function) or "")[0].strip()
 
 
-def with_errors(action: Callable[[], Any]) -> NoReturn:
+def with_errors(action: Callable[[], Any], interrupted: int = EXIT_INTERRUPTED) -> NoReturn:
     """Runs `action` and exits with its status; a `UserError` becomes one sentence on stderr and status 2.
 
     Warnings become one line each. SIGTERM ends the command as Ctrl-C does; a signal that the process was started to
@@ -129,7 +131,7 @@ def with_errors(action: Callable[[], Any]) -> NoReturn:
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(interrupted)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -238,6 +238,15 @@ def test_a_signal_before_the_first_step_ends_with_the_same_status(
     assert again.returncode == 0, again.stderr
 
 
+def test_a_signal_while_the_command_line_is_read_has_that_status_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("cyclegan_fast.train.resolve", interrupted)
+    done = train("--out", "nowhere")
+    assert (done.returncode, done.stderr) == (3, "interrupted\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
