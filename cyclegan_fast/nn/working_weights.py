@@ -49,12 +49,12 @@ class ReadsWorkingWeights:
         return weight
 
 
-def make_working_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Gives every module that can read them working weights, of those weights that are trained."""
+def make_working_weights(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Gives every module that can read them working weights, of trained weights; with None takes them away."""
     for module in network.modules():
         if isinstance(module, ReadsWorkingWeights):
             weights = module.named_parameters(recurse=False)  # type: ignore[attr-defined]
-            module.working = {name: WorkingWeight(w, dtype) for name, w in weights if w.requires_grad}
+            module.working = {name: WorkingWeight(w, dtype) for name, w in weights if dtype and w.requires_grad}
 
 
 def gradient_leaves(network: nn.Module) -> list[Tensor]:

@@ -1,8 +1,8 @@
 """One training step of CycleGAN: images of A and of B in, updated networks, translated images and losses out.
 
 The cycles A -> B -> A and B -> A -> B share nothing but the weights, and a discriminator learns from fakes made before
-the generators' update. So each cycle computes all its gradients by itself, after the other one or beside it; then the
-generators are updated by the sum of their gradients. Three more exact rewritings save passes: a generator
+the generators' update. So each cycle computes all its gradients by itself, after the other one or beside it; then Adam
+updates the generators by the sum of both, and the discriminators. Three more exact rewritings save passes: a generator
 translates its own domain and the identity batch together; a discriminator scores real and pooled fake images together;
 and the generators' losses take no gradient of the discriminators' weights. docs/how_the_step_works.md says why each is
 exact. All of it stays on the device, so that a CUDA graph can hold it.
@@ -72,8 +72,7 @@ class CycleGANStep:
         G_A, G_B, D_A, D_B = (networks[name] for name in ("G_A", "G_B", "D_A", "D_B"))
         self.device = next(G_A.parameters()).device
         self.amp_dtype = AMP_DTYPES.get(config.run.amp)
-        if self.amp_dtype is not None and reads_working_weights(config, self.device):
-            make_working_weights(networks, self.amp_dtype)
+        make_working_weights(networks, self.amp_dtype if reads_working_weights(config, self.device) else None)
         self.leaves = {network: gradient_leaves(network) for network in networks.values()}
         self.lr = torch.full((), config.optim.lr, dtype=torch.float64, device=self.device)  # where a graph may hold it
         self.optimizer_G = Adam([G_A, G_B], self.lr, config.optim)
@@ -255,9 +254,9 @@ def _image_pools(config: TrainConfig, device: torch.device) -> list[ImagePool | 
 
 
 def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:
-    """Whether convolutions read working weights under autocast: on CUDA. Our own on the CPU round none.
+    """Whether convolutions read working weights: on CUDA alone, as ours on the CPU read float32 under autocast too.
 
-    A compiler fuses the rounding into what comes before.
+    Not compiled ones: a compiler fuses the rounding itself.
     """
     return device.type == "cuda" and not config.run.compile
 

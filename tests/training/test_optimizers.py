@@ -111,6 +111,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lsgan": {},
     "fp16": {"amp": "fp16"},
     "wgangp": {"gan_mode": "wgangp"},
+    "activation checkpointing": {},
     "micro-batches": {"micro_batches": 2},
     "batch norm": {"model": dataclasses.replace(MODEL, norm="batch")},
     "unet": {"model": dataclasses.replace(MODEL, generator="unet_32")},
@@ -124,6 +125,9 @@ def test_a_step_on_working_weights_equals_one_on_casts(case: str, monkeypatch: p
     casting = make_step(**options)
     monkeypatch.setattr(training_step, "reads_working_weights", lambda config, device: True)
     working = make_step(**options)
+    for step in (casting, working):
+        for name in ("G_A", "G_B"):
+            step.networks[name].checkpoints_activations = case == "activation checkpointing"  # type: ignore[assignment]
     assert any(w is not None for w in working.optimizer_G.working)
     for i, batch in enumerate(make_batches(4, batch=2)):
         results = []
@@ -137,6 +141,17 @@ def test_a_step_on_working_weights_equals_one_on_casts(case: str, monkeypatch: p
     for adam, other in ((working.optimizer_G, casting.optimizer_G), (working.optimizer_D, casting.optimizer_D)):
         assert adam.steps == other.steps > 0  # the first loss scales of fp16 overflow
         assert all(w is None or w.rounded.equal(w.weight.to(w.rounded.dtype)) for w in adam.working)
+
+
+def test_another_step_takes_them_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without mixed precision the same networks would leave them without gradients."""
+    monkeypatch.setattr(training_step, "reads_working_weights", lambda config, device: True)
+    networks = make_step(amp="bf16").networks
+    step = CycleGANStep(networks, TrainConfig(model=MODEL))
+    assert not any(step.optimizer_G.working)
+    before = copy.deepcopy(networks.state_dict())
+    step(*make_batches(1)[0])
+    assert not networks["G_A"].state_dict()["stem.weight"].equal(before["G_A.stem.weight"])
 
 
 def test_a_resumed_step_reads_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
