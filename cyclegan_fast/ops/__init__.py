@@ -4,6 +4,7 @@ Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain t
 the extension is missing.
 """
 
+from cyclegan_fast.ops.bias_act import bias_act
 from cyclegan_fast.ops.conv2d import bfloat16_is_slow, conv2d, conv_transpose2d
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
@@ -16,6 +17,7 @@ from cyclegan_fast.ops.uint8_conversion import from_uint8, to_uint8
 
 __all__ = [
     "bfloat16_is_slow",
+    "bias_act",
     "build_info",
     "conv2d",
     "conv_transpose2d",

@@ -101,6 +101,27 @@ def reflect_pad(
     return y.to(dtype or x.dtype)
 
 
+def bias_act(
+    x: Tensor,  # [N, C, H, W]
+    bias: Tensor | None,  # [C]
+    activation: str,
+    negative_slope: float,
+    dtype: torch.dtype,
+    batches: Sequence[int],
+) -> list[Tensor]:  # each [n, C, H, W]
+    """See `cyclegan_fast.ops.bias_act`."""
+    if bias is not None:
+        x = x + bias.to(x.dtype)[:, None, None]
+    if activation == "tanh":
+        x = x.tanh()
+    elif activation == "relu":
+        x = F.relu(x)
+    elif activation == "leaky_relu":
+        x = F.leaky_relu(x, negative_slope)
+    x = x.to(dtype)
+    return [x] if len(batches) == 1 else list(x.split(list(batches)))
+
+
 def cycle_loss(a: Sequence[Tensor], b: Sequence[Tensor], weights: Sequence[float]) -> Tensor:  # [K]
     """weight * mean |a - b| of each pair."""
     wide = _widened([*a, *b])

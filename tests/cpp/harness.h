@@ -136,6 +136,7 @@ void for_each_type(F&& test) {
 
 // One function per operator, each in a file of its own.
 void test_adam();
+void test_bias_act();
 void test_conv2d();
 void test_conv3x3();
 void test_image_pool();

@@ -29,6 +29,7 @@ struct Test {
 const Test kTests[] = {
     {"rounding", [] { test_rounding<BFloat16>(), test_rounding<Half>(); }},
     {"adam", test_adam},
+    {"bias_act", test_bias_act},
     {"conv2d", test_conv2d},
     {"conv3x3", test_conv3x3},
     {"image_pool", test_image_pool},

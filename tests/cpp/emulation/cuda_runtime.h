@@ -318,6 +318,14 @@ inline void __syncthreads() { emulation::leave_fiber(emulation::State::kAtBarrie
 namespace emulation {
 
 // What the lanes of a warp show each other: each calls `show`, then reads what any lane has shown.
+// Fibers take turns at barriers alone.
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* p, unsigned value) {
+  const unsigned before = *p;
+  *p = before + value;
+  return before;
+}
+
 template <typename T>
 int show(const T& value) {
   static_assert(sizeof(T) <= sizeof(Fiber::shuffled[0]));
