@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclegan_fast import ops
-from cyclegan_fast.nn.norm import Norm
+from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm
 from cyclegan_fast.nn.working_weights import ReadsWorkingWeights
-from cyclegan_fast.ops.layout import autocast_dtype
+from cyclegan_fast.ops.layout import autocast_dtype, full_precision
+
+Batches = Tensor | Sequence[Tensor]  # [N, C, H, W], or several of these, which a network passes as one
 
 
-def first_input(x: Tensor | Sequence[Tensor], pad: int = 0) -> Tensor:
+def first_input(x: Batches, pad: int = 0) -> Tensor:
     """The images of one batch or of several as the first convolution of a network reads them, made in one launch.
 
     Args:
-        x: [N, C, H, W], or several of these.
+        x: What the network is given.
         pad: Width of the reflected border in pixels.
 
     Returns:
@@ -35,7 +37,10 @@ class Conv2d(ReadsWorkingWeights, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, h, w]."""
-        bias = None if self.bias is None else self.read("bias")
+        return self.convolve(x, None if self.bias is None else self.read("bias"))
+
+    def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """As `forward`, with the bias that is given."""
         return ops.conv2d(x, self.read("weight"), bias, stride=self.stride[0], pad=int(self.padding[0]))
 
 
@@ -44,10 +49,40 @@ class ConvTranspose2d(ReadsWorkingWeights, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[N, in_channels, H, W] -> [N, out_channels, h, w]; `output_size` is the base class's and unused."""
-        bias = None if self.bias is None else self.read("bias")
+        return self.convolve(x, None if self.bias is None else self.read("bias"))
+
+    def convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """As `forward`, with the bias that is given."""
         return F.conv_transpose2d(
             x, self.read("weight"), bias, self.stride[0], int(self.padding[0]), self.output_padding[0]
         )
+
+
+def conv_act(conv: Any, x: Tensor, activation: str = "none", *, split_as: Batches | None = None) -> Any:
+    """activation(conv(x)), for convolutions that no norm follows: on CUDA one launch beside the convolution's.
+
+    Args:
+        conv: A `Conv2d` or `ConvTranspose2d`. On the CPU the convolution itself adds the bias.
+        x: [N, in_channels, H, W].
+        activation: none, relu, leaky_relu, or tanh, which makes images and so answers in float32 where x is in 16 bits.
+        split_as: What the network was given: for several batches the result is as many tensors.
+
+    Returns:
+        [N, out_channels, h, w], or a list of [n, out_channels, h, w].
+    """
+    bias = None if conv.bias is None else conv.read("bias")
+    apart = ops.takes_bias(x)
+    y = conv.convolve(x, None if apart else bias)
+    batches = None if split_as is None or isinstance(split_as, Tensor) else [len(batch) for batch in split_as]
+    parts = ops.bias_act(
+        y,
+        bias if apart else None,
+        activation=activation,
+        negative_slope=LEAKY_SLOPE,
+        dtype=full_precision(y.dtype) if activation == "tanh" else None,
+        batches=batches,
+    )
+    return parts[0] if batches is None else parts
 
 
 class CancelledBiasConv2d(ReadsWorkingWeights, nn.Conv2d):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclegan_fast.nn.conv import Conv2d, conv_before_norm, first_input
-from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm, NormAct
+from cyclegan_fast.nn.conv import Batches, Conv2d, conv_act, conv_before_norm, first_input
+from cyclegan_fast.nn.norm import Norm, NormAct
 
 
 class NLayerDiscriminator(nn.Module):
@@ -29,15 +26,15 @@ class NLayerDiscriminator(nn.Module):
         self.norms = nn.ModuleList(NormAct(norm, channels, "leaky_relu") for channels in width[1:])
         self.last = Conv2d(width[-1], 1, 4, stride=1, padding=1)
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Batches) -> Tensor | list[Tensor]:
         """[N, in_channels, H, W] -> logits [N, 1, h, w]; 256x256 gives 30x30 with three layers.
 
-        Several batches are scored as one.
+        Several batches are scored in one pass.
         """
-        h = F.leaky_relu(self.first(first_input(x)), LEAKY_SLOPE)
+        h = conv_act(self.first, first_input(x), "leaky_relu")
         for conv, norm in zip(self.middle, self.norms, strict=True):
             h = norm(conv(h))
-        return self.last(h)
+        return conv_act(self.last, h, split_as=x)
 
 
 class PixelDiscriminator(nn.Module):
@@ -50,7 +47,7 @@ class PixelDiscriminator(nn.Module):
         self.norm = NormAct(norm, ndf * 2, "leaky_relu")
         self.last = Conv2d(ndf * 2, 1, 1, bias=norm == "instance")
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
-        """[N, in_channels, H, W] -> logits [N, 1, H, W]. Several batches are scored as one."""
-        h = F.leaky_relu(self.first(first_input(x)), LEAKY_SLOPE)
-        return self.last(self.norm(self.middle(h)))
+    def forward(self, x: Batches) -> Tensor | list[Tensor]:
+        """[N, in_channels, H, W] -> logits [N, 1, H, W]. Several batches are scored in one pass."""
+        h = conv_act(self.first, first_input(x), "leaky_relu")
+        return conv_act(self.last, self.norm(self.middle(h)), split_as=x)

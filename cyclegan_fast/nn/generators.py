@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cyclegan_fast import ops
-from cyclegan_fast.nn.conv import Conv2d, ConvTranspose2d, conv_before_norm, conv_transpose_before_norm, first_input
-from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm, NormAct
+from cyclegan_fast.nn.conv import (
+    Batches,
+    Conv2d,
+    ConvTranspose2d,
+    conv_act,
+    conv_before_norm,
+    conv_transpose_before_norm,
+    first_input,
+)
+from cyclegan_fast.nn.norm import Norm, NormAct
 
 
 class ResnetBlock(nn.Module):
@@ -76,10 +82,10 @@ class ResnetGenerator(nn.Module):
         self.checkpoints_activations = False
         """Whether only the input of each block is stored and the backward pass recomputes its activations."""
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Batches) -> Tensor | list[Tensor]:
         """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 4.
 
-        Several batches are translated as one.
+        Several batches are translated in one pass.
         """
         h = self.stem_norm(self.stem(first_input(x, pad=3)))
         for conv, norm in zip(self.down, self.down_norm, strict=True):
@@ -92,7 +98,7 @@ class ResnetGenerator(nn.Module):
                 h = block(h)
         for conv, norm in zip(self.up, self.up_norm, strict=True):
             h = norm(conv(h))
-        return torch.tanh(self.head(h))
+        return conv_act(self.head, h, "tanh", split_as=x)
 
 
 class UnetGenerator(nn.Module):
@@ -131,17 +137,17 @@ class UnetGenerator(nn.Module):
         self.dropout = nn.ModuleList(nn.Dropout(0.5) if drop else nn.Identity() for drop in dropped)
         self.head = ConvTranspose2d(width[0] * 2, out_channels, 4, stride=2, padding=1)
 
-    def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Batches) -> Tensor | list[Tensor]:
         """[N, in_channels, H, W] -> [N, out_channels, H, W] in [-1, 1]; H and W multiples of 2 ** depth.
 
-        Several batches are translated as one.
+        Several batches are translated in one pass.
         """
-        h = F.leaky_relu(self.down[0](first_input(x)), LEAKY_SLOPE)
+        h = conv_act(self.down[0], first_input(x), "leaky_relu")
         skips = [h]
         for conv, norm in zip(self.down[1:-1], self.down_norm, strict=True):
             h = norm(conv(h))
             skips.append(h)
-        h = F.relu(self.down[-1](h))
+        h = conv_act(self.down[-1], h, "relu")
         for conv, norm, dropout in zip(self.up, self.up_norm, self.dropout, strict=True):
             h = torch.cat([F.relu(skips.pop()), dropout(norm(conv(h)))], dim=1)
-        return torch.tanh(self.head(h))
+        return conv_act(self.head, h, "tanh", split_as=x)

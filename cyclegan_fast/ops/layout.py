@@ -50,6 +50,11 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type)
 
 
+def full_precision(dtype: torch.dtype) -> torch.dtype:
+    """float32 for a type of 16 bits; the others as they are."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
 def stat_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type that sums and statistics over elements of `dtype` have."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -158,7 +158,7 @@ class CycleGANStep:
                 logits = full_precision(cycle.discriminator(fake))
                 losses[f"G_{cycle.source}"] = generator_loss(o.gan_mode, o.lambda_gan, logits)
             if cycle.lambda_cycle:
-                reconstruction = full_precision(cycle.inverse_generator(fake))
+                reconstruction = cycle.inverse_generator(fake)
                 images[f"rec_{cycle.source}"] = reconstruction
                 distances[f"cycle_{cycle.source}"] = cycle.lambda_cycle, reconstruction, real
             if identity is not None:
@@ -172,11 +172,11 @@ class CycleGANStep:
         """Returns generator(source) and, for the identity loss, generator(target): in one pass where possible."""
         o = self.objective
         if not (o.lambda_identity and (o.lambda_A or o.lambda_B)):
-            return full_precision(generator(source)), None
+            return generator(source), None
         if self.pairs and source.shape == target.shape:
-            fake, identity = full_precision(generator([source, target])).chunk(2)
+            fake, identity = generator([source, target])
             return fake, identity
-        return full_precision(generator(source)), full_precision(generator(target))
+        return generator(source), generator(target)
 
     def discriminator_pass(
         self, discriminator: nn.Module, real: Tensor, fake: Tensor, scale: Tensor
@@ -187,7 +187,7 @@ class CycleGANStep:
         """
         with self.autocast():
             if self.pairs and real.shape == fake.shape:
-                real_logits, fake_logits = discriminator([real, fake]).chunk(2)
+                real_logits, fake_logits = discriminator([real, fake])
             else:
                 real_logits, fake_logits = discriminator(real), discriminator(fake)
             loss = discriminator_loss(self.objective.gan_mode, full_precision(real_logits), full_precision(fake_logits))

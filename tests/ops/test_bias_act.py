@@ -13,6 +13,7 @@ from cyclegan_fast import ops
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops.bias_act import ACTIVATIONS, _options, run_kernel
 
+CASES = [((3, 3, 9, 7), [1, 2]), ((2, 1, 4, 5), None), ((2, 20, 8, 8), [1, 1]), ((1, 64, 5, 4), [1])]
 PAIRS = [(t, t) for t in TOLERANCE] + [(torch.bfloat16, torch.float32), (torch.float16, torch.float32)]
 
 
@@ -35,7 +36,7 @@ def test_matches_float64(
     device: str, dtype: torch.dtype, into: torch.dtype, layout: str, call: Callable[..., list[Tensor]]
 ) -> None:
     for activation in ACTIVATIONS:
-        for shape, batches in [((3, 3, 9, 7), [1, 2]), ((2, 1, 4, 5), None), ((2, 20, 8, 8), [1, 1]), ((1, 64, 5, 4), [1])]:
+        for shape, batches in CASES:
             x = random_tensor(shape, dtype, device, layout)
             bias = random_tensor(shape[1:2], dtype if dtype == torch.float64 else torch.float32, device, "nchw")
             y = call(x, bias, activation=activation, dtype=into, batches=batches)

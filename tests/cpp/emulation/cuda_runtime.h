@@ -315,9 +315,6 @@ inline void* __cluster_map_shared_rank(const void* p, unsigned block) {
 
 inline void __syncthreads() { emulation::leave_fiber(emulation::State::kAtBarrier); }
 
-namespace emulation {
-
-// What the lanes of a warp show each other: each calls `show`, then reads what any lane has shown.
 // Fibers take turns at barriers alone.
 inline void __threadfence() {}
 inline unsigned atomicAdd(unsigned* p, unsigned value) {
@@ -326,6 +323,9 @@ inline unsigned atomicAdd(unsigned* p, unsigned value) {
   return before;
 }
 
+namespace emulation {
+
+// What the lanes of a warp show each other: each calls `show`, then reads what any lane has shown.
 template <typename T>
 int show(const T& value) {
   static_assert(sizeof(T) <= sizeof(Fiber::shuffled[0]));
