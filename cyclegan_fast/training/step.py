@@ -155,7 +155,8 @@ class CycleGANStep:
             fake, identity = self.translate(cycle.generator, real, target)
             images = {f"fake_{cycle.target}": fake}
             if o.lambda_gan:
-                logits = full_precision(cycle.discriminator(fake))
+                with _frozen(self.leaves[cycle.discriminator]):
+                    logits = full_precision(cycle.discriminator(fake))
                 losses[f"G_{cycle.source}"] = generator_loss(o.gan_mode, o.lambda_gan, logits)
             if cycle.lambda_cycle:
                 reconstruction = cycle.inverse_generator(fake)
@@ -245,6 +246,18 @@ class CycleGANStep:
 def full_precision(x: Tensor) -> Tensor:
     """Returns 16-bit values as float32, others as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+@contextlib.contextmanager
+def _frozen(weights: list[Tensor]) -> Iterator[None]:
+    """What is computed inside has no gradients of these weights: an operator would compute them, needed or not."""
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_()
 
 
 def _image_pools(config: TrainConfig, device: torch.device) -> list[ImagePool | MixedSizePool]:
