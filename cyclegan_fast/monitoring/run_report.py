@@ -204,9 +204,10 @@ def _history_of(row: SampleRow, grids: Sequence[Mapping[tuple[str, str], SampleR
     small = [reduced(row.images[0], STRIP_SIDE)]
     for grid in grids:
         found = grid.get((row.domain, row.name))
-        small.append(
-            reduced(found.images[1], STRIP_SIDE) if found else Image.new("RGB", small[0].size, (128, 128, 128))
-        )
+        translated = found.images[1:2] if found else []
+        small += [
+            reduced(image, STRIP_SIDE) for image in translated or [Image.new("RGB", small[0].size, (128, 128, 128))]
+        ]
     return small
 
 

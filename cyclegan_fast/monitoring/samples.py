@@ -69,7 +69,7 @@ def read_samples(folder: Path, step: int) -> list[SampleRow]:
             return [
                 SampleRow(row["domain"], row["name"], [_cut(grid, box) for box in row["boxes"]])
                 for row in found["rows"]
-                if row["domain"] in DIRECTIONS and len(row["boxes"]) == len(COLUMNS)
+                if row["domain"] in DIRECTIONS and 0 < len(row["boxes"]) <= len(COLUMNS)
             ]
     except (OSError, ValueError, LookupError, TypeError, Image.DecompressionBombError):
         return []

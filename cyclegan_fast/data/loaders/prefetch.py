@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 MAX_BATCHES = 64
 MAX_BYTES = 512 * 2**20
-CLOSE_SECONDS = 10.0  # that `close` waits for the batch in the making; its thread ends after it in any case
+CLOSE_SECONDS = 5.0  # that `close` waits for the batch in the making; its thread ends after it in any case
 POLL_SECONDS = 0.1  # between two looks at whether the batch that is waited for is still wanted
 
 
