@@ -95,12 +95,14 @@ def measure_workload(work: Workload, build: Builder, seconds: float) -> dict[str
     remaining = seconds - (time.monotonic() - began)
     rounds = max(3, min(ROUNDS, int(remaining / max(seconds_of_a_round, 1e-6))))
     times = interleave(calls, rounds=rounds, device=DEVICE, warm_up=0, calls=CALLS)
+    baseline = REFERENCE if REFERENCE in times else next(iter(times))
+    print(table(times, baseline), flush=True)  # the run may be ended while the kernels are looked at
     kernels = {name: trace(case.run) for name, case in cases.items()} if DEVICE.type == "cuda" else {}
     predicted = {rung.name: rung.predicted for rung in LADDER}
     columns = _columns(peak_gib, kernels)
     if build is build_ladder and DEVICE.type == "cuda" and work == Workload():  # what the predictions are for
         columns["predicted ms"] = predicted
-    text = table(times, REFERENCE if REFERENCE in times else next(iter(times)), columns)
+    text = table(times, baseline, columns)
     print(text, flush=True)
     return {
         "workload": vars(work),
@@ -146,7 +148,8 @@ def _within(seconds: float, action: Callable[[], T]) -> T:
         raise OutOfTimeError("not ready in time")
 
     before = signal.signal(signal.SIGALRM, on_alarm)
-    signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds))
+    # And again every second: Python drops what is raised in a callback of the interpreter's own.
+    signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds), 1.0)
     try:
         return action()
     finally:

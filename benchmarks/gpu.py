@@ -43,6 +43,7 @@ OBJECTS = BUILD / "objects"
 CPP_TESTS = OBJECTS / "tests" / "cpp" / "test_cuda"
 RESULTS = ROOT / "docs" / "results"
 SANITIZERS = ("memcheck", "racecheck")
+TEST_PROCESSES = 8
 BUILD_SECONDS = 45  # one target, on many cores
 
 
@@ -64,7 +65,7 @@ def main() -> int:
     parts = named(arguments.parts)
     out = os.environ.get("OUT")
     BUILD.mkdir(parents=True, exist_ok=True)
-    with copied_to(Path(out), ROOT / "docs", BUILD) if out else contextlib.nullcontext():
+    with copied_to(Path(out), RESULTS.parent, BUILD) if out else contextlib.nullcontext():
         major, minor = torch.cuda.get_device_capability()
         return run(parts, f"{major}{minor}{'a' if major == 9 else ''}", arguments.seconds)
 
@@ -141,7 +142,7 @@ def tests(seconds: float) -> int:
     """The Python tests marked gpu, the step's first, on the package that was built and not the one in the checkout."""
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-o", f"pythonpath={BUILD / 'lib'} ."]
     words += ["--continue-on-collection-errors"]  # a module that is missing here costs the file that needs it
-    processes = ["-n", "8"] if importlib.util.find_spec("xdist") else []
+    processes = ["-n", str(TEST_PROCESSES)] if importlib.util.find_spec("xdist") else []
     step = "tests/training/test_step_gpu.py"
     others = [*processes, "tests", f"--ignore={step}"]
     failed = 0
@@ -228,7 +229,8 @@ def run_command(
     what: str, words: Sequence[str | Path], seconds: float, must_finish: bool = True, **settings: str
 ) -> int:
     """Runs a command with the built package on its path; returns its status and reports what failed."""
-    path = os.pathsep.join(map(str, filter(None, [BUILD / "lib", ROOT, dali_folder()])))
+    folders = [BUILD / "lib", ROOT, dali_folder(), os.environ.get("PYTHONPATH")]
+    path = os.pathsep.join(map(str, filter(None, folders)))
     environment = os.environ | {"PYTHONPATH": path, "CYCLEGAN_FAST_REQUIRE_EXT": "1", "PYTHONSAFEPATH": "1"} | settings
     process = subprocess.Popen(words, cwd=ROOT, env=environment, start_new_session=True)
     try:

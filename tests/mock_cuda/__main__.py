@@ -86,9 +86,10 @@ def build_runtime(torch: Path) -> Path:
         raise SystemExit("mock_cuda: there is no nvcc in CUDA_HOME, in /usr/local/cuda or on PATH")
     compiler = [nvcc, "-shared", "-Xcompiler=-fPIC,-Wall,-Wextra", "-O1", "-std=c++20", "--cudart=none"]
     complete, missing = folder / "complete.so", folder / "missing.cpp"
-    subprocess.run([*compiler, SOURCES / "runtime.cpp", "-o", complete], check=True)
+    compiler += sorted(map(str, SOURCES.glob("*.cpp")))
+    subprocess.run([*compiler, "-o", complete], check=True)
     missing.write_text(_stubs(_symbols(*torch.glob("lib/lib*.so"), undefined=True) - _symbols(complete)))
-    subprocess.run([*compiler, SOURCES / "runtime.cpp", missing, "-o", complete], check=True)
+    subprocess.run([*compiler, missing, "-o", complete], check=True)
     subprocess.run(["gcc", "-shared", "-fPIC", SOURCES / "driver.c", "-o", folder / "libcuda.so.1"], check=True)
     complete.replace(runtime)
     return runtime

@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -34,6 +35,7 @@ struct Event {
   uint64_t capture = 0;  // in which it was recorded; 0: in none
   bool recorded = false;
   Clock done = {};
+  std::chrono::steady_clock::time_point time = {};  // of the host: work is done when it is enqueued
 };
 struct Capture {
   uint64_t id;
@@ -227,3 +229,6 @@ inline const Allocation* allocation_of(const void* p) {
 inline bool on_device(const Allocation* a) { return a != nullptr && a->device >= 0; }
 
 }  // namespace mock
+
+#define API extern "C" __attribute__((visibility("default")))
+#define LOCK const mock::Lock lock(mock::state().mutex)

@@ -72,7 +72,7 @@ def test_what_waits_for_the_device_breaks_a_capture(fault: Callable[[Any], objec
 @pytest.mark.parametrize(
     ("runner", "name"),
     [
-        (NoFork, "a captured stream waits for an event from outside its capture"),
+        (NoFork, "outside the graph while its thread captures"),
         (NoJoin, "was forked and never joined"),
     ],
 )

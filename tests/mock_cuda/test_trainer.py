@@ -53,7 +53,7 @@ def by_step(calls: list[runtime.Call]) -> list[list[runtime.Call]]:
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-@pytest.mark.parametrize("loader", ["torch", "cache"])
+@pytest.mark.parametrize("loader", ["torch", "cache"])  # DALI brings a CUDA runtime of its own
 def test_a_run_waits_for_the_gpu_only_where_it_logs(images: Path, tmp_path: Path, loader: str, amp: str) -> None:
     run = trainer(images, tmp_path / "run", "--loader", loader, "--amp", amp, "--max-steps", STEPS)
     with runtime.recorded() as calls:
@@ -71,10 +71,6 @@ def test_a_run_waits_for_the_gpu_only_where_it_logs(images: Path, tmp_path: Path
     replays = {call.stream for step in steps for call in step if call.kind == "graph"}
     if loader == "torch":
         assert copies and not {call.stream for call in copies} & replays
-
-
-def test_the_loader_dali() -> None:
-    pytest.skip("DALI brings a CUDA runtime of its own")
 
 
 def test_a_run_is_resumed_inside_a_graph_and_becomes_an_engine(images: Path, tmp_path: Path) -> None:
