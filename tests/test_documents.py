@@ -395,6 +395,15 @@ def test_a_sidecar_with_sides_of_no_image_is_refused(shapes: Any, tmp_path: Path
             read(values | wrong)
 
 
+@pytest.mark.parametrize("name", ["../settings.json", "/dev/zero", "a/b", "a\0b", "\ud800", "x" * 5000, "", "..", "."])
+def test_a_manifest_lists_no_file_elsewhere(name: str, tmp_path: Path) -> None:
+    values, read = READERS["manifest.json"](tmp_path)
+    values["files"][name] = {"sha256": "0", "bytes": 0}
+    with pytest.raises(UserError, match=r"(manifest\.json|step_0+7.*) is damaged: ") as refused:
+        read(values)
+    assert "\n" not in str(refused.value)
+
+
 def test_strides_that_would_take_all_memory_are_refused(tmp_path: Path) -> None:
     values, read = READERS["state.json"](tmp_path)
     text = json.dumps(values)

@@ -29,7 +29,17 @@ from torch import nn
 from cyclegan_fast.checkpoint.tree import pack, unpack
 from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig, PixelFormat, TrainConfig, from_dict, to_dict
-from cyclegan_fast.documents import DocumentError, Maybe, Number, check, parse_json, read_json, read_limited, shown
+from cyclegan_fast.documents import (
+    DocumentError,
+    Maybe,
+    Number,
+    check,
+    check_path,
+    parse_json,
+    read_json,
+    read_limited,
+    shown,
+)
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.files import (
     building_folder,
@@ -280,6 +290,7 @@ def _parse_manifest(checkpoint: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     manifest = read_json(checkpoint / "manifest.json")
     check(manifest, _MANIFEST)
     for name in manifest["files"]:
+        check_path(name)
         if Path(name).name != name:  # of a file elsewhere
             raise DocumentError(f"it lists {shown(name)}, which is no file of a checkpoint")
     return manifest["format"], manifest["files"]
