@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def bands():
     wait()
 
 write_tiff(root / "a.tif", bands(), (64, 16, 3), np.dtype("uint8"), compress=False)
+""",
+    "pool": """
+from concurrent.futures import ProcessPoolExecutor
+from cyclegan_fast.processes import end_with_parent
+
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("fork"), end_with_parent)
+child = pool.submit(os.getpid).result()
+wait()
 """,
     "lock": LOCK + "wait()",
     "forked": LOCK + "child = os.fork(); wait()",
@@ -150,6 +159,27 @@ def test_a_killed_run_holds_no_lock_whatever_its_workers_do(begun: Process, tmp_
         os.kill(begun.child, 0)  # it lives on
     with RunLock(tmp_path):
         assert not unfinished(tmp_path) and not unfinished(tmp_path / "samples")
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or nobody has asked yet how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked at in /proc")
+@pytest.mark.parametrize("begun", ["pool"], indirect=True)
+def test_a_reader_does_not_outlive_a_killed_parent(begun: Process) -> None:
+    """A worker of a pool would wait for its next task for ever: it holds the other end of that pipe, too."""
+    assert begun.child and not has_ended(begun.child)
+    begun.kill()
+    deadline = time.monotonic() + 240
+    while not has_ended(begun.child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    begun.child = 0
 
 
 def test_a_fork_lets_go_of_nothing_in_its_parent(tmp_path: Path) -> None:
