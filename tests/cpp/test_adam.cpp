@@ -78,7 +78,7 @@ struct Values {
 
 // What the tests vary of a weight.
 struct Kind {
-  int64_t count, shift;
+  int64_t count, shift, other_shift;  // of the weight and its moments; of the rest
   DType gradient;
   bool second, working;
   int group;
@@ -96,9 +96,9 @@ struct Weight {
         weight(dtype, k.count, k.shift),
         exp_avg(dtype, k.count, k.shift),
         exp_avg_sq(dtype, k.count, k.shift),
-        first(k.gradient, k.count, k.shift),
-        second(k.gradient, k.count, k.shift),
-        working(narrow, k.count, k.shift) {
+        first(k.gradient, k.count, k.other_shift),
+        second(k.gradient, k.count, k.other_shift),
+        working(narrow, k.count, k.other_shift) {
     std::normal_distribution<double> normal(0, 1);
     for (int64_t i = 0; i < k.count; ++i) {
       weight.set(i, normal(random)), exp_avg.set(i, normal(random));
@@ -230,16 +230,18 @@ void test_steps(const std::vector<Kind>& kinds, DType dtype, bool with_scale) {
   bool moved[kMaxAdamGroups] = {};
   double scale = with_scale ? 1024 : 1;
   int clean = 0;  // updates since the scale last changed
-  for (int round = 0; round < 5; ++round) {
+  for (int round = 0; round < 7; ++round) {
     const std::string what = name + ", round " + std::to_string(round);
-    // Round 1: a loss of group 0 is NaN; round 2: an infinite gradient of the last weight.
+    // Round 1: a loss of group 0 is NaN; round 2: an infinite gradient of the last weight; round 3:
+    // the loss of group 1 is infinite.
     scalars.set_loss(1, round == 1 ? std::nan("") : 0.5);
+    scalars.set_loss(2, round == 3 ? -HUGE_VAL : 0.5);
     Weight& last = *weights.back();
     if (round == 2 && with_scale) {
       last.second.set(last.kind.count - 1, std::numeric_limits<double>::infinity());
       if (!last.kind.second) last.first.set(last.kind.count - 1, -HUGE_VAL);
     }
-    bool skipped[kMaxAdamGroups] = {round == 1, false};
+    bool skipped[kMaxAdamGroups] = {round == 1, round == 3};
     if (round == 2 && with_scale) skipped[last.kind.group] = true;
     run_step(weights, scalars, dtype, with_scale, what);
     bool overflow = false;
@@ -268,8 +270,9 @@ std::vector<Kind> kinds_of(size_t weights, DType dtype) {
   std::vector<Kind> kinds;
   for (size_t k = 0; k < weights; ++k) {
     const bool wide = dtype == DType::kFloat64;
-    kinds.push_back({counts[k % 8], int64_t(k / 3 % 2), wide ? dtype : gradients[k % 3],
-                     k / 2 % 2 == 0, !wide && k % 5 != 0, int(k >= weights / 2)});
+    kinds.push_back({counts[k % 8], int64_t(k / 3 % 2), int64_t(k / 6 % 2),
+                     wide ? dtype : gradients[k % 3], k / 2 % 2 == 0, !wide && k % 5 != 0,
+                     int(k >= weights / 2)});
   }
   return kinds;
 }
@@ -294,6 +297,6 @@ void test_adam() {
   }
   // More than a block, and more than a slice, of one weight; the last one small.
   const DType narrow = DType::kBFloat16;
-  test_steps({{70001, 0, narrow, true, true, 0}, {5, 1, narrow, false, true, 1}}, DType::kFloat32,
-             true);
+  test_steps({{70001, 0, 0, narrow, true, true, 0}, {5, 1, 0, narrow, false, true, 1}},
+             DType::kFloat32, true);
 }
