@@ -120,26 +120,31 @@ inline void store(T* p, VecOf<T> v, int64_t count) {
   std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
-#if CYCLEGAN_FAST_VECTOR_BYTES == 64  // of float: one instruction instead of a copy
-inline __mmask16 first_lanes(int64_t count) {
-  return count >= 16 ? __mmask16(0xffff) : __mmask16((1u << count) - 1u);
+#if CYCLEGAN_FAST_VECTOR_BYTES >= 32  // of float: an instruction with a mask instead of a copy
+#if CYCLEGAN_FAST_VECTOR_BYTES == 64
+inline VecF load_first(const float* p, int64_t count) {
+  return (VecF)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1u), p);
 }
-inline VecF load(const float* p, int64_t count) {
-  return (VecF)_mm512_maskz_loadu_ps(first_lanes(count), p);
+inline void store_first(float* p, VecF v, int64_t count) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1u), (__m512)v);
 }
-inline void store(float* p, VecF v, int64_t count) {
-  _mm512_mask_storeu_ps(p, first_lanes(count), (__m512)v);
-}
-#elif CYCLEGAN_FAST_VECTOR_BYTES == 32
+#else
 inline __m256i first_lanes(int64_t count) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count >= 8 ? 8 : int(count)),
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)),
                             _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-inline VecF load(const float* p, int64_t count) {
+inline VecF load_first(const float* p, int64_t count) {
   return (VecF)_mm256_maskload_ps(p, first_lanes(count));
 }
-inline void store(float* p, VecF v, int64_t count) {
+inline void store_first(float* p, VecF v, int64_t count) {
   _mm256_maskstore_ps(p, first_lanes(count), (__m256)v);
+}
+#endif
+inline VecF load(const float* p, int64_t count) {
+  return count >= kVectorLanes<float> ? load(p) : load_first(p, count);
+}
+inline void store(float* p, VecF v, int64_t count) {
+  count >= kVectorLanes<float> ? store(p, v) : store_first(p, v, count);
 }
 #endif
 

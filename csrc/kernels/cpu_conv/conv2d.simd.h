@@ -345,13 +345,15 @@ void sum_weights(const Conv2dParams& p, const Conv2dGeometry& at, int64_t begin,
   const float* source = at.copies ? p.workspace + at.source : static_cast<const float*>(p.x);
   const float* dy =
       p.dtype == DType::kFloat32 ? static_cast<const float*>(p.y) : p.workspace + at.gradients;
-  for (int64_t slice = begin; slice < end; ++slice) {
-    const int64_t group = splits_kernel_rows(p) ? slice / p.r : slice;
-    const int64_t r0 = splits_kernel_rows(p) ? slice % p.r : 0,
-                  r1 = splits_kernel_rows(p) ? r0 + 1 : p.r;
+  const int64_t parts = splits_kernel_rows(p) ? p.r : 1;  // slices of a group of outputs
+  for (int64_t slice = begin, next; slice < end; slice = next) {
+    // All rows of the kernel that are wanted of these outputs at once: they see the same pixels.
+    const int64_t group = slice / parts, r0 = slice % parts;
+    next = std::min(end, (group + 1) * parts);
+    const int64_t r1 = parts == 1 ? p.r : r0 + next - slice;
     if (p.k <= kFewOutputs) {
-      with_constant<kFewOutputs>(p.k, r0, [&](auto outputs, int64_t r) {
-        sum_narrow_weights<outputs>(p, at, source, dy, r);
+      with_constant<kFewOutputs>(p.k, 0, [&](auto outputs, int64_t) {
+        for (int64_t r = r0; r < r1; ++r) sum_narrow_weights<outputs>(p, at, source, dy, r);
       });
       continue;
     }
