@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import platform
 import signal
 import sys
 import threading
@@ -33,6 +35,20 @@ def peak_memory_gib(device: torch.device) -> float | None:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep the memory that a step on the CPU frees, since the next step needs it again.
+
+    By default glibc returns it to the system, and every page of it costs a fault when it comes back: 3,000 in a step of
+    64 px. Up to 512 MiB stay with the process from then on. Without glibc nothing changes.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest that glibc would choose by itself
+    libc.mallopt(trim_threshold, 512 * 2**20)
 
 
 class RunLock:

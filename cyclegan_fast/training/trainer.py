@@ -34,7 +34,13 @@ from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.example_data import refuse_pairs, takes_example_data, with_example_data
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.meter import Meter
-from cyclegan_fast.training.process import EXIT_STOPPED, RunLock, StopSignal, peak_memory_gib
+from cyclegan_fast.training.process import (
+    EXIT_STOPPED,
+    RunLock,
+    StopSignal,
+    keep_freed_memory,
+    peak_memory_gib,
+)
 from cyclegan_fast.training.resume import (
     checkpoint_to_continue,
     image_differences,
@@ -117,6 +123,8 @@ class Trainer:
     def run(self, stop: StopSignal | None = None) -> int:
         """Trains, until the end or until `stop` is requested; returns the exit status of the command."""
         out = self.config.run.out
+        if self.device.type == "cpu":
+            keep_freed_memory()
         with self.held, stop or StopSignal() as stop, contextlib.ExitStack() as stack:
             stop.at_once = False
             self._load()
