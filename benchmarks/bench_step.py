@@ -7,6 +7,7 @@ python -m benchmarks.measure --out docs/results --only ladder      ours, one par
 
 from __future__ import annotations
 
+import os
 import signal
 import statistics
 import time
@@ -32,8 +33,8 @@ from benchmarks.step_cases import (
 )
 
 ROUNDS = 20
-# Beside `WORK`: other batches on a GPU, the case of record on a CPU.
-BATCHES = [Workload()]
+# Beside `WORK`: other batches on a GPU; on a CPU the two workloads that its goals are set for, the case of record last.
+BATCHES = [Workload(size=64, blocks=6, channels=16), Workload()]
 if DEVICE.type == "cuda":
     BATCHES = [Workload(batch=8), Workload(identity=False), Workload(batch=16), Workload(size=512)]
 CALLS = 5 if DEVICE.type == "cuda" else 1  # steps between two events: few milliseconds each
@@ -66,9 +67,10 @@ def measure_steps(
     build: Builder = build_cases,
 ) -> None:
     """Measures every workload as long as there is time; `report` gets what there is after each of them."""
-    deadline, results = time.monotonic() + seconds, []
+    deadline, results, load = time.monotonic() + seconds, [], os.getloadavg()[1]
     for i, work in enumerate(works):
-        results.append(measure_workload(work, build, (deadline - time.monotonic()) / (len(works) - i)))
+        result = measure_workload(work, build, (deadline - time.monotonic()) / (len(works) - i))
+        results.append(result | {"load": load})
         report(results)
 
 
@@ -202,9 +204,17 @@ def _tables(measured: Measured) -> list[str]:
             f"### {result.get('title', title)}",
             "",
             f"Median of {result.get('rounds', ROUNDS)} steps, the cases taking turns in one process.",
+            *_load_note(result),
             "",
             result["table"],
             "",
         ]
         lines += [f"Left out: {case} ({why})" for case, why in result["left_out"].items()]
     return lines
+
+
+def _load_note(result: dict[str, Any]) -> list[str]:
+    """What else the machine did: steps that share their cores wait for them."""
+    if (load := result.get("load")) is None:
+        return []
+    return [f"Other processes kept {load:.1f} cores busy in the five minutes before (the load average)."]

@@ -44,8 +44,10 @@ def origin(measured: Measured) -> list[str]:
 
 
 def device_name() -> str:
-    """The GPU's name, or "cpu"."""
-    return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
+    """The GPU's name, or "cpu": one with AMX is a device of its own, since bfloat16 is another matter there."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
+    return "cpu with AMX" if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else "cpu"
 
 
 def path_of(out: Path, suffix: str) -> Path:

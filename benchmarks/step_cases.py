@@ -19,6 +19,7 @@ from cyclegan_fast.checkpoint.reference_format import to_reference
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.graphed_step import WARM_UP_STEPS, GraphedStep
+from cyclegan_fast.training.process import keep_freed_memory
 from cyclegan_fast.training.step import CycleGANStep
 from tests.plain.networks import PlainNLayerDiscriminator, PlainResnetGenerator
 from tests.plain.step import PlainCycleGAN
@@ -203,7 +204,9 @@ def on_batches(
 
 def prepared(one: Case, device: torch.device) -> Prepared:
     """Warms the case up. Its memory is that of one step more: of the one, then, that a graph captures."""
-    torch.backends.cudnn.benchmark = True  # for every case alike
+    torch.backends.cudnn.benchmark = True  # for every case alike, as is the next line
+    if device.type == "cpu":
+        keep_freed_memory()
     for _ in range(WARM_UP_STEPS):
         one()
     if device.type != "cuda":
