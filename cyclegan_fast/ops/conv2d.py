@@ -32,7 +32,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     On the CPU and in channels_last our kernels run it, with sums in float32 whatever the type of x. Kernels of 3x3 with
     stride 1 and 16 channels or more run by Winograd's F(4x4, 3x3) (Lavin and Gray 2016), which needs a quarter of the
     multiplications; its result is some 1.5e-6 of its size from the exact one, where a plain float32 sum is 0.9e-6.
-    Elsewhere, and with CYCLEGAN_FAST_CONV=torch, it is torch's convolution.
+    Elsewhere, in bfloat16 where the CPU multiplies that faster (by AMX, or for other kernels by AVX-512), and with
+    CYCLEGAN_FAST_CONV=torch, it is torch's convolution.
 
     On CUDA it is torch's, too, but where CYCLEGAN_FAST_NARROW_CONV=on and the images are in 16 bits and channels_last:
     there our tensor-core kernels run layers with 1 to 8 channels on one side and 16 to 128 on the other, kernels of

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cyclegan_fast import ops
 
@@ -126,8 +128,12 @@ def test_keeps_the_layout_and_the_type() -> None:
     assert torch.allclose(plain, y, atol=1e-4)
 
 
+@pytest.mark.parametrize("amx", [False, True], ids=["without AMX", "with AMX"])
 @pytest.mark.parametrize("name", ["stem", "block", "down", "discriminator's last"])
-def test_autocast_rounds_the_images_alone(algorithm: str, name: str) -> None:
+def test_autocast_rounds_the_images_alone(
+    monkeypatch: pytest.MonkeyPatch, algorithm: str, name: str, amx: bool
+) -> None:
+    monkeypatch.setattr(importlib.import_module("cyclegan_fast.ops.conv2d"), "_has_amx", amx)
     n, c, k, h, w, kernel, stride, pad = CASES[name]
     x, weight = leaf(n, c, h, w), leaf(k, c, kernel, kernel)
     with torch.autocast("cpu", torch.bfloat16):
@@ -140,6 +146,29 @@ def test_autocast_rounds_the_images_alone(algorithm: str, name: str) -> None:
     )
     for got, expected in zip((y, *grads), exact, strict=True):
         assert (got.double() - expected).norm() <= 1e-2 * expected.norm()
+
+
+@pytest.mark.skipif(not ours_runs(), reason="needs the extension")
+@pytest.mark.parametrize(
+    ("amx", "outputs", "expected"), [(True, 16, False), (True, 1, True), (False, 16, True)], ids=str
+)
+def test_tiles_multiply_bfloat16_but_for_one_output(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, outputs: int, expected: bool
+) -> None:
+    module = importlib.import_module("cyclegan_fast.ops.conv2d")
+    monkeypatch.setattr(module, "_has_amx", amx)
+    monkeypatch.setattr(module, "_algorithm", "winograd")
+    x, weight = leaf(1, 16, 8, 8), leaf(outputs, 16, 3, 3)
+    ran: list[str] = []
+
+    class Operators(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            ran.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with torch.autocast("cpu", torch.bfloat16), Operators():
+        ops.conv2d(x, weight, pad=1)
+    assert ("cyclegan_fast.conv2d.default" in ran) is expected
 
 
 @pytest.mark.parametrize("name", ["head", "block", "down"])
