@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -19,6 +20,7 @@ from cyclegan_fast.errors import StorageError, UserError
 _FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 _PARTIAL = ".partial-"  # folders and files that are unfinished, or being removed
 _LOCK = ".lock"  # suffix of a file beside an unfinished folder
+_OWN_NAME = re.compile(r"\.partial-[0-9a-f]{12}(\.lock)?")
 
 
 @contextlib.contextmanager
@@ -125,7 +127,7 @@ def remove_leftovers(parent: Path) -> None:
     if not parent.is_dir():
         return
     with os.scandir(parent) as entries:
-        found = {entry.name for entry in entries if entry.name.startswith(_PARTIAL) and not entry.is_symlink()}
+        found = {entry.name for entry in entries if _OWN_NAME.fullmatch(entry.name) and not entry.is_symlink()}
     for name in found:
         partial = parent / name
         with contextlib.suppress(OSError):  # a living process is writing it, or it may not be removed
