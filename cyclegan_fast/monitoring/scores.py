@@ -30,4 +30,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     check(found, dict)
     found = found.get("checkpoint", found)
     check(found, SHAPE)
-    return {name: value for name, value in found.items() if value is not None or name not in SHAPE}
+    scores = {name: value for name, value in found.items() if value is not None or name not in SHAPE}
+    if "untranslated" in scores:
+        scores["untranslated"] = {name: value for name, value in scores["untranslated"].items() if value is not None}
+    return scores
