@@ -146,8 +146,9 @@ def _norm_gradient(
     statistics = [_mean_and_rstd(image) for image in x]
 
     def ours(i: int) -> Call:
-        options = (None, None, constant, 1, 0.0, 1, 0, False, False)
-        return lambda: torch.ops.cyclegan_fast.instance_norm_act_bwd(gradients[i], x[i], *statistics[i], *options)[0]
+        options = (None, None, constant, 1, 0.0, 1, False, False)
+        inputs = (gradients[i], None, x[i], *statistics[i], *options)
+        return lambda: torch.ops.cyclegan_fast.instance_norm_act_bwd(*inputs)[0]
 
     def exact() -> list[Tensor]:
         leaf = x[0].double().contiguous().requires_grad_()

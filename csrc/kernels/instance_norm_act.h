@@ -5,8 +5,8 @@
 //
 // or with given statistics: sums over `count` pixels that another kernel computed.
 //
-// Backward, with z = xhat * weight + bias, g = the adjoint of the pad applied to grad_y (a gather),
-// gz = z > 0 ? g : slope * g:
+// Backward, with z = xhat * weight + bias, g = grad_inner + the adjoint of the pad applied to
+// grad_y (a gather), gz = z > 0 ? g : slope * g:
 //
 //   grad_residual = g      grad_bias[c] = sum_nhw gz      grad_weight[c] = sum_nhw gz * xhat
 //   grad_x = weight * rstd * (gz - mean_hw(gz) - xhat * mean_hw(gz * xhat))
@@ -45,27 +45,26 @@ struct InstanceNormActParams {
 };
 
 struct InstanceNormActBwdParams {
-  const void* grad_y;   // [in]  [N, C, H + 2 pad, W + 2 pad]
-  const void* x;        // [in]  [N, C, H, W]
-  const void* mean;     // [in]  [N, C] Stat, from the forward pass
-  const void* rstd;     // [in]  [N, C] Stat, from the forward pass
-  const void* weight;   // [in]  [C] Stat, or null: 1
-  const void* bias;     // [in]  [C] Stat, or null: 0
-  void* grad_x;         // [out] [N, C, H, W]
-  void* grad_residual;  // [out] [N, C, H + 2 residual_pad, W + 2 residual_pad], border zero; or
-                        // null: not needed
-  void* grad_weight;    // [out] [C] Stat, or null: not needed (then grad_bias is null as well)
-  void* grad_bias;      // [out] [C] Stat, or null: not needed
-  void* workspace;      // CUDA: plan_of().workspace_bytes, 16-byte aligned; CPU: [2, N, C] Stat
-                        // where grad_weight is needed, else unused
+  const void* grad_y;      // [in]  [N, C, H + 2 pad, W + 2 pad]
+  const void* grad_inner;  // [in]  [N, C, H, W], of y without its border; or null: 0
+  const void* x;           // [in]  [N, C, H, W]
+  const void* mean;        // [in]  [N, C] Stat, from the forward pass
+  const void* rstd;        // [in]  [N, C] Stat, from the forward pass
+  const void* weight;      // [in]  [C] Stat, or null: 1
+  const void* bias;        // [in]  [C] Stat, or null: 0
+  void* grad_x;            // [out] [N, C, H, W]
+  void* grad_residual;     // [out] [N, C, H, W], or null: not needed
+  void* grad_weight;       // [out] [C] Stat, or null: not needed (then grad_bias is null as well)
+  void* grad_bias;         // [out] [C] Stat, or null: not needed
+  void* workspace;         // CUDA: plan_of().workspace_bytes, 16-byte aligned; CPU: [2, N, C] Stat
+                           // where grad_weight is needed, else unused
   int64_t n, c, h, w;
   int64_t pad;
-  int64_t residual_pad;
   double negative_slope;
   Activation activation;
   bool constant_statistics;  // mean and rstd do not depend on x
-  DType dtype;               // of grad_y, x, grad_x and grad_residual
-  Layout layout;             // of grad_y, x, grad_x and grad_residual, all dense
+  DType dtype;               // of x and all gradients but those of weight and bias
+  Layout layout;             // of the same, all dense
 };
 
 // ---- CPU. The work falls into independent slices; the caller spreads ranges of them over threads.

@@ -1,15 +1,12 @@
 // The CUDA implementation of the backward pass, in one of three regimes:
 //
 //   resident   one kernel: a thread keeps its vectors of x and grad_y in registers, the two sums
-//   are
-//              taken over its group and its cluster
+//              are taken over its group and its cluster
 //   split      grad_sums_kernel -> merge_sums_kernel -> grad_kernel
 //   map        grad_kernel alone: constant statistics
 //
 // and, where they are needed, a last kernel for the gradients of weight and bias. The pad's adjoint
-// is a gather: no atomics anywhere.
-#include <algorithm>
-
+// is a gather: no atomics anywhere. A second gradient, grad_inner, is added in it.
 #include "cuda/norm.cuh"
 #include "instance_norm_act.h"
 
@@ -22,6 +19,7 @@ constexpr int kGradUnroll = 2;  // pixels in flight per thread, each two vectors
 template <typename T>
 struct Inputs {
   const T* grad_y;         // [planes, height + 2 pad, width + 2 pad, inner * kVec]
+  const T* grad_inner;     // [planes, height, width, inner * kVec] or null
   const T* x;              // [planes, height, width, inner * kVec]
   const Compute<T>* mean;  // [N * C]
   const Compute<T>* rstd;  // [N * C]
@@ -42,17 +40,19 @@ struct Inputs {
     const int64_t offset = image.at(at.plane, i, j, pad) * at.inner + at.vector;
     return load_vector<kVec>(grad_y, offset * kVec);
   }
-  // The adjoint of the pad: g [kVec] at a pixel, whose own vector of grad_y is `own`.
+  // g [kVec] at a pixel whose own vector of grad_y is `own`: that, the pad's adjoint, grad_inner.
   template <int kVec>
-  __device__ void fold(const Position& at, const Pixel& p, const Vector<T, kVec>& own,
+  __device__ void fold(const Position& at, uint32_t pixel, const Vector<T, kVec>& own,
                        Compute<T> (&g)[kVec]) const {
-#pragma unroll
-    for (int k = 0; k < kVec; ++k) g[k] = to_compute(own.v[k]);
-    image.for_each_reflection(p, pad, [&](int i, int j) {
-      const Vector<T, kVec> more = gradient<kVec>(at, i, j);
+    const auto add = [&](const Vector<T, kVec>& more) {
 #pragma unroll
       for (int k = 0; k < kVec; ++k) g[k] += to_compute(more.v[k]);
-    });
+    };
+#pragma unroll
+    for (int k = 0; k < kVec; ++k) g[k] = to_compute(own.v[k]);
+    if (grad_inner != nullptr) add(load_vector<kVec>(grad_inner, at.element(pixel, kVec)));
+    image.for_each_reflection(image.pixel(pixel), pad,
+                              [&](int i, int j) { add(gradient<kVec>(at, i, j)); });
   }
   template <bool kPerElement, int kStats>
   __device__ ChannelMap<Compute<T>, kStats> map(const Position& at) const {
@@ -69,13 +69,13 @@ struct Inputs {
 
 // Adds a pixel's gz and gz * (x - mean).
 template <bool kPerElement, typename T, int kVec, int kStats>
-__device__ void add_sums(const Inputs<T>& in, const Position& at, const Pixel& p,
+__device__ void add_sums(const Inputs<T>& in, const Position& at, uint32_t pixel,
                          const Vector<T, kVec>& x, const Vector<T, kVec>& own,
                          const ChannelMap<Compute<T>, kStats>& map,
                          GradSums<Compute<T>> (&sums)[kStats]) {
   using C = Compute<T>;
   C g[kVec];
-  in.fold(at, p, own, g);
+  in.fold(at, pixel, own, g);
 #pragma unroll
   for (int k = 0; k < kVec; ++k) {
     const int s = kPerElement ? k : 0;
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 #pragma unroll
     for (int u = 0; u < kGradUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one < at.end) add_sums<kPerElement>(in, at, in.image.pixel(one), xs[u], gs[u], map, mine);
+      if (one < at.end) add_sums<kPerElement>(in, at, one, xs[u], gs[u], map, mine);
     }
   }
   block_reduce(mine, at.vectors);
@@ -147,16 +147,15 @@ struct GradMap {
 template <typename T>
 struct Outputs {
   T* grad_x;         // [planes, height, width, inner * kVec]
-  T* grad_residual;  // [planes, height + 2 border, width + 2 border, inner * kVec] or null
-  int border;
+  T* grad_residual;  // [planes, height, width, inner * kVec] or null
 
   template <bool kPerElement, int kVec, int kStats>
-  __device__ void write(const Inputs<T>& in, const Position& at, const Pixel& p,
+  __device__ void write(const Inputs<T>& in, const Position& at, uint32_t pixel,
                         const Vector<T, kVec>& x, const Vector<T, kVec>& own,
                         const GradMap<Compute<T>, kStats>& map) const {
     using C = Compute<T>;
     C g[kVec];
-    in.fold(at, p, own, g);
+    in.fold(at, pixel, own, g);
     Vector<T, kVec> out;
 #pragma unroll
     for (int k = 0; k < kVec; ++k) {
@@ -165,38 +164,11 @@ struct Outputs {
       const C gz = map.z.z(value, s) > 0 ? g[k] : g[k] * in.slope;
       out.v[k] = from_compute<T>(map.z.scale[s] * gz + (d * map.along[s] + map.offset[s]));
     }
-    store_vector(grad_x, (in.image.at(at.plane, p.i, p.j, 0) * at.inner + at.vector) * kVec, out);
+    store_vector(grad_x, at.element(pixel, kVec), out);
     if (grad_residual == nullptr) return;
 #pragma unroll
     for (int k = 0; k < kVec; ++k) out.v[k] = from_compute<T>(g[k]);
-    store_residual(in.image, at, p.i, p.j, out);
-  }
-  // Zeros on the border, whose pixels are distributed over the threads of all chunks.
-  template <int kVec>
-  __device__ void clear_border(const Image& image, const Position& at) const {
-    if (grad_residual == nullptr || border == 0 || !at.active) return;
-    const int width = image.width + 2 * border, above_and_below = 2 * border * width;
-    const int total = above_and_below + image.height * 2 * border;
-    const int step = at.chunks * static_cast<int>(at.step);
-    int k =
-        static_cast<int>(blockIdx.x % at.chunks * at.step + threadIdx.x % at.group / at.vectors);
-    for (; k < total; k += step) {
-      int i = k / width - border, j = k % width - border;
-      if (k >= above_and_below) {
-        i = (k - above_and_below) / (2 * border);
-        j = (k - above_and_below) % (2 * border) - border;
-        if (j >= 0) j += image.width;
-      } else if (i >= 0) {
-        i += image.height;
-      }
-      store_residual(image, at, i, j, Vector<T, kVec>{});
-    }
-  }
-  template <int kVec>
-  __device__ void store_residual(const Image& image, const Position& at, int i, int j,
-                                 const Vector<T, kVec>& vector) const {
-    store_vector(grad_residual, (image.at(at.plane, i, j, border) * at.inner + at.vector) * kVec,
-                 vector);
+    store_vector(grad_residual, at.element(pixel, kVec), out);
   }
 };
 
@@ -226,11 +198,9 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 #pragma unroll
     for (int u = 0; u < kGradUnroll; ++u) {
       const uint32_t one = pixel + u * at.step;
-      if (one < at.end)
-        out.template write<kPerElement>(in, at, in.image.pixel(one), xs[u], gs[u], map);
+      if (one < at.end) out.template write<kPerElement>(in, at, one, xs[u], gs[u], map);
     }
   }
-  out.template clear_border<kVec>(in.image, at);
 }
 
 template <typename T, int kVec, bool kPerElement>
@@ -248,16 +218,18 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     const uint32_t one = at.pixel + u * at.step;
     if (one < at.end) in.template load<kVec>(at, one, xs[u], gs[u]);
   }
+  // What fold reads besides grad_y's own vector is read again for the write, from the L1.
   GradSums<C> mine[kStats] = {};
 #pragma unroll
   for (int u = 0; u < kVectors; ++u) {
     const uint32_t one = at.pixel + u * at.step;
-    if (one < at.end) add_sums<kPerElement>(in, at, in.image.pixel(one), xs[u], gs[u], map.z, mine);
+    if (one < at.end) add_sums<kPerElement>(in, at, one, xs[u], gs[u], map.z, mine);
   }
   group_merge(mine, at.vectors, at.group);
   cluster_merge(mine, at.vectors);
   keep_narrow(xs);
   keep_narrow(gs);
+  forget_derived(at.pixel);
   if (!at.active) return;
   map.follow_statistics(in.rstd, mine, size, at);
 #pragma unroll
@@ -267,10 +239,8 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 #pragma unroll
   for (int u = 0; u < kVectors; ++u) {
     const uint32_t one = at.pixel + u * at.step;
-    if (one < at.end)
-      out.template write<kPerElement>(in, at, in.image.pixel(one), xs[u], gs[u], map);
+    if (one < at.end) out.template write<kPerElement>(in, at, one, xs[u], gs[u], map);
   }
-  out.template clear_border<kVec>(in.image, at);
 }
 
 // grad_weight and grad_bias [channels], each of which may be null: a channel's sums over the
@@ -294,14 +264,12 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 
 // ---- Launchers ----
 
-bool is_flat(const InstanceNormActBwdParams& p) {
-  return p.pad == 0 && (p.grad_residual == nullptr || p.residual_pad == 0);
-}
-
 View view_of(const InstanceNormActBwdParams& p) {
-  const int64_t neighbours = p.layout == Layout::kNHWC ? p.c : is_flat(p) ? p.h * p.w : 1;
-  return view_of(p, vec_of(p.dtype, neighbours, {p.x, p.grad_y, p.grad_x, p.grad_residual}),
-                 is_flat(p));
+  const bool flat = p.pad == 0;
+  const int64_t neighbours = p.layout == Layout::kNHWC ? p.c : flat ? p.h * p.w : 1;
+  return view_of(
+      p, vec_of(p.dtype, neighbours, {p.x, p.grad_y, p.grad_inner, p.grad_x, p.grad_residual}),
+      flat);
 }
 
 bool needs_affine_grads(const InstanceNormActBwdParams& p) {
@@ -312,6 +280,7 @@ template <typename T>
 Inputs<T> inputs_of(const InstanceNormActBwdParams& p, const View& view) {
   using C = Compute<T>;
   return {static_cast<const T*>(p.grad_y),
+          static_cast<const T*>(p.grad_inner),
           static_cast<const T*>(p.x),
           static_cast<const C*>(p.mean),
           static_cast<const C*>(p.rstd),
@@ -328,8 +297,7 @@ Status backward(const InstanceNormActBwdParams& p, const NormPlan& plan, const V
   const auto sums = static_cast<GradSums<C>*>(p.workspace);
   const C size = C(p.h * p.w);
   const Inputs<T> in = inputs_of<T>(p, view);
-  const Outputs<T> out = {static_cast<T*>(p.grad_x), static_cast<T*>(p.grad_residual),
-                          static_cast<int>(p.grad_residual ? p.residual_pad : 0)};
+  const Outputs<T> out = {static_cast<T*>(p.grad_x), static_cast<T*>(p.grad_residual)};
   const Position position = position_of(view, plan.write);
   if (plan.regime == NormRegime::kResident)
     return launch(resident_grad_kernel<T, kVec, kPerElement>, plan.write.launch, stream, in, out,
@@ -376,8 +344,8 @@ NormPlan plan_of(const InstanceNormActBwdParams& p, const DeviceProperties& devi
 
 Status instance_norm_act_bwd_cuda(const InstanceNormActBwdParams& p, const NormPlan& plan,
                                   Stream stream) {
-  const View view = view_of(p, plan.write.vec, is_flat(p));
-  if (!fits(view, std::max(p.pad, p.residual_pad))) return Status::kInvalidArgument;
+  const View view = view_of(p, plan.write.vec, p.pad == 0);
+  if (!fits(view, p.pad)) return Status::kInvalidArgument;
   return dispatch(p.dtype, [&](auto element) {
     using T = decltype(element);
     using C = Compute<T>;

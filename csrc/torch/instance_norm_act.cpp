@@ -2,7 +2,7 @@
 // csrc/kernels/instance_norm_act.h.
 //
 // The output has the layout of x. A residual or a gradient in another layout is copied into that of
-// x.
+// x; a residual that is the inside of a padded tensor is read where it is.
 #include "instance_norm_act.h"
 
 #include <algorithm>
@@ -29,6 +29,34 @@ Activation activation_of(int64_t activation) {
 // [N, C, H, W] of x with a border on each side.
 Shape bordered(const Tensor& x, int64_t border) {
   return {x.size(0), x.size(1), x.size(2) + 2 * border, x.size(3) + 2 * border};
+}
+
+// The border of the dense tensor whose inside `t` is, a view of [N, C, H, W]; nothing where it is
+// another view.
+std::optional<int64_t> border_around(const Tensor& t, Layout layout) {
+  const int64_t pixel = layout == Layout::kNHWC ? t.size(1) : 1;
+  const int64_t border = t.size(2) > 1 ? (t.stride(2) / pixel - t.size(3)) / 2 : 0;
+  if (border < 0) return std::nullopt;
+  const Shape strides = strides_of(bordered(t, border), layout);
+  for (size_t axis = 0; axis < strides.size(); ++axis) {
+    if (t.size(axis) > 1 && t.stride(axis) != strides[axis]) return std::nullopt;
+  }
+  return border;
+}
+
+// The residual as the kernels read it: with its border. `kept` owns a copy.
+void fill_residual(InstanceNormActParams& p, const Tensor& residual, const Tensor& x,
+                   std::optional<Tensor>& kept) {
+  check_like(kOp, "residual", residual, shape_of(x), x);
+  p.residual_pad = border_around(residual, p.layout).value_or(0);
+  if (p.residual_pad == 0) {
+    kept = in_layout(residual, p.layout);
+    p.residual = kept->const_data_ptr();
+    return;
+  }
+  const int64_t pixel = p.layout == Layout::kNHWC ? p.c : 1;
+  const int64_t before = (p.residual_pad * (p.w + 2 * p.residual_pad) + p.residual_pad) * pixel;
+  p.residual = static_cast<const char*>(residual.const_data_ptr()) - before * size_of(p.dtype);
 }
 
 // Fills what forward and backward share: sizes, types, layout.
@@ -84,8 +112,7 @@ void run_cuda(Params& p, const Tensor& x,
 }
 #endif
 
-using Forward = std::tuple<Tensor, Tensor, Tensor>;           // y, mean, rstd
-using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // of x, residual, weight, bias
+using Forward = std::tuple<Tensor, Tensor, Tensor>;  // y, mean, rstd
 
 // `constant_statistics` is for the gradient alone: autograd hands it to the backward pass.
 template <bool kCuda>
@@ -104,14 +131,7 @@ Forward forward(const Tensor& x, const std::optional<Tensor>& residual,
   p.weight = stat_data("weight", weight, {p.c}, x, scale);
   p.bias = stat_data("bias", bias, {p.c}, x, shift);
   p.statistics = stat_data("statistics", statistics, {3, p.n, p.c}, x, sums);
-  if (residual.has_value()) {
-    STD_TORCH_CHECK(residual->dim() == 4, "instance_norm_act: residual must have 4 axes, got ",
-                    to_string(shape_of(*residual)));
-    p.residual_pad = std::max<int64_t>((residual->size(2) - p.h) / 2, 0);
-    check_like(kOp, "residual", *residual, bordered(x, p.residual_pad), x);
-    extra = in_layout(*residual, p.layout);
-    p.residual = extra->const_data_ptr();
-  }
+  if (residual.has_value()) fill_residual(p, *residual, x, extra);
   const Tensor y = empty_like(x, bordered(x, pad), x.scalar_type(), p.layout);
   const Tensor mean = empty_like(x, {p.n, p.c}, stat_type_of(p.dtype), Layout::kNCHW);
   const Tensor rstd = empty_like(x, {p.n, p.c}, stat_type_of(p.dtype), Layout::kNCHW);
@@ -135,48 +155,50 @@ void run_backward_cpu(InstanceNormActBwdParams& p, const Tensor& x) {
   if (p.grad_weight != nullptr) instance_norm_act_affine_grads_cpu(p);
 }
 
+// The gradients that are needed: of x, of the residual, of weight and bias.
 template <bool kCuda>
-Backward backward(const Tensor& grad_y, const Tensor& x, const Tensor& mean, const Tensor& rstd,
-                  const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
-                  bool constant_statistics, int64_t activation, double negative_slope, int64_t pad,
-                  int64_t residual_pad, bool needs_residual_grad, bool needs_affine_grad) {
+std::vector<Tensor> backward(const Tensor& grad_y, const std::optional<Tensor>& grad_inner,
+                             const Tensor& x, const Tensor& mean, const Tensor& rstd,
+                             const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                             bool constant_statistics, int64_t activation, double negative_slope,
+                             int64_t pad, bool needs_residual_grad, bool needs_affine_grad) {
   InstanceNormActBwdParams p{};
   fill(p, x, activation, negative_slope, pad);
-  STD_TORCH_CHECK(residual_pad >= 0, "instance_norm_act: residual_pad must be at least 0, got ",
-                  residual_pad);
-  p.residual_pad = residual_pad;
   p.constant_statistics = constant_statistics;
   check_like(kOp, "grad_y", grad_y, bordered(x, pad), x);
   const Tensor gradient = in_layout(grad_y, p.layout);
   p.grad_y = gradient.const_data_ptr();
-  std::optional<Tensor> means, rstds, scale, shift;
+  std::optional<Tensor> inner, means, rstds, scale, shift;
+  if (grad_inner.has_value()) {
+    check_like(kOp, "grad_inner", *grad_inner, shape_of(x), x);
+    inner = in_layout(*grad_inner, p.layout);
+    p.grad_inner = inner->const_data_ptr();
+  }
   p.mean = stat_data("mean", mean, {p.n, p.c}, x, means);
   p.rstd = stat_data("rstd", rstd, {p.n, p.c}, x, rstds);
   p.weight = stat_data("weight", weight, {p.c}, x, scale);
   p.bias = stat_data("bias", bias, {p.c}, x, shift);
 
-  const auto output = [&](bool wanted, const Shape& shape, ScalarType type, Layout layout) {
-    return wanted ? empty_like(x, shape, type, layout) : empty_like(x, {0}, type, Layout::kNCHW);
+  std::vector<Tensor> grads;
+  const auto output = [&](const Shape& shape, ScalarType type, Layout layout) {
+    grads.push_back(empty_like(x, shape, type, layout));
+    return grads.back().mutable_data_ptr();
   };
-  const ScalarType type = x.scalar_type(), stat = stat_type_of(p.dtype);
-  const Tensor grad_x = empty_like(x, shape_of(x), type, p.layout);
-  Tensor grad_residual = output(needs_residual_grad, bordered(x, residual_pad), type, p.layout);
-  Tensor grad_weight = output(needs_affine_grad, {p.c}, stat, Layout::kNCHW);
-  Tensor grad_bias = output(needs_affine_grad, {p.c}, stat, Layout::kNCHW);
-  p.grad_x = grad_x.mutable_data_ptr();
-  if (needs_residual_grad) p.grad_residual = grad_residual.mutable_data_ptr();
+  p.grad_x = output(shape_of(x), x.scalar_type(), p.layout);
+  if (needs_residual_grad) p.grad_residual = output(shape_of(x), x.scalar_type(), p.layout);
   if (needs_affine_grad) {
-    p.grad_weight = grad_weight.mutable_data_ptr(), p.grad_bias = grad_bias.mutable_data_ptr();
+    p.grad_weight = output({p.c}, stat_type_of(p.dtype), Layout::kNCHW);
+    p.grad_bias = output({p.c}, stat_type_of(p.dtype), Layout::kNCHW);
   }
   if (p.n * p.c == 0) {
-    torch::stable::zero_(grad_weight), torch::stable::zero_(grad_bias);
-    return {grad_x, grad_residual, grad_weight, grad_bias};
+    for (Tensor& grad : grads) torch::stable::zero_(grad);
+    return grads;
   }
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) run_cuda(p, x, instance_norm_act_bwd_cuda);
 #endif
   if constexpr (!kCuda) run_backward_cpu(p, x);
-  return {grad_x, grad_residual, grad_weight, grad_bias};
+  return grads;
 }
 
 }  // namespace
@@ -188,10 +210,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(cyclegan_fast, m) {
       "float negative_slope, float eps, int pad)"
       " -> (Tensor y, Tensor mean, Tensor rstd)");
   m.def(
-      "instance_norm_act_bwd(Tensor grad_y, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, "
-      "Tensor? bias, bool constant_statistics, int activation, float negative_slope, int pad, "
-      "int residual_pad, bool needs_residual_grad, bool needs_affine_grad)"
-      " -> (Tensor grad_x, Tensor grad_residual, Tensor grad_weight, Tensor grad_bias)");
+      "instance_norm_act_bwd(Tensor grad_y, Tensor? grad_inner, Tensor x, Tensor mean, "
+      "Tensor rstd, Tensor? weight, Tensor? bias, bool constant_statistics, int activation, "
+      "float negative_slope, int pad, bool needs_residual_grad, bool needs_affine_grad)"
+      " -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(cyclegan_fast, CPU, m) {

@@ -15,8 +15,11 @@ void run(PlaneStatisticsParams& p, const Tensor& x) {
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
     const ReductionPlan plan = plan_of(p);
-    const Tensor workspace = empty_bytes(x, plan.workspace_bytes);
-    p.workspace = workspace.mutable_data_ptr();
+    std::optional<Tensor> workspace;
+    if (plan.workspace_bytes > 0) {
+      workspace = empty_bytes(x, plan.workspace_bytes);
+      p.workspace = workspace->mutable_data_ptr();
+    }
     check_status(kOp, plane_statistics_cuda(p, plan, current_stream(x)), x);
   }
 #endif

@@ -23,7 +23,8 @@ from cyclegan_fast.nn.norm import Norm, NormAct
 class ResnetBlock(nn.Module):
     """x + norm(conv(relu(norm(conv(x))))), with no activation after the sum.
 
-    Input and output already carry the reflected border of one pixel that the next convolution needs.
+    Input and output already carry the reflected border of one pixel that the next convolution needs, and come a second
+    time without it, for the sum.
     """
 
     def __init__(self, channels: int, norm: Norm, dropout: bool, pad: int) -> None:
@@ -34,12 +35,12 @@ class ResnetBlock(nn.Module):
         self.conv2 = conv_before_norm(norm, channels, channels, 3)
         self.norm2 = NormAct(norm, channels, "none", pad=pad)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H + 2, W + 2] -> [N, C, H + 2 pad, W + 2 pad]."""
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, C, H + 2, W + 2] and its inside, [N, C, H, W] -> [N, C, H + 2 pad, W + 2 pad] and its inside."""
         h = self.norm1(self.conv1(x))
         if self.dropout is not None:  # drops pixels before they are reflected into the border
             h = ops.reflect_pad(self.dropout(h), 1)
-        return self.norm2(self.conv2(h), residual=x)
+        return self.norm2.fork(self.conv2(h), residual)
 
 
 class ResnetGenerator(nn.Module):
@@ -88,14 +89,14 @@ class ResnetGenerator(nn.Module):
         Several batches are translated in one pass.
         """
         h = self.stem_norm(self.stem(first_input(x, pad=3)))
-        for conv, norm in zip(self.down, self.down_norm, strict=True):
-            h = norm(conv(h))
+        h = self.down_norm[0](self.down[0](h))
+        h, residual = self.down_norm[1].fork(self.down[1](h))
         for block in self.blocks:
             if self.checkpoints_activations and torch.is_grad_enabled():
                 # Random numbers matter to dropout alone, and their state cannot be read while a graph is captured.
-                h = checkpoint(block, h, use_reentrant=False, preserve_rng_state=self.dropout)
+                h, residual = checkpoint(block, h, residual, use_reentrant=False, preserve_rng_state=self.dropout)
             else:
-                h = block(h)
+                h, residual = block(h, residual)
         for conv, norm in zip(self.up, self.up_norm, strict=True):
             h = norm(conv(h))
         return conv_act(self.head, h, "tanh", split_as=x)

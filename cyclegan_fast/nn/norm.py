@@ -38,22 +38,35 @@ class NormAct(nn.Module):
 
         Args:
             x: Output of the convolution before, [N, C, H, W].
-            residual: Added after the activation, [N, C, H + 2r, W + 2r]; its border of r pixels is ignored.
+            residual: Added after the activation, [N, C, H, W].
         """
         if self.instance:
             return ops.instance_norm_act(
                 x, residual, activation=self.activation, negative_slope=LEAKY_SLOPE, pad=self.pad
             )
+        return ops.reflect_pad(self._unpadded(x, residual), self.pad)
+
+    def fork(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The output of `forward` for the next convolution, and without its border, [N, C, H, W], for a residual sum.
+
+        The gradients of both are added inside the norm's backward kernel.
+        """
+        if self.instance:
+            return ops.instance_norm_act_fork(
+                x, residual, activation=self.activation, negative_slope=LEAKY_SLOPE, pad=self.pad
+            )
+        y = self._unpadded(x, residual)
+        return ops.reflect_pad(y, self.pad), y
+
+    def _unpadded(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """Batch norm or none, the activation and the sum."""
         if self.norm is not None:
             x = self.norm(x)
         if self.activation == "relu":
             x = F.relu(x)
         elif self.activation == "leaky_relu":
             x = F.leaky_relu(x, LEAKY_SLOPE)
-        if residual is not None:
-            border = (residual.shape[-1] - x.shape[-1]) // 2
-            x = x + residual[..., border : border + x.shape[-2], border : border + x.shape[-1]]
-        return ops.reflect_pad(x, self.pad) if self.pad else x
+        return x if residual is None else x + residual
 
     def extra_repr(self) -> str:
         """Shows the fused parts when printed."""

@@ -8,7 +8,7 @@ from cyclegan_fast.ops.bias_act import bias_act, takes_bias
 from cyclegan_fast.ops.conv2d import bfloat16_is_slow, conv2d, conv_transpose2d
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
-from cyclegan_fast.ops.instance_norm_act import instance_norm_act
+from cyclegan_fast.ops.instance_norm_act import instance_norm_act, instance_norm_act_fork
 from cyclegan_fast.ops.losses import cycle_loss, hinge_loss, l1_mean, lsgan_loss
 from cyclegan_fast.ops.narrow_conv import narrow_convolutions
 from cyclegan_fast.ops.plane_statistics import merge_statistics, plane_statistics
@@ -29,6 +29,7 @@ __all__ = [
     "image_pool_draws",
     "image_pool_exchange",
     "instance_norm_act",
+    "instance_norm_act_fork",
     "l1_mean",
     "lsgan_loss",
     "merge_statistics",

@@ -7,7 +7,7 @@ from torch import Tensor
 from cyclegan_fast.errors import UserError, did_you_mean
 from cyclegan_fast.ops import reference
 from cyclegan_fast.ops.extension import runs_reference
-from cyclegan_fast.ops.instance_norm_autograd import Inputs, call
+from cyclegan_fast.ops.instance_norm_autograd import Inputs, call, call_fork
 from cyclegan_fast.ops.layout import check_dense, stat_dtype
 from cyclegan_fast.ops.reflect_pad import check_pad
 
@@ -36,8 +36,8 @@ def instance_norm_act(
     Args:
         x: [N, C, H, W] in float32, bfloat16, float16 or float64, contiguous or channels_last. Sums run in float32
             (float64 for float64).
-        residual: [N, C, H, W], added after the activation; or [N, C, H + 2r, W + 2r], whose border of r pixels is
-            ignored and gets no gradient, so that one block's padded output can be the next one's residual.
+        residual: [N, C, H, W], added after the activation; the inside of a padded tensor is read where it is. Or
+            [N, C, H + 2r, W + 2r], whose border of r pixels is ignored and gets a gradient of zeros.
         weight: [C] in any floating type, 1 where absent; its gradient has its own type.
         bias: [C] in any floating type, 0 where absent; its gradient has its own type.
         statistics: [3, N, C] in the type of the sums: a shift, the sum of x - shift and the sum of (x - shift)^2;
@@ -58,18 +58,68 @@ def instance_norm_act(
     Raises:
         UserError: if a shape, a type or an option breaks a rule above.
     """
+    tensors = _checked(x, residual, weight, bias, activation, pad)
+    given = (statistics, statistics_count, constant_statistics)
+    if statistics is not None or statistics_count is not None or constant_statistics:
+        _check_statistics(x, *given)
+    if runs_reference(x):
+        return reference.instance_norm_act(*tensors, *given, activation, negative_slope, eps, pad)
+    check_dense("instance_norm_act", "x", x)
+    return call(Inputs(*tensors, *given, ACTIVATIONS[activation], negative_slope, eps, pad))
+
+
+def instance_norm_act_fork(
+    x: Tensor,
+    residual: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    negative_slope: float = 0.2,
+    eps: float = 1e-5,
+    pad: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """`instance_norm_act` before a residual block: its output for the convolution, and without the border for the sum.
+
+    Both lie in one memory. The backward kernel adds their gradients as it reads them, in the type of the sums; autograd
+    would launch a sum of its own and round it.
+
+    Args:
+        x: this and all others as in `instance_norm_act`.
+        residual: as there.
+        weight: as there.
+        bias: as there.
+        activation: as there.
+        negative_slope: as there.
+        eps: as there.
+        pad: as there.
+
+    Returns:
+        y, [N, C, H + 2 pad, W + 2 pad], and its inside, [N, C, H, W], a view that the next block's `residual` takes.
+
+    Raises:
+        UserError: as in `instance_norm_act`.
+    """
+    tensors = _checked(x, residual, weight, bias, activation, pad)
+    own = (None, None, False)  # statistics
+    if runs_reference(x):
+        return reference.instance_norm_act_fork(*tensors, *own, activation, negative_slope, eps, pad)
+    check_dense("instance_norm_act_fork", "x", x)
+    return call_fork(Inputs(*tensors, *own, ACTIVATIONS[activation], negative_slope, eps, pad))
+
+
+def _checked(
+    x: Tensor, residual: Tensor | None, weight: Tensor | None, bias: Tensor | None, activation: str, pad: int
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The tensors as the kernels take them: the residual without its border, parameters in the type of the sums."""
     _check(x, residual, activation, pad)
+    if residual is not None:
+        residual = reference.strip_border(residual, (residual.shape[2] - x.shape[2]) // 2)
     if weight is not None:
         weight = _as_sums("weight", weight, x)
     if bias is not None:
         bias = _as_sums("bias", bias, x)
-    if statistics is not None or statistics_count is not None or constant_statistics:
-        _check_statistics(x, statistics, statistics_count, constant_statistics)
-    given = (statistics, statistics_count, constant_statistics)
-    if runs_reference(x):
-        return reference.instance_norm_act(x, residual, weight, bias, *given, activation, negative_slope, eps, pad)
-    check_dense("instance_norm_act", "x", x)
-    return call(Inputs(x, residual, weight, bias, *given, ACTIVATIONS[activation], negative_slope, eps, pad))
+    return x, residual, weight, bias
 
 
 def _check(x: Tensor, residual: Tensor | None, activation: str, pad: int) -> None:

@@ -16,7 +16,7 @@ class Inputs(NamedTuple):
     """The arguments of torch.ops.cyclegan_fast.instance_norm_act_fwd, in the order of its schema."""
 
     x: Tensor  # [N, C, H, W]
-    residual: Tensor | None  # [N, C, H + 2r, W + 2r]
+    residual: Tensor | None  # [N, C, H, W], dense or the inside of a padded one
     weight: Tensor | None  # [C], in the type of the sums
     bias: Tensor | None  # [C], in the type of the sums
     statistics: Tensor | None  # [3, N, C], in the type of the sums
@@ -35,7 +35,6 @@ class BackwardOptions(NamedTuple):
     activation: int
     negative_slope: float
     pad: int
-    residual_pad: int
 
 
 def call(inputs: Inputs) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
@@ -43,13 +42,34 @@ def call(inputs: Inputs) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
 
     Below autograd, the operator skips the autograd kernel that torch.library wrote in Python; a compiler must see it.
     """
+    if _is_recorded(inputs):
+        return _Eager.apply(*inputs[:4], inputs)
+    return _run(torch.ops.cyclegan_fast.instance_norm_act_fwd, *inputs)[0]
+
+
+def call_fork(inputs: Inputs) -> tuple[Tensor, Tensor]:  # [N, C, H + 2 pad, W + 2 pad], [N, C, H, W]
+    """The same output twice, the second time without its border."""
+    if _is_recorded(inputs):
+        return _EagerFork.apply(*inputs[:4], inputs)
+    y = _run(torch.ops.cyclegan_fast.instance_norm_act_fwd, *inputs)[0]
+    return y, _inside(y, inputs.pad)
+
+
+def _is_recorded(inputs: Inputs) -> bool:
+    """Whether an autograd Function of our own records the call; a compiler needs none."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and any_requires_grad(*inputs[:4])
+
+
+def _run(op: Any, *arguments: Any) -> Any:
     if torch.compiler.is_compiling():
-        return torch.ops.cyclegan_fast.instance_norm_act_fwd(*inputs)[0]
-    x, residual, weight, bias = inputs[:4]
-    if torch.is_grad_enabled() and any_requires_grad(x, residual, weight, bias):
-        return _Eager.apply(x, residual, weight, bias, inputs)
+        return op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
-        return torch.ops.cyclegan_fast.instance_norm_act_fwd(*inputs)[0]
+        return op(*arguments)
+
+
+def _inside(y: Tensor, pad: int) -> Tensor:
+    """[N, C, H + 2 pad, W + 2 pad] -> [N, C, H, W], a view."""
+    return y[:, :, pad : y.shape[2] - pad, pad : y.shape[3] - pad]
 
 
 class _Eager(torch.autograd.Function):
@@ -60,47 +80,60 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Any, weight: Any, bias: Any, inputs: Inputs) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = torch.ops.cyclegan_fast.instance_norm_act_fwd(*inputs)
+        output = _run(torch.ops.cyclegan_fast.instance_norm_act_fwd, *inputs)
         _save(ctx, inputs, output)
         return output[0]
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_gradients(ctx, grad_y), None)
+        return (*_gradients(ctx, grad_y, None), None)
+
+
+class _EagerFork(torch.autograd.Function):
+    """As `_Eager`, with the output twice: its backward pass gets both gradients, which autograd would sum before it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residual: Any, weight: Any, bias: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        output = _run(torch.ops.cyclegan_fast.instance_norm_act_fwd, *inputs)
+        _save(ctx, inputs, output)
+        ctx.set_materialize_grads(False)
+        return output[0], _inside(output[0], inputs.pad)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, grad_inner: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (*_gradients(ctx, grad_y, grad_inner), None)
 
 
 def _save(ctx: Any, inputs: Inputs, output: tuple[Tensor, Tensor, Tensor]) -> None:
     """Saves what the backward pass reads."""
-    residual_pad = 0 if inputs.residual is None else (inputs.residual.shape[2] - inputs.x.shape[2]) // 2
-    ctx.options = BackwardOptions(
-        inputs.constant_statistics, inputs.activation, inputs.negative_slope, inputs.pad, residual_pad
-    )
+    ctx.options = BackwardOptions(inputs.constant_statistics, inputs.activation, inputs.negative_slope, inputs.pad)
     _, mean, rstd = output
     ctx.save_for_backward(inputs.x, mean, rstd, inputs.weight, inputs.bias)
 
 
-def _gradients(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Of x, residual, weight and bias."""
+def _gradients(
+    ctx: Any, grad_y: Tensor | None, grad_inner: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Of x, residual, weight and bias, from those of y and of its inside, each None where nothing follows it."""
     _, needs_residual, needs_weight, needs_bias = ctx.needs_input_grad[:4]
     options: BackwardOptions = ctx.options
-    passes_through = options.pad == 0 and options.residual_pad == 0  # the residual's gradient is grad_y itself
-    arguments = (
-        grad_y,
-        *ctx.saved_tensors,
-        *options,
-        needs_residual and not passes_through,
-        needs_weight or needs_bias,
-    )
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # create_graph: a second derivative is refused
+    if grad_y is None:
+        options, grad_y, grad_inner = options._replace(pad=0), grad_inner, None
+    if grad_y is None:
+        return None, None, None, None
+    passes_through = options.pad == 0 and grad_inner is None  # the residual's gradient is grad_y itself
+    writes_residual, writes_affine = needs_residual and not passes_through, needs_weight or needs_bias
+    arguments = (grad_y, grad_inner, *ctx.saved_tensors, *options, writes_residual, writes_affine)
+    if torch.is_grad_enabled():  # create_graph: a second derivative is refused
         grads = torch.ops.cyclegan_fast.instance_norm_act_bwd(*arguments)
     else:
-        with torch._C._AutoDispatchBelowAutograd():
-            grads = torch.ops.cyclegan_fast.instance_norm_act_bwd(*arguments)
-    grad_x, grad_residual, grad_weight, grad_bias = grads
+        grads = _run(torch.ops.cyclegan_fast.instance_norm_act_bwd, *arguments)
+    grad_x, *others = grads
+    grad_residual = others.pop(0) if writes_residual else grad_y
+    grad_weight, grad_bias = others or (None, None)
     return (
         grad_x,
-        (grad_y if passes_through else grad_residual) if needs_residual else None,
+        grad_residual if needs_residual else None,
         grad_weight if needs_weight else None,
         grad_bias if needs_bias else None,
     )
@@ -113,7 +146,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, grad_y: Tensor, grad_mean: None, grad_rstd: None) -> tuple[Tensor | None, ...]:
-    gradients = _gradients(ctx, grad_y)
+    gradients = _gradients(ctx, grad_y, None)
     return (*gradients, *(None,) * (len(Inputs._fields) - len(gradients)))
 
 
@@ -138,6 +171,7 @@ def _fake_fwd(
 
 def _fake_bwd(
     grad_y: Tensor,
+    grad_inner: Tensor | None,
     x: Tensor,
     mean: Tensor,
     rstd: Tensor,
@@ -147,18 +181,14 @@ def _fake_bwd(
     activation: int,
     negative_slope: float,
     pad: int,
-    residual_pad: int,
     needs_residual_grad: bool,
     needs_affine_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, c, h, w = x.shape
-    border = 2 * residual_pad
-    grad_residual = empty_in_layout_of(x, (n, c, h + border, w + border)) if needs_residual_grad else x.new_empty((0,))
-    grad_weight = mean.new_empty((c if needs_affine_grad else 0,))
-    return empty_in_layout_of(x, (n, c, h, w)), grad_residual, grad_weight, torch.empty_like(grad_weight)
+) -> list[Tensor]:
+    images = [empty_in_layout_of(x, x.shape) for _ in range(2 if needs_residual_grad else 1)]
+    return images + [mean.new_empty((x.shape[1],)) for _ in range(2 if needs_affine_grad else 0)]
 
 
-def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
+def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
     raise UserError("instance_norm_act: the kernel is differentiable once; call it inside ops.use_reference() for more")
 
 

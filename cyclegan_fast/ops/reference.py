@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,22 @@ from cyclegan_fast.ops.adam_inputs import AdamGroup, LossScale
 from cyclegan_fast.ops.layout import memory_format_of, stat_dtype
 
 
-def instance_norm_act(
+def instance_norm_act(x: Tensor, *others: Any) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
+    """See `cyclegan_fast.ops.instance_norm_act`; `others` are those of `_unpadded`, and pad."""
+    *others, pad = others
+    return reflect_pad(_unpadded(x, *others), pad).to(x.dtype)  # autocast has torch's norms answer in float32
+
+
+def instance_norm_act_fork(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """See `cyclegan_fast.ops.instance_norm_act_fork`; `others` are those of `_unpadded`, and pad."""
+    *others, pad = others
+    y = _unpadded(x, *others)
+    return reflect_pad(y, pad).to(x.dtype), y.to(x.dtype)
+
+
+def _unpadded(
     x: Tensor,  # [N, C, H, W]
-    residual: Tensor | None,  # [N, C, H + 2r, W + 2r]
+    residual: Tensor | None,  # [N, C, H, W]
     weight: Tensor | None,  # [C], in the type of the sums
     bias: Tensor | None,  # [C], in the type of the sums
     statistics: Tensor | None,  # [3, N, C], in the type of the sums
@@ -24,9 +38,7 @@ def instance_norm_act(
     activation: str,
     negative_slope: float,
     eps: float,
-    pad: int,
-) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
-    """See `cyclegan_fast.ops.instance_norm_act`."""
+) -> Tensor:  # [N, C, H, W]
     if statistics is None:
         y = _instance_norm(x, weight, bias, eps)
     else:
@@ -38,9 +50,7 @@ def instance_norm_act(
         y = F.relu(y)
     elif activation == "leaky_relu":
         y = F.leaky_relu(y, negative_slope)
-    if residual is not None:
-        y = y + strip_border(residual, (residual.shape[2] - x.shape[2]) // 2)
-    return reflect_pad(y, pad).to(x.dtype)  # autocast has torch's norms answer in float32
+    return y if residual is None else y + residual
 
 
 def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "types.h"
@@ -93,24 +94,25 @@ struct Gradients {
   Values x, residual, weight, bias;
 };
 
-inline Gradients backward(const Sizes& s, const Norm& norm, const Values& grad_y, const Values& x,
-                          bool constant, int64_t pad, int64_t border) {
+// grad_inner may be empty.
+inline Gradients backward(const Sizes& s, const Norm& norm, const Values& grad_y,
+                          const Values& grad_inner, const Values& x, bool constant, int64_t pad) {
   const size_t planes = norm.mean.size(), channels = size_t(s.c);
-  Gradients out{Values(x.size()), Values(size_t(s.count(border))), Values(channels),
-                Values(channels)};
-  Values g(x.size()), gz(x.size()), sum(planes), along(planes);
+  Gradients out{Values(x.size()), Values(), Values(channels), Values(channels)};
+  Values g = grad_inner, gz(x.size()), sum(planes), along(planes);
+  g.resize(x.size());
   s.for_each_position(pad, [&](size_t position, size_t at) { g[at] += grad_y[position]; });
-  s.for_each_pixel(border, [&](size_t plane, size_t c, size_t at, size_t bordered) {
+  s.for_each_pixel(0, [&](size_t plane, size_t c, size_t at, size_t) {
     const double xhat = norm.xhat(plane, x[at]);
     gz[at] = norm.act(xhat * norm.weight[c] + norm.bias[c], g[at]);
     sum[plane] += gz[at], along[plane] += gz[at] * xhat;
     out.bias[c] += gz[at], out.weight[c] += gz[at] * xhat;
-    out.residual[bordered] = g[at];
   });
   s.for_each_pixel(0, [&](size_t plane, size_t c, size_t at, size_t) {
     const double shared = (sum[plane] + norm.xhat(plane, x[at]) * along[plane]) / double(s.h * s.w);
     out.x[at] = norm.weight[c] * norm.rstd[plane] * (gz[at] - (constant ? 0 : shared));
   });
+  out.residual = std::move(g);
   return out;
 }
 

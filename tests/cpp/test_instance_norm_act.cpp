@@ -123,6 +123,7 @@ struct Options {
   bool grad_weight, grad_bias;  // needed
   bool ready;                   // statistics
   bool constant;                // statistics in the backward pass
+  bool inner;                   // a second gradient, of the output without its border
 };
 
 std::string name_of(const NormCase& k, const Options& o, DType dtype, Layout layout,
@@ -130,11 +131,12 @@ std::string name_of(const NormCase& k, const Options& o, DType dtype, Layout lay
   char text[300];
   std::snprintf(text, sizeof text,
                 "norm %ldx%ldx%ldx%ld pad %ld residual %ld mean %g shift %ld dtype %d layout %d "
-                "act %d weight %d bias %d grads %d%d ready %d constant %d device %d %d recut %d",
+                "act %d weight %d bias %d grads %d%d ready %d constant %d inner %d device %d %d "
+                "recut %d",
                 long(k.n), long(k.c), long(k.h), long(k.w), long(k.pad), long(k.residual), k.mean,
                 long(k.shift), int(dtype), int(layout), int(activation), o.weight, o.bias,
-                o.grad_weight, o.grad_bias, o.ready, o.constant, setting.device.multiprocessors,
-                setting.device.max_cluster_size, setting.recut);
+                o.grad_weight, o.grad_bias, o.ready, o.constant, o.inner,
+                setting.device.multiprocessors, setting.device.max_cluster_size, setting.recut);
   return text;
 }
 
@@ -188,7 +190,7 @@ class NormTest {
     o_.ready ? make_statistics(statistics) : take_statistics();
     InstanceNormActParams p = {};
     fill(p);
-    p.residual = pointer_if(has_residual(), residual);
+    p.residual = pointer_if(has_residual(), residual), p.residual_pad = border();
     p.statistics = pointer_if(o_.ready, statistics);
     p.y = y.data(), p.mean = mean_.data(), p.rstd = rstd_.data();
     p.count = kCount, p.eps = eps();
@@ -203,22 +205,25 @@ class NormTest {
 
   void backward() {
     Guarded<T> grad_y(sizes_.count(k_.pad), k_.shift), grad_x(sizes_.count(0), k_.shift);
-    Guarded<T> grad_residual(has_residual() ? sizes_.count(border()) : 0, k_.shift);
+    Guarded<T> grad_inner(o_.inner ? sizes_.count(0) : 0, k_.shift);
+    Guarded<T> grad_residual(has_residual() ? sizes_.count(0) : 0, k_.shift);
     Guarded<C> grad_weight(k_.c), grad_bias(k_.c);
     const Values grad_values = grad_y.randomize(random_, 0);
+    const Values inner_values = grad_inner.randomize(random_, 0);
     for (size_t i = 0; i < norm_.mean.size(); ++i) {  // as the implementation rounded them
       norm_.mean[i] = mean_[int64_t(i)], norm_.rstd[i] = rstd_[int64_t(i)];
     }
     InstanceNormActBwdParams p = {};
     fill(p);
-    p.grad_y = grad_y.data(), p.mean = mean_.data(), p.rstd = rstd_.data();
+    p.grad_y = grad_y.data(), p.grad_inner = pointer_if(o_.inner, grad_inner);
+    p.mean = mean_.data(), p.rstd = rstd_.data();
     p.grad_x = grad_x.data(), p.grad_residual = pointer_if(has_residual(), grad_residual);
     p.grad_weight = pointer_if(o_.grad_weight, grad_weight);
     p.grad_bias = pointer_if(o_.grad_bias, grad_bias);
     p.constant_statistics = o_.constant;
     ::backward(p, setting_, name_);
-    const auto expected =
-        reference::backward(sizes_, norm_, grad_values, x_values_, o_.constant, k_.pad, border());
+    const auto expected = reference::backward(sizes_, norm_, grad_values, inner_values, x_values_,
+                                              o_.constant, k_.pad);
     // Gradients grow with rstd, which is large for planes of few pixels.
     const double growth = std::max(1.0, largest(norm_.rstd)),
                  sums = (sizeof(C) == 8 ? 1e-11 : 2e-5) * growth;
@@ -247,7 +252,7 @@ class NormTest {
   void fill(Params& p) {
     p.x = x_.data(), p.weight = pointer_if(o_.weight, weight_), p.bias = pointer_if(o_.bias, bias_);
     p.n = k_.n, p.c = k_.c, p.h = k_.h, p.w = k_.w;
-    p.pad = k_.pad, p.residual_pad = border();
+    p.pad = k_.pad;
     p.negative_slope = kSlope, p.activation = activation_;
     p.dtype = kDType<T>, p.layout = layout_;
   }
@@ -332,23 +337,26 @@ void test_shapes() {
     // The others are slopes of the same code: they are tried on any size.
     const Activation other = &k - cases < 11 ? Activation::kNone : Activation::kRelu;
     test_norm<T>(k, Options{}, other, {kSettings[0]});
-    test_norm<T>(k, Options{}, Activation::kLeakyRelu, kSettings);
+    Options inner = {};
+    inner.inner = true;
+    test_norm<T>(k, inner, Activation::kLeakyRelu, kSettings);
   }
 }
 
 template <typename T>
 void test_options() {
   const Options options[] = {
-      {true, false, true, false, false, false},   // weight alone
-      {false, true, true, true, false, false},    // bias alone
-      {true, true, true, true, false, false},     // both
-      {true, true, false, false, false, false},   // their gradients are not needed
-      {false, false, false, false, true, false},  // ready statistics
-      {true, true, true, true, true, false},      //
-      {false, false, false, false, false, true},  // constant statistics
-      {true, true, false, false, true, true},     //
-      {true, true, true, true, true, true},       //
-      {false, false, true, false, false, true},   //
+      {true, false, true, false, false, false, false},   // weight alone
+      {false, true, true, true, false, false, true},     // bias alone
+      {true, true, true, true, false, false, false},     // both
+      {true, true, true, true, false, false, true},      //
+      {true, true, false, false, false, false, false},   // their gradients are not needed
+      {false, false, false, false, true, false, false},  // ready statistics
+      {true, true, true, true, true, false, true},       //
+      {false, false, false, false, false, true, false},  // constant statistics
+      {true, true, false, false, true, true, true},      //
+      {true, true, true, true, true, true, false},       //
+      {false, false, true, false, false, true, true},    //
   };
   const NormCase cases[] = {
       {2, 3, 1, 1, 0, 0},          {2, 3, 5, 4, 3, 2},  {3, 16, 6, 8},
@@ -368,8 +376,8 @@ template <typename T>
 void test_recut_plans() {
   const NormCase cases[] = {
       {2, 16, 9, 8, 1, 1}, {3, 70, 7, 9, 0, 0}, {1, 8, 33, 40, 2, 0}, {1, 2, 64, 64, 0, -1}};
-  const Options given = {false, false, false, false, true, false};
-  const Options affine = {true, true, true, true, false, false};
+  const Options given = {false, false, false, false, true, false, false};
+  const Options affine = {true, true, true, true, false, false, true};
   for (const NormCase& k : cases) {
     for (const Options& o : {given, affine}) test_norm<T>(k, o, Activation::kLeakyRelu, kRecut);
   }

@@ -34,7 +34,7 @@ def test_kernel_refuses_a_second_derivative(device: str) -> None:
 def test_opcheck(device: str, layout: str) -> None:
     fwd, bwd = torch.ops.cyclegan_fast.instance_norm_act_fwd, torch.ops.cyclegan_fast.instance_norm_act_bwd
     x = random_tensor((2, 3, 5, 6), torch.float32, device, layout)
-    r = random_tensor((2, 3, 7, 8), torch.float32, device, layout)
+    r = random_tensor((2, 3, 7, 8), torch.float32, device, layout)[:, :, 1:-1, 1:-1]
     weight, bias = (torch.randn(3, device=device, requires_grad=True) for _ in range(2))
     statistics = ops.plane_statistics(torch.randn(2, 3, 4, 5, device=device))
     torch.library.opcheck(fwd, (x, None, None, None, None, None, False, 2, 0.2, 1e-5, 0))
@@ -42,9 +42,10 @@ def test_opcheck(device: str, layout: str) -> None:
     torch.library.opcheck(fwd, (x, r, None, bias, statistics, 20.0, True, 1, 0.2, 1e-5, 1))
     y, mean, rstd = (t.detach() for t in fwd(x, r, None, None, None, None, False, 1, 0.2, 1e-5, 1))
     x, weight, bias, grad_y = x.detach(), weight.detach(), bias.detach(), torch.randn_like(y)
-    torch.library.opcheck(bwd, (grad_y, x, mean, rstd, None, None, False, 1, 0.2, 1, 0, False, False))
-    torch.library.opcheck(bwd, (grad_y, x, mean, rstd, weight, bias, False, 1, 0.2, 1, 1, True, True))
-    torch.library.opcheck(bwd, (grad_y, x, mean, rstd, weight, None, True, 1, 0.2, 1, 1, False, True))
+    inner = torch.randn_like(x)
+    torch.library.opcheck(bwd, (grad_y, None, x, mean, rstd, None, None, False, 1, 0.2, 1, False, False))
+    torch.library.opcheck(bwd, (grad_y, inner, x, mean, rstd, weight, bias, False, 1, 0.2, 1, True, True))
+    torch.library.opcheck(bwd, (grad_y, None, x, mean, rstd, weight, None, True, 1, 0.2, 1, False, True))
 
 
 def two_blocks(x: Tensor, r: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

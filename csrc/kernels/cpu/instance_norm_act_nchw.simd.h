@@ -131,6 +131,16 @@ void fold(const T* grad_y, const Block& block, int64_t h, int64_t w, int64_t pad
   }
 }
 
+// Adds a block of `inner` [rows * columns], which lies dense, to g.
+template <typename T>
+void add_inner(const T* inner, int64_t size, Compute<T>* g) {
+  int64_t i = 0;
+  for (; i + kVectorLanes<T> <= size; i += kVectorLanes<T>) {
+    store(g + i, load(inner + i, kVectorLanes<T>) + load(g + i, kVectorLanes<T>), kVectorLanes<T>);
+  }
+  for (; i < size; ++i) g[i] += widen(inner[i]);
+}
+
 struct GradSums {
   double gz, gzx;  // of gz, and of gz * (x - mean)
 };
@@ -182,41 +192,38 @@ void write_grad(const T* x, const G* g, T* grad_x, int64_t size, Affine<Compute<
   });
 }
 
-// The rows of a block into the plane grad_residual [H + 2 residual_pad, W + 2 residual_pad].
 template <typename T, typename G>
-void write_residual_grad(const InstanceNormActBwdParams& p, const Block& block, const G* g,
-                         T* grad_residual) {
-  const int64_t border = p.residual_pad, columns = block.columns;
-  for (int64_t i = 0; i < block.rows; ++i) {
-    T* out = grad_residual + (block.row + i + border) * (p.w + 2 * border) + border + block.column;
-    for_each_pair<T>(columns, [&](int64_t j, int64_t count) {
-      store_pair(out + j, load_pair<T>(g + i * columns + j, count), count);
-    });
-  }
+void write_residual_grad(const G* g, int64_t size, T* grad_residual) {
+  for_each_pair<T>(size, [&](int64_t i, int64_t count) {
+    store_pair(grad_residual + i, load_pair<T>(g + i, count), count);
+  });
 }
 
 template <typename T>
 void run_plane(const InstanceNormActBwdParams& p, int64_t plane) {
   using C = Compute<T>;
   alignas(64) C folded[kBlock];
-  const int64_t size = p.h * p.w, border = p.residual_pad;
-  const int64_t residual_size = (p.h + 2 * border) * (p.w + 2 * border);
+  const int64_t size = p.h * p.w;
   const T* x = static_cast<const T*>(p.x) + plane * size;
   const T* grad_y = static_cast<const T*>(p.grad_y) + plane * (p.h + 2 * p.pad) * (p.w + 2 * p.pad);
+  const T* inner = static_cast<const T*>(p.grad_inner);
+  if (inner) inner += plane * size;
   T* grad_x = static_cast<T*>(p.grad_x) + plane * size;
   T* grad_residual = static_cast<T*>(p.grad_residual);
-  if (grad_residual) grad_residual += plane * residual_size;
-  if (grad_residual && border > 0) std::memset(grad_residual, 0, residual_size * sizeof(T));
+  if (grad_residual) grad_residual += plane * size;
   const C rstd = static_cast<const C*>(p.rstd)[plane];
   const auto affine =
       affine_of(static_cast<const C*>(p.mean)[plane], rstd, p.weight, p.bias, plane % p.c);
   const C slope = C(slope_of(p.activation, p.negative_slope));
-  // Calls f(block, x of it, g of it): g as it lies in grad_y, or folded.
+  // Calls f(block, x of it, g of it): g as it lies in grad_y, or summed.
   const auto for_each = [&](bool fresh, const auto& f) {
     for_each_block(p.h, p.w, [&](const Block& block) {
       const int64_t begin = block.row * p.w + block.column;
-      if (p.pad == 0) return f(block, begin, grad_y + begin);
-      if (fresh) fold(grad_y, block, p.h, p.w, p.pad, folded);
+      if (p.pad == 0 && !inner) return f(block, begin, grad_y + begin);
+      if (fresh) {
+        fold(grad_y, block, p.h, p.w, p.pad, folded);
+        if (inner) add_inner(inner + begin, block.rows * block.columns, folded);
+      }
       f(block, begin, static_cast<const C*>(folded));
     });
   };
@@ -240,6 +247,8 @@ void run_plane(const InstanceNormActBwdParams& p, int64_t plane) {
   for_each(fresh, [&](const Block& block, int64_t begin, const auto* g) {
     write_grad(x + begin, g, grad_x + begin, block.rows * block.columns, affine, slope, along,
                offset);
-    if (grad_residual) write_residual_grad(p, block, g, grad_residual);
+    if (grad_residual) {
+      write_residual_grad(g, block.rows * block.columns, grad_residual + begin);
+    }
   });
 }

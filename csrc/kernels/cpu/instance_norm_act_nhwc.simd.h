@@ -125,25 +125,20 @@ void run_group(const InstanceNormActParams& p, int64_t n, int64_t channel, int64
   if (p.pad > 0) mirror_border(y, count);
 }
 
-// Zeroes the border of y.
+// What the backward pass takes gradients from: grad_y with its border, and grad_inner or null.
 template <typename T>
-void zero_border(const Image<T>& y, int64_t count) {
-  const size_t bytes = count * sizeof(T);
-  for (int64_t i = -y.border; i < y.height + y.border; ++i) {
-    const bool outside = i < 0 || i >= y.height;
-    for (int64_t j = -y.border; j < y.width + y.border; ++j) {
-      if (!outside && j == 0) j = y.width;  // skips the image itself
-      std::memset(y.at(i, j), 0, bytes);
-    }
-  }
-}
+struct GradY {
+  Image<const T> y, inner;
+};
 
-// The adjoint of the pad at one pixel: the sum of grad_y over the padded positions that show it.
+// g at a pixel (i, j): the sum of grad_y over the padded positions that show it, and grad_inner.
 template <typename T, int kVecs>
-inline Group<T, kVecs> gather(const Image<const T>& grad_y, const Mirrors& rows,
+inline Group<T, kVecs> gather(const GradY<T>& gradients, int64_t i, int64_t j, const Mirrors& rows,
                               const Mirrors& columns, int64_t count) {
+  const Image<const T>& grad_y = gradients.y;
   const int64_t width = grad_y.width + 2 * grad_y.border;
   Group<T, kVecs> sum = {};
+  if (gradients.inner.data) sum = Group<T, kVecs>::load_from(gradients.inner.at(i, j), count);
   for (int r = 0; r < rows.count; ++r) {
     for (int s = 0; s < columns.count; ++s) {
       const T* source = grad_y.data + (rows.at[r] * width + columns.at[s]) * grad_y.stride;
@@ -161,16 +156,16 @@ struct GroupGradSums {
 };
 
 template <typename T, int kVecs>
-GroupGradSums<T, kVecs> group_grad_sums(const Image<const T>& x, const Image<const T>& grad_y,
+GroupGradSums<T, kVecs> group_grad_sums(const Image<const T>& x, const GradY<T>& gradients,
                                         int64_t count, const GroupAffine<T, kVecs>& affine,
                                         Compute<T> slope) {
   GroupGradSums<T, kVecs> total;
   for (int64_t i = 0; i < x.height; ++i) {
-    const Mirrors rows = mirrors(i, x.height, grad_y.border);
+    const Mirrors rows = mirrors(i, x.height, gradients.y.border);
     GroupGradSums<T, kVecs> row;
     for (int64_t j = 0; j < x.width; ++j) {
-      const Mirrors columns = mirrors(j, x.width, grad_y.border);
-      const auto g = gather<T, kVecs>(grad_y, rows, columns, count);
+      const Mirrors columns = mirrors(j, x.width, gradients.y.border);
+      const auto g = gather<T, kVecs>(gradients, i, j, rows, columns, count);
       const auto value = Group<T, kVecs>::load_from(x.at(i, j), count);
 #pragma GCC unroll 4
       for (int k = 0; k < kVecs; ++k) {
@@ -190,15 +185,15 @@ GroupGradSums<T, kVecs> group_grad_sums(const Image<const T>& x, const Image<con
 
 // grad_x = scale * gz + (x - mean) * along + offset; grad_residual = g where it is needed
 template <typename T, int kVecs>
-void write_group_grad(const Image<const T>& x, const Image<const T>& grad_y, const Image<T>& grad_x,
+void write_group_grad(const Image<const T>& x, const GradY<T>& gradients, const Image<T>& grad_x,
                       const Image<T>& grad_residual, int64_t count,
                       const GroupAffine<T, kVecs>& affine, Compute<T> slope,
                       const Group<T, kVecs>& along, const Group<T, kVecs>& offset) {
   for (int64_t i = 0; i < x.height; ++i) {
-    const Mirrors rows = mirrors(i, x.height, grad_y.border);
+    const Mirrors rows = mirrors(i, x.height, gradients.y.border);
     for (int64_t j = 0; j < x.width; ++j) {
-      const Mirrors columns = mirrors(j, x.width, grad_y.border);
-      const auto g = gather<T, kVecs>(grad_y, rows, columns, count);
+      const Mirrors columns = mirrors(j, x.width, gradients.y.border);
+      const auto g = gather<T, kVecs>(gradients, i, j, rows, columns, count);
       auto value = Group<T, kVecs>::load_from(x.at(i, j), count);
 #pragma GCC unroll 4
       for (int k = 0; k < kVecs; ++k) {
@@ -216,10 +211,10 @@ template <typename T, int kVecs>
 void run_group(const InstanceNormActBwdParams& p, int64_t n, int64_t channel, int64_t count) {
   using C = Compute<T>;
   const auto x = image_of<const T>(p.x, n, channel, p.h, p.w, p.c, 0);
-  const auto grad_y = image_of<const T>(p.grad_y, n, channel, p.h, p.w, p.c, p.pad);
+  const GradY<T> gradients = {image_of<const T>(p.grad_y, n, channel, p.h, p.w, p.c, p.pad),
+                              image_of<const T>(p.grad_inner, n, channel, p.h, p.w, p.c, 0)};
   const auto grad_x = image_of<T>(p.grad_x, n, channel, p.h, p.w, p.c, 0);
-  const auto grad_residual =
-      image_of<T>(p.grad_residual, n, channel, p.h, p.w, p.c, p.residual_pad);
+  const auto grad_residual = image_of<T>(p.grad_residual, n, channel, p.h, p.w, p.c, 0);
   const int64_t at = n * p.c + channel;
   const auto affine = group_affine<T, kVecs>(p, n, channel, count);
   const auto rstd = Group<T, kVecs>::load_from(static_cast<const C*>(p.rstd) + at, count);
@@ -227,7 +222,7 @@ void run_group(const InstanceNormActBwdParams& p, int64_t n, int64_t channel, in
 
   GroupGradSums<T, kVecs> sums;
   if (p.grad_weight || !p.constant_statistics) {
-    sums = group_grad_sums<T, kVecs>(x, grad_y, count, affine, slope);
+    sums = group_grad_sums<T, kVecs>(x, gradients, count, affine, slope);
   }
   for (int k = 0; k < kVecs; ++k) sums.gzx.v[k] *= rstd.v[k];  // now of gz * xhat
   if (p.grad_weight) {
@@ -241,6 +236,6 @@ void run_group(const InstanceNormActBwdParams& p, int64_t n, int64_t channel, in
       offset.v[k] = -affine.v[k].scale * (sums.gz.v[k] / size);
     }
   }
-  write_group_grad<T, kVecs>(x, grad_y, grad_x, grad_residual, count, affine, slope, along, offset);
-  if (grad_residual.data && p.residual_pad > 0) zero_border(grad_residual, count);
+  write_group_grad<T, kVecs>(x, gradients, grad_x, grad_residual, count, affine, slope, along,
+                             offset);
 }

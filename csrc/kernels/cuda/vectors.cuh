@@ -91,6 +91,14 @@ __device__ inline void keep_narrow(Vector<T, kVec> (&vectors)[kVectors]) {
 #endif
 }
 
+// Makes the compiler forget what it derived from `value`, so that it computes that anew after a
+// barrier rather than keep it in registers across.
+__device__ inline void forget_derived([[maybe_unused]] uint32_t& value) {
+#ifdef __CUDA_ARCH__
+  asm volatile("" : "+r"(value));
+#endif
+}
+
 // n / d for n < 2^31 by a multiplication and a shift.
 struct FastDivisor {
   uint32_t divisor, magic, shift;

@@ -58,3 +58,8 @@ class _FixedNorm(nn.Module):
             negative_slope=LEAKY_SLOPE,
             pad=self.norm.pad,
         )
+
+    def fork(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `NormAct.fork`."""
+        y, pad = self(x, residual), self.norm.pad
+        return y, y[..., pad : y.shape[-2] - pad, pad : y.shape[-1] - pad]
