@@ -45,7 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "step, fp16": {"amp": "fp16"},
 }
 ENGINES = {"engine, fp32": torch.float32, "engine, bf16": torch.bfloat16, "engine, fp16": torch.float16}
-RESIDENT_PIXELS = 64 * 64  # a larger plane is normalised by three kernels: sums, their merge, the result
+RESIDENT_PIXELS = {"fwd": 128 * 128, "bwd": 64 * 128}  # a larger plane is normalised by two kernels: sums, the result
 
 FREE = {  # views, allocations and bookkeeping
     *("view", "slice", "detach", "split", "unbind", "squeeze", "unsqueeze", "expand", "permute", "transpose"),
@@ -81,8 +81,8 @@ def kinds(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tup
     if name.startswith("conv2d"):  # the narrow convolutions; a weight gradient is merged by a second kernel
         return {"convolution": 2 if name == "conv2d_weight_grad" else 1}
     if name.startswith("instance_norm_act"):
-        image = inputs[0] if name.endswith("fwd") else inputs[1]  # [N, C, H, W]
-        return {"norm": 1 if image.shape[2] * image.shape[3] <= RESIDENT_PIXELS else 3}
+        image = inputs[0] if name.endswith("fwd") else outputs[0]  # [N, C, H, W]
+        return {"norm": 1 if image.shape[2] * image.shape[3] <= RESIDENT_PIXELS[name[-3:]] else 2}
     if name == "image_pool_exchange":
         return {"image pool": 3}
     if name in ("losses_fwd", "losses_bwd"):

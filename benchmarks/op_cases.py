@@ -75,7 +75,7 @@ def cases() -> Iterator[Callable[[], OpCase]]:
     for shape in SHAPES:
         for layout in LAYOUTS:
             for dtype in DTYPES:
-                for maker in (norm_forward, norm_both, norm_backward, norm_apply, norm_backward_apply):
+                for maker in (norm_forward, norm_both, norm_backward, norm_end, norm_apply, norm_backward_apply):
                     yield functools.partial(maker, shape, layout, dtype)
     for side in (256, 1024):
         yield functools.partial(four_cycle_losses, side)
@@ -158,6 +158,35 @@ def _norm_gradient(
         return [torch.autograd.grad(y, leaf, gradients[0].double().contiguous())[0]]
 
     return OpCase(op, _what(shape, layout, dtype), moved, {"ours": ours}, exact, TOLERANCE[dtype])
+
+
+def norm_end(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpCase:
+    """The end of a residual block, whose output two branches follow: the gradients of x and of the residual."""
+    moved = _bytes(shape, dtype, reads=2 * _passes(shape) + 2, padded=_passes(shape))
+    sets = range(sets_of(moved))
+    x, inner = ([_image(shape, layout, dtype) for _ in sets] for _ in range(2))
+    gradients = [_image(_padded(shape), layout, dtype) for _ in sets]
+    statistics = [_mean_and_rstd(image) for image in x]
+
+    def ours(i: int) -> Call:
+        inputs = (gradients[i], inner[i], x[i], *statistics[i], None, None, False, 0, 0.0, 1, True, False)
+        return lambda: tuple(torch.ops.cyclegan_fast.instance_norm_act_bwd(*inputs))
+
+    def exact() -> list[Tensor]:
+        leaf, residual = x[0].double().contiguous().requires_grad_(), torch.zeros_like(x[0], dtype=torch.float64)
+        y = F.instance_norm(leaf) + residual.requires_grad_()
+        outputs = (F.pad(y, (1, 1, 1, 1), mode="reflect"), y)
+        wide = (gradients[0].double().contiguous(), inner[0].double().contiguous())
+        return list(torch.autograd.grad(outputs, (leaf, residual), wide))
+
+    return OpCase(
+        "end of a residual block, backward",
+        _what(shape, layout, dtype),
+        moved,
+        {"ours": ours},
+        exact,
+        TOLERANCE[dtype],
+    )
 
 
 def norm_apply(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> OpCase:

@@ -2,8 +2,8 @@
 //
 //   resident   one kernel: a thread keeps its vectors of x and grad_y in registers, the two sums
 //              are taken over its group and its cluster
-//   split      grad_sums_kernel -> merge_sums_kernel -> grad_kernel
-//   map        grad_kernel alone: constant statistics
+//   split      grad_sums_kernel -> grad_kernel, each block of which merges the chunks of its
+//   channels map        grad_kernel alone: constant statistics
 //
 // and, where they are needed, a last kernel for the gradients of weight and bias. The pad's adjoint
 // is a gather: no atomics anywhere. A second gradient, grad_inner, is added in it.
@@ -57,11 +57,9 @@ struct Inputs {
   template <bool kPerElement, int kStats>
   __device__ ChannelMap<Compute<T>, kStats> map(const Position& at) const {
     Compute<T> means[kStats] = {}, rstds[kStats] = {};
-#pragma unroll
-    for (int k = 0; k < kStats; ++k) {
-      if (!at.active) continue;
-      means[k] = mean[first_stat<kStats>(at) + k];
-      rstds[k] = rstd[first_stat<kStats>(at) + k];
+    if (at.active) {
+      load_stats(mean, first_stat<kStats>(at), means);
+      load_stats(rstd, first_stat<kStats>(at), rstds);
     }
     return channel_map<kPerElement>(means, rstds, affine, at);
   }
@@ -114,15 +112,39 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   for (int k = 0; k < kStats; ++k) partial[split * stats + stat + k] = mine[k];
 }
 
-// One thread per statistic merges its chunks, in order, into the first of them.
+// What the sums pass leaves.
 template <typename C>
-__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    merge_sums_kernel(GradSums<C>* partial, int64_t stats, int chunks) {
-  const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (stat >= stats) return;
-  GradSums<C> total = partial[stat];
-  for (int s = 1; s < chunks; ++s) total.merge(partial[s * stats + stat]);
-  partial[stat] = total;
+struct GradPartials {
+  const GradSums<C>* values;  // [chunks, stats]; null where there are none
+  int64_t stats;              // N * C
+  int chunks;
+
+  // The thread's sums over all chunks, merged by the whole block.
+  template <int kStats>
+  __device__ void merge(const Position& at, GradSums<C> (&mine)[kStats]) const {
+    const Columns columns = columns_of<kStats>(at);
+    GradSums<C> sum = {};
+    if (columns.active()) {
+      const int step = static_cast<int>(blockDim.x) / columns.count;
+#pragma unroll 4
+      for (int chunk = static_cast<int>(threadIdx.x) / columns.count; chunk < chunks; chunk += step)
+        sum.merge(values[chunk * stats + columns.stat()]);
+    }
+    const C totals[2] = {column_sum(sum.gz, columns.count), column_sum(sum.gzx, columns.count)};
+    C by_vector[2][kStats];
+    to_vectors(totals, columns, by_vector);
+#pragma unroll
+    for (int k = 0; k < kStats; ++k) mine[k] = {by_vector[0][k], by_vector[1][k]};
+  }
+};
+
+// The thread of a channel's first pixel writes its sums where they are needed.
+template <int kStats, typename C>
+__device__ void write_totals(GradSums<C>* totals, const Position& at,
+                             const GradSums<C> (&mine)[kStats]) {
+  if (totals == nullptr || !at.active || at.pixel > 0) return;
+#pragma unroll
+  for (int k = 0; k < kStats; ++k) totals[first_stat<kStats>(at) + k] = mine[k];
 }
 
 // grad_x = scale * gz + (x - mean) * along + offset
@@ -134,10 +156,11 @@ struct GradMap {
   // `size`: pixels of the plane. Without this the statistics are constants.
   __device__ void follow_statistics(const C* rstd, const GradSums<C> (&sums)[kStats], C size,
                                     const Position& at) {
+    C r[kStats];
+    load_stats(rstd, first_stat<kStats>(at), r);
 #pragma unroll
     for (int k = 0; k < kStats; ++k) {
-      const C r = rstd[first_stat<kStats>(at) + k];
-      along[k] = -z.scale[k] * r * r * (sums[k].gzx / size);
+      along[k] = -z.scale[k] * r[k] * r[k] * (sums[k].gzx / size);
       offset[k] = -z.scale[k] * (sums[k].gz / size);
     }
   }
@@ -174,20 +197,18 @@ struct Outputs {
 
 template <typename T, int kVec, bool kPerElement>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    grad_kernel(Inputs<T> in, Outputs<T> out,
-                const GradSums<Compute<T>>* __restrict__ sums,  // [N * C], or null: constants
-                Compute<T> size, Position at) {
+    grad_kernel(Inputs<T> in, Outputs<T> out, GradPartials<Compute<T>> partials,
+                GradSums<Compute<T>>* totals,  // [N * C] or null: not needed
+                bool constant_statistics, Compute<T> size, Position at) {
   using C = Compute<T>;
   constexpr int kStats = kStatsOf<kVec, kPerElement>;
   at.locate();
+  GradSums<C> sums[kStats] = {};
+  if (partials.values != nullptr) partials.merge(at, sums);
   if (!at.active) return;
+  write_totals(totals, at, sums);
   GradMap<C, kStats> map{in.template map<kPerElement, kStats>(at)};
-  if (sums != nullptr) {
-    GradSums<C> mine[kStats];
-#pragma unroll
-    for (int k = 0; k < kStats; ++k) mine[k] = sums[first_stat<kStats>(at) + k];
-    map.follow_statistics(in.rstd, mine, size, at);
-  }
+  if (!constant_statistics) map.follow_statistics(in.rstd, sums, size, at);
   for (uint32_t pixel = at.pixel; pixel < at.end; pixel += kGradUnroll * at.step) {
     Vector<T, kVec> xs[kGradUnroll], gs[kGradUnroll];
 #pragma unroll
@@ -206,7 +227,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 template <typename T, int kVec, bool kPerElement>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     resident_grad_kernel(Inputs<T> in, Outputs<T> out,
-                         GradSums<Compute<T>>* sums,  // [N * C] or null: not needed
+                         GradSums<Compute<T>>* totals,  // [N * C] or null: not needed
                          Compute<T> size, Position at) {
   using C = Compute<T>;
   constexpr int kStats = kStatsOf<kVec, kPerElement>, kVectors = kResidentVectors<kVec> / 2;
@@ -232,10 +253,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   forget_derived(at.pixel);
   if (!at.active) return;
   map.follow_statistics(in.rstd, mine, size, at);
-#pragma unroll
-  for (int k = 0; k < kStats; ++k) {
-    if (sums != nullptr && at.pixel == 0) sums[first_stat<kStats>(at) + k] = mine[k];
-  }
+  write_totals(totals, at, mine);
 #pragma unroll
   for (int u = 0; u < kVectors; ++u) {
     const uint32_t one = at.pixel + u * at.step;
@@ -267,13 +285,20 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 View view_of(const InstanceNormActBwdParams& p) {
   const bool flat = p.pad == 0;
   const int64_t neighbours = p.layout == Layout::kNHWC ? p.c : flat ? p.h * p.w : 1;
-  return view_of(
-      p, vec_of(p.dtype, neighbours, {p.x, p.grad_y, p.grad_inner, p.grad_x, p.grad_residual}),
-      flat);
+  int vec = vec_of(p.dtype, neighbours, {p.x, p.grad_y, p.grad_inner, p.grad_x, p.grad_residual});
+  if (p.layout == Layout::kNHWC && !aligned({p.weight, p.bias, p.mean, p.rstd})) vec = 1;
+  return view_of(p, vec, flat);
 }
 
 bool needs_affine_grads(const InstanceNormActBwdParams& p) {
   return p.grad_weight != nullptr || p.grad_bias != nullptr;
+}
+
+// The sums over all chunks in p.workspace, [N * C], behind those of each chunk: for weight and
+// bias.
+template <typename C>
+GradSums<C>* totals_of(const InstanceNormActBwdParams& p, const NormPlan& plan) {
+  return static_cast<GradSums<C>*>(p.workspace) + plan.sums.chunks * p.n * p.c;
 }
 
 template <typename T>
@@ -294,30 +319,29 @@ template <typename T, int kVec, bool kPerElement>
 Status backward(const InstanceNormActBwdParams& p, const NormPlan& plan, const View& view,
                 Stream stream) {
   using C = Compute<T>;
+  const int64_t chunks = plan.regime == NormRegime::kSplit ? plan.sums.chunks : 0;
   const auto sums = static_cast<GradSums<C>*>(p.workspace);
+  const auto totals = needs_affine_grads(p) ? totals_of<C>(p, plan) : nullptr;
+  const GradPartials<C> partials = {chunks > 0 ? sums : nullptr, p.n * p.c,
+                                    static_cast<int>(chunks)};
   const C size = C(p.h * p.w);
   const Inputs<T> in = inputs_of<T>(p, view);
   const Outputs<T> out = {static_cast<T*>(p.grad_x), static_cast<T*>(p.grad_residual)};
   const Position position = position_of(view, plan.write);
   if (plan.regime == NormRegime::kResident)
     return launch(resident_grad_kernel<T, kVec, kPerElement>, plan.write.launch, stream, in, out,
-                  needs_affine_grads(p) ? sums : nullptr, size, position);
-  return launch(grad_kernel<T, kVec, kPerElement>, plan.write.launch, stream, in, out,
-                p.constant_statistics ? nullptr : sums, size, position);
+                  totals, size, position);
+  return launch(grad_kernel<T, kVec, kPerElement>, plan.write.launch, stream, in, out, partials,
+                totals, p.constant_statistics, size, position);
 }
 
-// The sums of gz and of gz * (x - mean) of each plane, into p.workspace [N * C].
+// The sums of gz and of gz * (x - mean) of each chunk, into p.workspace [chunks, N * C].
 template <typename T, int kVec, bool kPerElement>
-Status sum_gradients(const InstanceNormActBwdParams& p, const ReductionPlan& plan, const View& view,
+Status sum_gradients(const InstanceNormActBwdParams& p, const TiledPass& pass, const View& view,
                      Stream stream) {
-  using C = Compute<T>;
-  const auto sums = static_cast<GradSums<C>*>(p.workspace);
-  const int64_t stats = p.n * p.c;
-  const Status status = launch(grad_sums_kernel<T, kVec, kPerElement>, plan.pass.launch, stream,
-                               inputs_of<T>(p, view), sums, stats, position_of(view, plan.pass));
-  if (status != Status::kOk || plan.merge.grid == 0) return status;
-  return launch(merge_sums_kernel<C>, plan.merge, stream, sums, stats,
-                static_cast<int>(plan.pass.chunks));
+  return launch(grad_sums_kernel<T, kVec, kPerElement>, pass.launch, stream, inputs_of<T>(p, view),
+                static_cast<GradSums<Compute<T>>*>(p.workspace), p.n * p.c,
+                position_of(view, pass));
 }
 
 }  // namespace
@@ -337,8 +361,8 @@ NormPlan plan_of(const InstanceNormActBwdParams& p, const DeviceProperties& devi
     plan.workspace_bytes = affine ? stats * sums_bytes : 0;
     return plan;
   }
-  plan.regime = NormRegime::kSplit, plan.reduction = reduction_plan(view, stats, sums_bytes, true);
-  plan.workspace_bytes = plan.reduction.workspace_bytes;
+  plan.regime = NormRegime::kSplit, plan.sums = plan.write = split_pass(view, device);
+  plan.workspace_bytes = (plan.sums.chunks + (affine ? 1 : 0)) * stats * sums_bytes;
   return plan;
 }
 
@@ -351,17 +375,15 @@ Status instance_norm_act_bwd_cuda(const InstanceNormActBwdParams& p, const NormP
     using C = Compute<T>;
     Status status = dispatch_vec<T>(p.layout, plan.write.vec, [&](auto vec, auto per_element) {
       if (plan.regime == NormRegime::kSplit) {
-        const Status summed =
-            sum_gradients<T, vec(), per_element()>(p, plan.reduction, view, stream);
+        const Status summed = sum_gradients<T, vec(), per_element()>(p, plan.sums, view, stream);
         if (summed != Status::kOk) return summed;
       }
       return backward<T, vec(), per_element()>(p, plan, view, stream);
     });
     if (status != Status::kOk || plan.affine_grads.grid == 0) return status;
-    return launch(affine_grads_kernel<C>, plan.affine_grads, stream,
-                  static_cast<const GradSums<C>*>(p.workspace), static_cast<const C*>(p.rstd), p.n,
-                  static_cast<int>(p.c), static_cast<C*>(p.grad_weight),
-                  static_cast<C*>(p.grad_bias));
+    return launch(affine_grads_kernel<C>, plan.affine_grads, stream, totals_of<C>(p, plan),
+                  static_cast<const C*>(p.rstd), p.n, static_cast<int>(p.c),
+                  static_cast<C*>(p.grad_weight), static_cast<C*>(p.grad_bias));
   });
 }
 

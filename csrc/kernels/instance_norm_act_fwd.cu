@@ -1,10 +1,10 @@
 // The CUDA implementation of the forward pass, in one of three regimes:
 //
 //   resident   one kernel: a thread keeps its vectors in registers, their statistics are summed
-//   over
-//              its group and its cluster, twice within a block (the mean, then squares about it)
-//   split      moments_kernel -> merge_moments_kernel -> apply_kernel
-//   map        apply_kernel on given statistics
+//              over its group and its cluster, twice within a block (the mean, then squares about
+//              it)
+//   split      moments_kernel -> apply_kernel, each block of which merges the chunks of its
+//   channels map        apply_kernel on given statistics
 //
 // A thread keeps its channels' parameters in registers and loops over pixels of x. It
 // writes each of them to its position and wherever the pad mirrors it.
@@ -61,54 +61,64 @@ struct Statistics {
   C eps;
 
   __device__ C rstd_of(C variance) const { return 1 / sqrt(variance + eps); }
-  __device__ void write(int64_t stat, C its_mean, C its_rstd) const {
-    mean[stat] = its_mean;
-    rstd[stat] = its_rstd;
-  }
-  __device__ void operator()(int64_t stat, const Moments<C>& moments) const {
-    write(stat, moments.mean, rstd_of(moments.m2 / moments.count));
+  // The thread of a channel's first pixel writes.
+  template <int kStats>
+  __device__ void write(const Position& at, const C (&its_mean)[kStats],
+                        const C (&its_rstd)[kStats]) const {
+    if (!at.active || at.pixel > 0) return;
+    store_stats(mean, first_stat<kStats>(at), its_mean);
+    store_stats(rstd, first_stat<kStats>(at), its_rstd);
   }
 };
 
-// Ready sums [3, N * C] over `count` pixels, or null: the statistics have been written already.
+// Ready sums [3, N * C] over `count` pixels.
 template <typename C>
 struct Ready {
   const C* sums;
   int64_t stats;
   C count;
 
-  // The thread's mean and rstd; the first thread of each channel writes them out.
+  // The thread's mean and rstd.
   template <int kStats>
-  __device__ void load(const Position& at, const Statistics<C>& out, C (&mean)[kStats],
-                       C (&rstd)[kStats]) const {
+  __device__ void load(const Position& at, const Statistics<C>& out,
+                       C (&mean_and_rstd)[2][kStats]) const {
+    const int64_t stat = first_stat<kStats>(at);
+    C shift[kStats], sum[kStats], square[kStats];
+    load_stats(sums, stat, shift);
+    load_stats(sums, stats + stat, sum);
+    load_stats(sums, 2 * stats + stat, square);
 #pragma unroll
     for (int k = 0; k < kStats; ++k) {
-      const int64_t stat = first_stat<kStats>(at) + k;
-      if (sums == nullptr) {
-        mean[k] = out.mean[stat];
-        rstd[k] = out.rstd[stat];
-        continue;
-      }
-      const C offset = sums[stats + stat] / count;
-      const C variance = sums[2 * stats + stat] / count - offset * offset;
-      mean[k] = sums[stat] + offset;
-      rstd[k] = out.rstd_of(variance > 0 ? variance : C(0));
-      if (at.pixel == 0) out.write(stat, mean[k], rstd[k]);
+      const C offset = sum[k] / count, variance = square[k] / count - offset * offset;
+      mean_and_rstd[0][k] = shift[k] + offset;
+      mean_and_rstd[1][k] = out.rstd_of(variance > 0 ? variance : C(0));
     }
   }
 };
 
+// The thread's mean and rstd from the chunks' moments, merged by the whole block.
+template <int kStats, typename C>
+__device__ void merge_statistics(const MomentPartials<C>& partials, const Position& at,
+                                 const Statistics<C>& out, C (&mean_and_rstd)[2][kStats]) {
+  const Columns columns = columns_of<kStats>(at);
+  const Moments<C> moments = partials.merge(columns);
+  const C numbers[2] = {moments.mean, out.rstd_of(moments.m2 / moments.count)};
+  to_vectors(numbers, columns, mean_and_rstd);
+}
+
 template <typename T, int kVec, bool kPerElement>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     apply_kernel(const T* __restrict__ x,  // [planes, height, width, inner * kVec]
-                 Output<T> output, Ready<Compute<T>> ready, Statistics<Compute<T>> stats,
-                 Affine<Compute<T>> affine, Position at) {
+                 Output<T> output, Ready<Compute<T>> ready, MomentPartials<Compute<T>> partials,
+                 Statistics<Compute<T>> stats, Affine<Compute<T>> affine, Position at) {
   constexpr int kStats = kStatsOf<kVec, kPerElement>;
   at.locate();
+  Compute<T> mean_and_rstd[2][kStats];
+  if (partials.values != nullptr) merge_statistics(partials, at, stats, mean_and_rstd);
   if (!at.active) return;
-  Compute<T> mean[kStats], rstd[kStats];
-  ready.load(at, stats, mean, rstd);
-  const auto map = channel_map<kPerElement>(mean, rstd, affine, at);
+  if (partials.values == nullptr) ready.load(at, stats, mean_and_rstd);
+  stats.write(at, mean_and_rstd[0], mean_and_rstd[1]);
+  const auto map = channel_map<kPerElement>(mean_and_rstd[0], mean_and_rstd[1], affine, at);
   for (uint32_t pixel = at.pixel; pixel < at.end; pixel += kUnroll * at.step) {
     Vector<T, kVec> in[kUnroll], extra[kUnroll];
 #pragma unroll
@@ -184,8 +194,8 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   for (int k = 0; k < kStats; ++k) {
     mean[k] = moments[k].mean;
     rstd[k] = stats.rstd_of(moments[k].m2 / moments[k].count);
-    if (at.pixel == 0) stats.write(first_stat<kStats>(at) + k, mean[k], rstd[k]);
   }
+  stats.write(at, mean, rstd);
   const auto map = channel_map<kPerElement>(mean, rstd, affine, at);
 #pragma unroll
   for (int first = 0; first < kVectors; first += kUnroll) {
@@ -213,7 +223,10 @@ bool is_flat(const InstanceNormActParams& p) {
 
 View writing_view(const InstanceNormActParams& p) {
   const int64_t neighbours = p.layout == Layout::kNHWC ? p.c : is_flat(p) ? p.h * p.w : 1;
-  return view_of(p, vec_of(p.dtype, neighbours, {p.x, p.residual, p.y}), is_flat(p));
+  int vec = vec_of(p.dtype, neighbours, {p.x, p.residual, p.y});
+  if (p.layout == Layout::kNHWC && !aligned({p.weight, p.bias, p.statistics, p.mean, p.rstd}))
+    vec = 1;
+  return view_of(p, vec, is_flat(p));
 }
 
 // Everything that the kernels take besides x and their position.
@@ -241,12 +254,15 @@ struct Arguments {
 template <typename T, int kVec, bool kPerElement>
 Status write(const InstanceNormActParams& p, const NormPlan& plan, const Arguments<T>& a,
              const Position& position, Stream stream) {
+  using C = Compute<T>;
   const auto x = static_cast<const T*>(p.x);
   if (plan.regime == NormRegime::kResident)
     return launch(resident_kernel<T, kVec, kPerElement>, plan.write.launch, stream, x, a.output,
                   a.stats, a.affine, position);
+  const bool split = plan.regime == NormRegime::kSplit;
   return launch(apply_kernel<T, kVec, kPerElement>, plan.write.launch, stream, x, a.output, a.ready,
-                a.stats, a.affine, position);
+                split ? moment_partials<C>(p, plan.sums) : MomentPartials<C>{}, a.stats, a.affine,
+                position);
 }
 
 }  // namespace
@@ -259,8 +275,9 @@ NormPlan plan_of(const InstanceNormActParams& p, const DeviceProperties& device)
     plan.regime = NormRegime::kResident, plan.write = *resident;
     return plan;
   }
-  plan.regime = NormRegime::kSplit, plan.reduction = moments_plan(p);
-  plan.workspace_bytes = plan.reduction.workspace_bytes;
+  plan.regime = NormRegime::kSplit;
+  plan.sums = moments_pass(p, device), plan.write = split_pass(view, device);
+  plan.workspace_bytes = moments_bytes(p, plan.sums);
   return plan;
 }
 
@@ -273,7 +290,7 @@ Status instance_norm_act_fwd_cuda(const InstanceNormActParams& p, const NormPlan
     using T = decltype(element);
     const Arguments<T> arguments(p, view);
     if (plan.regime == NormRegime::kSplit) {
-      const Status status = compute_moments<T>(p, plan.reduction, stream, arguments.stats);
+      const Status status = sum_moments<T>(p, plan.sums, stream);
       if (status != Status::kOk) return status;
     }
     return dispatch_vec<T>(p.layout, plan.write.vec, [&](auto vec, auto per_element) {

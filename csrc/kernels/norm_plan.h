@@ -19,27 +19,20 @@ struct TiledPass {
   int64_t chunk_size;  // pixels of a block
 };
 
-// A reduction over the pixels: where several blocks share a statistic, a second kernel merges their
-// partial results in a fixed order.
-struct ReductionPlan {
-  TiledPass pass;
-  LaunchConfig merge;       // a grid of 0 where pass.chunks is 1
-  int64_t workspace_bytes;  // partial results
-};
-
 enum class NormRegime : int8_t {
   kResident,  // a plane (NCHW), or some channels of an image (NHWC), stays in the registers of a
               // group of threads or of a cluster of blocks: one read, one write
-  kSplit,     // a reduction over many blocks, then the writing pass
+  kSplit,     // many blocks sum a chunk of pixels each; then the writing pass, whose blocks merge
+              // the chunks of their channels themselves
   kMap        // the writing pass alone: given or constant statistics
 };
 
 struct NormPlan {
   NormRegime regime;
-  ReductionPlan reduction;    // kSplit
+  TiledPass sums;             // kSplit
   TiledPass write;            // kResident: chunks are the blocks of a cluster
   LaunchConfig affine_grads;  // backward, where the gradients of weight or bias are needed
-  int64_t workspace_bytes;
+  int64_t workspace_bytes;    // partial results
 };
 
 }  // namespace cyclegan_fast

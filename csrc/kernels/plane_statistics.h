@@ -22,9 +22,15 @@ int64_t plane_statistics_cpu_slices(int64_t n, int64_t c, DType dtype, Layout la
 void plane_statistics_cpu(const PlaneStatisticsParams& params, int64_t begin, int64_t end);
 
 // ---- CUDA. Asynchronous on `stream`; no allocation, no synchronisation, no atomics. ----
-ReductionPlan plan_of(const PlaneStatisticsParams& params);  // pure, as for instance_norm_act
+struct PlaneStatisticsPlan {
+  TiledPass sums;      // of a chunk of pixels each
+  LaunchConfig merge;  // of the chunks
+  int64_t workspace_bytes;
+};
+// Pure, as for instance_norm_act.
+PlaneStatisticsPlan plan_of(const PlaneStatisticsParams& params, const DeviceProperties& device);
 // kInvalidArgument: as for instance_norm_act.
-Status plane_statistics_cuda(const PlaneStatisticsParams& params, const ReductionPlan& plan,
+Status plane_statistics_cuda(const PlaneStatisticsParams& params, const PlaneStatisticsPlan& plan,
                              Stream stream);
 
 }  // namespace cyclegan_fast

@@ -2,6 +2,9 @@
 // csrc/kernels/plane_statistics.h.
 #include "plane_statistics.h"
 
+#ifdef CYCLEGAN_FAST_WITH_CUDA
+#include "cuda/device_properties.h"
+#endif
 #include "tensors.h"
 
 namespace cyclegan_fast {
@@ -14,12 +17,9 @@ void run(PlaneStatisticsParams& p, const Tensor& x) {
 #ifdef CYCLEGAN_FAST_WITH_CUDA
   if constexpr (kCuda) {
     const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-    const ReductionPlan plan = plan_of(p);
-    std::optional<Tensor> workspace;
-    if (plan.workspace_bytes > 0) {
-      workspace = empty_bytes(x, plan.workspace_bytes);
-      p.workspace = workspace->mutable_data_ptr();
-    }
+    const PlaneStatisticsPlan plan = plan_of(p, current_device_properties());
+    const Tensor workspace = empty_bytes(x, plan.workspace_bytes);
+    p.workspace = workspace.mutable_data_ptr();
     check_status(kOp, plane_statistics_cuda(p, plan, current_stream(x)), x);
   }
 #endif

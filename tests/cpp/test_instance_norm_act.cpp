@@ -39,9 +39,7 @@ void run(Params p, const NormPlan& plan, Launcher<Params> launch, const std::str
   Workspace workspace(plan.workspace_bytes);
   p.workspace = workspace.data();
   expect_launch(launch(p, plan, nullptr), what);
-  expect_launched(
-      {plan.reduction.pass.launch, plan.reduction.merge, plan.write.launch, plan.affine_grads},
-      what);
+  expect_launched({plan.sums.launch, plan.write.launch, plan.affine_grads}, what);
   expect(workspace.intact(), what + ": wrote outside the workspace");
 }
 
@@ -68,13 +66,10 @@ NormPlan recut_plan(const Params& p, NormPlan plan) {
   }
   write = recut(write, pixels, ceil_div(write.chunk_size, 3));
   if (plan.regime != NormRegime::kSplit) return plan;
-  ReductionPlan& reduction = plan.reduction;
-  const int64_t chunks = reduction.pass.chunks;
-  if (reduction.merge.grid == 0 || reduction.pass.vec != write.vec) return plan;
-  reduction.pass = recut(reduction.pass, pixels, ceil_div(reduction.pass.chunk_size, 2));
-  reduction.merge.block = 32, reduction.merge.grid = ceil_div(p.n * p.c, 32);
-  plan.workspace_bytes = reduction.workspace_bytes =
-      reduction.workspace_bytes / chunks * reduction.pass.chunks;
+  const int64_t chunks = plan.sums.chunks;
+  if (plan.sums.vec != write.vec) return plan;
+  plan.sums = recut(plan.sums, pixels, ceil_div(plan.sums.chunk_size, 2));
+  plan.workspace_bytes += 2 * (plan.sums.chunks - chunks) * p.n * p.c * stat_size_of(p.dtype);
   return plan;
 }
 

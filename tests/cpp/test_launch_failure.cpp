@@ -28,11 +28,11 @@ void test_refused_launch() {
   Guarded<float> x(2 * 64), statistics(3 * 2);
   PlaneStatisticsParams p = {};
   p.x = x.data(), p.statistics = statistics.data(), p.n = 1, p.c = 2, p.h = p.w = 8;
-  const ReductionPlan plan = plan_of(p);
+  const PlaneStatisticsPlan plan = plan_of(p, {132, 1});
   Workspace workspace(plan.workspace_bytes);
   p.workspace = workspace.data();
-  ReductionPlan too_many_threads = plan;
-  too_many_threads.pass.launch.block = 2048;
+  PlaneStatisticsPlan too_many_threads = plan;
+  too_many_threads.sums.launch.block = 2048;
   expect(plane_statistics_cuda(p, too_many_threads, nullptr) == Status::kLaunchFailed,
          "a block of 2048 threads");
   const LaunchFailure& failure = last_launch_failure();
@@ -42,7 +42,7 @@ void test_refused_launch() {
   expect(failure.kernel.find("kernel") != std::string::npos, "the kernel is " + failure.kernel);
 #endif
   expect_launch(plane_statistics_cuda(p, plan, nullptr), "the launch after one that failed");
-  expect_launched({plan.pass.launch, plan.merge}, "the launch after one that failed");
+  expect_launched({plan.sums.launch, plan.merge}, "the launch after one that failed");
 }
 
 }  // namespace

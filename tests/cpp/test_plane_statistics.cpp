@@ -10,12 +10,14 @@ namespace {
 
 #ifdef CYCLEGAN_FAST_TEST_CUDA
 void run(PlaneStatisticsParams p, const std::string& what) {
-  const ReductionPlan plan = plan_of(p);
-  Workspace workspace(plan.workspace_bytes);
-  p.workspace = workspace.data();
-  expect_launch(plane_statistics_cuda(p, plan, nullptr), what);
-  expect_launched({plan.pass.launch, plan.merge}, what);
-  expect(workspace.intact(), what + ": wrote outside the workspace");
+  for (int multiprocessors : {1, 132}) {
+    const PlaneStatisticsPlan plan = plan_of(p, {multiprocessors, 1});
+    Workspace workspace(plan.workspace_bytes);
+    p.workspace = workspace.data();
+    expect_launch(plane_statistics_cuda(p, plan, nullptr), what);
+    expect_launched({plan.sums.launch, plan.merge}, what);
+    expect(workspace.intact(), what + ": wrote outside the workspace");
+  }
 }
 #else
 void run(const PlaneStatisticsParams& p, const std::string&) {

@@ -43,26 +43,31 @@ void test_norm_regimes() {
   expect(block.write.launch.cluster == 8 && block.write.vectors == 2 && block.write.tiles == 16 &&
              block.write.launch.grid == 128 && block.write.chunk_size == 512,
          "batch 1 is spread over 128 blocks: 16 tiles of 32 bytes, clusters of 8");
-  expect(block.reduction.pass.launch.grid == 0 && block.reduction.merge.grid == 0 &&
-             block.affine_grads.grid == 0,
+  expect(block.sums.launch.grid == 0 && block.affine_grads.grid == 0,
          "a resident plan launches one kernel");
   expect(bf16(16, 256, 64, kHopper).write.vectors == 4, "a busy device reads 64 bytes of a pixel");
+  const NormPlan wide = bf16(1, 128, 128, kHopper);
+  expect(wide.regime == NormRegime::kResident && wide.write.vectors == 1 &&
+             wide.write.launch.grid == 128,
+         "128x128x128 stays in registers, half a sector to a block");
   expect(bf16(1, 256, 64, kAmpere).regime == NormRegime::kSplit, "no clusters: too large");
   expect(bf16(1, 512, 31, kAmpere).regime == NormRegime::kResident, "31x31 fits one block");
 
   const NormPlan large = bf16(1, 64, 256, kHopper);
-  const TiledPass& sums = large.reduction.pass;
-  expect(large.regime == NormRegime::kSplit && sums.vectors == 8 && sums.tiles == 1,
-         "256x256x64 is read twice, eight vectors to a pixel");
-  expect(sums.chunks == 64 && sums.chunk_size == 1024 && sums.launch.grid == 64 &&
+  const TiledPass& sums = large.sums;
+  expect(large.regime == NormRegime::kSplit && sums.vectors == 2 && sums.tiles == 4,
+         "256x256x64 is read twice, in tiles of a sector");
+  expect(sums.chunks == 66 && sums.chunk_size == 993 && sums.launch.grid == 264 &&
              sums.launch.block == 256 && sums.launch.cluster == 1,
-         "a large image at batch 1 is cut into many chunks");
-  expect(large.reduction.merge.grid == 1 && large.reduction.merge.block == 256,
-         "a thread merges the chunks of a channel");
-  expect(large.write.chunk_size == 128 && large.write.launch.grid == 512 &&
-             large.write.launch.block == 256,
-         "more and shorter chunks are written");
-  expect(large.workspace_bytes == 64 * 64 * 4 * 4, "one partial result for each chunk and channel");
+         "a large image at batch 1 is two blocks for every multiprocessor");
+  expect(large.write.chunks == 66 && large.write.launch.grid == 264, "so is what is written");
+  expect(large.workspace_bytes == (2 * 66 + 1) * 64 * 4,
+         "two numbers for each chunk and channel, one for each channel");
+  const NormPlan batch = bf16(8, 64, 256, kHopper);
+  expect(batch.sums.vectors == 8 && batch.sums.chunks == 33 && batch.sums.launch.grid == 264,
+         "a busy device reads 128 bytes of a pixel");
+  expect(bf16(100, 64, 256, kHopper).sums.launch.grid == 500,
+         "in two waves: one would be 200 of 264");
 
   const auto planes = [](int64_t n, int64_t c, int64_t side, const DeviceProperties& device) {
     return plan_of(params(n, c, side, side, DType::kFloat32, Layout::kNCHW, kAligned), device);
@@ -96,6 +101,47 @@ void test_norm_regimes() {
   expect(
       instance_norm_act_fwd_cuda(huge, plan_of(huge, kHopper), nullptr) == Status::kInvalidArgument,
       "a plane of 2^32 elements is refused");
+}
+
+// What a plan gives the device to do, for a tensor of `c` channels.
+void expect_busy(const NormPlan& plan, int64_t c, DType dtype, const DeviceProperties& device,
+                 const char* what) {
+  const TiledPass& write = plan.write;
+  const int64_t multiprocessors = device.multiprocessors;
+  if (plan.regime == NormRegime::kResident) {
+    expect(16 * write.launch.grid >= 15 * multiprocessors ||
+               (device.max_cluster_size == 1 && write.launch.grid == c / write.vec) ||
+               (device.max_cluster_size == 1 && 2 * write.launch.grid > multiprocessors),
+           what);
+    return;
+  }
+  for (const TiledPass* pass : {&plan.sums, &write}) {
+    const int64_t blocks = pass->launch.grid;
+    const int64_t each = ceil_div(blocks, multiprocessors);
+    expect(each <= 2 && 16 * blocks >= 15 * each * multiprocessors, what);
+  }
+  const int64_t partials = plan.sums.chunks * write.vectors * write.vec * 2 * stat_size_of(dtype);
+  expect(3 * partials <= write.chunk_size * write.vectors * 16, "what a block merges is a third");
+}
+
+// Every norm of a generator and of a discriminator at batch 1 and 256 px.
+void test_batch_1_keeps_the_device_busy() {
+  const int64_t shapes[][2] = {{64, 256}, {128, 128}, {256, 64}, {128, 64}, {256, 32}, {512, 31}};
+  for (const DeviceProperties& device : {kHopper, kAmpere}) {
+    for (DType dtype : {DType::kBFloat16, DType::kFloat32}) {
+      for (const auto& [c, side] : shapes) {
+        char what[100];
+        std::snprintf(what, sizeof what, "batch 1, %ldx%ldx%ld, dtype %d, %d multiprocessors",
+                      long(c), long(side), long(side), int(dtype), device.multiprocessors);
+        const auto p = params(1, c, side, side, dtype, Layout::kNHWC, kAligned);
+        InstanceNormActBwdParams b = {};
+        b.x = b.grad_y = b.grad_x = kAligned, b.n = 1, b.c = c, b.h = b.w = side;
+        b.dtype = dtype, b.layout = Layout::kNHWC;
+        expect_busy(plan_of(p, device), c, dtype, device, what);
+        expect_busy(plan_of(b, device), c, dtype, device, what);
+      }
+    }
+  }
 }
 
 LossesParams losses(std::initializer_list<int64_t> counts, void* a) {
@@ -133,6 +179,7 @@ void test_adam_plan() {
 int main() {
   test_norm_regimes();
   test_adam_plan();
+  test_batch_1_keeps_the_device_busy();
   ImagePoolParams pool = {};
   pool.pool = pool.returned = kAligned, pool.fakes = kAligned, pool.dtype = DType::kFloat32;
   pool.size = 50, pool.n = 2, pool.elements = 3 * 256 * 256;

@@ -44,14 +44,17 @@ inline LaunchConfig thread_per_element(int64_t count, int block) {
   return {ceil_div(count, block), block};
 }
 
+inline bool aligned(std::initializer_list<const void*> pointers) {
+  bool all = true;
+  for (const void* pointer : pointers) all = all && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+  return all;
+}
+
 // 16 bytes' worth of elements where `elements` neighbours divide into such vectors and all pointers
 // are aligned, or 1.
 inline int vec_of(DType dtype, int64_t elements, std::initializer_list<const void*> pointers) {
   const int vec = static_cast<int>(16 / size_of(dtype));
-  bool fits = elements % vec == 0;
-  for (const void* pointer : pointers)
-    fits = fits && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-  return fits ? vec : 1;
+  return elements % vec == 0 && aligned(pointers) ? vec : 1;
 }
 
 }  // namespace cyclegan_fast

@@ -70,6 +70,30 @@ inline Image image_of(const View& view) {
 
 // ---- The parameters of a channel ----
 
+// Numbers of a thread's channels, 16 bytes at a time: `first` is a multiple of kStats and, where
+// that is above 1, `from` is aligned.
+template <int kStats, typename C>
+__device__ void load_stats(const C* from, int64_t first, C (&to)[kStats]) {
+  constexpr int kPart = kStats < kVectorElements<C> ? kStats : kVectorElements<C>;
+#pragma unroll
+  for (int part = 0; part < kStats; part += kPart) {
+    const Vector<C, kPart> loaded = load_vector<kPart>(from, first + part);
+#pragma unroll
+    for (int k = 0; k < kPart; ++k) to[part + k] = loaded.v[k];
+  }
+}
+template <int kStats, typename C>
+__device__ void store_stats(C* to, int64_t first, const C (&from)[kStats]) {
+  constexpr int kPart = kStats < kVectorElements<C> ? kStats : kVectorElements<C>;
+#pragma unroll
+  for (int part = 0; part < kStats; part += kPart) {
+    Vector<C, kPart> stored;
+#pragma unroll
+    for (int k = 0; k < kPart; ++k) stored.v[k] = from[part + k];
+    store_vector(to, first + part, stored);
+  }
+}
+
 // weight and bias [channels], each null where there is none.
 template <typename C>
 struct Affine {
@@ -98,40 +122,104 @@ __device__ ChannelMap<C, kStats> channel_map(const C (&mean)[kStats], const C (&
   ChannelMap<C, kStats> map;
   const uint32_t first = kPerElement ? static_cast<uint32_t>(at.vector * kStats)
                                      : static_cast<uint32_t>(at.plane) % affine.channels;
+  C weight[kStats];
+#pragma unroll
+  for (int k = 0; k < kStats; ++k) weight[k] = C(1), map.bias[k] = C(0);
+  if (affine.weight && at.active) load_stats(affine.weight, first, weight);
+  if (affine.bias && at.active) load_stats(affine.bias, first, map.bias);
 #pragma unroll
   for (int k = 0; k < kStats; ++k) {
     map.mean[k] = mean[k];
-    map.scale[k] = affine.weight && at.active ? rstd[k] * affine.weight[first + k] : rstd[k];
-    map.bias[k] = affine.bias && at.active ? affine.bias[first + k] : C(0);
+    map.scale[k] = affine.weight ? rstd[k] * weight[k] : rstd[k];
   }
   return map;
 }
 
-// ---- The statistics pass ----
+// ---- The sums pass, and the merge of its chunks in a fixed order ----
 
-// Moments of x - shift, where the shift is the first pixel of the plane: means that are small are
-// merged without loss.
+// A block's statistics, neighbours in [N, C], each a column of its threads: those of its tile of
+// channels (NHWC), or that of its plane. For blocks with one plane.
+struct Columns {
+  int64_t first;
+  int count;  // a power of two
+  int valid;  // of them, from the first on
+
+  __device__ int mine() const { return static_cast<int>(threadIdx.x) % count; }
+  __device__ int64_t stat() const { return first + mine(); }
+  __device__ bool active() const { return mine() < valid; }
+};
+
+template <int kStats>
+__device__ Columns columns_of(const Position& at) {
+  const int tile = at.vector - static_cast<int>(threadIdx.x) % at.vectors, left = at.inner - tile;
+  return {(at.plane * at.inner + tile) * kStats, at.vectors * kStats,
+          (left < at.vectors ? left : at.vectors) * kStats};
+}
+
+// Hands `numbers`, which the threads have by column, to those that compute with them, by vector.
+template <int kStats, int kNumbers, typename C>
+__device__ void to_vectors(const C (&numbers)[kNumbers], const Columns& columns,
+                           C (&mine)[kNumbers][kStats]) {
+  using Part = Vector<C, kVectorElements<C>>;  // aligned as load_stats wants it
+  CYCLEGAN_FAST_SHARED(Part, shared, kNumbers * kMaxThreads / kVectorElements<C>);
+  C* const values = reinterpret_cast<C*>(shared);
+  const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int i = 0; i < kNumbers; ++i) {
+    if (thread < columns.count) values[i * kMaxThreads + thread] = numbers[i];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kNumbers; ++i)
+    load_stats(values + i * kMaxThreads, thread % (columns.count / kStats) * kStats, mine[i]);
+}
+
+// Mean and sum of squares about it of x - shift, where the shift is the first pixel of the plane:
+// means that are small are merged without loss.
 template <typename C>
-struct ShiftedMoments {
-  Moments<C> moments;
-  C shift;
+struct alignas(2 * sizeof(C)) ChunkMoments {
+  C mean, m2;
+};
 
-  __device__ Moments<C> unshifted() const {
-    return {moments.count, shift + moments.mean, moments.m2};
+// What the sums pass leaves of the moments.
+template <typename C>
+struct MomentPartials {
+  ChunkMoments<C>* values;  // [chunks, stats]; null where there are none
+  C* shift;                 // [stats]
+  int64_t stats;            // N * C
+  int chunks;
+  C size, last_size;  // elements of a chunk, and of the last one
+
+  // The moments of this thread's column over all chunks.
+  __device__ Moments<C> merge(const Columns& columns) const {
+    Moments<C> mine = {};
+    if (columns.active()) {
+      const int step = static_cast<int>(blockDim.x) / columns.count;
+#pragma unroll 4
+      for (int chunk = static_cast<int>(threadIdx.x) / columns.count; chunk < chunks;
+           chunk += step) {
+        const ChunkMoments<C> one = values[chunk * stats + columns.stat()];
+        mine.merge({chunk + 1 < chunks ? size : last_size, one.mean, one.m2});
+      }
+    }
+    const C count = size * C(chunks - 1) + last_size;
+    const C mean = column_sum(mine.count * mine.mean, columns.count) / count;
+    const C d = mine.mean - mean;
+    const C m2 = column_sum(mine.m2 + mine.count * d * d, columns.count);
+    return {count, columns.active() ? shift[columns.stat()] + mean : mean, m2};
   }
 };
 
-// Those of a block's chunk of pixels: into partial, or to `finish` where it is all of them.
-template <typename T, int kVec, bool kPerElement, typename Finish>
+// The moments of a block's chunk of pixels.
+template <typename T, int kVec, bool kPerElement>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    moments_kernel(const T* __restrict__ x,              // [planes, pixels, inner * kVec]
-                   ShiftedMoments<Compute<T>>* partial,  // [chunks, N * C]
-                   int64_t stats, Finish finish, Position at) {
+    moments_kernel(const T* __restrict__ x,  // [planes, pixels, inner * kVec]
+                   MomentPartials<Compute<T>> partials, Position at) {
   using C = Compute<T>;
   constexpr int kStats = kStatsOf<kVec, kPerElement>;
   at.locate();
-  C shift[kStats] = {}, sum[kVec] = {}, square[kVec] = {};
-  C count = 0;
+  C shift[kStats] = {};
+  ShiftedSums<C> sums[kVec] = {};
   if (at.active) {
     const Vector<T, kVec> vector = load_vector<kVec>(x, at.element(0, kVec));
 #pragma unroll
@@ -147,54 +235,34 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       if (pixel + u * at.step >= at.end) continue;
-      count += 1;
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
         const C d = to_compute(vectors[u].v[k]) - shift[kPerElement ? k : 0];
-        sum[k] += d;
-        square[k] += d * d;
+        sums[k].d += d;
+        sums[k].square += d * d;
       }
     }
   }
 
-  Moments<C> mine[kStats];
-  if (!kPerElement) {
+  ShiftedSums<C> mine[kStats];
 #pragma unroll
-    for (int k = 1; k < kVec; ++k) {
-      sum[0] += sum[k];
-      square[0] += square[k];
+  for (int k = 0; k < kVec; ++k) {
+    if (k < kStats) {
+      mine[k] = sums[k];
+    } else {
+      mine[0].merge(sums[k]);
     }
-    count *= kVec;
-  }
-#pragma unroll
-  for (int k = 0; k < kStats; ++k) {
-    const C offset = count > 0 ? sum[k] / count : C(0), m2 = square[k] - sum[k] * offset;
-    mine[k] = {count, offset, m2 > 0 ? m2 : C(0)};
   }
   block_reduce(mine, at.vectors);
   if (static_cast<int>(threadIdx.x) >= at.vectors || !at.active) return;
-  const int64_t stat = first_stat<kStats>(at), split = blockIdx.x % at.chunks;
+  const C count = C(at.end - at.begin) * C(kPerElement ? 1 : kVec);
+  const int64_t stat = first_stat<kStats>(at), chunk = blockIdx.x % at.chunks;
 #pragma unroll
   for (int k = 0; k < kStats; ++k) {
-    const ShiftedMoments<C> result{mine[k], shift[k]};
-    if (at.chunks > 1) {
-      partial[split * stats + stat + k] = result;
-    } else {
-      finish(stat + k, result.unshifted());
-    }
+    const C mean = mine[k].d / count, m2 = mine[k].square - mine[k].d * mean;
+    partials.values[chunk * partials.stats + stat + k] = {mean, m2 < 0 ? C(0) : m2};
   }
-}
-
-// One thread per statistic merges its chunks in order and hands the total to `finish`.
-template <typename C, typename Finish>
-__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    merge_moments_kernel(const ShiftedMoments<C>* __restrict__ partial, int64_t stats, int chunks,
-                         Finish finish) {
-  const int64_t stat = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (stat >= stats) return;
-  ShiftedMoments<C> total = partial[stat];
-  for (int s = 1; s < chunks; ++s) total.moments.merge(partial[s * stats + stat].moments);
-  finish(stat, total.unshifted());
+  if (chunk == 0) store_stats(partials.shift, stat, shift);
 }
 
 // ---- Launchers ----
@@ -223,27 +291,37 @@ Status dispatch_vec(Layout layout, int vec, F&& f) {
   return vec > 1 ? f(Whole{}, std::false_type{}) : f(Single{}, std::false_type{});
 }
 
-// The statistics of x: count, mean, squares and shift of each chunk.
+// The pass that sums x, and the bytes of what it leaves.
 template <typename Params>
-ReductionPlan moments_plan(const Params& p) {
-  return reduction_plan(reading_view(p), p.n * p.c, 4 * stat_size_of(p.dtype), false);
+TiledPass moments_pass(const Params& p, const DeviceProperties& device) {
+  return split_pass(reading_view(p), device);
+}
+template <typename Params>
+int64_t moments_bytes(const Params& p, const TiledPass& pass) {
+  return (2 * pass.chunks + 1) * p.n * p.c * stat_size_of(p.dtype);
 }
 
-// finish(stat, moments) for every statistic of x, on the device. p.workspace: plan.workspace_bytes.
-template <typename T, typename Params, typename Finish>
-Status compute_moments(const Params& p, const ReductionPlan& plan, Stream stream,
-                       const Finish& finish) {
-  using C = Compute<T>;
-  const View view = view_of(p, plan.pass.vec, true);
-  const int64_t stats = p.n * p.c;
-  const auto partial = static_cast<ShiftedMoments<C>*>(p.workspace);
-  const Status status = dispatch_vec<T>(p.layout, plan.pass.vec, [&](auto vec, auto per_element) {
-    return launch(moments_kernel<T, vec(), per_element(), Finish>, plan.pass.launch, stream,
-                  static_cast<const T*>(p.x), partial, stats, finish, position_of(view, plan.pass));
+// What the pass leaves in p.workspace, of moments_bytes.
+template <typename C, typename Params>
+MomentPartials<C> moment_partials(const Params& p, const TiledPass& pass) {
+  const int64_t pixels = view_of(p, pass.vec, true).pixels();
+  const C per_pixel = C(p.layout == Layout::kNHWC ? 1 : pass.vec);
+  const auto values = static_cast<ChunkMoments<C>*>(p.workspace);
+  return {values,
+          reinterpret_cast<C*>(values + pass.chunks * p.n * p.c),
+          p.n * p.c,
+          static_cast<int>(pass.chunks),
+          C(pass.chunk_size) * per_pixel,
+          C(pixels - (pass.chunks - 1) * pass.chunk_size) * per_pixel};
+}
+
+template <typename T, typename Params>
+Status sum_moments(const Params& p, const TiledPass& pass, Stream stream) {
+  const Position position = position_of(view_of(p, pass.vec, true), pass);
+  return dispatch_vec<T>(p.layout, pass.vec, [&](auto vec, auto per_element) {
+    return launch(moments_kernel<T, vec(), per_element()>, pass.launch, stream,
+                  static_cast<const T*>(p.x), moment_partials<Compute<T>>(p, pass), position);
   });
-  if (status != Status::kOk || plan.merge.grid == 0) return status;
-  return launch(merge_moments_kernel<C, Finish>, plan.merge, stream, partial, stats,
-                static_cast<int>(plan.pass.chunks), finish);
 }
 
 }  // namespace cyclegan_fast

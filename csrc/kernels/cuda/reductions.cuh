@@ -29,7 +29,7 @@ struct Moments {
 
 // Two sums: of gz and of gz * (x - mean).
 template <typename C>
-struct GradSums {
+struct alignas(2 * sizeof(C)) GradSums {
   C gz, gzx;
 
   __device__ void merge(const GradSums& other) {
@@ -38,6 +38,20 @@ struct GradSums {
   }
   __device__ GradSums from_warp_lane(int offset) const {
     return {__shfl_xor_sync(0xffffffffu, gz, offset), __shfl_xor_sync(0xffffffffu, gzx, offset)};
+  }
+};
+
+// Two sums: of d = x - shift and of d^2.
+template <typename C>
+struct ShiftedSums {
+  C d, square;
+
+  __device__ void merge(const ShiftedSums& other) {
+    d += other.d;
+    square += other.square;
+  }
+  __device__ ShiftedSums from_warp_lane(int offset) const {
+    return {__shfl_xor_sync(0xffffffffu, d, offset), __shfl_xor_sync(0xffffffffu, square, offset)};
   }
 };
 
@@ -79,6 +93,23 @@ __device__ void block_reduce(Partial (&mine)[kStats], int columns) {
 #pragma unroll
     for (int k = 0; k < kStats; ++k) mine[k].merge(shared[(other * kStats + k) * 32 + thread]);
   }
+}
+
+// The sum of `value` over the block's threads whose index is the same modulo `columns` (a power of
+// two <= blockDim), in all of them: within a warp by shuffles, then each thread over the warps.
+template <typename C>
+__device__ C column_sum(C value, int columns) {
+  CYCLEGAN_FAST_SHARED(C, shared, kMaxThreads);
+  for (int offset = 16; offset >= columns; offset /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, offset);
+  shared[threadIdx.x] = value;
+  __syncthreads();
+  const int step = columns > 32 ? columns : 32;
+  C total = 0;
+  for (int i = static_cast<int>(threadIdx.x) % columns; i < static_cast<int>(blockDim.x); i += step)
+    total += shared[i];
+  __syncthreads();  // before the next call writes
+  return total;
 }
 
 // Merges `mine` [kStats] over the threads of a group (32, 64, ... neighbours, which divide the

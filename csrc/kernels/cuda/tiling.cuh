@@ -15,7 +15,6 @@ namespace cyclegan_fast {
 constexpr int kUnroll = 4;  // pixels in flight per thread
 constexpr int64_t kTargetBlocks =
     512;  // enough for every device that is known: three to five a multiprocessor
-constexpr int64_t kMaxChunks = 64;
 constexpr int64_t kMaxPixelsPerThread = 16;
 
 // How the kernels see a tensor: planes x [height, width] pixels x [inner] vectors of `vec`
@@ -101,24 +100,50 @@ inline TiledPass plane_per_block(const View& view) {
   return pass;
 }
 
-// Few chunks, each as long as a busy device allows: their partial results must be merged.
-inline TiledPass reduction_pass(const View& view) {
-  const TiledPass pass = plane_per_block(view);
-  const int64_t max_chunks =
-      ceil_div(view.pixels(), pass.group / pass.vectors * kMaxPixelsPerThread);
-  const int64_t useful =
-      std::max<int64_t>(kTargetBlocks / std::max<int64_t>(view.planes * pass.tiles, 1), 1);
-  return in_chunks(view, pass, ceil_div(view.pixels(), std::min({useful, max_chunks, kMaxChunks})));
+// Chunks of each of `groups`, which are planes times tiles: as many as give every multiprocessor
+// the same number of blocks but for a sixteenth of them: two, which it always holds at once, or
+// one, or else more.
+inline int64_t chunks_in_waves(int64_t groups, int64_t max_chunks, const DeviceProperties& device) {
+  const int64_t width = std::max(device.multiprocessors, 1);
+  const auto filled = [&](int64_t chunks) {
+    const double blocks = static_cast<double>(groups * chunks);
+    return blocks / static_cast<double>(ceil_div(groups * chunks, width) * width);
+  };
+  int64_t best = 1;
+  for (int64_t each : {2, 1, 4, 6, 8}) {
+    const int64_t chunks = std::max<int64_t>(std::min(each * width / groups, max_chunks), 1);
+    if (each == 2 || filled(chunks) > filled(best)) best = chunks;
+    if (filled(best) >= 15 / 16.0) break;
+  }
+  return best;
 }
 
-// Partial results of `bytes` for each of `stats` statistics and each chunk; `always`: even where
-// there is one chunk alone.
-inline ReductionPlan reduction_plan(const View& view, int64_t stats, int64_t bytes, bool always) {
-  ReductionPlan plan = {};
-  plan.pass = reduction_pass(view);
-  if (plan.pass.chunks > 1) plan.merge = thread_per_element(stats, kMaxThreads);
-  if (plan.pass.chunks > 1 || always) plan.workspace_bytes = plan.pass.chunks * stats * bytes;
-  return plan;
+// Both passes of the split regime: few blocks, two on every multiprocessor at batch 1, as each of
+// the second pass reads the partial results of its channels from all chunks, 8 bytes of each.
+//
+// At 256x256 and 64 channels of bfloat16 with 132 multiprocessors, tiles of 128 bytes would make
+// that 264 chunks and 135 KB a block, tiles of 32 bytes (a sector) make it 66 chunks and 8 KB
+// beside the block's 32 KB of x: 2 MB in all from the L2, and one round trip to it and two sums
+// over the block before its first store. A kernel between the two passes costs a launch and a chain
+// of 66.
+inline TiledPass split_pass(const View& view, const DeviceProperties& device) {
+  TiledPass pass = {};
+  pass.vec = view.vec;
+  pass.vectors = static_cast<int>(power_of_two(view.inner, view.vec > 1 ? kMaxColumns : 32));
+  for (;;) {
+    pass.tiles = ceil_div(view.inner, pass.vectors);
+    // Two pixels for each thread at least, and a thread for each statistic.
+    const int64_t useful = power_of_two(ceil_div(view.pixels() * pass.vectors, 2), kMaxThreads);
+    pass.launch.block = static_cast<int>(std::max<int64_t>({useful, pass.vectors * view.vec, 32}));
+    pass.group = pass.launch.block;
+    const int64_t max_chunks = ceil_div(view.pixels() * pass.vectors, 2 * pass.launch.block);
+    const int64_t chunks = chunks_in_waves(view.planes * pass.tiles, max_chunks, device);
+    pass = in_chunks(view, pass, ceil_div(view.pixels(), chunks));
+    // Partial results should be an eighth of the block's pixels, which have 16 bytes a vector.
+    const bool few = 4 * pass.chunks * pass.vec <= pass.chunk_size;
+    if (few || pass.vec == 1 || pass.vectors <= 2) return pass;
+    pass.vectors /= 2;
+  }
 }
 
 // Many short chunks, longer once the device is busy.
@@ -142,9 +167,10 @@ inline std::optional<TiledPass> resident_pass(const View& view, int64_t capacity
   };
   TiledPass pass = {};
   pass.vec = view.vec;
-  // 128 bytes of neighbouring channels if they fit, at least a sector of 32.
+  // 128 bytes of neighbouring channels if they fit, at least a sector of 32, or else half of one:
+  // two blocks read it then, from the L2, and still that is one kernel and no second read.
   pass.vectors = static_cast<int>(power_of_two(view.inner, kMaxColumns));
-  while (pass.vectors > 2 && cluster_for(pass.vectors) > device.max_cluster_size) pass.vectors /= 2;
+  while (pass.vectors > 1 && cluster_for(pass.vectors) > device.max_cluster_size) pass.vectors /= 2;
   pass.chunks = cluster_for(pass.vectors);
   if (pass.chunks > device.max_cluster_size) return std::nullopt;
   const int64_t useful =
@@ -152,16 +178,20 @@ inline std::optional<TiledPass> resident_pass(const View& view, int64_t capacity
   pass.group = static_cast<int>(std::max<int64_t>(useful, 32));
   pass.launch.block = kMaxThreads;
 
-  // Spreads over the whole device: fewer planes to a block, narrower tiles, wider clusters.
-  const auto idle = [&] {
+  // Spreads over the whole device: fewer planes to a block, narrower tiles, wider clusters as long
+  // as every thread has a vector, and where half of the device would be idle half a sector.
+  const auto blocks = [&] {
     pass.tiles = ceil_div(view.inner, pass.vectors);
-    return blocks_of(view, pass) < device.multiprocessors;
+    return blocks_of(view, pass);
   };
+  const auto idle = [&] { return blocks() < device.multiprocessors; };
   while (idle() && pass.launch.block > pass.group) pass.launch.block /= 2;
   while (idle() && pass.vectors > 2) pass.vectors /= 2;
   while (idle() && 2 * pass.chunks <= device.max_cluster_size &&
-         view.pixels() * pass.vectors >= 4 * pass.chunks * pass.group)
+         view.pixels() * pass.vectors >= 2 * pass.chunks * pass.group)
     pass.chunks *= 2;
+  if (2 * blocks() <= device.multiprocessors && pass.vectors == 2) pass.vectors = 1;
+  pass.tiles = ceil_div(view.inner, pass.vectors);
   pass.chunk_size = ceil_div(view.pixels(), pass.chunks);
   pass.launch.cluster = static_cast<int>(pass.chunks);
   pass.launch.grid = blocks_of(view, pass);
