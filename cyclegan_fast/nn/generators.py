@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,7 +92,8 @@ class ResnetGenerator(nn.Module):
         """
         h = self.stem_norm(self.stem(first_input(x, pad=3)))
         h = self.down_norm[0](self.down[0](h))
-        h, residual = self.down_norm[1].fork(self.down[1](h))
+        last_norm: Any = self.down_norm[1]  # nn.ModuleList forgets what it holds
+        h, residual = last_norm.fork(self.down[1](h))
         for block in self.blocks:
             if self.checkpoints_activations and torch.is_grad_enabled():
                 # Random numbers matter to dropout alone, and their state cannot be read while a graph is captured.

@@ -16,14 +16,14 @@ from cyclegan_fast.ops.layout import memory_format_of, stat_dtype
 
 def instance_norm_act(x: Tensor, *others: Any) -> Tensor:  # [N, C, H + 2 pad, W + 2 pad]
     """See `cyclegan_fast.ops.instance_norm_act`; `others` are those of `_unpadded`, and pad."""
-    *others, pad = others
-    return reflect_pad(_unpadded(x, *others), pad).to(x.dtype)  # autocast has torch's norms answer in float32
+    *options, pad = others
+    return reflect_pad(_unpadded(x, *options), pad).to(x.dtype)  # autocast has torch's norms answer in float32
 
 
 def instance_norm_act_fork(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     """See `cyclegan_fast.ops.instance_norm_act_fork`; `others` are those of `_unpadded`, and pad."""
-    *others, pad = others
-    y = _unpadded(x, *others)
+    *options, pad = others
+    y = _unpadded(x, *options)
     return reflect_pad(y, pad).to(x.dtype), y.to(x.dtype)
 
 
