@@ -60,10 +60,10 @@ format: $(VENV)/.ready-dev
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/*' | grep -E '\.(h|cuh|cu|cpp)$$')
 
 # What developers run is the extension, whole: no plain torch instead, and no kernel that spills registers.
-check test bench extension $(VENV)/.ready-dev $(VENV)/.ready-release: export CYCLEGAN_FAST_REQUIRE_EXT := 1
-check test bench extension $(VENV)/.ready-dev $(VENV)/.ready-release: export CYCLEGAN_FAST_NO_SPILLS := 1
+check test bench mockgpu extension $(VENV)/.ready-dev $(VENV)/.ready-release: export CYCLEGAN_FAST_REQUIRE_EXT := 1
+check test bench mockgpu extension $(VENV)/.ready-dev $(VENV)/.ready-release: export CYCLEGAN_FAST_NO_SPILLS := 1
 # Two targets that every GPU runs on; the four of an install compile in twice the time (CI does).
-check test bench extension $(VENV)/.ready-dev: export CYCLEGAN_FAST_CUDA_ARCHS ?= 80+PTX 90a
+check test bench mockgpu extension $(VENV)/.ready-dev: export CYCLEGAN_FAST_CUDA_ARCHS ?= 80+PTX 90a
 # As in the wheel, which then finds its objects in ccache.
 $(VENV)/.ready-release: export CYCLEGAN_FAST_CUDA_ARCHS := 80 90a 100 120+PTX
 extension: $(VENV)/.ready-dev

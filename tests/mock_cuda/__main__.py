@@ -113,7 +113,7 @@ def build_package() -> None:
     package, objects = BUILD / "lib" / "cyclegan_fast", BUILD / "objects"
     shutil.rmtree(BUILD / "lib", ignore_errors=True)
     shutil.copytree(ROOT / "cyclegan_fast", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    os.environ.setdefault("CYCLEGAN_FAST_CUDA_ARCHS", "80+PTX 90a")
+    os.environ.setdefault("CYCLEGAN_FAST_CUDA_ARCHS", "80+PTX 90a")  # as the Makefile says, for ccache
     os.environ["CYCLEGAN_FAST_CUDART"] = "cudart"
     setup = runpy.run_path(str(ROOT / "setup.py"))  # its build functions, without a setuptools command
     objects.mkdir(parents=True, exist_ok=True)
