@@ -16,11 +16,11 @@
 // has 16 columns and 4 rows of one phase, and a wide row, once loaded, serves all of them: a step
 // reads 4 (a) + 2 x 3 (b) times 128 B for 12 mma.
 //
-// Paper, for the head (K = 64, C = 3, 7x7) at batch 1, 256x256: 10 x 32 blocks of 8 rows and 4
-// warps, on 132 multiprocessors three resident: 430 k mma, 57 % of them not padding or halo, 8
-// cycles each on 528 quarters: 3.7 us. They read 8.4 MB x 14/8 x 32/26 from the L2, 3 us, beside
-// it. Predicted: 8 us, a sixth of the mma peak, padding not counted. Shared memory: 21 KB of
-// weights and two chunks of 14 KB. 48 accumulators of about 100 registers.
+// On paper, for the head (K = 64, C = 3, 7x7) at batch 1, 256x256: 10 x 32 blocks of 8 rows and 4
+// warps, three on a multiprocessor: 430 k mma of 4,096 FLOP, 70 % of them not padding or halo (with
+// the 3 channels alone in a tile of 8 it would be 37 % of 803 k), 8 cycles each of 528
+// quarters: 3.7 us. They read 8.4 MB x 14/8 x 32/26 from the L2, 3 us, beside it. Predicted: 9 us.
+// 21 KB of weights and two chunks of 14 KB in shared memory, 48 accumulators of 96 registers.
 #include <algorithm>
 
 #include "cuda/narrow_conv.cuh"

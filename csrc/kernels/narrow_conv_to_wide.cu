@@ -7,13 +7,13 @@
 // neighbouring bytes, one load. (In which order a sum runs over K is free, as long as both operands
 // agree.) Wide channels are numbered so that a lane ends up with 8 neighbours: one store.
 //
-// Paper, for the stem (C = 3, K = 64, 7x7) at batch 1, 256x256: 65,536 pixels x 13 steps (49 taps
-// padded to 52 quads) x 8 column tiles = 426 k mma of 4,096 FLOP, 71 % of them not padding; 8.8 MB,
-// 2.2 us at 4 TB/s. A warp has 64 pixels x 32 channels: for 16 mma (128 cycles, at 8 of each
-// quarter of a multiprocessor) it reads 16 KB / 4 of a (8 x 256 B), b (4 x 256 B) and one table:
-// 25 cycles of 128 B, 100 for the four quarters. 256 tiles on 132 multiprocessors, two resident:
-// predicted 7 us, 4 of them tensor cores' (30 % of their mma peak, padding not counted). Shared
-// memory: 31 KB; 64 accumulators of about 120 registers.
+// On paper, for the stem (C = 3, K = 64, 7x7) at batch 1, 256x256: 65,536 pixels x 13 steps (49
+// taps padded to 52 quads) x 8 column tiles = 426 k mma of 4,096 FLOP, 71 % of them not
+// padding; 8.8 MB, 2.2 us at 4 TB/s. A warp has 64 pixels x 32 channels: for 16 mma (128 cycles, at
+// 8 of each quarter of a multiprocessor) it reads a (8 x 256 B), b (4 x 256 B) and one offset: 25
+// cycles of 128 B, 100 for the four quarters. 256 tiles are resident at once, two on a
+// multiprocessor. Predicted: 9 us, 4 of them at the tensor cores' peak. 31 KB of shared memory, 64
+// accumulators of 116 registers.
 #include <algorithm>
 
 #include "cuda/narrow_conv.cuh"
