@@ -84,9 +84,10 @@ def kinds(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tup
         image = inputs[0] if name.endswith("fwd") else outputs[0]  # [N, C, H, W]
         return {"norm": 1 if image.shape[2] * image.shape[3] <= RESIDENT_PIXELS[name[-3:]] else 2}
     if name == "image_pool_exchange":
-        return {"image pool": 3}
-    if name in ("losses_fwd", "losses_bwd"):
-        return {"losses": 2 if name == "losses_fwd" else 1}
+        return {"image pool": 2}
+    if name in ("losses_fwd", "losses_bwd"):  # a term that is more than one block's: its sums are added up apart
+        block = 256 * 4 * (16 // inputs[0].element_size())  # elements
+        return {"losses": 2 if name == "losses_fwd" and any(x.numel() > block for x in arguments[1]) else 1}
     if name.startswith("reflect_pad"):
         return {"reflect pad": 1}
     if name.startswith("bias_act"):  # the sum of the bias's gradient over all blocks is in the same launch

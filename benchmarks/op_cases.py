@@ -84,7 +84,7 @@ def cases() -> Iterator[Callable[[], OpCase]]:
         yield functools.partial(adam, dtype)
     for batch in (1, 8):
         for layout in LAYOUTS:
-            for maker in (tanh_to_uint8, from_uint8, image_pool, padded_input):
+            for maker in (tanh_to_uint8, from_uint8, image_pool, padded_input, network_end):
                 yield functools.partial(maker, batch, layout)
 
 
@@ -449,6 +449,42 @@ def padded_input(batch: int, layout: str) -> OpCase:
         f"2 x {_what(shape, layout, torch.bfloat16)}",
         moved,
         {name: _each(functools.partial(with_gradient, variant), a, b, gradients) for name, variant in variants.items()},
+        exact,
+        TOLERANCE[torch.bfloat16],
+    )
+
+
+def network_end(batch: int, layout: str) -> OpCase:
+    """What follows a generator's last convolution in bfloat16, of two batches at once, and all gradients."""
+    shape = (2 * batch, 3, 256, 256)
+    moved = math.prod(shape) * ((2 + 4) + (4 + 4 + 2))
+    sets = range(sets_of(moved))
+    x = [_image(shape, layout, torch.bfloat16).requires_grad_() for _ in sets]
+    biases = [torch.randn(3, device=DEVICE).requires_grad_() for _ in sets]
+    gradients = [[_image((batch, *shape[1:]), layout, torch.float32) for _ in "ab"] for _ in sets]
+
+    def aten(x: Tensor, bias: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+        return torch.tanh(x + bias.to(x.dtype)[:, None, None]).to(dtype).chunk(2)
+
+    def ours(x: Tensor, bias: Tensor) -> list[Tensor]:
+        return ops.bias_act(x, bias, activation="tanh", dtype=torch.float32, batches=[batch, batch])
+
+    def with_gradient(end: Callable[..., Any], x: Tensor, bias: Tensor, gradients: list[Tensor]) -> tuple[Tensor, ...]:
+        y = end(x, bias)
+        return *y, *torch.autograd.grad(y, (x, bias), gradients)
+
+    def exact() -> list[Tensor]:
+        leaves = [t.detach().double().contiguous().requires_grad_() for t in (x[0], biases[0])]
+        wide = [gradient.double().contiguous() for gradient in gradients[0]]
+        end = functools.partial(aten, dtype=torch.float64)
+        return [t.detach() for t in with_gradient(end, *leaves, wide)]
+
+    ends = {"ours": ours, "aten": aten, "compiled": _compiled(aten)}
+    return OpCase(
+        "bias, tanh and float32, forward and backward",
+        _what(shape, layout, torch.bfloat16),
+        moved,
+        {name: _each(functools.partial(with_gradient, end), x, biases, gradients) for name, end in ends.items()},
         exact,
         TOLERANCE[torch.bfloat16],
     )

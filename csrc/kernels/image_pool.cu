@@ -1,4 +1,4 @@
-// The CUDA implementation: one kernel for each of the three passes.
+// The CUDA implementation: one kernel checks, one decides and copies.
 #include "image_pool.h"
 
 #include <algorithm>
@@ -11,16 +11,23 @@
 namespace cyclegan_fast {
 namespace {
 
-constexpr int kThreads = 256, kWarp = 32;
+constexpr int kThreads = 256;
 constexpr int kUnroll = 4;  // vectors in flight per thread
 constexpr int64_t kMaxParts = 256, kMaxBlocks = 1024;
 
+// What the pool's state is before the exchange: the copies change it, but for the first block,
+// which writes what it is after.
+struct State {
+  int64_t count, drawn;
+};
+
 // non_finite [n, parts]: how many threads of the block saw a value that is not finite in their
-// share of fakes [n, vectors].
+// share of fakes [n, vectors]. And notes the pool's state, which the next kernel changes.
 template <typename T, int kVec>
 __global__ void __launch_bounds__(kThreads)
     check_kernel(const T* __restrict__ fakes, int* __restrict__ non_finite, int64_t vectors,
-                 int parts) {
+                 int parts, const ImagePoolParams p, State* __restrict__ before) {
+  if (blockIdx.x == 0 && threadIdx.x == 0) *before = {*p.count, *p.drawn};
   const T* fake = fakes + blockIdx.x / parts * vectors * kVec;
   const int64_t step = int64_t{parts} * blockDim.x;
   bool found = false;
@@ -35,59 +42,79 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) non_finite[blockIdx.x] = sum[0].value;
 }
 
-// exchanges [n], by one warp: its threads gather non_finite [n, parts], its first thread decides.
-__global__ void __launch_bounds__(kWarp)
-    decide_kernel(const int* __restrict__ non_finite, int parts, uint64_t seed, int64_t size,
-                  int64_t n, int64_t* count, int64_t* drawn, Exchange* exchanges) {
-  for (int64_t i = 0; i < n; ++i) {
-    Sum<int> sum[1] = {};
-    for (int k = threadIdx.x; k < parts; k += blockDim.x) sum[0].value += non_finite[i * parts + k];
-    block_reduce(sum, 1);
-    if (threadIdx.x != 0) continue;
-    const bool finite = sum[0].value == 0;
-    exchanges[i] = decide(splitmix64(seed, *drawn + i), finite, *count, size);
-    *count += finite && *count < size;
+// exchanges [images] of images first, first + 1, ...: which of these are finite is in non_finite
+// [n, parts]. All threads of the block call it; the first one decides. Returns the count after
+// them.
+__device__ inline int64_t decide_all(const int* non_finite, int parts, uint64_t seed, int64_t size,
+                                     const State& state, int64_t count, int64_t first, int images,
+                                     Exchange* exchanges) {
+  CYCLEGAN_FAST_SHARED(int, finite, kThreads);
+  CYCLEGAN_FAST_SHARED(int64_t, after, 1);
+  if (static_cast<int>(threadIdx.x) < images) finite[threadIdx.x] = 1;
+  __syncthreads();
+  for (int k = threadIdx.x; k < images * parts; k += blockDim.x)
+    if (non_finite[first * parts + k] != 0) finite[k / parts] = 0;  // all write the same
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < images; ++i) {
+      const uint64_t draw = splitmix64(seed, static_cast<uint64_t>(state.drawn + first + i));
+      exchanges[i] = decide(draw, finite[i] != 0, count, size);
+      count += finite[i] != 0 && count < size;
+    }
+    after[0] = count;
   }
-  if (threadIdx.x == 0) *drawn += n;
+  __syncthreads();
+  return after[0];
 }
 
 // pool [size, vectors], fakes and returned [n, vectors]. A thread handles the same vectors of all
 // images, in order: what one image stores, a later one may take.
 template <typename T, int kVec>
-__global__ void __launch_bounds__(kThreads)
-    copy_kernel(const Exchange* __restrict__ exchanges, T* pool, const T* __restrict__ fakes,
-                T* __restrict__ returned, int64_t n, int64_t vectors) {
+__global__ void __launch_bounds__(kThreads, 2)
+    copy_kernel(const int* __restrict__ non_finite, int parts, const State* __restrict__ before,
+                const ImagePoolParams p, int64_t vectors) {
+  CYCLEGAN_FAST_SHARED(Exchange, exchanges, kThreads);
+  T* pool = static_cast<T*>(p.pool);
+  const T* __restrict__ fakes = static_cast<const T*>(p.fakes);
+  T* __restrict__ returned = static_cast<T*>(p.returned);
   const int64_t step = int64_t{gridDim.x} * blockDim.x, elements = vectors * kVec;
-  for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < vectors; p += step) {
+  const State state = *before;
+  int64_t count = state.count;
+  for (int64_t first = 0; first < p.n;
+       first += kThreads) {  // as many images as a block has threads
+    const int images = static_cast<int>(p.n - first < kThreads ? p.n - first : kThreads);
+    count = decide_all(non_finite, parts, p.seed, p.size, state, count, first, images, exchanges);
+    for (int64_t v = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; v < vectors; v += step) {
 #pragma unroll kUnroll
-    for (int64_t i = 0; i < n; ++i) {
-      const Exchange exchange = exchanges[i];
-      const Vector<T, kVec> fake = load_vector<kVec>(fakes, i * elements + p * kVec);
-      Vector<T, kVec> back = fake;
-      if (exchange.takes >= 0) {
-        back = load_vector<kVec>(pool, exchange.takes * elements + p * kVec);
+      for (int i = 0; i < images; ++i) {
+        const Exchange exchange = exchanges[i];
+        const int64_t at = (first + i) * elements + v * kVec;
+        const Vector<T, kVec> fake = load_vector<kVec>(fakes, at);
+        Vector<T, kVec> back = fake;
+        if (exchange.takes >= 0)
+          back = load_vector<kVec>(pool, exchange.takes * elements + v * kVec);
+        if (exchange.stores >= 0) store_vector(pool, exchange.stores * elements + v * kVec, fake);
+        store_vector(returned, at, back);
       }
-      if (exchange.stores >= 0) store_vector(pool, exchange.stores * elements + p * kVec, fake);
-      store_vector(returned, i * elements + p * kVec, back);
     }
+    __syncthreads();  // before the next decisions
   }
+  if (blockIdx.x > 0 || threadIdx.x > 0) return;
+  *p.count = count;
+  *p.drawn = state.drawn + p.n;
 }
 
 template <typename T, int kVec>
 Status run(const ImagePoolParams& p, const ImagePoolPlan& plan, Stream stream) {
-  const auto fakes = static_cast<const T*>(p.fakes);
-  const auto exchanges = static_cast<Exchange*>(p.workspace);
-  const auto non_finite = reinterpret_cast<int*>(exchanges + p.n);
+  const auto before = static_cast<State*>(p.workspace);
+  const auto non_finite = reinterpret_cast<int*>(before + 1);
   const int parts = static_cast<int>(plan.parts);
   const int64_t vectors = p.elements / kVec;
-  Status status =
-      launch(check_kernel<T, kVec>, plan.check, stream, fakes, non_finite, vectors, parts);
+  const Status status =
+      launch(check_kernel<T, kVec>, plan.check, stream, static_cast<const T*>(p.fakes), non_finite,
+             vectors, parts, p, before);
   if (status != Status::kOk) return status;
-  status = launch(decide_kernel, plan.decide, stream, non_finite, parts, p.seed, p.size, p.n,
-                  p.count, p.drawn, exchanges);
-  if (status != Status::kOk) return status;
-  return launch(copy_kernel<T, kVec>, plan.copy, stream, exchanges, static_cast<T*>(p.pool), fakes,
-                static_cast<T*>(p.returned), p.n, vectors);
+  return launch(copy_kernel<T, kVec>, plan.copy, stream, non_finite, parts, before, p, vectors);
 }
 
 int64_t blocks_of(int64_t vectors, int64_t per_thread, int64_t max_blocks) {
@@ -99,13 +126,9 @@ int64_t blocks_of(int64_t vectors, int64_t per_thread, int64_t max_blocks) {
 ImagePoolPlan plan_of(const ImagePoolParams& p) {
   const int vec = vec_of(p.dtype, p.elements, {p.pool, p.fakes, p.returned});
   const int64_t vectors = p.elements / vec, parts = blocks_of(vectors, kUnroll, kMaxParts);
-  const int64_t bytes = p.n * (int64_t{sizeof(Exchange)} + parts * int64_t{sizeof(int)});
-  return {vec,
-          parts,
-          {p.n * parts, kThreads},
-          {1, kWarp},
-          {blocks_of(vectors, 1, kMaxBlocks), kThreads},
-          bytes};
+  const int64_t bytes = int64_t{sizeof(State)} + p.n * parts * int64_t{sizeof(int)};
+  return {
+      vec, parts, {p.n * parts, kThreads}, {blocks_of(vectors, 1, kMaxBlocks), kThreads}, bytes};
 }
 
 Status image_pool_exchange_cuda(const ImagePoolParams& p, const ImagePoolPlan& plan,

@@ -5,7 +5,8 @@
 // kept. An image that holds a NaN or an infinity is returned and never kept. Each image takes one
 // draw of random.h, needed or not, so that a draw's number is that of the image.
 //
-// Three passes: which images are finite; the decisions, in order; the copies.
+// Three passes: which images are finite; the decisions, in order; the copies. On CUDA the last two
+// are one launch, in which every block decides for itself.
 #pragma once
 
 #include "random.h"
@@ -60,9 +61,9 @@ void image_pool_copy_cpu(const ImagePoolParams& params, int64_t begin,
 // ---- CUDA. Asynchronous on `stream`; no allocation, no synchronisation, no atomics: safe under
 // graph capture, and every replay draws anew. ----
 struct ImagePoolPlan {
-  int vec;                           // elements per access: 16 bytes' worth, or 1
-  int64_t parts;                     // blocks that check one image
-  LaunchConfig check, decide, copy;  // the three passes
+  int vec;                   // elements per access: 16 bytes' worth, or 1
+  int64_t parts;             // blocks that check one image
+  LaunchConfig check, copy;  // the copies with the decisions before them
   int64_t workspace_bytes;
 };
 // Pure: reads sizes, the type and the pointers' alignment.

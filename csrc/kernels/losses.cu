@@ -1,5 +1,6 @@
 // The CUDA implementation: the blocks are distributed over the terms, each writes one partial sum,
-// and then one small block per term adds them up in a fixed order.
+// and then one small block per term adds them up in a fixed order. Small terms, such as scores, are
+// a block each, which writes the value itself.
 #include "losses.h"
 
 #include <algorithm>
@@ -85,16 +86,27 @@ __device__ Compute<T> sum_of(const LossTerm& term, const Position& at) {
   return sum;
 }
 
+template <typename C>
+__device__ inline void write_value(const LossesParams& p, int term, double sum) {
+  const double mean = sum / static_cast<double>(p.terms[term].count);
+  static_cast<C*>(p.values)[term] = static_cast<C>(p.terms[term].weight * mean);
+}
+
 template <Loss kLoss, typename T>
 __global__ void __launch_bounds__(kThreads)
     losses_kernel(const __grid_constant__ LossesParams p, const __grid_constant__ LossesPlan plan,
-                  Sum<Compute<T>>* __restrict__ partial) {  // [blocks]
+                  Sum<Compute<T>>* __restrict__ partial) {  // [blocks], or null
   const Position at = position_of(plan);
   const LossTerm term = p.terms[at.term];
   Sum<Compute<T>> sum[1] = {plan.vec[at.term] > 1 ? sum_of<kLoss, T, kVectorElements<T>>(term, at)
                                                   : sum_of<kLoss, T, 1>(term, at)};
   block_reduce(sum, 1);
-  if (threadIdx.x == 0) partial[blockIdx.x] = sum[0];
+  if (threadIdx.x != 0) return;
+  if (partial == nullptr) {
+    write_value<Compute<T>>(p, at.term, static_cast<double>(sum[0].value));
+  } else {
+    partial[blockIdx.x] = sum[0];
+  }
 }
 
 // values [size] = weight * sum of the term's partial [blocks] / count, in double; a block per term.
@@ -109,9 +121,7 @@ __global__ void __launch_bounds__(kThreads)
        i += static_cast<int>(blockDim.x))
     sum[0].value += partial[i].value;
   block_reduce(sum, 1);
-  if (threadIdx.x != 0) return;
-  const double mean = sum[0].value / static_cast<double>(p.terms[term].count);
-  static_cast<C*>(p.values)[term] = static_cast<C>(p.terms[term].weight * mean);
+  if (threadIdx.x == 0) write_value<C>(p, term, sum[0].value);
 }
 
 // grad_a [count] = scale * slope, the thread's share.
@@ -194,6 +204,7 @@ LossesPlan plan_of(const LossesParams& p) {
     plan.first[k + 1] = plan.first[k] + static_cast<int>(std::max<int64_t>(share, 1));
   }
   plan.terms = {plan.first[p.size], kThreads};
+  if (plan.first[p.size] == p.size) return plan;
   plan.finish = {p.size, kThreads};
   plan.workspace_bytes = plan.first[p.size] * stat_size_of(p.dtype);
   return plan;
@@ -203,9 +214,10 @@ Status losses_fwd_cuda(const LossesParams& p, const LossesPlan& plan, Stream str
   return dispatch_loss(p, [&](auto element, auto loss) {
     using T = decltype(element);
     using C = Compute<T>;
-    const auto partial = static_cast<Sum<C>*>(p.workspace);
+    const bool finishes = plan.finish.grid > 0;
+    const auto partial = finishes ? static_cast<Sum<C>*>(p.workspace) : nullptr;
     const Status status = launch(losses_kernel<loss(), T>, plan.terms, stream, p, plan, partial);
-    if (status != Status::kOk) return status;
+    if (status != Status::kOk || !finishes) return status;
     return launch(losses_finish_kernel<C>, plan.finish, stream, p, plan, partial);
   });
 }

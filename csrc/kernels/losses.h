@@ -52,8 +52,9 @@ void losses_bwd_cpu(const LossesParams& params, int64_t begin, int64_t end);
 struct LossesPlan {
   int vec[kMaxTerms];          // elements per access of each term: 16 bytes' worth, or 1
   int first[kMaxTerms + 1];    // blocks first[k] .. first[k + 1] - 1 work on term k
-  LaunchConfig terms, finish;  // forward: the partial sums, then the values; backward: terms alone
-  int64_t workspace_bytes;     // one partial sum a block
+  LaunchConfig terms, finish;  // forward: the partial sums, then the values, unless every term has
+                               // one block, which knows its value; backward: terms alone
+  int64_t workspace_bytes;     // one partial sum a block, or none
 };
 // Pure: reads the sizes, the type and the pointers' alignment.
 LossesPlan plan_of(const LossesParams& params);

@@ -48,7 +48,7 @@ def bias_act(
     options = _options(x, bias, activation, negative_slope, dtype, batches)
     if bias is None and activation == "none" and options.dtype == x.dtype:
         return [x] if len(options.batches) == 1 else list(x.split(options.batches))
-    if not takes_bias(x):
+    if not takes_bias(x) or x.numel() == 0:
         return reference.bias_act(x, bias, activation, negative_slope, options.dtype, options.batches)
     check_dense("bias_act", "x", x)
     return run_kernel(x, bias, options)

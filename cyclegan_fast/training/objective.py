@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -9,17 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclegan_fast import ops
+from cyclegan_fast.ops.layout import full_precision
 
 GanMode = Literal["lsgan", "vanilla", "wgangp", "hinge"]
 
 
-def l1_losses(terms: dict[str, tuple[float, Tensor, Tensor]]) -> dict[str, Tensor]:
-    """Returns weight * mean |image - target| of each named (weight, image, target), images [N, C, H, W]."""
-    if not terms:
-        return {}
-    pairs = [(image, target) for _, image, target in terms.values()]
-    weights = [weight for weight, _, _ in terms.values()]
-    return dict(zip(terms, ops.cycle_loss(pairs, weights), strict=True))
+def l1_losses(terms: Iterable[tuple[float, Tensor, Tensor]]) -> Tensor:
+    """Returns [K], weight * mean |image - target| of each of K (weight, image, target), images [N, C, H, W]."""
+    weights, images, targets = zip(*terms, strict=True)
+    return ops.cycle_loss(list(zip(images, targets, strict=True)), weights)
 
 
 def discriminator_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -27,7 +26,7 @@ def discriminator_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) 
 
     Args:
         mode: lsgan (squared distance to 1 and 0), vanilla (the paper's equation 1), hinge, or wgangp.
-        real_logits: Its scores of real images, any shape.
+        real_logits: Its scores of real images, any shape; those in 16 bits are summed in float32.
         fake_logits: Its scores of translated images.
     """
     if mode == "lsgan":
@@ -52,6 +51,7 @@ def generator_loss(mode: GanMode, weight: float, fake_logits: Tensor) -> Tensor:
 
 def _towards(mode: GanMode, logits: Tensor, *, real: bool) -> Tensor:
     """Returns the distance of scores from those of real (or fake) images, by cross-entropy or as they are."""
+    logits = logits.to(full_precision(logits.dtype))
     if mode == "vanilla":
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
     return -logits.mean() if real else logits.mean()

@@ -81,6 +81,8 @@ class CycleGANStep:
         self.pool_A, self.pool_B = _image_pools(config, self.device)
         self.cycle_A, self.cycle_B = self._cycles()
         self.micro_batches = config.optim.grad_accumulation
+        weight = next(G_A.parameters())
+        self.share = weight.new_full((), 1 / self.micro_batches)  # of the gradients that is a micro-batch's
         # Batch norm couples the images of a batch, so that two batches may share a pass only without it.
         self.pairs = config.model.norm != "batch"
         self.choose_runner = choose_concurrency(config, self.device)
@@ -110,7 +112,7 @@ class CycleGANStep:
         """
         if len(real_A) % self.micro_batches:
             raise UserError(f"{self.micro_batches} equal micro-batches cannot be made of {len(real_A)} images")
-        scale = self.scaler.scale(torch.full((), 1 / self.micro_batches, dtype=real_A.dtype, device=self.device))
+        scale = self.scaler.scale(self.share)
         self.refresh_working_weights()  # here, as the cycles may run on a stream each
         run_both = self.choose_runner(real_A)
         from_A, from_B = run_both(
@@ -151,13 +153,15 @@ class CycleGANStep:
         o = self.objective
         losses: Losses = {}
         distances: dict[str, tuple[float, Tensor, Tensor]] = {}  # weight, image, what it should be
+        minimised: list[Tensor] = []  # all losses again, those of one operator as one tensor
         with self.autocast():
             fake, identity = self.translate(cycle.generator, real, target)
             images = {f"fake_{cycle.target}": fake}
             if o.lambda_gan:
                 with _frozen(self.leaves[cycle.discriminator]):
-                    logits = full_precision(cycle.discriminator(fake))
+                    logits = cycle.discriminator(fake)
                 losses[f"G_{cycle.source}"] = generator_loss(o.gan_mode, o.lambda_gan, logits)
+                minimised = list(losses.values())
             if cycle.lambda_cycle:
                 reconstruction = cycle.inverse_generator(fake)
                 images[f"rec_{cycle.source}"] = reconstruction
@@ -165,9 +169,11 @@ class CycleGANStep:
             if identity is not None:
                 images[f"idt_{cycle.source}"] = identity
                 distances[f"idt_{cycle.source}"] = cycle.lambda_identity, identity, target
-            losses |= l1_losses(distances)
+            if distances:
+                minimised.append(l1_losses(distances.values()))
+                losses |= dict(zip(distances, minimised[-1].detach(), strict=True))
         leaves = self.leaves[self.networks["G_A"]] + self.leaves[self.networks["G_B"]]
-        return _detached(images), _detached(losses), _gradients(list(losses.values()), leaves, scale)
+        return _detached(images), _detached(losses), _gradients(minimised, leaves, scale)
 
     def translate(self, generator: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns generator(source) and, for the identity loss, generator(target): in one pass where possible."""
@@ -191,7 +197,7 @@ class CycleGANStep:
                 real_logits, fake_logits = discriminator([real, fake])
             else:
                 real_logits, fake_logits = discriminator(real), discriminator(fake)
-            loss = discriminator_loss(self.objective.gan_mode, full_precision(real_logits), full_precision(fake_logits))
+            loss = discriminator_loss(self.objective.gan_mode, real_logits, fake_logits)
             if self.objective.gan_mode == "wgangp":
                 alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
                 loss = loss + self.objective.lambda_gp * gradient_penalty(discriminator, real, fake, alpha)
@@ -275,10 +281,10 @@ def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:
 
 
 def _gradients(losses: list[Tensor], weights: list[Tensor], scale: Tensor) -> Gradients:
-    """scale * d(sum of the losses) / d(each weight), laid out as the weight, which Adam relies on."""
+    """scale * d(sum of all losses) / d(each weight), laid out as the weight, which Adam relies on."""
     if not losses:
         return [None] * len(weights)
-    found = torch.autograd.grad(torch.stack(losses).sum(), weights, scale, allow_unused=True)
+    found = torch.autograd.grad(losses, weights, [scale.expand_as(loss) for loss in losses], allow_unused=True)
     assert any(g is not None for g in found), "the forward pass read other tensors than those of the gradients"
     return [
         g if g is None or g.stride() == w.stride() else torch.empty_like(w).copy_(g)

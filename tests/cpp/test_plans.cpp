@@ -185,10 +185,9 @@ int main() {
   pool.size = 50, pool.n = 2, pool.elements = 3 * 256 * 256;
   const ImagePoolPlan exchange = plan_of(pool);
   expect(exchange.vec == 4 && exchange.parts == 48 && exchange.check.grid == 96 &&
-             exchange.decide.grid == 1 && exchange.decide.block == 32 && exchange.copy.grid == 192,
+             exchange.copy.grid == 192,
          "image_pool: 16 bytes an access, 4 vectors a thread that looks, one that copies");
-  expect(exchange.workspace_bytes == 2 * (16 + 48 * 4),
-         "image_pool: a decision and flags an image");
+  expect(exchange.workspace_bytes == 16 + 2 * 48 * 4, "image_pool: its state, and flags an image");
   pool.fakes = kMisaligned;
   expect(plan_of(pool).vec == 1, "image_pool: misaligned: one by one");
 
@@ -199,6 +198,9 @@ int main() {
          "losses: 4 vectors a thread, one block for a small term");
   expect(cycle.terms.grid == 97 && cycle.finish.grid == 3, "losses: a block a term to finish");
   expect(cycle.workspace_bytes == 97 * 4, "losses: one partial sum a block");
+  const LossesPlan scores = plan_of(losses({900, 900}, kAligned));
+  expect(scores.terms.grid == 2 && scores.finish.grid == 0 && scores.workspace_bytes == 0,
+         "losses of scores: one launch");
   expect(plan_of(losses({64}, kMisaligned)).vec[0] == 1, "losses, misaligned: one by one");
   const LossesPlan full = plan_of(losses({1 << 26, 0, 3 << 26}, kAligned));
   expect(full.first[1] == 256 && full.first[2] == 257 && full.first[3] == 1025,

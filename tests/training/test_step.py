@@ -6,10 +6,12 @@ import copy
 import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cyclegan_fast import ops
 from cyclegan_fast.checkpoint.reference_format import to_reference
@@ -298,6 +300,36 @@ def test_a_phase_that_is_not_finite_leaves_its_own_weights_untouched(good: str, 
     step(images(1, torch.float32, True), images(1, torch.float32, True))
     moved = {key[0] for key, value in networks.state_dict().items() if not value.equal(before[key])}
     assert moved == {good}
+
+
+class WeightGradients(TorchDispatchMode):
+    """Collects the shapes of the convolutions' weight gradients that are computed while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        name = function.__name__.split(".")[0]
+        if name == "conv2d_weight_grad":
+            self.shapes.append(tuple(result.shape))
+        if name == "convolution_backward" and result[1] is not None:
+            self.shapes.append(tuple(result[1].shape))
+        return result
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_the_generators_pass_computes_no_weight_gradient_of_a_discriminator(channels_last: bool) -> None:
+    networks = build_networks(MODEL)
+    networks.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+    step = CycleGANStep(networks, make_config())
+    real = images(1, torch.float32, channels_last), images(1, torch.float32, channels_last)
+    with WeightGradients() as found:
+        step.generator_pass(step.cycle_A, *real, torch.ones(()))
+        assert (6, 3, 7, 7) in found.shapes and not [shape for shape in found.shapes if shape[2:] == (4, 4)]
+        step.discriminator_pass(networks["D_A"], *real, torch.ones(()))
+    assert [shape for shape in found.shapes if shape[2:] == (4, 4)]  # those of the discriminators alone have this size
 
 
 def test_state_continues_bit_for_bit() -> None:
