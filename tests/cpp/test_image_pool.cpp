@@ -151,5 +151,5 @@ void test_image_pool() {
     }
   });
   test_pool<float>({1, 2, 300007, 1}, 1);  // more than one turn of every loop over a grid
-  test_pool<float>({3, 300, 5, 2}, 0);  // more images than a block has threads
+  test_pool<float>({3, 300, 5, 2}, 0);     // more images than a block has threads
 }
