@@ -160,6 +160,10 @@ CALLS: dict[str, tuple[Callable[[torch.dtype], Inputs], Callable[..., Tensor]]] 
     "lsgan_loss": (random(scores=(N, 1, H, W), grad=(1,)), lambda scores: ops.lsgan_loss([scores], [1.0], [64.0])),
     "hinge_loss": (random(scores=(N, 1, H, W), grad=(1,)), lambda scores: ops.hinge_loss([scores], [-1], [64.0])),
     "reflect_pad": (random(x=(N, C, H, W), grad=(N, C, 10, 9)), lambda x: ops.reflect_pad(x, 2)),
+    "bias_act": (
+        random(x=(2 * N, C, H, W), bias=(C,), grad=(2 * N, C, H, W)),
+        lambda x, bias: torch.cat(ops.bias_act(x, bias, activation="tanh", batches=[N, N])),
+    ),
     "reflect_pad of two": (
         random(x=(N, C, H, W), y=(2 * N, C, H, W), grad=(3 * N, C, 8, 7)),
         lambda x, y: ops.reflect_pad([x, y], 1),
