@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from norm_helpers import STATISTICS, Case, padded_shape, random_inputs, run_norm
@@ -46,6 +48,17 @@ def test_opcheck(device: str, layout: str) -> None:
     torch.library.opcheck(bwd, (grad_y, None, x, mean, rstd, None, None, False, 1, 0.2, 1, False, False))
     torch.library.opcheck(bwd, (grad_y, inner, x, mean, rstd, weight, bias, False, 1, 0.2, 1, True, True))
     torch.library.opcheck(bwd, (grad_y, None, x, mean, rstd, weight, None, True, 1, 0.2, 1, False, True))
+
+
+def test_the_backward_operator_returns_what_is_needed_and_nothing_empty(device: str) -> None:
+    x = torch.randn(2, 3, 5, 6, device=device)
+    _, mean, rstd = torch.ops.cyclegan_fast.instance_norm_act_fwd(x, *[None] * 5, False, 0, 0.2, 1e-5, 1)
+    grad_y = torch.randn(2, 3, 7, 8, device=device)
+    for needs_residual, needs_affine in itertools.product((False, True), repeat=2):
+        options = (False, 0, 0.2, 1, needs_residual, needs_affine)
+        grads = torch.ops.cyclegan_fast.instance_norm_act_bwd(grad_y, None, x, mean, rstd, None, None, *options)
+        shapes = [x.shape] + [x.shape] * needs_residual + [(3,)] * 2 * needs_affine
+        assert [grad.shape for grad in grads] == shapes
 
 
 def two_blocks(x: Tensor, r: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
