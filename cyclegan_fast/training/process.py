@@ -37,18 +37,23 @@ def peak_memory_gib(device: torch.device) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def keep_freed_memory() -> None:
-    """Has the C library keep the memory that a step on the CPU frees, since the next step needs it again.
+def keep_freed_memory(keep: bool = True) -> None:
+    """Has the C library keep the memory that steps on the CPU free, since the next step needs it again.
 
     By default glibc returns it to the system, and every page of it costs a fault when it comes back: 3,000 in a step of
-    64 px. Up to 512 MiB stay with the process from then on. Without glibc nothing changes.
+    64 px. Without glibc nothing changes.
+
+    Args:
+        keep: False returns what is free, and ends the keeping.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     libc = ctypes.CDLL(None)
     libc.mallopt(mmap_threshold, 32 * 2**20)  # the largest that glibc would choose by itself
-    libc.mallopt(trim_threshold, 512 * 2**20)
+    libc.mallopt(trim_threshold, -1 if keep else 64 * 2**20)  # -1: never
+    if not keep:
+        libc.malloc_trim(0)
 
 
 class RunLock:

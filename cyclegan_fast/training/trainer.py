@@ -123,10 +123,11 @@ class Trainer:
     def run(self, stop: StopSignal | None = None) -> int:
         """Trains, until the end or until `stop` is requested; returns the exit status of the command."""
         out = self.config.run.out
-        if self.device.type == "cpu":
-            keep_freed_memory()
         with self.held, stop or StopSignal() as stop, contextlib.ExitStack() as stack:
             stop.at_once = False
+            if self.device.type == "cpu":
+                keep_freed_memory()
+                stack.callback(keep_freed_memory, False)
             self._load()
             if self.done >= self.total_steps:
                 longer = "a larger --max-steps, or none," if self.config.run.max_steps else "more --n-epochs-decay"

@@ -1,0 +1,32 @@
+"""What a training process does with its memory."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+STEPS = """
+import resource, sys, torch
+from cyclegan_fast.training.process import keep_freed_memory
+
+def faults_of_a_step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    activations = [torch.zeros(2**18) for _ in range(64)]  # 64 MiB, 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_freed_memory()
+first, second = faults_of_a_step(), faults_of_a_step()
+keep_freed_memory(False)
+print(first, second, faults_of_a_step())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_steps_use_the_memory_of_the_step_before_until_training_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+    first, second, afterwards = map(int, done.stdout.split())
+    assert 10 * second < first, "the second step's pages were there already"
+    assert 10 * second < afterwards, "what was free was returned at the end"
