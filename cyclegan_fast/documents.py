@@ -136,7 +136,7 @@ def check(value: Any, shape: Any, name: str = "it") -> None:
     elif isinstance(shape, Number):
         _check_number(value, shape, name)
     elif isinstance(shape, list):
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):  # a tuple before it was written
             raise _other_type(name, "a list", value)
         for i, item in enumerate(value):
             check(item, shape[0], f"{name}[{i}]")
