@@ -136,8 +136,8 @@ def _options(
     dtype = dtype or x.dtype
     if dtype != x.dtype and not (dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.float16)):
         raise UserError(f"bias_act: dtype must be {x.dtype} as x is, or float32 for an x in 16 bits, got {dtype}")
-    batches = [len(x)] if batches is None else list(batches)
-    if sum(batches) != len(x):
+    batches = [x.shape[0]] if batches is None else list(batches)
+    if sum(batches) != x.shape[0]:
         raise UserError(f"bias_act: batches must hold the {len(x)} images of x together, got {batches}")
     slopes = {"none": 1.0, "relu": 0.0, "leaky_relu": negative_slope, "tanh": 0.0}
     return Options(activation == "tanh", slopes[activation], dtype, batches)
