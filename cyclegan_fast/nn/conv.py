@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cyclegan_fast import ops
 from cyclegan_fast.nn.norm import LEAKY_SLOPE, Norm
 from cyclegan_fast.nn.working_weights import ReadsWorkingWeights
+from cyclegan_fast.ops.bias_act import takes_bias
 from cyclegan_fast.ops.layout import autocast_dtype, full_precision
 
 Batches = Tensor | Sequence[Tensor]  # [N, C, H, W], or several of these, which a network passes as one
@@ -71,7 +72,7 @@ def conv_act(conv: Any, x: Tensor, activation: str = "none", *, split_as: Batche
         [N, out_channels, h, w], or a list of [n, out_channels, h, w].
     """
     bias = None if conv.bias is None else conv.read("bias")
-    apart = ops.takes_bias(x)
+    apart = takes_bias(x)
     y = conv.convolve(x, None if apart else bias)
     batches = None if split_as is None or isinstance(split_as, Tensor) else [len(batch) for batch in split_as]
     parts = ops.bias_act(

@@ -4,7 +4,7 @@ Each function runs on the compiled extension ``cyclegan_fast._C``, or on plain t
 the extension is missing.
 """
 
-from cyclegan_fast.ops.bias_act import bias_act, takes_bias
+from cyclegan_fast.ops.bias_act import bias_act
 from cyclegan_fast.ops.conv2d import bfloat16_is_slow, conv2d, conv_transpose2d
 from cyclegan_fast.ops.extension import build_info, extension_available, extension_error, use_reference
 from cyclegan_fast.ops.image_pool import image_pool_draws, image_pool_exchange
@@ -36,7 +36,6 @@ __all__ = [
     "narrow_convolutions",
     "plane_statistics",
     "reflect_pad",
-    "takes_bias",
     "to_uint8",
     "use_reference",
 ]
