@@ -62,7 +62,7 @@ class NoJoin(concurrency.TwoStreams):
 def test_what_waits_for_the_device_breaks_a_capture(fault: Callable[[Any], object], name: str) -> None:
     step = make_step()
     graphed = warmed_up(step, batch)
-    step.cycle_A.generator.register_forward_hook(lambda module, inputs, output: (fault(output), None)[1])
+    step.cycle_A.generator.register_forward_hook(lambda module, inputs, output: (fault(output[0]), None)[1])
     with pytest.raises(UserError, match="could not be captured") as refused:
         graphed(*batch())
     assert torch.cuda.current_stream() == torch.cuda.default_stream() and not graphed.graphs
