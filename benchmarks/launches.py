@@ -15,10 +15,11 @@ from __future__ import annotations
 import tests.fake_cuda  # noqa: F401  # isort: skip  before torch, which asks for CUDA once
 
 import argparse
+import contextlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,8 @@ def kinds(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tup
     if name.startswith("conv2d"):  # the narrow convolutions; a weight gradient is merged by a second kernel
         return {"convolution": 2 if name == "conv2d_weight_grad" else 1}
     if name.startswith("instance_norm_act"):
-        image = inputs[0] if name.endswith("fwd") else outputs[0]  # [N, C, H, W]
-        return {"norm": 1 if image.shape[2] * image.shape[3] <= RESIDENT_PIXELS[name[-3:]] else 2}
+        x, direction = (arguments[0], "fwd") if "_fwd" in name else (arguments[2], "bwd")  # [N, C, H, W]
+        return {"norm": 1 if x.shape[2] * x.shape[3] <= RESIDENT_PIXELS[direction] else 2}
     if name == "image_pool_exchange":
         return {"image pool": 2}
     if name in ("losses_fwd", "losses_bwd"):  # a term that is more than one block's: its sums are added up apart
@@ -120,6 +121,8 @@ class Watch(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         inputs, outputs = ([t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in ((args, kwargs), result))
         name = function.__name__.split(".")[0]
+        if name.endswith("_into"):  # a result in the caller's memory
+            outputs.append(inputs.pop())
         number = {kind: n for kind, n in kinds(name, inputs, outputs, args).items() if n}
         self.found.launches.update(number)
         self.found.timed[self.cycle] += launches_of(name, number, inputs, outputs, args)
@@ -137,7 +140,7 @@ def watch_step(run: dict[str, Any], **model: Any) -> Found:
         step = training_step.CycleGANStep(networks, config)
         batch = [_images(config.model.channels_A) for _ in "AB"]
         step(*batch)
-        with Watch() as watch, mock.patch.object(step, "run_cycle", _watched(step.run_cycle, watch)):
+        with Watch() as watch, _named(step, watch):
             step(*batch)
     return watch.found
 
@@ -148,17 +151,27 @@ def watch_narrow_step() -> Found:
         return watch_step(SETTINGS["step, bf16"])
 
 
-def _watched(run_cycle: Callable[..., Any], watch: Watch) -> Callable[..., Any]:
-    """`run_cycle`, which tells `watch` the cycle's source while it runs."""
+@contextlib.contextmanager
+def _named(step: training_step.CycleGANStep, watch: Watch) -> Iterator[None]:
+    """Tells `watch` which of the two streams runs: a cycle's, and later that of a generator's weight gradients."""
 
-    def run(cycle: training_step.Cycle, *arguments: Any) -> Any:
-        watch.cycle = cycle.source
-        try:
-            return run_cycle(cycle, *arguments)
-        finally:
-            watch.cycle = ""
+    def named(function: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            watch.cycle = name(*arguments)
+            try:
+                return function(*arguments)
+            finally:
+                watch.cycle = ""
 
-    return run
+        return run
+
+    with contextlib.ExitStack() as stack:
+        patch = mock.patch.object
+        stack.enter_context(patch(step, "run_cycle", named(step.run_cycle, lambda cycle, *others: cycle.source)))
+        for source, passes in zip("AB", step.joint.values(), strict=False):
+            gradients = named(passes.weight_gradients, lambda *weights, source=source: source)
+            stack.enter_context(patch(passes, "weight_gradients", gradients))
+        yield
 
 
 def watch_engine(dtype: torch.dtype) -> Found:

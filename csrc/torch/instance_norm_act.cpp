@@ -112,15 +112,24 @@ void run_cuda(Params& p, const Tensor& x,
 }
 #endif
 
+// `out` where it can hold a result of that shape, laid out as x; a new tensor where there is none.
+Tensor result_for(const Tensor& x, const Shape& shape, Layout layout,
+                  const std::optional<Tensor>& out) {
+  if (!out.has_value()) return empty_like(x, shape, x.scalar_type(), layout);
+  check_like(kOp, "the output", *out, shape, x);
+  const bool fits = layout == Layout::kNCHW ? out->is_contiguous() : is_channels_last(*out);
+  STD_TORCH_CHECK(fits, "instance_norm_act: the output must have the layout of x");
+  return *out;
+}
+
 using Forward = std::tuple<Tensor, Tensor, Tensor>;  // y, mean, rstd
 
-// `constant_statistics` is for the gradient alone: autograd hands it to the backward pass.
 template <bool kCuda>
-Forward forward(const Tensor& x, const std::optional<Tensor>& residual,
+Forward compute(const Tensor& x, const std::optional<Tensor>& residual,
                 const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
                 const std::optional<Tensor>& statistics, std::optional<double> statistics_count,
-                bool /*constant_statistics*/, int64_t activation, double negative_slope, double eps,
-                int64_t pad) {
+                int64_t activation, double negative_slope, double eps, int64_t pad,
+                const std::optional<Tensor>& out) {
   InstanceNormActParams p{};
   fill(p, x, activation, negative_slope, pad);
   p.eps = eps;
@@ -132,7 +141,7 @@ Forward forward(const Tensor& x, const std::optional<Tensor>& residual,
   p.bias = stat_data("bias", bias, {p.c}, x, shift);
   p.statistics = stat_data("statistics", statistics, {3, p.n, p.c}, x, sums);
   if (residual.has_value()) fill_residual(p, *residual, x, extra);
-  const Tensor y = empty_like(x, bordered(x, pad), x.scalar_type(), p.layout);
+  const Tensor y = result_for(x, bordered(x, pad), p.layout, out);
   const Tensor mean = empty_like(x, {p.n, p.c}, stat_type_of(p.dtype), Layout::kNCHW);
   const Tensor rstd = empty_like(x, {p.n, p.c}, stat_type_of(p.dtype), Layout::kNCHW);
   p.y = y.mutable_data_ptr(), p.mean = mean.mutable_data_ptr(), p.rstd = rstd.mutable_data_ptr();
@@ -142,6 +151,29 @@ Forward forward(const Tensor& x, const std::optional<Tensor>& residual,
 #endif
   if constexpr (!kCuda) run_cpu(p, instance_norm_act_fwd_cpu);
   return {y, mean, rstd};
+}
+
+// `constant_statistics` is for the gradient alone: autograd hands it to the backward pass.
+template <bool kCuda>
+Forward forward(const Tensor& x, const std::optional<Tensor>& residual,
+                const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                const std::optional<Tensor>& statistics, std::optional<double> statistics_count,
+                bool /*constant_statistics*/, int64_t activation, double negative_slope, double eps,
+                int64_t pad) {
+  return compute<kCuda>(x, residual, weight, bias, statistics, statistics_count, activation,
+                        negative_slope, eps, pad, std::nullopt);
+}
+
+template <bool kCuda>
+std::tuple<Tensor, Tensor> forward_into(
+    const Tensor& x, const std::optional<Tensor>& residual, const std::optional<Tensor>& weight,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& statistics,
+    std::optional<double> statistics_count, bool /*constant_statistics*/, int64_t activation,
+    double negative_slope, double eps, int64_t pad, const Tensor& y) {
+  auto [_, mean, rstd] =
+      compute<kCuda>(x, residual, weight, bias, statistics, statistics_count, activation,
+                     negative_slope, eps, pad, y);
+  return {mean, rstd};
 }
 
 // On the CPU the sums of each image come first, then those of all images in a fixed order.
@@ -157,11 +189,13 @@ void run_backward_cpu(InstanceNormActBwdParams& p, const Tensor& x) {
 
 // The gradients that are needed: of x, of the residual, of weight and bias.
 template <bool kCuda>
-std::vector<Tensor> backward(const Tensor& grad_y, const std::optional<Tensor>& grad_inner,
-                             const Tensor& x, const Tensor& mean, const Tensor& rstd,
-                             const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
-                             bool constant_statistics, int64_t activation, double negative_slope,
-                             int64_t pad, bool needs_residual_grad, bool needs_affine_grad) {
+std::vector<Tensor> differentiate(const Tensor& grad_y, const std::optional<Tensor>& grad_inner,
+                                  const Tensor& x, const Tensor& mean, const Tensor& rstd,
+                                  const std::optional<Tensor>& weight,
+                                  const std::optional<Tensor>& bias, bool constant_statistics,
+                                  int64_t activation, double negative_slope, int64_t pad,
+                                  bool needs_residual_grad, bool needs_affine_grad,
+                                  const std::optional<Tensor>& out) {
   InstanceNormActBwdParams p{};
   fill(p, x, activation, negative_slope, pad);
   p.constant_statistics = constant_statistics;
@@ -179,12 +213,12 @@ std::vector<Tensor> backward(const Tensor& grad_y, const std::optional<Tensor>& 
   p.weight = stat_data("weight", weight, {p.c}, x, scale);
   p.bias = stat_data("bias", bias, {p.c}, x, shift);
 
-  std::vector<Tensor> grads;
+  std::vector<Tensor> grads = {result_for(x, shape_of(x), p.layout, out)};
+  p.grad_x = grads[0].mutable_data_ptr();
   const auto output = [&](const Shape& shape, ScalarType type, Layout layout) {
     grads.push_back(empty_like(x, shape, type, layout));
     return grads.back().mutable_data_ptr();
   };
-  p.grad_x = output(shape_of(x), x.scalar_type(), p.layout);
   if (needs_residual_grad) p.grad_residual = output(shape_of(x), x.scalar_type(), p.layout);
   if (needs_affine_grad) {
     p.grad_weight = output({p.c}, stat_type_of(p.dtype), Layout::kNCHW);
@@ -201,6 +235,33 @@ std::vector<Tensor> backward(const Tensor& grad_y, const std::optional<Tensor>& 
   return grads;
 }
 
+template <bool kCuda>
+std::vector<Tensor> backward(const Tensor& grad_y, const std::optional<Tensor>& grad_inner,
+                             const Tensor& x, const Tensor& mean, const Tensor& rstd,
+                             const std::optional<Tensor>& weight, const std::optional<Tensor>& bias,
+                             bool constant_statistics, int64_t activation, double negative_slope,
+                             int64_t pad, bool needs_residual_grad, bool needs_affine_grad) {
+  return differentiate<kCuda>(grad_y, grad_inner, x, mean, rstd, weight, bias, constant_statistics,
+                              activation, negative_slope, pad, needs_residual_grad,
+                              needs_affine_grad, std::nullopt);
+}
+
+// The other gradients, without that of x.
+template <bool kCuda>
+std::vector<Tensor> backward_into(const Tensor& grad_y, const std::optional<Tensor>& grad_inner,
+                                  const Tensor& x, const Tensor& mean, const Tensor& rstd,
+                                  const std::optional<Tensor>& weight,
+                                  const std::optional<Tensor>& bias, bool constant_statistics,
+                                  int64_t activation, double negative_slope, int64_t pad,
+                                  bool needs_residual_grad, bool needs_affine_grad,
+                                  const Tensor& grad_x) {
+  std::vector<Tensor> grads = differentiate<kCuda>(
+      grad_y, grad_inner, x, mean, rstd, weight, bias, constant_statistics, activation,
+      negative_slope, pad, needs_residual_grad, needs_affine_grad, grad_x);
+  grads.erase(grads.begin());
+  return grads;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(cyclegan_fast, m) {
@@ -214,17 +275,33 @@ STABLE_TORCH_LIBRARY_FRAGMENT(cyclegan_fast, m) {
       "Tensor rstd, Tensor? weight, Tensor? bias, bool constant_statistics, int activation, "
       "float negative_slope, int pad, bool needs_residual_grad, bool needs_affine_grad)"
       " -> Tensor[]");
+  // The same into memory of the caller's, which may be part of a larger tensor.
+  m.def(
+      "instance_norm_act_fwd_into(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, "
+      "Tensor? statistics, float? statistics_count, bool constant_statistics, int activation, "
+      "float negative_slope, float eps, int pad, Tensor(a!) y)"
+      " -> (Tensor mean, Tensor rstd)");
+  m.def(
+      "instance_norm_act_bwd_into(Tensor grad_y, Tensor? grad_inner, Tensor x, Tensor mean, "
+      "Tensor rstd, Tensor? weight, Tensor? bias, bool constant_statistics, int activation, "
+      "float negative_slope, int pad, bool needs_residual_grad, bool needs_affine_grad, "
+      "Tensor(a!) grad_x)"
+      " -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(cyclegan_fast, CPU, m) {
   m.impl("instance_norm_act_fwd", TORCH_BOX(&forward<false>));
   m.impl("instance_norm_act_bwd", TORCH_BOX(&backward<false>));
+  m.impl("instance_norm_act_fwd_into", TORCH_BOX(&forward_into<false>));
+  m.impl("instance_norm_act_bwd_into", TORCH_BOX(&backward_into<false>));
 }
 
 #ifdef CYCLEGAN_FAST_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(cyclegan_fast, CUDA, m) {
   m.impl("instance_norm_act_fwd", TORCH_BOX(&forward<true>));
   m.impl("instance_norm_act_bwd", TORCH_BOX(&backward<true>));
+  m.impl("instance_norm_act_fwd_into", TORCH_BOX(&forward_into<true>));
+  m.impl("instance_norm_act_bwd_into", TORCH_BOX(&backward_into<true>));
 }
 #endif
 

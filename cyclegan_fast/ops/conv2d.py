@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.ops import joint_passes
 from cyclegan_fast.ops.extension import build_info, extension_available, runs_reference
+from cyclegan_fast.ops.joint_passes import Geometry
 from cyclegan_fast.ops.layout import any_requires_grad, autocast_dtype
 from cyclegan_fast.ops.narrow_conv import runs_narrow
 
@@ -52,12 +54,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: int
     if x.is_cuda:
         dtype = autocast_dtype(x)
         if not runs_narrow(x, dtype, weight, stride, pad):
-            return F.conv2d(x, weight, bias, stride, pad)
+            return _by_torch(x, weight, bias, Geometry(stride, pad))
         y = _conv2d(Conv2dInputs(x.to(dtype), weight, None, stride, pad, False))
         return y if bias is None else y + bias.to(dtype).view(1, -1, 1, 1)
     x = _rounded(x)
     if not _is_ours(x, weight, bias):
-        return F.conv2d(x, weight, bias, stride, pad)
+        return _by_torch(x, weight, bias, Geometry(stride, pad))
     if bias is not None:
         bias = bias.contiguous()
     return _conv2d(Conv2dInputs(x, weight, bias, stride, pad, _algorithm == "winograd"))
@@ -89,7 +91,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, pad: int = 0
     """
     x = _rounded(x)
     if not _is_ours(x, weight):
-        return F.conv_transpose2d(x, weight, None, stride, pad, output_pad)
+        return _by_torch(x, weight, None, Geometry(stride, pad, True, output_pad))
     h, w = ((x.shape[i] - 1) * stride - 2 * pad + weight.shape[i] + output_pad for i in (2, 3))
     inputs = InputGradInputs(x, weight, h, w, stride, pad, _algorithm == "winograd")
     if torch.compiler.is_compiling():
@@ -98,6 +100,17 @@ def conv_transpose2d(x: Tensor, weight: Tensor, *, stride: int = 1, pad: int = 0
         return _ConvTranspose2d.apply(x, weight, inputs)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.cyclegan_fast.conv2d_input_grad(*inputs)
+
+
+def _by_torch(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """torch's result; in a joint pass the weight's gradient is computed at its end."""
+    joint = joint_passes.convolution(x, weight, geometry) if bias is None else None
+    if joint is not None:
+        return joint
+    stride, pad, transposed, output_pad = geometry
+    if transposed:
+        return F.conv_transpose2d(x, weight, bias, stride, pad, output_pad)
+    return F.conv2d(x, weight, bias, stride, pad)
 
 
 def bfloat16_is_slow(device: torch.device, *, channels_last: bool = True) -> bool:

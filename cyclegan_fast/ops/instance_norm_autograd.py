@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.ops.extension import extension_available
+from cyclegan_fast.ops.joint_passes import next_slot
 from cyclegan_fast.ops.layout import any_requires_grad, empty_in_layout_of, stat_dtype
 
 
@@ -84,9 +85,7 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Any, weight: Any, bias: Any, inputs: Inputs) -> Tensor:
-        output = _run(torch.ops.cyclegan_fast.instance_norm_act_fwd, *inputs)
-        _save(ctx, inputs, output)
-        return output[0]
+        return _forward(ctx, inputs)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
@@ -98,14 +97,24 @@ class _EagerFork(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Any, weight: Any, bias: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        output = _run(torch.ops.cyclegan_fast.instance_norm_act_fwd, *inputs)
-        _save(ctx, inputs, output)
         ctx.set_materialize_grads(False)
-        return output[0], _inside(output[0], inputs.pad)
+        y = _forward(ctx, inputs)
+        return y, _inside(y, inputs.pad)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor | None, grad_inner: Tensor | None) -> tuple[Tensor | None, ...]:
         return (*_gradients(ctx, grad_y, grad_inner), None)
+
+
+def _forward(ctx: Any, inputs: Inputs) -> Tensor:
+    """Runs the kernel, in a joint pass into a part of a larger tensor, and saves what the backward pass reads."""
+    ctx.slot = slot = next_slot(inputs.x, inputs.pad)
+    if slot is None:
+        output = _run(torch.ops.cyclegan_fast.instance_norm_act_fwd, *inputs)
+    else:
+        output = slot.y, *_run(torch.ops.cyclegan_fast.instance_norm_act_fwd_into, *inputs, slot.y)
+    _save(ctx, inputs, output)
+    return output[0]
 
 
 def _save(ctx: Any, inputs: Inputs, output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -130,6 +139,9 @@ def _gradients(
     arguments = (grad_y, grad_inner, *ctx.saved_tensors, *options, writes_residual, writes_affine)
     if torch.is_grad_enabled():  # create_graph: a second derivative is refused
         grads = torch.ops.cyclegan_fast.instance_norm_act_bwd(*arguments)
+    elif (slot := ctx.slot) is not None:
+        others = _run(torch.ops.cyclegan_fast.instance_norm_act_bwd_into, *arguments, slot.grad_x)
+        grads = [slot.grad_x, *others]
     else:
         grads = _run(torch.ops.cyclegan_fast.instance_norm_act_bwd, *arguments)
     grad_x, *others = grads
@@ -146,6 +158,7 @@ def _gradients(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
+    ctx.slot = None
     _save(ctx, Inputs(*inputs), output)
 
 
@@ -196,7 +209,18 @@ def _refuse_second_derivative(ctx: Any, *grads: Any) -> None:
     raise UserError("instance_norm_act: the kernel is differentiable once; call it inside ops.use_reference() for more")
 
 
+def _fake_fwd_into(*arguments: Any) -> tuple[Tensor, Tensor]:
+    _, mean, rstd = _fake_fwd(*arguments[:-1])
+    return mean, rstd
+
+
+def _fake_bwd_into(*arguments: Any) -> list[Tensor]:
+    return _fake_bwd(*arguments[:-1])[1:]
+
+
 if extension_available():
+    torch.library.register_fake("cyclegan_fast::instance_norm_act_fwd_into", _fake_fwd_into)
+    torch.library.register_fake("cyclegan_fast::instance_norm_act_bwd_into", _fake_bwd_into)
     torch.library.register_fake("cyclegan_fast::instance_norm_act_fwd", _fake_fwd)
     torch.library.register_fake("cyclegan_fast::instance_norm_act_bwd", _fake_bwd)
     torch.library.register_autograd("cyclegan_fast::instance_norm_act_fwd", _backward, setup_context=_setup_context)

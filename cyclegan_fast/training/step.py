@@ -22,13 +22,18 @@ from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn.working_weights import gradient_leaves, make_working_weights
 from cyclegan_fast.ops.adam import adam_step
+from cyclegan_fast.ops.joint_passes import JointPasses
 from cyclegan_fast.training.adam import Adam, Gradients, LossScaler
-from cyclegan_fast.training.concurrency import choose_concurrency
+from cyclegan_fast.training.concurrency import Runner, choose_concurrency
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
 from cyclegan_fast.training.objective import discriminator_loss, generator_loss, gradient_penalty, l1_losses
 
 Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
 Losses = dict[str, Tensor]  # scalars on the device
+
+# Of images of one domain: 4 of 256 px. More fill a GPU in each pass by itself, and all activations of both generators,
+# with their gradients, would be in memory at once.
+MAX_JOINT_PIXELS = 2**18
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B")  # in the order in which they are shown
@@ -86,6 +91,7 @@ class CycleGANStep:
         # Batch norm couples the images of a batch, so that two batches may share a pass only without it.
         self.pairs = config.model.norm != "batch"
         self.choose_runner = choose_concurrency(config, self.device)
+        self.joint = {G_A: JointPasses(), G_B: JointPasses()} if joins_passes(config, self.device) else {}
 
     def _cycles(self) -> tuple[Cycle, Cycle]:
         """The cycle that starts in A and the one that starts in B."""
@@ -115,12 +121,14 @@ class CycleGANStep:
         scale = self.scaler.scale(self.share)
         self.refresh_working_weights()  # here, as the cycles may run on a stream each
         run_both = self.choose_runner(real_A)
+        self.begin_joint_passes(real_A, real_B)
         from_A, from_B = run_both(
             lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale),
             lambda: self.run_cycle(self.cycle_B, real_B, real_A, scale),
         )
         found = from_A.losses | from_B.losses
         losses = {name: found[name] for name in LOSSES if name in found}
+        self.add_joint_gradients(from_A, run_both)
         self.update_weights(from_A, from_B, losses)
         return {"real_A": real_A, "real_B": real_B} | from_A.images | from_B.images, losses
 
@@ -155,7 +163,8 @@ class CycleGANStep:
         distances: dict[str, tuple[float, Tensor, Tensor]] = {}  # weight, image, what it should be
         minimised: list[Tensor] = []  # all losses again, those of one operator as one tensor
         with self.autocast():
-            fake, identity = self.translate(cycle.generator, real, target)
+            with self.joint_pass(cycle.generator):
+                fake, identity = self.translate(cycle.generator, real, target)
             images = {f"fake_{cycle.target}": fake}
             if o.lambda_gan:
                 with _frozen(self.leaves[cycle.discriminator]):
@@ -163,7 +172,8 @@ class CycleGANStep:
                 losses[f"G_{cycle.source}"] = generator_loss(o.gan_mode, o.lambda_gan, logits)
                 minimised = list(losses.values())
             if cycle.lambda_cycle:
-                reconstruction = cycle.inverse_generator(fake)
+                with self.joint_pass(cycle.inverse_generator):
+                    reconstruction = cycle.inverse_generator(fake)
                 images[f"rec_{cycle.source}"] = reconstruction
                 distances[f"cycle_{cycle.source}"] = cycle.lambda_cycle, reconstruction, real
             if identity is not None:
@@ -202,6 +212,29 @@ class CycleGANStep:
                 alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
                 loss = loss + self.objective.lambda_gp * gradient_penalty(discriminator, real, fake, alpha)
         return loss.detach(), _gradients([loss], self.leaves[discriminator], scale)
+
+    def begin_joint_passes(self, real_A: Tensor, real_B: Tensor) -> None:
+        """Makes what the passes of each generator write into, here, as the cycles may run on a stream each."""
+        if real_A.shape == real_B.shape and real_A[:, 0].numel() <= MAX_JOINT_PIXELS:
+            for passes in self.joint.values():
+                passes.begin(len(real_A) * (3 if self.objective.lambda_identity else 2))
+
+    def joint_pass(self, generator: nn.Module) -> contextlib.AbstractContextManager[Any]:
+        """Returns the context of one pass of a generator."""
+        passes = self.joint.get(generator)
+        return passes.next_pass() if passes else contextlib.nullcontext()
+
+    def add_joint_gradients(self, result: CycleResult, run_both: Runner) -> None:
+        """Computes the gradients that the cycles left out, each for both passes of its generator at once."""
+        if not self.joint:
+            return
+        (G_A, of_A), (G_B, of_B) = self.joint.items()
+        found_A, found_B = run_both(
+            lambda: of_A.weight_gradients(self.leaves[G_A]), lambda: of_B.weight_gradients(self.leaves[G_B])
+        )
+        for i, gradient in enumerate(found_A + found_B):
+            if gradient is not None:
+                result.generator_gradients[i] = gradient
 
     def update_weights(self, from_A: CycleResult, from_B: CycleResult, losses: Losses) -> None:
         """Updates the generators by the sum of both cycles' gradients, the discriminators, and the loss scale.
@@ -270,6 +303,19 @@ def _image_pools(config: TrainConfig, device: torch.device) -> list[ImagePool | 
     """Makes the pools of fakes of A and of B, which decide by seeds of their own."""
     kind = ImagePool if config.data.has_one_size else MixedSizePool
     return [kind(config.objective.pool_size, 2 * config.run.seed + i, device) for i in range(2)]
+
+
+def joins_passes(config: TrainConfig, device: torch.device) -> bool:
+    """Whether both passes of a generator share one weight gradient: on CUDA, where a norm writes all that it needs."""
+    o, run = config.objective, config.run
+    return (
+        device.type == "cuda"
+        and config.model.norm == "instance"
+        and bool(o.lambda_A and o.lambda_B)
+        and config.optim.grad_accumulation == 1
+        and config.data.has_one_size
+        and not (run.compile or run.activation_checkpointing)
+    )
 
 
 def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:
