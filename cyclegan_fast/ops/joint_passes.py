@@ -166,8 +166,8 @@ def _gradients(
 
 
 def _weight_gradient(weight: Tensor, passes: list[tuple[Tensor, Tensor, Geometry]]) -> Tensor:
-    (_, _, geometry), *_ = passes
-    x, grad_y = (_joined([one[i] for one in passes]) for i in (0, 1))
+    x, grad_y = _joined([x for x, _, _ in passes]), _joined([grad_y for _, grad_y, _ in passes])
+    geometry = passes[0][2]
     gradient = _gradients(grad_y, x, weight.detach(), geometry, False, True)[1]
     assert gradient is not None
     return gradient
