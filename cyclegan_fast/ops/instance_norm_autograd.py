@@ -74,7 +74,8 @@ def _inside(y: Tensor, pad: int) -> Tensor:
     if torch.compiler.is_compiling():
         return y[:, :, pad : h - pad, pad : w - pad]
     strides = y.stride()
-    return y.as_strided((n, c, h - 2 * pad, w - 2 * pad), strides, pad * (strides[2] + strides[3]))
+    first = y.storage_offset() + pad * (strides[2] + strides[3])
+    return y.as_strided((n, c, h - 2 * pad, w - 2 * pad), strides, first)
 
 
 class _Eager(torch.autograd.Function):
