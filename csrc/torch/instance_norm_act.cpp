@@ -170,9 +170,8 @@ std::tuple<Tensor, Tensor> forward_into(
     const std::optional<Tensor>& bias, const std::optional<Tensor>& statistics,
     std::optional<double> statistics_count, bool /*constant_statistics*/, int64_t activation,
     double negative_slope, double eps, int64_t pad, const Tensor& y) {
-  auto [_, mean, rstd] =
-      compute<kCuda>(x, residual, weight, bias, statistics, statistics_count, activation,
-                     negative_slope, eps, pad, y);
+  auto [_, mean, rstd] = compute<kCuda>(x, residual, weight, bias, statistics, statistics_count,
+                                        activation, negative_slope, eps, pad, y);
   return {mean, rstd};
 }
 
