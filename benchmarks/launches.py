@@ -37,6 +37,7 @@ from cyclegan_fast.config import ModelConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.ops.adam import MAX_WEIGHTS
 from cyclegan_fast.training import step as training_step
+from cyclegan_fast.training.concurrency import sequential
 from tests.fake_cuda import device
 
 SIZE = 256  # the case of record: batch 1, 256 px, 9 blocks, 64 channels
@@ -134,10 +135,12 @@ class Watch(TorchDispatchMode):
 
 def watch_step(run: dict[str, Any], **model: Any) -> Found:
     """What a training step issues after the first one, which makes the image pools."""
-    config = TrainConfig(model=ModelConfig(**model), run=RunConfig(side_by_side="off", **run))
+    config = TrainConfig(model=ModelConfig(**model), run=RunConfig(**run))
+    in_order = mock.patch.object(training_step, "choose_concurrency", lambda *arguments: lambda images: sequential)
     with device.mode():
         networks = device.networks(lambda: build_networks(config.model))
-        step = training_step.CycleGANStep(networks, config)
+        with in_order:  # a fake device has no streams
+            step = training_step.CycleGANStep(networks, config)
         batch = [_images(config.model.channels_A) for _ in "AB"]
         step(*batch)
         with Watch() as watch, _named(step, watch):

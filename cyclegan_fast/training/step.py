@@ -306,10 +306,14 @@ def _image_pools(config: TrainConfig, device: torch.device) -> list[ImagePool | 
 
 
 def joins_passes(config: TrainConfig, device: torch.device) -> bool:
-    """Whether both passes of a generator share one weight gradient: on CUDA, where a norm writes all that it needs."""
+    """Whether both passes of a generator share one weight gradient: on CUDA, where a norm writes all that it needs.
+
+    Not one cycle after the other: there the memory of the first is to be free before the second.
+    """
     o, run = config.objective, config.run
     return (
         device.type == "cuda"
+        and run.side_by_side != "off"
         and config.model.norm == "instance"
         and bool(o.lambda_A and o.lambda_B)
         and config.optim.grad_accumulation == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -97,6 +98,29 @@ def test_larger_batches_run_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert begun == []
     step(images(1), images(1))
     assert begun == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "joins"),
+    [
+        ({}, True),
+        ({"run.side_by_side": "off"}, False),
+        ({"run.compile": True}, False),
+        ({"run.activation_checkpointing": True}, False),
+        ({"optim.grad_accumulation": 2}, False),
+        ({"model.norm": "batch"}, False),
+        ({"objective.lambda_B": 0.0}, False),
+        ({"data.preprocess": "none"}, False),
+    ],
+    ids=str,
+)
+def test_where_passes_are_joint(settings: dict[str, Any], joins: bool) -> None:
+    config = TrainConfig()
+    for name, value in settings.items():
+        group, field = name.split(".")
+        config = replace(config, **{group: replace(getattr(config, group), **{field: value})})
+    assert training_step.joins_passes(config, torch.device("cuda")) == joins
+    assert not training_step.joins_passes(config, torch.device("cpu"))
 
 
 def test_passes_that_do_not_lie_side_by_side_are_an_error() -> None:
