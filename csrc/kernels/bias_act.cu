@@ -18,8 +18,8 @@ namespace cyclegan_fast {
 namespace {
 
 constexpr int kThreads = 256, kMinBlocks = 2;  // threads of a block; blocks of a multiprocessor
-constexpr int kMaxVec = 4;
-constexpr int kUnroll = 4;  // vectors in flight per thread
+constexpr int kMaxVec = 4, kMaxDoubles = 2;    // elements of a vector: more doubles spill registers
+constexpr int kUnroll = 4;                     // vectors in flight per thread
 constexpr int64_t kMapBlocks = 1024;
 constexpr int64_t kSumBlocks = 128;  // whose sums one block adds up
 constexpr int kShare = 32;           // threads that add up a channel, at most
@@ -254,7 +254,8 @@ bool aligned(const Members<Pointer>& members, int64_t alignment) {
 // `planes` planes are cut into chunks for at most `max_blocks` blocks, or for one each.
 BiasActPlan plan_for(const BiasActParams& p, int64_t planes, int64_t max_blocks, bool vectors) {
   BiasActPlan plan = {};
-  plan.vec = vectors && p.plane_size() % kMaxVec == 0 ? kMaxVec : 1;
+  const int vec = p.from == DType::kFloat64 ? kMaxDoubles : kMaxVec;
+  plan.vec = vectors && p.plane_size() % vec == 0 ? vec : 1;
   const int64_t turns = ceil_div(p.plane_size() / plan.vec, kThreads);
   const int64_t wanted = ceil_div(turns, int64_t{kUnroll});
   const int64_t most = std::max<int64_t>(max_blocks / std::max<int64_t>(planes, 1), 1);
@@ -268,7 +269,8 @@ BiasActPlan plan_for(const BiasActParams& p, int64_t planes, int64_t max_blocks,
 template <typename F>
 Status dispatch_kernel(const BiasActParams& p, int vec, F&& f) {
   return dispatch_widening(p.from, p.into, [&](auto from, auto into) {
-    return vec > 1 ? f(from, into, std::integral_constant<int, kMaxVec>{})
+    constexpr int kVec = sizeof(from) == sizeof(double) ? kMaxDoubles : kMaxVec;
+    return vec > 1 ? f(from, into, std::integral_constant<int, kVec>{})
                    : f(from, into, std::integral_constant<int, 1>{});
   });
 }

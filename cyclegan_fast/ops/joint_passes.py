@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,8 +58,8 @@ class Images(NamedTuple):
 class JointPasses:
     """The passes of one network in one step.
 
-    A first step finds out what the norms write. From then on `begin` makes the joint tensors, before streams fork that
-    write into parts of them, and `weight_gradients` drops them.
+    `learn` finds out once what the norms write. `begin` makes the joint tensors, before streams fork that write into
+    parts of them, and `weight_gradients` drops them.
     """
 
     def __init__(self) -> None:
@@ -68,6 +68,12 @@ class JointPasses:
         self._storages: set[int] = set()
         self._images = 0  # of the passes so far
         self._deferred: dict[Tensor, list[tuple[Tensor, Tensor, Geometry]]] = {}  # weight -> x, grad_y of each pass
+
+    def learn(self, run: Callable[[], object]) -> None:
+        """Finds out what the norms write, from a pass of one batch size or another whose results are dropped."""
+        if not self._norms:
+            with self.next_pass(), torch.enable_grad():
+                run()
 
     def begin(self, images: int) -> None:
         """Makes the joint tensors for so many images, those of all passes together."""
@@ -86,7 +92,7 @@ class JointPasses:
             _thread.current = earlier
 
     def slot(self, index: int, first: int, x: Tensor, pad: int) -> Slot | None:
-        """Where the norm of that index writes its results for x [N, C, H, W]; None in the step that finds out."""
+        """Where the norm of that index writes its results for x [N, C, H, W]; None in the pass that is learned from."""
         if not self._joint:
             if index == len(self._norms):
                 c, h, w = x.shape[1:]

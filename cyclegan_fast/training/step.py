@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -215,9 +216,20 @@ class CycleGANStep:
 
     def begin_joint_passes(self, real_A: Tensor, real_B: Tensor) -> None:
         """Makes what the passes of each generator write into, here, as the cycles may run on a stream each."""
-        if real_A.shape == real_B.shape and real_A[:, 0].numel() <= MAX_JOINT_PIXELS:
-            for passes in self.joint.values():
-                passes.begin(len(real_A) * (3 if self.objective.lambda_identity else 2))
+        if real_A.shape[2:] != real_B.shape[2:] or real_A[:, 0].numel() > MAX_JOINT_PIXELS:
+            return
+        images = len(real_A) * (3 if self.objective.lambda_identity else 2)
+        for (generator, passes), real in zip(self.joint.items(), (real_A, real_B), strict=False):
+            passes.learn(partial(self.try_out, generator, real))
+            passes.begin(images)
+
+    def try_out(self, generator: nn.Module, real: Tensor) -> None:
+        """Translates as in training but for dropout, which would draw random numbers."""
+        training = generator.training
+        generator.eval()
+        with self.autocast():
+            generator(real)
+        generator.train(training)
 
     def joint_pass(self, generator: nn.Module) -> contextlib.AbstractContextManager[Any]:
         """Returns the context of one pass of a generator."""

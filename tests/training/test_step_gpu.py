@@ -112,7 +112,25 @@ def test_two_streams_change_no_bit(exact_float32: None, amp: str, gan_mode: str,
     beside = make_step(networks, "cuda", amp, side_by_side="on", **settings)
     assert alone.choose_runner(torch.empty(1, 3, 64, 64)) is sequential
     assert isinstance(beside.choose_runner(torch.empty(1, 3, 64, 64)), TwoStreams)
+    beside.joint = {}  # one weight gradient for both passes is summed in another order
     assert_same_steps(alone, beside, make_batches(batch=2 * micro_batches), of=(alone, beside))
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_joint_passes_give_the_same_gradients(exact_float32: None, amp: str) -> None:
+    networks = build_networks(MODEL)
+    joint, separate = (make_step(networks, "cuda", amp, side_by_side="on") for _ in "ab")
+    assert joint.joint
+    separate.joint = {}
+    gradients = {step: recorded_gradients(step) for step in (joint, separate)}
+    batch = to_gpu(make_batches()[0])
+    for step in (joint, separate):
+        step(*batch)
+    got, expected = (
+        torch.cat([gradients[step][w].flatten().float() for w in step.optimizer_G.weights])
+        for step in (joint, separate)
+    )
+    assert (got - expected).norm() <= (1e-4 if amp == "off" else 2e-2) * expected.norm()
 
 
 def test_two_streams_draw_the_same_random_numbers(exact_float32: None) -> None:
