@@ -109,7 +109,9 @@ class _EagerFork(torch.autograd.Function):
 
 def _forward(ctx: Any, inputs: Inputs) -> Tensor:
     """Runs the kernel, in a joint pass into a part of a larger tensor, and saves what the backward pass reads."""
-    ctx.slot = slot = next_slot(inputs.x, inputs.pad)
+    slot = next_slot(inputs.x, inputs.pad)
+    # Not the slot: it holds the output, whose graph holds `ctx`, and nothing would ever free the circle.
+    ctx.grad_x = None if slot is None else slot.grad_x
     if slot is None:
         output = _run(torch.ops.cyclegan_fast.instance_norm_act_fwd, *inputs)
     else:
@@ -140,9 +142,9 @@ def _gradients(
     arguments = (grad_y, grad_inner, *ctx.saved_tensors, *options, writes_residual, writes_affine)
     if torch.is_grad_enabled():  # create_graph: a second derivative is refused
         grads = torch.ops.cyclegan_fast.instance_norm_act_bwd(*arguments)
-    elif (slot := ctx.slot) is not None:
-        others = _run(torch.ops.cyclegan_fast.instance_norm_act_bwd_into, *arguments, slot.grad_x)
-        grads = [slot.grad_x, *others]
+    elif ctx.grad_x is not None:
+        others = _run(torch.ops.cyclegan_fast.instance_norm_act_bwd_into, *arguments, ctx.grad_x)
+        grads = [ctx.grad_x, *others]
     else:
         grads = _run(torch.ops.cyclegan_fast.instance_norm_act_bwd, *arguments)
     grad_x, *others = grads
@@ -159,7 +161,7 @@ def _gradients(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, mean, rstd = output
     ctx.mark_non_differentiable(mean, rstd)
-    ctx.slot = None
+    ctx.grad_x = None
     _save(ctx, Inputs(*inputs), output)
 
 

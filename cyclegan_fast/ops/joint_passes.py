@@ -58,8 +58,8 @@ class Images(NamedTuple):
 class JointPasses:
     """The passes of one network in one step.
 
-    `learn` finds out once what the norms write. `begin` makes the joint tensors, before streams fork that write into
-    parts of them, and `weight_gradients` drops them.
+    `learn` finds out once what the norms write. Within `images` there are joint tensors, made before streams fork that
+    write into parts of them.
     """
 
     def __init__(self) -> None:
@@ -75,11 +75,15 @@ class JointPasses:
             with self.next_pass(), torch.enable_grad():
                 run()
 
-    def begin(self, images: int) -> None:
-        """Makes the joint tensors for so many images, those of all passes together."""
-        self._joint = [Slot(y.empty(images), grad_x.empty(images)) for y, grad_x in self._norms]
-        self._storages = {_storage(tensor) for slot in self._joint for tensor in slot}
-        self._images = 0
+    @contextlib.contextmanager
+    def images(self, number: int) -> Iterator[None]:
+        """Holds the joint tensors for so many images, those of all passes together."""
+        try:
+            self._joint = [Slot(y.empty(number), grad_x.empty(number)) for y, grad_x in self._norms]
+            self._storages, self._images = {_storage(tensor) for slot in self._joint for tensor in slot}, 0
+            yield
+        finally:
+            self._joint, self._storages, self._deferred = [], set(), {}
 
     @contextlib.contextmanager
     def next_pass(self) -> Iterator[None]:
@@ -105,13 +109,12 @@ class JointPasses:
         """Keeps what a weight's gradient is made of; False where a norm has not written both, for the caller to do."""
         if not {_storage(x), _storage(grad_y)} <= self._storages:
             return False
-        self._deferred.setdefault(weight, []).append((x, grad_y, geometry))
+        self._deferred.setdefault(weight, []).append((x.detach(), grad_y, geometry))
         return True
 
     def weight_gradients(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
         """Computes the gradients left out, each [K, C, R, S] as its weight; None for the other weights."""
         deferred, self._deferred = self._deferred, {}
-        self._joint, self._storages = [], set()
         return [_weight_gradient(weight, deferred[weight]) if weight in deferred else None for weight in weights]
 
 

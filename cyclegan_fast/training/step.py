@@ -122,14 +122,14 @@ class CycleGANStep:
         scale = self.scaler.scale(self.share)
         self.refresh_working_weights()  # here, as the cycles may run on a stream each
         run_both = self.choose_runner(real_A)
-        self.begin_joint_passes(real_A, real_B)
-        from_A, from_B = run_both(
-            lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale),
-            lambda: self.run_cycle(self.cycle_B, real_B, real_A, scale),
-        )
+        with self.joint_passes(real_A, real_B):
+            from_A, from_B = run_both(
+                lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale),
+                lambda: self.run_cycle(self.cycle_B, real_B, real_A, scale),
+            )
+            self.add_joint_gradients(from_A, run_both)
         found = from_A.losses | from_B.losses
         losses = {name: found[name] for name in LOSSES if name in found}
-        self.add_joint_gradients(from_A, run_both)
         self.update_weights(from_A, from_B, losses)
         return {"real_A": real_A, "real_B": real_B} | from_A.images | from_B.images, losses
 
@@ -214,14 +214,17 @@ class CycleGANStep:
                 loss = loss + self.objective.lambda_gp * gradient_penalty(discriminator, real, fake, alpha)
         return loss.detach(), _gradients([loss], self.leaves[discriminator], scale)
 
-    def begin_joint_passes(self, real_A: Tensor, real_B: Tensor) -> None:
+    @contextlib.contextmanager
+    def joint_passes(self, real_A: Tensor, real_B: Tensor) -> Iterator[None]:
         """Makes what the passes of each generator write into, here, as the cycles may run on a stream each."""
-        if real_A.shape[2:] != real_B.shape[2:] or real_A[:, 0].numel() > MAX_JOINT_PIXELS:
-            return
+        fit = real_A.shape[2:] == real_B.shape[2:] and real_A[:, 0].numel() <= MAX_JOINT_PIXELS
         images = len(real_A) * (3 if self.objective.lambda_identity else 2)
-        for (generator, passes), real in zip(self.joint.items(), (real_A, real_B), strict=False):
-            passes.learn(partial(self.try_out, generator, real))
-            passes.begin(images)
+        with contextlib.ExitStack() as stack:
+            for (generator, passes), real in zip(self.joint.items(), (real_A, real_B), strict=False):
+                if fit:
+                    passes.learn(partial(self.try_out, generator, real))
+                    stack.enter_context(passes.images(images))
+            yield
 
     def try_out(self, generator: nn.Module, real: Tensor) -> None:
         """Translates as in training but for dropout, which would draw random numbers."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 from cyclegan_fast import ops
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
-from cyclegan_fast.ops import joint_passes
+from cyclegan_fast.ops import instance_norm_autograd, joint_passes
 from cyclegan_fast.ops.joint_passes import Geometry, JointPasses
 from cyclegan_fast.training import step as training_step
 from cyclegan_fast.training.step import CycleGANStep
@@ -86,6 +88,31 @@ def test_the_joint_tensors_are_gone_after_a_step(monkeypatch: pytest.MonkeyPatch
         step(images(1), images(1))
     for passes in step.joint.values():
         assert not passes._joint and not passes._deferred
+    step.cycle_B.pool.exchange = None  # a step that fails
+    with pytest.raises(TypeError):
+        step(images(1), images(1))
+    for passes in step.joint.values():
+        assert not passes._joint and not passes._deferred
+
+
+def test_a_step_leaves_no_graph_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of autograd's nodes, which hold the activations: none waits for a garbage collection."""
+    step = make_step(monkeypatch, joint=True, model={"generator": "resnet_1blocks"}, objective={})
+    step(images(1), images(1))
+    saved: list[weakref.ref[Tensor]] = []
+    save = instance_norm_autograd._save
+
+    def watched(ctx: Any, inputs: Any, output: Any) -> None:
+        saved.extend(weakref.ref(tensor) for tensor in (inputs.x, *output))
+        save(ctx, inputs, output)
+
+    monkeypatch.setattr(instance_norm_autograd, "_save", watched)
+    gc.disable()
+    try:
+        step(images(1), images(1))
+        assert len(saved) > 20 and not [reference for reference in saved if reference() is not None]
+    finally:
+        gc.enable()
 
 
 def test_larger_batches_run_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +120,8 @@ def test_larger_batches_run_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_step, "MAX_JOINT_PIXELS", 32 * 36)
     step(images(1), images(1))
     begun: list[int] = []
-    monkeypatch.setattr(JointPasses, "begin", lambda passes, number: begun.append(number))
+    held = JointPasses.images
+    monkeypatch.setattr(JointPasses, "images", lambda passes, number: begun.append(number) or held(passes, number))
     step(images(2), images(2))
     assert begun == []
     step(images(1), images(1))
