@@ -40,7 +40,12 @@ def _as_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def default_sigint() -> Iterator[None]:
-    """Lets SIGINT reach this process and its children, even where a script runs the tests in the background."""
+    """Lets SIGINT reach this process and its children, even where a script runs the tests in the background.
+
+    SIGTERM as well: a handler that a library left is one that Python neither calls nor restores.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -136,7 +136,7 @@ class Choices:
 
     def prepare(self, input):
         def call():
-            key = threading.get_ident(), tuple(input.shape)
+            key = threading.current_thread(), tuple(input.shape)  # not its number, which another may get after it
             by = "measured" if torch.backends.cudnn.benchmark else "guessed"
             if recording() is not None:
                 if key not in self.chosen and by == "measured":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import re
 import resource
@@ -83,13 +84,16 @@ def test_a_run_without_events_has_none(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
-    """No file of this process may become longer than so many bytes."""
+    """No file of this process may become longer than so many bytes; messages go nowhere, as stderr may be one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger("cyclegan_fast"), "handlers", [])
+        patch.setattr(logging.getLogger("cyclegan_fast"), "propagate", True)  # to caplog alone
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_a_warning_and_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
