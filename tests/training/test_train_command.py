@@ -21,9 +21,7 @@ from safetensors.torch import load_file
 
 from cyclegan_fast.api.run import Run
 from cyclegan_fast.config import TrainConfig, from_dict
-from cyclegan_fast.data.loaders.cache import CacheLoader
 from cyclegan_fast.train import main
-from cyclegan_fast.training import trainer as trainer_module
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import run_in_process, train_settings
 
@@ -206,44 +204,60 @@ for number in (signal.SIGINT, signal.SIGTERM):
     assert done.stdout.split("\n") == ["True True", "False True"] * 2 + [""]
 
 
+SIGNALLED = """
+import signal, sys
+from cyclegan_fast.data.loaders.cache import CacheLoader
+from cyclegan_fast.training import trainer
+from cyclegan_fast.train import main
+
+when, number, *words = sys.argv[1:]
+where, name = {
+    "images": (trainer, "build_train_loader"),
+    "networks": (trainer, "_networks"),
+    "loader": (CacheLoader, "prepare"),
+    "samples": (trainer, "save_samples"),
+}[when]
+before = getattr(where, name)
+
+def signalled(*args, **options):
+    signal.raise_signal(int(number))
+    return before(*args, **options)
+
+setattr(where, name, signalled)
+main(words)
+"""
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["images", "networks", "loader", "samples"])
 def test_a_signal_before_the_first_step_ends_with_the_same_status(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, number: signal.Signals
+    images: Path, tmp_path: Path, when: str, number: signal.Signals
 ) -> None:
     """Until the trainer runs there is nothing to save; from then on a checkpoint of step 0 is."""
-    where, name = {
-        "images": (trainer_module, "build_train_loader"),
-        "networks": (trainer_module, "_networks"),
-        "loader": (CacheLoader, "prepare"),
-        "samples": (trainer_module, "save_samples"),
-    }[when]
-    before = getattr(where, name)
-
-    def signalled(*args: object, **options: object) -> object:
-        signal.raise_signal(number)
-        return before(*args, **options)
-
-    monkeypatch.setattr(where, name, signalled)
     out = tmp_path / "run"
-    done = train("--data", images, "--out", out, *SMALL, "--max-dataset-size", 6)
+    words = ["--data", str(images), "--out", str(out), *SMALL, "--max-dataset-size", "6"]
+    command = [sys.executable, "-c", SIGNALLED, when, str(int(number)), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 3, done.stderr
     saved = when in ("loader", "samples")
     assert ("stopped by a signal before the first step: the same command starts it again" in done.stdout) != saved
     assert out.exists() == saved and (not saved or newest(out).name == "step_00000000")
-    monkeypatch.undo()
     again = train("--data", images, "--out", out, *SMALL, "--max-dataset-size", 6, "--resume", "--max-steps", 1)
     assert again.returncode == 0, again.stderr
 
 
-def test_a_signal_while_the_command_line_is_read_has_that_status_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr("cyclegan_fast.train.resolve", interrupted)
-    done = train("--out", "nowhere")
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_while_the_command_line_is_read_has_that_status_too() -> None:
+    program = """
+import signal
+from cyclegan_fast import train
+train.resolve = lambda *_: signal.raise_signal(signal.SIGTERM)
+train.main(["--out", "nowhere"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (3, "interrupted\n")
 
 
