@@ -171,7 +171,7 @@ def _named(step: training_step.CycleGANStep, watch: Watch) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         patch = mock.patch.object
         stack.enter_context(patch(step, "run_cycle", named(step.run_cycle, lambda cycle, *others: cycle.source)))
-        for source, passes in zip("AB", step.joint.values(), strict=False):
+        for source, passes in zip("AB", step.joint.passes.values(), strict=False):
             gradients = named(passes.weight_gradients, lambda *weights, source=source: source)
             stack.enter_context(patch(passes, "weight_gradients", gradients))
         yield

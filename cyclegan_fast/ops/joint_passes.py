@@ -41,8 +41,8 @@ class Slot(NamedTuple):
     grad_x: Tensor  # [N, C, H, W]
 
 
-class Images(NamedTuple):
-    """What a tensor of images looks like, but for their number."""
+class ImageSpec(NamedTuple):
+    """Shape, type, device and layout of images, however many."""
 
     shape: tuple[int, int, int]
     dtype: torch.dtype
@@ -58,29 +58,29 @@ class Images(NamedTuple):
 class JointPasses:
     """The passes of one network in one step.
 
-    `learn` finds out once what the norms write. Within `images` there are joint tensors, made before streams fork that
-    write into parts of them.
+    `learn` finds out once what the norms write. Within `allocated` there are joint tensors, made before streams fork
+    that write into parts of them.
     """
 
     def __init__(self) -> None:
-        self._norms: list[tuple[Images, Images]] = []  # y and grad_x of each, in the order of the calls
+        self._norms: list[tuple[ImageSpec, ImageSpec]] = []  # y and grad_x of each, in the order of the calls
         self._joint: list[Slot] = []  # of all images
         self._storages: set[int] = set()
-        self._images = 0  # of the passes so far
+        self._used = 0  # images of the passes so far
         self._deferred: dict[Tensor, list[tuple[Tensor, Tensor, Geometry]]] = {}  # weight -> x, grad_y of each pass
 
     def learn(self, run: Callable[[], object]) -> None:
-        """Finds out what the norms write, from a pass of one batch size or another whose results are dropped."""
+        """Finds out what the norms write, from a pass of any number of images; its results are dropped."""
         if not self._norms:
             with self.next_pass(), torch.enable_grad():
                 run()
 
     @contextlib.contextmanager
-    def images(self, number: int) -> Iterator[None]:
+    def allocated(self, number: int) -> Iterator[None]:
         """Holds the joint tensors for so many images, those of all passes together."""
         try:
             self._joint = [Slot(y.empty(number), grad_x.empty(number)) for y, grad_x in self._norms]
-            self._storages, self._images = {_storage(tensor) for slot in self._joint for tensor in slot}, 0
+            self._storages, self._used = {_storage(tensor) for slot in self._joint for tensor in slot}, 0
             yield
         finally:
             self._joint, self._storages, self._deferred = [], set(), {}
@@ -88,10 +88,10 @@ class JointPasses:
     @contextlib.contextmanager
     def next_pass(self) -> Iterator[None]:
         """Runs a pass, on this thread: its images follow those of the passes before."""
-        earlier, _thread.current = _thread.current, _Pass(self, self._images)
+        earlier, _thread.current = _thread.current, _Pass(self, self._used)
         try:
             yield
-            self._images += _thread.current.images
+            self._used += _thread.current.images
         finally:
             _thread.current = earlier
 
@@ -101,7 +101,7 @@ class JointPasses:
             if index == len(self._norms):
                 c, h, w = x.shape[1:]
                 kind = x.dtype, x.device, memory_format_of(x)
-                self._norms.append((Images((c, h + 2 * pad, w + 2 * pad), *kind), Images((c, h, w), *kind)))
+                self._norms.append((ImageSpec((c, h + 2 * pad, w + 2 * pad), *kind), ImageSpec((c, h, w), *kind)))
             return None
         return Slot(*(tensor[first : first + len(x)] for tensor in self._joint[index]))
 

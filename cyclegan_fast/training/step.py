@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,18 +22,14 @@ from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn.working_weights import gradient_leaves, make_working_weights
 from cyclegan_fast.ops.adam import adam_step
-from cyclegan_fast.ops.joint_passes import JointPasses
 from cyclegan_fast.training.adam import Adam, Gradients, LossScaler
-from cyclegan_fast.training.concurrency import Runner, choose_concurrency
+from cyclegan_fast.training.concurrency import choose_concurrency
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
+from cyclegan_fast.training.joint_gradients import JointGradients, joins_passes
 from cyclegan_fast.training.objective import discriminator_loss, generator_loss, gradient_penalty, l1_losses
 
 Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
 Losses = dict[str, Tensor]  # scalars on the device
-
-# Of images of one domain: 4 of 256 px. More fill a GPU in each pass by itself, and all activations of both generators,
-# with their gradients, would be in memory at once.
-MAX_JOINT_PIXELS = 2**18
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOSSES = ("G_A", "G_B", "cycle_A", "cycle_B", "idt_A", "idt_B", "D_A", "D_B")  # in the order in which they are shown
@@ -92,7 +87,7 @@ class CycleGANStep:
         # Batch norm couples the images of a batch, so that two batches may share a pass only without it.
         self.pairs = config.model.norm != "batch"
         self.choose_runner = choose_concurrency(config, self.device)
-        self.joint = {G_A: JointPasses(), G_B: JointPasses()} if joins_passes(config, self.device) else {}
+        self.joint = JointGradients([G_A, G_B] if joins_passes(config, self.device) else [])
 
     def _cycles(self) -> tuple[Cycle, Cycle]:
         """The cycle that starts in A and the one that starts in B."""
@@ -122,12 +117,13 @@ class CycleGANStep:
         scale = self.scaler.scale(self.share)
         self.refresh_working_weights()  # here, as the cycles may run on a stream each
         run_both = self.choose_runner(real_A)
-        with self.joint_passes(real_A, real_B):
+        images = len(real_A) * (3 if self.objective.lambda_identity else 2)  # that a generator translates
+        with self.joint.both_passes(real_A, real_B, images, self.autocast):
             from_A, from_B = run_both(
                 lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale),
                 lambda: self.run_cycle(self.cycle_B, real_B, real_A, scale),
             )
-            self.add_joint_gradients(from_A, run_both)
+            self.joint.complete(from_A.generator_gradients, self.leaves, run_both)
         found = from_A.losses | from_B.losses
         losses = {name: found[name] for name in LOSSES if name in found}
         self.update_weights(from_A, from_B, losses)
@@ -164,7 +160,7 @@ class CycleGANStep:
         distances: dict[str, tuple[float, Tensor, Tensor]] = {}  # weight, image, what it should be
         minimised: list[Tensor] = []  # all losses again, those of one operator as one tensor
         with self.autocast():
-            with self.joint_pass(cycle.generator):
+            with self.joint.one_pass(cycle.generator):
                 fake, identity = self.translate(cycle.generator, real, target)
             images = {f"fake_{cycle.target}": fake}
             if o.lambda_gan:
@@ -173,7 +169,7 @@ class CycleGANStep:
                 losses[f"G_{cycle.source}"] = generator_loss(o.gan_mode, o.lambda_gan, logits)
                 minimised = list(losses.values())
             if cycle.lambda_cycle:
-                with self.joint_pass(cycle.inverse_generator):
+                with self.joint.one_pass(cycle.inverse_generator):
                     reconstruction = cycle.inverse_generator(fake)
                 images[f"rec_{cycle.source}"] = reconstruction
                 distances[f"cycle_{cycle.source}"] = cycle.lambda_cycle, reconstruction, real
@@ -213,43 +209,6 @@ class CycleGANStep:
                 alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
                 loss = loss + self.objective.lambda_gp * gradient_penalty(discriminator, real, fake, alpha)
         return loss.detach(), _gradients([loss], self.leaves[discriminator], scale)
-
-    @contextlib.contextmanager
-    def joint_passes(self, real_A: Tensor, real_B: Tensor) -> Iterator[None]:
-        """Makes what the passes of each generator write into, here, as the cycles may run on a stream each."""
-        fit = real_A.shape[2:] == real_B.shape[2:] and real_A[:, 0].numel() <= MAX_JOINT_PIXELS
-        images = len(real_A) * (3 if self.objective.lambda_identity else 2)
-        with contextlib.ExitStack() as stack:
-            for (generator, passes), real in zip(self.joint.items(), (real_A, real_B), strict=False):
-                if fit:
-                    passes.learn(partial(self.try_out, generator, real))
-                    stack.enter_context(passes.images(images))
-            yield
-
-    def try_out(self, generator: nn.Module, real: Tensor) -> None:
-        """Translates as in training but for dropout, which would draw random numbers."""
-        training = generator.training
-        generator.eval()
-        with self.autocast():
-            generator(real)
-        generator.train(training)
-
-    def joint_pass(self, generator: nn.Module) -> contextlib.AbstractContextManager[Any]:
-        """Returns the context of one pass of a generator."""
-        passes = self.joint.get(generator)
-        return passes.next_pass() if passes else contextlib.nullcontext()
-
-    def add_joint_gradients(self, result: CycleResult, run_both: Runner) -> None:
-        """Computes the gradients that the cycles left out, each for both passes of its generator at once."""
-        if not self.joint:
-            return
-        (G_A, of_A), (G_B, of_B) = self.joint.items()
-        found_A, found_B = run_both(
-            lambda: of_A.weight_gradients(self.leaves[G_A]), lambda: of_B.weight_gradients(self.leaves[G_B])
-        )
-        for i, gradient in enumerate(found_A + found_B):
-            if gradient is not None:
-                result.generator_gradients[i] = gradient
 
     def update_weights(self, from_A: CycleResult, from_B: CycleResult, losses: Losses) -> None:
         """Updates the generators by the sum of both cycles' gradients, the discriminators, and the loss scale.
@@ -318,23 +277,6 @@ def _image_pools(config: TrainConfig, device: torch.device) -> list[ImagePool | 
     """Makes the pools of fakes of A and of B, which decide by seeds of their own."""
     kind = ImagePool if config.data.has_one_size else MixedSizePool
     return [kind(config.objective.pool_size, 2 * config.run.seed + i, device) for i in range(2)]
-
-
-def joins_passes(config: TrainConfig, device: torch.device) -> bool:
-    """Whether both passes of a generator share one weight gradient: on CUDA, where a norm writes all that it needs.
-
-    Not one cycle after the other: there the memory of the first is to be free before the second.
-    """
-    o, run = config.objective, config.run
-    return (
-        device.type == "cuda"
-        and run.side_by_side != "off"
-        and config.model.norm == "instance"
-        and bool(o.lambda_A and o.lambda_B)
-        and config.optim.grad_accumulation == 1
-        and config.data.has_one_size
-        and not (run.compile or run.activation_checkpointing)
-    )
 
 
 def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:

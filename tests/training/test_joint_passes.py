@@ -17,6 +17,7 @@ from cyclegan_fast.config import ModelConfig, ObjectiveConfig, RunConfig, TrainC
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.ops import instance_norm_autograd, joint_passes
 from cyclegan_fast.ops.joint_passes import Geometry, JointPasses
+from cyclegan_fast.training import joint_gradients
 from cyclegan_fast.training import step as training_step
 from cyclegan_fast.training.step import CycleGANStep
 
@@ -86,12 +87,12 @@ def test_the_joint_tensors_are_gone_after_a_step(monkeypatch: pytest.MonkeyPatch
     step = make_step(monkeypatch, joint=True, model={"generator": "resnet_1blocks"}, objective={})
     for _ in range(2):
         step(images(1), images(1))
-    for passes in step.joint.values():
+    for passes in step.joint.passes.values():
         assert not passes._joint and not passes._deferred
     step.cycle_B.pool.exchange = None  # a step that fails
     with pytest.raises(TypeError):
         step(images(1), images(1))
-    for passes in step.joint.values():
+    for passes in step.joint.passes.values():
         assert not passes._joint and not passes._deferred
 
 
@@ -117,11 +118,13 @@ def test_a_step_leaves_no_graph_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_larger_batches_run_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     step = make_step(monkeypatch, joint=True, model={"generator": "resnet_1blocks"}, objective={})
-    monkeypatch.setattr(training_step, "MAX_JOINT_PIXELS", 32 * 36)
+    monkeypatch.setattr(joint_gradients, "MAX_PIXELS", 32 * 36)
     step(images(1), images(1))
     begun: list[int] = []
-    held = JointPasses.images
-    monkeypatch.setattr(JointPasses, "images", lambda passes, number: begun.append(number) or held(passes, number))
+    allocated = JointPasses.allocated
+    monkeypatch.setattr(
+        JointPasses, "allocated", lambda passes, number: begun.append(number) or allocated(passes, number)
+    )
     step(images(2), images(2))
     assert begun == []
     step(images(1), images(1))
@@ -147,8 +150,8 @@ def test_where_passes_are_joint(settings: dict[str, Any], joins: bool) -> None:
     for name, value in settings.items():
         group, field = name.split(".")
         config = replace(config, **{group: replace(getattr(config, group), **{field: value})})
-    assert training_step.joins_passes(config, torch.device("cuda")) == joins
-    assert not training_step.joins_passes(config, torch.device("cpu"))
+    assert joint_gradients.joins_passes(config, torch.device("cuda")) == joins
+    assert not joint_gradients.joins_passes(config, torch.device("cpu"))
 
 
 def test_passes_that_do_not_lie_side_by_side_are_an_error() -> None:
@@ -178,4 +181,4 @@ def test_a_second_thread_is_in_no_pass() -> None:
 def test_a_copy_of_the_step_has_passes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     step = make_step(monkeypatch, joint=True, model={"generator": "resnet_1blocks"}, objective={})
     other = copy.deepcopy(step)
-    assert not set(map(id, step.joint.values())) & set(map(id, other.joint.values()))
+    assert not set(map(id, step.joint.passes.values())) & set(map(id, other.joint.passes.values()))

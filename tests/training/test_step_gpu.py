@@ -19,6 +19,7 @@ from cyclegan_fast.training import step as training_step
 from cyclegan_fast.training.concurrency import TwoStreams, sequential
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import MAX_GRAPHS, WARM_UP_STEPS, GraphedStep
+from cyclegan_fast.training.joint_gradients import JointGradients
 from cyclegan_fast.training.step import CycleGANStep
 from tests.training.gradients import recorded_gradients
 
@@ -112,7 +113,7 @@ def test_two_streams_change_no_bit(exact_float32: None, amp: str, gan_mode: str,
     beside = make_step(networks, "cuda", amp, side_by_side="on", **settings)
     assert alone.choose_runner(torch.empty(1, 3, 64, 64)) is sequential
     assert isinstance(beside.choose_runner(torch.empty(1, 3, 64, 64)), TwoStreams)
-    beside.joint = {}  # one weight gradient for both passes is summed in another order
+    beside.joint = JointGradients([])  # one weight gradient for both passes is summed in another order
     assert_same_steps(alone, beside, make_batches(batch=2 * micro_batches), of=(alone, beside))
 
 
@@ -120,8 +121,8 @@ def test_two_streams_change_no_bit(exact_float32: None, amp: str, gan_mode: str,
 def test_joint_passes_give_the_same_gradients(exact_float32: None, amp: str) -> None:
     networks = build_networks(MODEL)
     joint, separate = (make_step(networks, "cuda", amp, side_by_side="on") for _ in "ab")
-    assert joint.joint
-    separate.joint = {}
+    assert joint.joint.passes
+    separate.joint = JointGradients([])
     gradients = {step: recorded_gradients(step) for step in (joint, separate)}
     batch = to_gpu(make_batches()[0])
     for step in (joint, separate):
