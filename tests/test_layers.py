@@ -17,11 +17,13 @@ COMMANDS = {"train", "translate", "export", "model_card", "evaluate", "report", 
 ALIASES = {"card": "model_card"}  # former names of commands
 LAYERS = [
     {"errors", "logs", "version", "documents"},
+    {"metrics"},
     {"_C", "config", "cuda_capture", "files", "device", "processes"},
     {"ops"},
     {"nn", "images", "monitoring"},
     {"data", "checkpoint"},
-    {"training", "engine", "evaluation", "serving"},
+    {"evaluation"},
+    {"training", "engine", "serving"},
     {"cli"},  # what all commands share
     {"api"},  # training from Python
     COMMANDS - {"demo"},

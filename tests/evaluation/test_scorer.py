@@ -1,0 +1,101 @@
+"""Scores of translations: which images are compared with which, as they are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from cyclegan_fast.evaluation.scorer import Images, Scorer, Scores, Translated, as_stored, unit_range, with_means
+from cyclegan_fast.evaluation.similarity import psnr, ssim
+from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
+from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.metrics import Direction
+
+CPU = torch.device("cpu")
+
+
+def arrays(count: int, shape: tuple[int, int, int], dtype: type = np.uint8, *, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    if np.issubdtype(dtype, np.integer):
+        return [rng.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True) for _ in range(count)]
+    return [rng.uniform(-1, 1, shape).astype(dtype) for _ in range(count)]
+
+
+def tensor(pixels: np.ndarray) -> torch.Tensor:
+    """[H, W, C] as the networks see it, [C, H, W] in [-1, 1]."""
+    return to_model_range(torch.from_numpy(pixels)[None])[0]
+
+
+def identical(images: Images, reconstructions: Images) -> Iterator[Translated]:
+    return (Translated(tensor(x), tensor(y)) for x, y in zip(images, reconstructions, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [(3, 3), (1, 5)])
+def test_perfect_translations_have_perfect_scores(dtype: type, channels: tuple[int, int]) -> None:
+    a, b = (arrays(3, (20, 25, c), dtype, seed=c + i) for i, c in enumerate(channels))
+    scores = Scorer((a, b), CPU, paired=True).score({"AtoB": lambda: identical(b, a), "BtoA": lambda: identical(a, b)})
+    for direction in ("_AtoB", "_BtoA", ""):
+        for name in ("swd", "color", "cycle_l1", "l1"):
+            assert scores.values[name + direction] == pytest.approx(0, abs=1e-6)
+        assert scores.values["psnr" + direction] >= 99 and scores.spreads["swd" + direction] == 0
+        assert scores.values["ssim" + direction] == pytest.approx(1) == scores.values["cycle_ssim" + direction]
+
+
+def test_translations_are_compared_with_the_images_of_their_target() -> None:
+    a, b = arrays(4, (24, 24, 3)), [x // 3 for x in arrays(3, (24, 24, 3), seed=1)]
+    scorer = Scorer((a, b), CPU)
+    scores = scorer.score({"AtoB": lambda: identical(a, a), "BtoA": lambda: identical(b, b)})
+    swd = SlicedWasserstein(channels=3, min_side=24, images=4)
+    projected = [swd.project([unit_range(tensor(x)) for x in images], len(images)) for images in (a, b)]
+    assert scores.values["swd_AtoB"] == pytest.approx(swd.distance(*projected).value)
+    assert scores.values["color_AtoB"] == pytest.approx(1 / 3, abs=0.02)  # values up to 255 against those up to 85
+    assert not {"l1", "psnr", "ssim"} & scores.values.keys()
+    untranslated = scorer.untranslated()
+    for name in ("swd_AtoB", "swd_BtoA", "swd", "color"):
+        assert untranslated.values[name] == scores.values[name]
+
+
+def test_domains_of_other_channels_have_no_score_untranslated() -> None:
+    assert Scorer((arrays(2, (20, 20, 1)), arrays(2, (20, 20, 3))), CPU).untranslated() == Scores({})
+
+
+def test_partners_and_reconstructions_are_of_the_same_image() -> None:
+    a, b = arrays(3, (16, 16, 1)), arrays(3, (16, 16, 1), seed=1)
+    translated = [Translated(torch.rand(1, 16, 16) * 2 - 1, torch.rand(1, 16, 16) * 2 - 1) for _ in a]
+    scores = Scorer((a, b), CPU, paired=True).score({"AtoB": lambda: translated}).values
+    stored = [unit_range(tensor(as_stored(found.image, np.dtype(np.uint8)))) for found in translated]
+    real_a, real_b = ([unit_range(tensor(x)) for x in images] for images in (a, b))
+    assert scores["psnr_AtoB"] == pytest.approx(np.mean([psnr(x, y) for x, y in zip(stored, real_b, strict=True)]))
+    back = [unit_range(found.reconstruction) for found in translated if found.reconstruction is not None]
+    assert scores["cycle_ssim_AtoB"] == pytest.approx(np.mean([ssim(x, y) for x, y in zip(back, real_a, strict=True)]))
+    assert "psnr" not in scores  # of one direction there is no mean
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_images_are_scored_as_a_file_stores_them(dtype: type) -> None:
+    (pixels,) = arrays(1, (5, 6, 2), dtype)
+    assert (as_stored(tensor(pixels), pixels.dtype) == pixels).all()
+    beyond = as_stored(torch.tensor([[[-3.0, 3.0]]]), np.dtype(dtype))
+    assert beyond.ravel().tolist() == [0, np.iinfo(dtype).max]
+    image = torch.rand(1, 3, 3) * 2 - 1
+    assert (as_stored(image, np.dtype(np.float32))[..., 0] == image[0].numpy()).all()
+
+
+def test_scores_of_generators_that_return_nan_are_nan() -> None:
+    a, b = arrays(2, (16, 16, 3), np.float32), arrays(2, (16, 16, 3), np.float32, seed=1)
+    bad = torch.full((3, 16, 16), math.nan)
+    directions: dict[Direction, object] = {"AtoB": None}
+    scores = Scorer((a, b), CPU, paired=True).score({d: lambda: [Translated(bad, bad)] * 2 for d in directions})
+    assert len(scores.values) == 7 and all(math.isnan(value) for value in scores.values.values())
+
+
+def test_means_over_both_directions() -> None:
+    one, two = Scores({"swd_AtoB": 3.0, "x_AtoB": 1.0}, {"swd_AtoB": 0.3}), Scores({"swd_BtoA": 5.0}, {"swd_BtoA": 0.4})
+    joined = with_means([one, two])
+    assert joined.values == {"swd_AtoB": 3.0, "x_AtoB": 1.0, "swd_BtoA": 5.0, "swd": 4.0}
+    assert joined.spreads["swd"] == pytest.approx(0.25)
