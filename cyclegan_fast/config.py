@@ -226,8 +226,12 @@ class RunConfig:
     """Steps between grids of sample images; 0 for none."""
     checkpoint_every: int = number(5000, min=0)
     """Steps between checkpoints, besides the one at the end; 0 for none."""
+    checkpoint_minutes: float = number(30.0, min=0, max=FINITE)
+    """A checkpoint is also saved when the last one is this old, in minutes; 0 for none."""
     keep_checkpoints: int = number(3, min=0)
     """How many of the newest checkpoints to keep; 0 keeps all."""
+    keep_every: int = number(0, min=0)
+    """Milestones: a checkpoint is saved at each multiple of this many steps, and never deleted; 0 for none."""
     max_steps: int | None = number(None, min=1)
     """Stop after this many steps, even if epochs are left; none for no limit."""
     resume: Literal["off", "auto"] = choice("off", alone="auto", stored=False)

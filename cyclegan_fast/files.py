@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -38,13 +38,16 @@ def storage_errors(what: str) -> Iterator[None]:
         raise kind(f"{what}: {error.strerror or error}") from error
 
 
-def write_durably(path: Path, content: bytes) -> dict[str, str | int]:
+def write_durably(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, str | int]:
     """Writes a new file and flushes it to the disk; returns its manifest entry: ``{"sha256": ..., "bytes": ...}``."""
+    digest = hashlib.sha256()
     with path.open("xb") as file:
-        file.write(content)
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
         file.flush()
         os.fsync(file.fileno())
-    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        return {"sha256": digest.hexdigest(), "bytes": file.tell()}
 
 
 def write_atomically(path: Path, content: bytes) -> None:

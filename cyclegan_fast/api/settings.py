@@ -145,8 +145,12 @@ class FitSettings(TypedDict, total=False):
     """Steps between grids of sample images; 0 for none."""
     checkpoint_every: int
     """Steps between checkpoints, besides the one at the end; 0 for none."""
+    checkpoint_minutes: float
+    """A checkpoint is also saved when the last one is this old, in minutes; 0 for none."""
     keep_checkpoints: int
     """How many of the newest checkpoints to keep; 0 keeps all."""
+    keep_every: int
+    """Milestones: a checkpoint is saved at each multiple of this many steps, and never deleted; 0 for none."""
     max_steps: int | None
     """Stop after this many steps, even if epochs are left; none for no limit."""
     resume: bool | Literal["off", "auto"]

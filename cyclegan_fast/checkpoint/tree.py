@@ -18,7 +18,7 @@ from cyclegan_fast.documents import DocumentError, Number, check, shown
 
 
 def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
-    """Returns `value` as JSON can hold it, and adds contiguous CPU copies of its tensors to `tensors`.
+    """Returns `value` as JSON can hold it, and adds its tensors to `tensors`, as they are and where they are.
 
     Raises:
         TypeError: A type that is not listed at this file's head; the message has its path.
@@ -74,15 +74,16 @@ def _laid_out(tensor: Tensor, strides: Any) -> Tensor:
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
 
 
-def contiguous_copy(tensor: Tensor) -> Tensor:
-    """A contiguous copy on the CPU, whatever the layout and the device."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
-
-
 def _pack_tensor(tensor: Tensor, tensors: dict[str, Tensor], path: str) -> dict[str, Any]:
     name = path
     while name in tensors:  # {"a.b": x} and {"a": {"b": x}} have the same path
         name += "'"
-    tensors[name] = contiguous_copy(tensor)
-    strides = torch.empty_like(tensor, device="meta").stride()  # of a dense tensor in the same order
-    return {"tensor": name} if strides == tensors[name].stride() else {"tensor": name, "strides": list(strides)}
+    tensors[name] = tensor.detach()
+    strides = dense_strides(tensor)
+    row_major = torch.empty(tensor.shape, device="meta").stride()
+    return {"tensor": name} if strides == row_major else {"tensor": name, "strides": list(strides)}
+
+
+def dense_strides(tensor: Tensor) -> tuple[int, ...]:
+    """The strides of a tensor without gaps whose dimensions lie in memory in the same order."""
+    return torch.empty_like(tensor, device="meta").stride()

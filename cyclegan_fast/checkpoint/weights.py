@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
-from cyclegan_fast.checkpoint.tree import contiguous_copy
 from cyclegan_fast.errors import UserError
 
 
 def read_weights(network: nn.Module) -> dict[str, Tensor]:
     """Contiguous (NCHW) copies on the CPU of all weights and buffers."""
-    return {name: contiguous_copy(tensor) for name, tensor in network.state_dict().items()}
+    return {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+        for name, tensor in network.state_dict().items()
+    }
 
 
 def assign_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -14,6 +14,8 @@ import yaml
 from torch import Tensor, nn
 
 from cyclegan_fast.checkpoint import native, reference_format
+from cyclegan_fast.checkpoint.saving import checkpoint_contents
+from cyclegan_fast.checkpoint.snapshot import Contents
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.held_out import read_held_out
@@ -30,6 +32,7 @@ from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
+from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.example_data import refuse_pairs, takes_example_data, with_example_data
 from cyclegan_fast.training.graphed_step import GraphedStep
@@ -141,8 +144,9 @@ class Trainer:
             note = channels_note(self.pixel_formats)
             self.report = stack.enter_context(RunReport(out, self.progress, note))
             stack.enter_context(contextlib.closing(self.loader))
+            self.checkpoints = stack.enter_context(RunCheckpoints(self.config.run, self.device))
             self._train(stop)
-            self._checkpoint()
+            self.checkpoints.save(self._contents())
         log.info("report: %s", out / REPORT_NAME)
         return EXIT_STOPPED if self.done < self.total_steps else 0
 
@@ -187,7 +191,7 @@ class Trainer:
         """Logs, samples, ends the epoch and saves a checkpoint, each where it is due."""
         run, last = self.config.run, self.done == self.total_steps
         log_due = last or self.done % run.log_every == 0
-        save_due = not last and _divides(run.checkpoint_every, self.done)  # `run` saves the last one
+        save_due = not last and self.checkpoints.due(self.done)  # `run` saves the last one
         if log_due or save_due or self.device.type == "cpu":
             self._stop_unless_finite()
         record = self._log() if log_due else None
@@ -197,7 +201,7 @@ class Trainer:
         if self.done % self.steps_per_epoch == 0:
             self._end_epoch()
         if save_due:
-            self._checkpoint()
+            self.checkpoints.save(self._contents())
         info = record and {k: v for k, v in record.items() if k not in ("step", "time", "losses")} | record["losses"]
         self.progress.update(self.done, info)
         if (log_due or sample_due) and not last:  # the last report follows
@@ -234,7 +238,7 @@ class Trainer:
         bad = self.meter.not_finite()
         if not bad:
             return
-        dump = self._save(self.config.run.out / "failed")
+        dump = self.checkpoints.dump(self._contents())
         asked = 1 if self.device.type == "cpu" else self.meter.steps  # a GPU is asked now and then
         first = self.done - asked + 1
         where = f"step {self.done}" if first == self.done else f"steps {first} to {self.done}"
@@ -250,19 +254,15 @@ class Trainer:
                 grid = save_samples(self.config.run.out, self.done, rows)
                 self.events.image(self.done, "samples", grid)
 
-    def _checkpoint(self) -> None:
-        self._save(self.config.run.out / "checkpoints", keep=self.config.run.keep_checkpoints)
-
-    def _save(self, folder: Path, keep: int = 0) -> Path:
-        return native.save_checkpoint(
-            folder,
+    def _contents(self) -> Contents:
+        """What a checkpoint of this moment is made of."""
+        return checkpoint_contents(
             self.done,
             networks=self.networks,
             config=self.config,
             progress={"step": self.done, "epoch": self.epoch, "images": list(self.loader.samples.counts)},
             pixel_formats=self.pixel_formats,
             state=self._state_dict(),
-            keep=keep,
         )
 
     def _load(self) -> None:

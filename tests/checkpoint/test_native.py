@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cyclegan_fast.checkpoint import native
+from cyclegan_fast.checkpoint.retention import Retention
 from cyclegan_fast.config import ModelConfig, TrainConfig, to_dict
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.files import building_folder
 from cyclegan_fast.nn import build_networks
 from tests.checkpoint.saving import CONFIG, save_for_ever
 
@@ -29,7 +32,7 @@ def save(networks, config):
         state = {"step": step, "moments": torch.randn(3, 5)} if state == "default" else state
         progress = {"step": step, "epoch": 2}
         return native.save_checkpoint(
-            folder, step, networks=networks, config=config, progress=progress, state=state, keep=keep
+            folder, step, networks=networks, config=config, progress=progress, state=state, keep=Retention(newest=keep)
         )
 
     return call
@@ -56,7 +59,7 @@ def test_channels_last_weights_are_stored_as_nchw(tmp_path, networks, config):
     expected = {name: tensor.clone() for name, tensor in networks.state_dict().items()}
     networks.to(memory_format=torch.channels_last)
     checkpoint = native.save_checkpoint(tmp_path, 1, networks=networks, config=config, progress={})
-    stored = native.safetensors.torch.load_file(checkpoint / "weights.safetensors")
+    stored = load_file(checkpoint / "weights.safetensors")
     assert stored.keys() == expected.keys()
     assert all(torch.equal(stored[name], expected[name]) and stored[name].is_contiguous() for name in stored)
 
@@ -196,7 +199,8 @@ def test_a_newer_format_is_refused(tmp_path, save):
 
 
 @pytest.mark.slow
-def test_sigkill_at_random_moments_never_costs_a_finished_checkpoint(tmp_path):
+@pytest.mark.parametrize("in_background", [False, True])
+def test_sigkill_at_random_moments_never_costs_a_finished_checkpoint(tmp_path, in_background):
     networks = build_networks(CONFIG.model)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([save_for_ever.__module__])  # torch is imported once
@@ -204,7 +208,9 @@ def test_sigkill_at_random_moments_never_costs_a_finished_checkpoint(tmp_path):
     while kills < 8 or not interrupted:
         assert kills < 100, "no kill hit a save: the test has lost its aim"
         saved, sender = processes.Pipe(duplex=False)
-        process = processes.Process(target=save_for_ever, args=(tmp_path, next_step, sender), daemon=True)
+        process = processes.Process(
+            target=save_for_ever, args=(tmp_path, next_step, sender, in_background), daemon=True
+        )
         process.start()
         sender.close()
         steps = [saved.recv()]  # it is saving in a loop now
@@ -225,7 +231,7 @@ def test_sigkill_at_random_moments_never_costs_a_finished_checkpoint(tmp_path):
         assert all((p == step).all() for p in networks.parameters())
         assert (native.load_state(newest)["step"] == step).all()
         next_step = step + 1
-    native.save_checkpoint(tmp_path, next_step, networks=networks, config=CONFIG, progress={}, keep=2)
+    native.save_checkpoint(tmp_path, next_step, networks=networks, config=CONFIG, progress={}, keep=Retention(newest=2))
     assert len(list(tmp_path.iterdir())) == 2, "what the dead left behind is still there"
 
 
@@ -236,7 +242,7 @@ def test_a_lock_that_outlived_its_folder_is_removed(tmp_path, save):
 
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path, save):
-    with native.building_folder(tmp_path / "step_00000009") as partial:
+    with building_folder(tmp_path / "step_00000009") as partial:
         save(tmp_path, 1)
         assert partial.is_dir()
     assert native.latest_checkpoint(tmp_path).name == "step_00000009"

@@ -1,0 +1,173 @@
+"""A checkpoint's folder: found, and read with every file compared with its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from cyclegan_fast.checkpoint.retention import Scores
+from cyclegan_fast.documents import (
+    DocumentError,
+    Maybe,
+    Number,
+    check,
+    check_path,
+    parse_json,
+    read_json,
+    read_limited,
+    shown,
+)
+from cyclegan_fast.errors import MissingFileError, UserError
+
+FORMAT_VERSION = 1
+
+_MANIFEST = {"format": Number(0), "files": {str: {"sha256": str, "bytes": Number(0)}}}
+_SCORES = {"scores": Maybe({str: Number(whole=False)})}
+_NAME = re.compile(r"step_(\d+)(?:\.(\d+))?")  # .1 is the second checkpoint of the same step
+
+
+def latest_checkpoint(path: Path) -> Path | None:
+    """The newest checkpoint of a run folder or a folder of checkpoints; a checkpoint itself; None if there is none."""
+    path = Path(path)
+    if (path / "manifest.json").is_file() or (path.is_dir() and _NAME.fullmatch(path.name)):
+        return path
+    for folder in (path / "checkpoints", path):
+        if found := checkpoints_in(folder):
+            return found[-1]
+    return None
+
+
+def read_scores(checkpoint: Path) -> Scores:
+    """The scores of a checkpoint, by name; those of an earlier version have none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    return read_document(checkpoint, "settings.json", _SCORES).get("scores") or {}
+
+
+def verify(path: Path) -> None:
+    """Compares every file of a checkpoint (or of the newest in a run folder) with its manifest.
+
+    Raises:
+        UserError: A file is missing or differs; the message names it and the newest earlier checkpoint that is whole.
+    """
+    checkpoint = find_checkpoint(path)
+    for name in read_manifest(checkpoint):
+        _read(checkpoint, name)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if p.is_dir() and _NAME.fullmatch(p.name)), key=order_of)
+
+
+def order_of(checkpoint: Path) -> tuple[int, int]:
+    """(step, revision) of a checkpoint; (-1, 0) of a renamed folder."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `path` means."""
+    found = latest_checkpoint(path)
+    if found is None:
+        raise MissingFileError(
+            f"{path}: there is no checkpoint here; name a run folder, its checkpoints folder or a checkpoint"
+        )
+    return found
+
+
+def read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
+    """Name -> {"sha256", "bytes"} of every file of a checkpoint."""
+    try:
+        version, files = _parse_manifest(checkpoint)
+    except (DocumentError, OSError) as error:
+        raise damaged(checkpoint, "manifest.json", getattr(error, "strerror", None) or str(error)) from error
+    if version > FORMAT_VERSION:
+        raise UserError(f"{checkpoint} was written by a newer cyclegan_fast (format {version}): upgrade the package")
+    return files
+
+
+def _parse_manifest(checkpoint: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """(format version, entries) as they are stored."""
+    manifest = read_json(checkpoint / "manifest.json")
+    check(manifest, _MANIFEST)
+    for name in manifest["files"]:
+        check_path(name)
+        if Path(name).name != name:  # of a file elsewhere
+            raise DocumentError(f"it lists {shown(name)}, which is no file of a checkpoint")
+    return manifest["format"], manifest["files"]
+
+
+def _read(checkpoint: Path, name: str) -> bytes:
+    """The content of a file, after its size and sha256 were compared with the manifest."""
+    expected = read_manifest(checkpoint).get(name)
+    if expected is None:
+        raise damaged(checkpoint, name, "the manifest does not list it")
+    try:
+        return _read_as_listed(checkpoint / name, expected)
+    except (DocumentError, OSError) as error:
+        raise damaged(checkpoint, name, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _read_as_listed(path: Path, expected: dict[str, Any]) -> bytes:
+    """The content of a file that is as its entry in the manifest says; its size is compared before it is read.
+
+    Raises:
+        DocumentError: It differs.
+        OSError: It cannot be read.
+    """
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise DocumentError(f"it has {size} bytes, not {shown(expected['bytes'])}")
+    content = read_limited(path, size)
+    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+        raise DocumentError("its sha256 is not the manifest's")
+    return content
+
+
+def read_document(checkpoint: Path, name: str, shape: Any) -> Any:
+    """What a JSON file of a checkpoint holds, of that shape; see `check`."""
+    try:
+        value = parse_json(_read(checkpoint, name))
+        check(value, shape)
+    except DocumentError as error:
+        raise damaged(checkpoint, name, str(error)) from error
+    return value
+
+
+def read_tensors(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file of a checkpoint."""
+    content = _read(checkpoint, name)
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise damaged(checkpoint, name, str(error)) from error
+
+
+def damaged(checkpoint: Path, name: str, reason: str) -> UserError:
+    """Makes the error about a damaged checkpoint, which names the newest intact one before it."""
+    earlier = [path for path in checkpoints_in(checkpoint.parent) if order_of(path) < order_of(checkpoint)]
+    whole = next(filter(_is_whole, reversed(earlier)), None)
+    advice = f"remove that folder to go on from {whole}" if whole else "there is no whole checkpoint before it"
+    return UserError(f"{checkpoint / name} is damaged: {reason}; {advice}")
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether every file of a checkpoint is as its manifest says."""
+    try:
+        _, files = _parse_manifest(checkpoint)
+        for name, expected in files.items():
+            _read_as_listed(checkpoint / name, expected)
+    except (DocumentError, OSError):
+        return False
+    return True
