@@ -71,7 +71,7 @@ def write(out: Path, runs: list[dict[str, Any]], steps: int) -> None:
 def run_settings(data: Path, out: Path, steps: int, seed: int, options: dict[str, Any]) -> TrainConfig:
     """The demo's settings, for one mode and one seed."""
     config = settings(out, steps, DEVICE.type)
-    changes = {"seed": seed, "log_every": 5, "sample_every": 0, "checkpoint_every": steps, **options}
+    changes = {"seed": seed, "log_every": 5, "sample_every": 0, "eval_every": 0, "checkpoint_every": steps, **options}
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, data=data),

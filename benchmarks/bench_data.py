@@ -138,6 +138,7 @@ def train_for_a_while(name: str, folder: Path) -> dict[str, float]:
                 max_steps=STEPS,
                 log_every=20,
                 sample_every=0,
+                eval_every=0,
                 checkpoint_every=0,
             ),
         )

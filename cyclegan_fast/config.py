@@ -224,6 +224,10 @@ class RunConfig:
     """Steps between log lines and event records."""
     sample_every: int = number(1000, min=0)
     """Steps between grids of sample images; 0 for none."""
+    eval_every: int | None = number(None, min=0)
+    """Steps between scores of the test images; 0 for none. By default after each epoch, within 5 % of the time."""
+    eval_images: int = number(50, min=1, max=2**20)
+    """How many test images of each domain are scored."""
     checkpoint_every: int = number(5000, min=0)
     """Steps between checkpoints, besides the one at the end; 0 for none."""
     checkpoint_minutes: float = number(30.0, min=0, max=FINITE)

@@ -10,6 +10,8 @@ import numpy as np
 
 from cyclegan_fast.config import ObjectiveConfig, TrainConfig, from_dict
 from cyclegan_fast.errors import MissingFileError
+from cyclegan_fast.metrics import DEFAULT_SCORE, best_record
+from cyclegan_fast.monitoring.evaluations import score_records
 from cyclegan_fast.monitoring.events import EVENTS_NAME, read_events
 from cyclegan_fast.monitoring.run_status import RunStatus, read_status
 
@@ -37,14 +39,30 @@ class Run:
             raise MissingFileError(f"{self.out} holds no training run: give the folder that one writes to, its out")
         self.records: list[dict[str, Any]] = []
         """The log records, oldest first: step, time in seconds since 1970, losses by name, epoch, lr, speed ..."""
+        self.scores: list[dict[str, Any]] = []
+        """The records of its test images' scores, oldest first: step, scores by name, spreads, protocol ..."""
         self.status: RunStatus | None = None
         """Whether it trains or how it ended, and how far it is; None before it has trained."""
         self.refresh()
 
     def refresh(self) -> Self:
         """Reads the log and the status again, of a run that still trains; returns this run."""
-        self.records, self.status = read_events(self.out), read_status(self.out)
+        events, self.status = read_events(self.out), read_status(self.out)
+        self.records = [event for event in events if "scores" not in event]
+        self.scores = [event for event in events if "scores" in event]
         return self
+
+    def best_step(self, score: str = DEFAULT_SCORE) -> int | None:
+        """Returns the step with the best score of its test images; None where nothing was scored.
+
+        Args:
+            score: Its name: swd, color, cycle_l1, cycle_ssim ..., or that of one direction, swd_AtoB.
+
+        Raises:
+            UserError: There is no such score.
+        """
+        best = best_record(score_records(self.scores), score)
+        return None if best is None else best["step"]
 
     @property
     def config(self) -> TrainConfig:

@@ -143,6 +143,10 @@ class FitSettings(TypedDict, total=False):
     """Steps between log lines and event records."""
     sample_every: int
     """Steps between grids of sample images; 0 for none."""
+    eval_every: int | None
+    """Steps between scores of the test images; 0 for none. By default after each epoch, within 5 % of the time."""
+    eval_images: int
+    """How many test images of each domain are scored."""
     checkpoint_every: int
     """Steps between checkpoints, besides the one at the end; 0 for none."""
     checkpoint_minutes: float

@@ -53,7 +53,7 @@ def read_held_out(
         min_size: The shortest side that the networks can take, in pixels.
     """
     found, counts = [], []
-    for side, domain, files in zip("AB", domains, _test_files(config), strict=True):
+    for side, domain, files in zip("AB", domains, list_test_files(config), strict=True):
         images = _read_some(files, domain.pixel_format, config, count, min_size)
         what = "test"
         if not images:
@@ -64,7 +64,7 @@ def read_held_out(
     return found[0], found[1]
 
 
-def _test_files(config: DataConfig) -> tuple[Sequence[ImageFile], Sequence[ImageFile]]:
+def list_test_files(config: DataConfig) -> tuple[Sequence[ImageFile], Sequence[ImageFile]]:
     """The test images of A and B; empty where there are none."""
     root = config.data
     if root is None:
@@ -97,13 +97,18 @@ def _read_some(
         if len(images) == count:
             break
         try:
-            images.append(HeldOutImage(_short_name(files[i]), _read(files[i], pixel_format, config, min_size)))
+            images.append(HeldOutImage(short_name(files[i]), read_sized(files[i], pixel_format, config, min_size)))
         except BadImageError as error:
             log.info("%s; left out of the sample grids", error)
     return images
 
 
-def _read(file: ImageFile, pixel_format: PixelFormat, config: DataConfig, min_size: int) -> np.ndarray:
+def read_sized(file: ImageFile, pixel_format: PixelFormat, config: DataConfig, min_size: int) -> np.ndarray:
+    """Reads an image as a training sample without its random part, [H, W, C].
+
+    Raises:
+        BadImageError: It cannot be used.
+    """
     pixels = read(file, pixel_format)
     height, width, _ = pixels.shape
     resized = transforms.resized_size((width, height), config)
@@ -120,6 +125,6 @@ def _middle(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[top : top + MAX_SIDE, left : left + MAX_SIDE])
 
 
-def _short_name(file: ImageFile) -> str:
-    """The file and its folder, or its name within an archive."""
+def short_name(file: ImageFile) -> str:
+    """Returns the file and its folder, or its name within an archive."""
     return file.member or "/".join(Path(file.path).parts[-2:])

@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from PIL import Image
 
+from cyclegan_fast.metrics import METRICS
 from cyclegan_fast.monitoring.chart import Points, colour, line_chart, number
 from cyclegan_fast.monitoring.curves import CURVES, EXACT, NAMES, UNITS, loss_title, with_numbers
 from cyclegan_fast.monitoring.events import read_events
@@ -205,6 +206,7 @@ def _curves(runs: Sequence[ComparedRun]) -> Element | None:
     for name in losses:
         charts[f"{loss_title(name)}: {name}"] = _lines(runs, name)
     charts |= {title: _lines(runs, key) for key, title in CURVES.items()}
+    charts |= {metric.title: _score_lines(runs, name) for name, metric in METRICS.items()}
     labels = [run.label for run in runs]
     drawn = [
         line_chart(title, lines, smooth=title not in EXACT, raw=False, unit=UNITS.get(title, ""), names=labels)
@@ -216,6 +218,18 @@ def _curves(runs: Sequence[ComparedRun]) -> Element | None:
 def _lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:
     """The values of a loss, or of what else was logged, by run."""
     return {
-        run.label: [(event["step"], event.get("losses", {}).get(name, event.get(name))) for event in run.events]
+        run.label: [
+            (event["step"], event.get("losses", {}).get(name, event.get(name)))
+            for event in run.events
+            if "scores" not in event
+        ]
+        for run in runs
+    }
+
+
+def _score_lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:
+    """The values of a score, by run."""
+    return {
+        run.label: [(event["step"], event["scores"].get(name)) for event in run.events if "scores" in event]
         for run in runs
     }

@@ -25,7 +25,8 @@ _MAX_BYTES, _MAX_LINE = 2**30, 2**20
 _VALUE = Maybe(Number(whole=False))
 _SHAPE = {
     "step": Number(0, 2**62),
-    "losses": Maybe({str: _VALUE}),
+    **dict.fromkeys(("losses", "scores", "spreads", "untranslated"), Maybe({str: _VALUE})),
+    "protocol": Maybe(str),
     **dict.fromkeys(("time", "epoch", "lr", "steps_per_second", "peak_memory_gib"), _VALUE),
     **dict.fromkeys(("data_wait_percent", "data_wait_share"), _VALUE),
 }
@@ -118,8 +119,9 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
         check(event, _SHAPE)
     except DocumentError as error:
         raise UserError(f"{path}, line {number} is no event record ({error}): delete that line") from error
-    if event.get("losses", {}) is None:
-        del event["losses"]
+    for group in ("losses", "scores", "spreads", "untranslated"):
+        if event.get(group, {}) is None:
+            del event[group]
     return _renamed(event)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from cyclegan_fast.monitoring.banner import REFRESH_SECONDS, draw_banner
-from cyclegan_fast.monitoring.chart import number
-from cyclegan_fast.monitoring.curves import NAMES, draw_charts, event_series, score_series
+from cyclegan_fast.monitoring.chart import line_chart, number
+from cyclegan_fast.monitoring.curves import NAMES, draw_charts, event_series, score_series, with_numbers
+from cyclegan_fast.monitoring.evaluations import best_table, score_charts
 from cyclegan_fast.monitoring.markup import el
 from cyclegan_fast.monitoring.page import (
     ImageBlock,
@@ -70,6 +71,7 @@ def write_report(
         title,
         _header(title, summary, events, machine, status),
         _scores(scores, notes),
+        _test_scores(events),
         section("Images", image_cards(images)) if images else None,
         section("Step by step", image_cards(history, scroll=True)) if history else None,
         _curves(events, score_history or ()),
@@ -160,6 +162,15 @@ def _score_hints(scores: Mapping[str, Any]) -> list[Element]:
     if any("l1" in metrics for metrics in scores.values() if isinstance(metrics, Mapping)):
         hints.append("L1 is the mean difference to the true image: less is better.")
     return [el("p", " ".join(hints), class_="hint")] if hints else []
+
+
+def _test_scores(events: Sequence[Mapping[str, Any]]) -> Element | None:
+    """The scores of the test images during training: the best step of each metric, and the curves."""
+    table = best_table(events)
+    if table is None:
+        return None
+    charts = [line_chart(title, lines, smooth=False) for title, lines in with_numbers(score_charts(events)).items()]
+    return section("Scores of the test images", table, el("div", *charts, class_="charts"))
 
 
 def _curves(events: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> Element | None:

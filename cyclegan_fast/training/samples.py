@@ -42,25 +42,25 @@ class SampleTranslator:
 
         Where the GPU's memory is too small for it, as training needs it all, a warning is logged and there are none.
         """
-        with torch.inference_mode(), self.step.autocast(), _evaluation(*self.generators.values()):
-            try:
-                return [
-                    SampleRow(domain, image.name, [to_image(pixels) for pixels in self._translate(domain, image)])
-                    for domain, images in zip("AB", self.images, strict=True)
-                    for image in images
-                ]
-            except torch.OutOfMemoryError:
-                log.warning("no sample grid: the GPU's memory is full; --sample-every 0 leaves them out")
-                return []
+        try:
+            return [
+                SampleRow(domain, image.name, [to_image(pixels) for pixels in self.translate(domain, image)])
+                for domain, images in zip("AB", self.images, strict=True)
+                for image in images
+            ]
+        except torch.OutOfMemoryError:
+            log.warning("no sample grid: the GPU's memory is full; --sample-every 0 leaves them out")
+            return []
 
-    def _translate(self, domain: str, image: HeldOutImage) -> list[Tensor]:
+    def translate(self, domain: str, image: HeldOutImage) -> list[Tensor]:
         """Returns the input [C, H, W], its translation [C', H, W], and its reconstruction [C, H, W]."""
         generator, inverse = self.generators[domain], self.generators["B" if domain == "A" else "A"]
-        pixels = torch.from_numpy(image.pixels)[None].to(self.step.device)
-        real = to_model_range(pixels, channels_last=self.channels_last)
-        # forward: a call of a compiled network would compile it anew for this mode and this shape
-        translation = full_precision(generator.forward(real))
-        return [real[0], translation[0], full_precision(inverse.forward(translation))[0]]
+        with torch.inference_mode(), self.step.autocast(), _evaluation(generator, inverse):
+            pixels = torch.from_numpy(image.pixels)[None].to(self.step.device)
+            real = to_model_range(pixels, channels_last=self.channels_last)
+            # forward: a call of a compiled network would compile it anew for this mode and this shape
+            translation = full_precision(generator.forward(real))
+            return [real[0], translation[0], full_precision(inverse.forward(translation))[0]]
 
 
 @contextlib.contextmanager

@@ -27,13 +27,14 @@ from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.appended import Unessential
-from cyclegan_fast.monitoring.events import EventLog
+from cyclegan_fast.monitoring.events import EventLog, read_events
 from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels_note
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.device_batches import DeviceBatches
+from cyclegan_fast.training.evaluator import Evaluator, read_scored_images
 from cyclegan_fast.training.example_data import refuse_pairs, takes_example_data, with_example_data
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.meter import Meter
@@ -112,6 +113,8 @@ class Trainer:
         self.networks = _networks(config, self.device)
         self.step = CycleGANStep(self.networks, config)
         self.translator = SampleTranslator(self.step, held_out, channels_last=config.run.channels_last)
+        images = read_scored_images(config, domains, min_size=min_size)
+        self.evaluator = Evaluator(self.translator, images, config)
         self.schedule = LearningRate(config.optim)
         self.meter = Meter()
         self.samples_guard = Unessential("sample grids are missing")
@@ -164,6 +167,7 @@ class Trainer:
             self._save_samples()
         self.report.update()
         self.progress.begin()
+        self.evaluator.begin(self.done, read_events(self.config.run.out))
         self.meter.begin(batches.waited)
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
@@ -198,13 +202,16 @@ class Trainer:
         sample_due = _divides(run.sample_every, self.done) or (last and run.sample_every > 0)
         if sample_due:
             self._save_samples()
-        if self.done % self.steps_per_epoch == 0:
+        if epoch_ended := self.done % self.steps_per_epoch == 0:
             self._end_epoch()
+        scores_due = self.evaluator.is_due(self.done, epoch_ended=epoch_ended, last=last)
+        if scores_due:
+            self.progress.info |= self.evaluator.evaluate(self.done, self.events)
         if save_due:
             self.checkpoints.save(self._contents())
         info = record and {k: v for k, v in record.items() if k not in ("step", "time", "losses")} | record["losses"]
         self.progress.update(self.done, info)
-        if (log_due or sample_due) and not last:  # the last report follows
+        if (log_due or sample_due or scores_due) and not last:  # the last report follows
             self.report.update()
         if record and self.on_log:
             self.on_log(record)

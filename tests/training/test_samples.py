@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.monitoring.grids import to_image
 from cyclegan_fast.monitoring.samples import MAX_SIDE, SampleRow, read_samples, sample_steps, save_samples
 from cyclegan_fast.training.trainer import Trainer
@@ -45,24 +46,31 @@ def state(out: Path) -> dict[str, torch.Tensor]:
     }
 
 
+def scores_of(out: Path) -> dict[int, dict[str, float]]:
+    return {event["step"]: event["scores"] for event in read_events(out) if "scores" in event}
+
+
 def grid_of(out: Path, step: int) -> bytes:
     return (out / "samples" / f"step_{step:08d}.jpg").read_bytes()
 
 
 @pytest.mark.parametrize("flags", ["--dropout", "--norm batch --batch-size 2"])
-def test_sampling_changes_no_bit_of_the_training(data: Path, tmp_path: Path, flags: str) -> None:
-    assert trainer(data, tmp_path / "without", f"{flags} --sample-every 0").run() == 0
+def test_sampling_and_scoring_change_no_bit_of_the_training(data: Path, tmp_path: Path, flags: str) -> None:
+    assert trainer(data, tmp_path / "without", f"{flags} --sample-every 0 --eval-every 0").run() == 0
     assert not (tmp_path / "without" / "samples").exists()
-    assert trainer(data, tmp_path / "with", f"{flags} --sample-every 1").run() == 0
+    assert trainer(data, tmp_path / "with", f"{flags} --sample-every 1 --eval-every 2").run() == 0
     assert sample_steps(tmp_path / "with") == list(range(7))
-    assert trainer(data, tmp_path / "resumed", f"{flags} --sample-every 2 --max-steps 3").run() == 0
-    assert trainer(data, tmp_path / "resumed", f"{flags} --sample-every 4 --resume auto").run() == 0
+    assert trainer(data, tmp_path / "resumed", f"{flags} --sample-every 2 --max-steps 3 --eval-every 2").run() == 0
+    assert trainer(data, tmp_path / "resumed", f"{flags} --sample-every 4 --resume auto --eval-every 2").run() == 0
     assert sample_steps(tmp_path / "resumed") == [0, 2, 3, 4, 6]
     plain, sampled, resumed = (state(tmp_path / name) for name in ("without", "with", "resumed"))
     assert plain.keys() == sampled.keys() == resumed.keys()
     assert all(plain[key].equal(sampled[key]) and plain[key].equal(resumed[key]) for key in plain)
     for step in (3, 6):  # and the grids are those of the run that never stopped
         assert grid_of(tmp_path / "with", step) == grid_of(tmp_path / "resumed", step)
+    scores = {name: scores_of(tmp_path / name) for name in ("without", "with", "resumed")}
+    assert not scores["without"] and list(scores["with"]) == [2, 4, 6] and list(scores["resumed"]) == [2, 3, 4, 6]
+    assert all(scores["with"][step] == scores["resumed"][step] for step in (2, 4, 6))
 
 
 def test_each_grid_shows_the_same_images_by_the_generators_of_its_step(data: Path, tmp_path: Path) -> None:
@@ -119,7 +127,7 @@ def test_a_full_gpu_costs_the_grid_and_nothing_else(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(run.translator, "_translate", full)
+    monkeypatch.setattr(run.translator, "translate", full)
     assert run.run() == 0
     assert sample_steps(tmp_path) == []
     assert "no sample grid: the GPU's memory is full; --sample-every 0 leaves them out" in caplog.messages
@@ -147,7 +155,7 @@ def test_sampling_beside_cuda_graphs_changes_no_bit(
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     flags = "--device cuda --cuda-graphs --max-steps 9 --amp"
     for name, every in (("without", 0), ("with", 1)):
-        run = trainer(data, tmp_path / name, f"{flags} --sample-every {every}")
+        run = trainer(data, tmp_path / name, f"{flags} --sample-every {every} --eval-every {every}")
         assert run.run() == 0
     plain, sampled = state(tmp_path / "without"), state(tmp_path / "with")
     assert all(plain[key].equal(sampled[key]) for key in plain)

@@ -49,7 +49,14 @@ def run_trial(config: TrainConfig, *, seconds: float = 15.0) -> Trial:
         TooLittleMemoryError: The GPU has too little memory for a step.
         UserError: The settings cannot be trained with.
     """
-    few = {"max_dataset_size": IMAGES, "on_bad_image": "skip", "loader": "torch", "workers": 0, "sample_every": 0}
+    few = {
+        "max_dataset_size": IMAGES,
+        "on_bad_image": "skip",
+        "loader": "torch",
+        "workers": 0,
+        "sample_every": 0,
+        "eval_every": 0,
+    }
     with tempfile.TemporaryDirectory() as out:
         with suppressed_output(PACKAGE):  # what it logs would be about the trial
             trainer = Trainer(with_settings(config, few | {"out": Path(out)}))

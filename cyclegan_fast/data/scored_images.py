@@ -1,0 +1,88 @@
+"""The test images by which a run is scored: those of testA and testB, or of a set of pairs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from cyclegan_fast.config import DataConfig
+from cyclegan_fast.data import transforms
+from cyclegan_fast.data.held_out import MAX_SIDE, HeldOutImage, list_test_files, read_sized, short_name
+from cyclegan_fast.data.loaders.samples import Domain
+from cyclegan_fast.data.locations.pairs import partners
+from cyclegan_fast.data.rng import draw_shown
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.images.decode import BadImageError
+from cyclegan_fast.images.image_file import ImageFile
+
+log = logging.getLogger(__name__)
+
+Images = tuple[list[HeldOutImage], list[HeldOutImage]]
+
+
+def read_test_images(
+    config: DataConfig, domains: Sequence[Domain], *, count: int, min_size: int = transforms.MIN_SIDE
+) -> Images:
+    """Reads up to `count` test images of A and of B, as the networks name the domains; none where one has none.
+
+    They are a random sample, the same for every run on this data, of testA and testB below ``config.data`` (of test or
+    val, where A and B are side by side), and get the size of a training sample without its random part. With
+    ``config.paired`` the n-th of A and the n-th of B are a pair. An image that cannot be used is left out with a line
+    in the log.
+
+    Args:
+        config: Where the images are, and their geometry.
+        domains: The training images of A and of B, whose pixel formats those of the tests get.
+        count: Images of each domain.
+        min_size: The shortest side that the networks can take, in pixels.
+    """
+    files = list_test_files(config)
+    if not (files[0] and files[1]):
+        return [], []
+    if not config.paired:
+        a, b = (
+            [image for (image,) in _read_groups([(file,) for file in side], [domain], config, count, min_size)]
+            for side, domain in zip(files, domains, strict=True)
+        )
+        return (a, b) if a and b else ([], [])
+    try:
+        pairs = list(zip(*partners(list(files[0]), list(files[1])), strict=True))
+    except UserError as error:
+        log.warning("no scores of the test images: %s", error)
+        return [], []
+    read = _read_groups(pairs, domains, config, count, min_size)
+    return [a for a, _ in read], [b for _, b in read]
+
+
+def _read_groups(
+    groups: Sequence[tuple[ImageFile, ...]], domains: Sequence[Domain], config: DataConfig, count: int, min_size: int
+) -> list[tuple[HeldOutImage, ...]]:
+    """Reads up to `count` groups: single images of one domain, or pairs of both."""
+    read: list[tuple[HeldOutImage, ...]] = []
+    for i in draw_shown(len(groups), len(groups)):
+        if len(read) == count:
+            break
+        try:
+            read.append(
+                tuple(
+                    HeldOutImage(short_name(file), read_sized(file, domain.pixel_format, config, min_size))
+                    for file, domain in zip(groups[i], domains, strict=True)
+                )
+            )
+        except BadImageError as error:
+            log.info("%s; left out of the scores", error)
+    return read
+
+
+def describe_geometry(config: DataConfig) -> str:
+    """Returns what becomes of a test image before it is translated, for people: "resized to 286x286 (bicubic) ..."."""
+    load = config.load_size
+    resized = {
+        "resize_and_crop": f"resized to {load}x{load} (bicubic)",
+        "scale_width": f"resized to a width of {load} (bicubic)",
+        "scale_width_and_crop": f"resized to a width of {load} (bicubic)",
+    }.get(config.preprocess)
+    crops = config.preprocess.endswith("crop")
+    side = config.crop_size if crops else MAX_SIDE
+    cut = f"the middle {side}x{side}" if crops else f"the middle {side}x{side} of larger ones"
+    return ", ".join(filter(None, [resized, cut]))

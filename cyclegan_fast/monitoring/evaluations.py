@@ -1,0 +1,90 @@
+"""The scores of a run's test images, out of its records: lines for the terminal, curves and the best step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, METRICS, best_record
+from cyclegan_fast.monitoring.chart import Points, number
+from cyclegan_fast.monitoring.markup import el
+
+Record = Mapping[str, Any]  # step, scores, and mostly spreads, protocol, untranslated
+ARROWS = {"AtoB": "A → B", "BtoA": "B → A"}
+
+
+def score_records(events: Sequence[Record]) -> list[Record]:
+    """Returns the records with scores by the protocol of the newest ones, which alone compare with each other."""
+    found = [event for event in events if event.get("scores")]
+    return [event for event in found if event.get("protocol") == found[-1].get("protocol")]
+
+
+def score_line(record: Record, best: Record | None) -> str:
+    """Returns the scores of a record as a line, each as the mean of both directions, with (A to B | B to A)."""
+    parts = [f"{name} {_value(record, name)} ({_both(record, name)})" for name in METRICS if name in record["scores"]]
+    line = f"scores after step {record['step']:,}: {', '.join(parts)}"
+    if best is None:
+        return line
+    name = DEFAULT_SCORE
+    if best is record:
+        return f"{line}; the best {name} so far"
+    return f"{line}; the best {name} was {value_text(best['scores'][name])} after step {best['step']:,}"
+
+
+def _both(record: Record, name: str) -> str:
+    return " | ".join(value_text(record["scores"].get(f"{name}_{direction}")) for direction in DIRECTIONS)
+
+
+def value_text(value: float | None) -> str:
+    """Returns a score as text."""
+    return "not a number" if value is None else number(value)
+
+
+def score_charts(events: Sequence[Record]) -> dict[str, dict[str, Points]]:
+    """Curves by chart and name: one chart for each metric, with both directions."""
+    records = score_records(events)
+    return {
+        metric.title: {
+            ARROWS[direction]: [(record["step"], record["scores"].get(f"{name}_{direction}")) for record in records]
+            for direction in DIRECTIONS
+        }
+        for name, metric in METRICS.items()
+    }
+
+
+def best_table(events: Sequence[Record]) -> Element | None:
+    """A table of the metrics: at their best, and last; None where nothing was scored."""
+    records = score_records(events)
+    if not records:
+        return None
+    rows = []
+    for name, metric in METRICS.items():
+        best = best_record(records, name)
+        if best is None:
+            continue
+        untranslated = records[-1].get("untranslated", {}).get(name)
+        rows.append(
+            el(
+                "tr",
+                el("th", metric.title, scope="row"),
+                el("td", _value(best, name)),
+                el("td", f"{best['step']:,}"),
+                el("td", _value(records[-1], name)),
+                el("td", "" if untranslated is None else number(untranslated)),
+                el("td", "higher" if metric.higher_is_better else "lower"),
+            )
+        )
+    heads = ("", "Best", "at step", f"Last (step {records[-1]['step']:,})", "Untranslated", "Better is")
+    return el(
+        "div",
+        el("table", el("thead", el("tr", *(el("th", head, scope="col") for head in heads))), el("tbody", *rows)),
+        el("p", f"Mean of both directions. {records[-1].get('protocol', '')}.", class_="hint"),
+        class_="card",
+    )
+
+
+def _value(record: Record, name: str) -> str:
+    """A score of a record, with its spread where that is known."""
+    spread = record.get("spreads", {}).get(name)
+    return value_text(record["scores"].get(name)) + (f" ± {number(spread)}" if spread is not None else "")

@@ -1,0 +1,153 @@
+"""Scores of the test images while a run trains: when they are due, and what they are; no trace in the training."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.data.held_out import HeldOutImage
+from cyclegan_fast.data.loaders.samples import Domain
+from cyclegan_fast.data.scored_images import Images, describe_geometry, read_test_images
+from cyclegan_fast.evaluation.scorer import Scorer, Translated
+from cyclegan_fast.logs import warn_once
+from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, best_record, is_better
+from cyclegan_fast.monitoring.evaluations import score_line
+from cyclegan_fast.monitoring.events import EventLog
+from cyclegan_fast.training.samples import SampleTranslator
+
+log = logging.getLogger(__name__)
+
+MAX_SHARE = 0.05  # of the time of a run, where --eval-every does not say when
+MIN_FIRST_SECONDS = 3.0  # that the first scores are expected to take at least
+PASSES_PER_STEP = 20  # forward passes of a generator that one image costs in a training step, about
+
+
+class Evaluator:
+    """Scores the test images by the generators as they are at the moment.
+
+    Args:
+        translator: What translates an image without a trace in the training.
+        images: Test images of A and of B, of `read_scored_images`; none to score nothing.
+        config: The settings of the run.
+    """
+
+    def __init__(self, translator: SampleTranslator, images: Images, config: TrainConfig) -> None:
+        self.translator, self.images, self.config = translator, images, config
+        self.protocol = _protocol(images, config)
+        self.newest: dict[str, Any] | None = None  # the record of the newest scores: step, scores, spreads, protocol
+        self.best: Mapping[str, Any] | None = None  # by the default score, of this protocol
+        self.scorer: Scorer | None = None
+        self.began, self.first = time.monotonic(), 0  # when training began, and after which step
+        self.spent = 0.0  # seconds, of all scores since then
+        self.last: float | None = None  # seconds, of the last scores
+
+    def begin(self, done: int, records: Sequence[dict[str, Any]]) -> None:
+        """Starts the clock, right before the first step.
+
+        Args:
+            done: Steps that are done before.
+            records: Those of the run so far, of which the best scores are still the best.
+        """
+        self.began, self.first = time.monotonic(), done
+        self.best = best_record([r for r in records if r.get("protocol") == self.protocol], DEFAULT_SCORE)
+
+    def is_due(self, step: int, *, epoch_ended: bool, last: bool) -> bool:
+        """Returns whether scores are due after `step`.
+
+        Args:
+            step: Steps done.
+            epoch_ended: `step` was the last one of its epoch.
+            last: `step` was the last one of the run.
+        """
+        every = self.config.run.eval_every
+        if not self.images[0]:
+            return False
+        if every is not None:
+            return every > 0 and (last or step % every == 0)
+        elapsed = time.monotonic() - self.began
+        return (epoch_ended or last) and self.spent + self._expected(
+            elapsed / (step - self.first)
+        ) <= MAX_SHARE * elapsed
+
+    def _expected(self, seconds_per_step: float) -> float:
+        """How long the next scores take: as long as the last ones, or by the images that they translate."""
+        if self.last is not None:
+            return self.last
+        passes = 2 * sum(map(len, self.images))
+        return max(MIN_FIRST_SECONDS, passes / (PASSES_PER_STEP * self.config.optim.images_per_step) * seconds_per_step)
+
+    def evaluate(self, step: int, events: EventLog) -> dict[str, float]:
+        """Scores the test images, and writes and logs the scores.
+
+        Returns:
+            What a display of the run's progress shows of them.
+
+        Where the GPU's memory is too small for it, as training needs it all, a warning is logged and there are none.
+        """
+        start = time.monotonic()
+        try:
+            with torch.inference_mode():
+                scorer = self._scorer()
+                scores, untranslated = (
+                    scorer.score({d: self._translations(d) for d in DIRECTIONS}),
+                    scorer.untranslated(),
+                )
+        except torch.OutOfMemoryError:
+            warn_once(log, "no scores: the GPU's memory is full; --eval-every 0 leaves them out")
+        else:
+            self.newest = events.write(
+                step,
+                scores=scores.values,
+                spreads=scores.spreads,
+                untranslated=untranslated.values,
+                protocol=self.protocol,
+            )
+            before = None if self.best is None else self.best["scores"].get(DEFAULT_SCORE)
+            if is_better(DEFAULT_SCORE, self.newest["scores"][DEFAULT_SCORE], before):
+                self.best = self.newest
+            log.info("%s", score_line(self.newest, self.best))
+        self.last = time.monotonic() - start
+        self.spent += self.last
+        return {} if self.newest is None else {DEFAULT_SCORE: self.newest["scores"][DEFAULT_SCORE]}
+
+    def _scorer(self) -> Scorer:
+        if self.scorer is None:
+            arrays = tuple([image.pixels for image in images] for images in self.images)
+            self.scorer = Scorer((arrays[0], arrays[1]), self.translator.step.device, paired=self.config.data.paired)
+        return self.scorer
+
+    def _translations(self, direction: str) -> Callable[[], Iterator[Translated]]:
+        domain = direction[0]
+        images: Sequence[HeldOutImage] = self.images["AB".index(domain)]
+
+        def translated() -> Iterator[Translated]:
+            for image in images:
+                _, translation, reconstruction = self.translator.translate(domain, image)
+                yield Translated(translation, reconstruction)
+
+        return translated
+
+
+def read_scored_images(config: TrainConfig, domains: Sequence[Domain], *, min_size: int) -> Images:
+    """Reads the test images that a run is scored by, and logs which; none where there are none, or none are wanted."""
+    every = config.run.eval_every
+    if every == 0:
+        return [], []
+    images = read_test_images(config.data, domains, count=config.run.eval_images, min_size=min_size)
+    if not images[0]:
+        log.info("scores: none, as there are no test images of both domains (testA and testB below --data)")
+        return images
+    when = "after each epoch, within 5 % of the time" if every is None else f"every {every:,} steps"
+    log.info("scores: %s; %s", _protocol(images, config), when)
+    return images
+
+
+def _protocol(images: Images, config: TrainConfig) -> str:
+    """What the scores are about: how many images, and what becomes of them before they are compared."""
+    pairs = " that are pairs" * config.data.paired
+    return f"{len(images[0])} + {len(images[1])} test images{pairs}, {describe_geometry(config.data)}"

@@ -1,0 +1,216 @@
+"""Scores of the test images during training: when, of what, and where they are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cyclegan_fast.checkpoint import load_generators
+from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.evaluation.scorer import Scorer, Translated
+from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.monitoring.events import read_events
+from cyclegan_fast.training import evaluator as module
+from cyclegan_fast.training.evaluator import Evaluator
+from cyclegan_fast.training.trainer import Trainer
+from tests.commands import train_settings
+
+FLAGS = (
+    "--generator resnet_2blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
+    "--device cpu --workers 0 --pool-size 3 --max-steps 6 --log-every 3 --sample-every 0"
+)
+CPU = torch.device("cpu")
+
+
+def write_images(root: Path, *folders: str, count: int = 5, mode: str = "RGB") -> Path:
+    rng = np.random.default_rng(0)
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).convert(mode)
+            small.resize((48, 40), Image.Resampling.BICUBIC).save(root / folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data"), "trainA", "trainB", "testA", "testB")
+
+
+def trainer(data: Path, out: Path, flags: str = "") -> Trainer:
+    return Trainer(train_settings(["--data", str(data), "--out", str(out), *FLAGS.split(), *flags.split()]))
+
+
+def score_events(out: Path) -> list[dict[str, Any]]:
+    return [event for event in read_events(out) if "scores" in event]
+
+
+def test_scores_are_those_of_the_generators_of_their_step(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run = trainer(data, tmp_path, "--eval-every 3 --eval-images 4 --checkpoint-every 3 --lr 0.02 --dropout")
+    assert run.run() == 0
+    events = score_events(tmp_path)
+    assert [event["step"] for event in events] == [3, 6]
+    images = run.evaluator.images
+    arrays = [[image.pixels for image in side] for side in images]
+    assert [len({image.name for image in side}) for side in images] == [4, 4]
+    assert all(image.name.startswith(f"test{x}/") for x, side in zip("AB", images, strict=True) for image in side)
+    for event in events:
+        generators, _ = load_generators(tmp_path / "checkpoints" / f"step_{event['step']:08d}")
+
+        def translated(there: str, back: str, pixels: list[np.ndarray], nets: Any = generators) -> list[Translated]:
+            with torch.no_grad():
+                inputs = [to_model_range(torch.from_numpy(x)[None]) for x in pixels]
+                outputs = [nets[there](x) for x in inputs]  # evaluation: no dropout
+                return [Translated(x[0], nets[back](x)[0]) for x in outputs]
+
+        scorer = Scorer((arrays[0], arrays[1]), CPU)
+        expected = scorer.score(
+            {
+                "AtoB": lambda: translated("G_A", "G_B", arrays[0]),
+                "BtoA": lambda: translated("G_B", "G_A", arrays[1]),
+            }
+        )
+        assert event["scores"] == pytest.approx(expected.values, rel=1e-4)
+        assert event["spreads"] == pytest.approx(expected.spreads, rel=1e-3)
+        assert event["untranslated"] == pytest.approx(scorer.untranslated().values)
+    protocol = "4 + 4 test images, resized to 36x36 (bicubic), the middle 32x32"
+    assert all(event["protocol"] == protocol for event in events)
+    assert f"scores: {protocol}; every 3 steps" in caplog.messages
+    lines = [line for line in caplog.messages if line.startswith("scores after step ")]
+    assert len(lines) == 2 and lines[0].endswith("; the best swd so far") and "cycle_ssim " in lines[1]
+    assert events[0]["scores"]["swd"] != events[1]["scores"]["swd"]
+
+
+def test_the_best_step_outlives_a_resume(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert trainer(data, tmp_path, "--eval-every 1 --max-steps 4 --lr 0.01").run() == 0
+    caplog.clear()
+    run = trainer(data, tmp_path, "--eval-every 2 --resume auto --max-steps 5 --lr 0.01")
+    assert run.run() == 0
+    scores = {event["step"]: event["scores"]["swd"] for event in score_events(tmp_path)}
+    assert list(scores) == [1, 2, 3, 4, 5]
+    best = min(scores, key=lambda step: scores[step])
+    assert run.evaluator.best is not None and run.evaluator.best["step"] == best
+    (line,) = (line for line in caplog.messages if line.startswith("scores after step 5"))
+    assert line.endswith("; the best swd so far" if best == 5 else f" after step {best}")
+    run = trainer(data, tmp_path, "--eval-every 1 --eval-images 2 --resume auto --max-steps 6 --lr 0.01")
+    assert run.run() == 0  # other images: scores that compare with none of before
+    assert run.evaluator.best is not None and run.evaluator.best["step"] == 6
+
+
+def test_pairs_are_scored_against_their_partners(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", "trainA", "testA", count=6)
+    for name in ("train", "test"):
+        (root / f"{name}B").mkdir()
+        for i in range(6):
+            image = Image.open(root / f"{name}A" / f"{i}.png").convert("L")
+            Image.eval(image, lambda v: 255 - v).convert("RGB").save(root / f"{name}B" / f"{i}.jpg", quality=100)
+    (root / "testB" / "2.jpg").write_bytes(b"damaged")
+    run = trainer(root, tmp_path / "run", "--paired --eval-every 6")
+    assert run.run() == 0
+    a, b = run.evaluator.images
+    assert [Path(x.name).stem for x in a] == [Path(x.name).stem for x in b] and len(a) == 5
+    for x, y in zip(a, b, strict=True):
+        gray = x.pixels @ np.array([0.299, 0.587, 0.114])
+        assert np.abs(255 - gray - y.pixels[..., 0]).mean() < 6
+    (event,) = score_events(tmp_path / "run")
+    assert {"l1", "psnr", "ssim", "l1_AtoB", "psnr_BtoA"} <= event["scores"].keys()
+    assert "5 + 5 test images that are pairs" in event["protocol"]
+
+
+@pytest.mark.parametrize("folders", [("trainA", "trainB"), ("trainA", "trainB", "testA")])
+def test_without_test_images_there_are_no_scores_and_one_line_that_says_so(
+    tmp_path: Path, folders: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    root = write_images(tmp_path / "data", *folders)
+    assert trainer(root, tmp_path / "run", "--eval-every 1 --max-steps 2").run() == 0
+    assert score_events(tmp_path / "run") == []
+    reasons = [line for line in caplog.messages if line.startswith("scores")]
+    assert reasons == ["scores: none, as there are no test images of both domains (testA and testB below --data)"]
+
+
+def test_pairs_without_partners_are_not_scored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_images(tmp_path / "data", "trainA", "trainB", "testA", "testB")
+    (root / "testB" / "0.png").unlink()
+    assert trainer(root, tmp_path / "run", "--paired --eval-every 1 --max-steps 1").run() == 0
+    assert score_events(tmp_path / "run") == []
+    assert any("no scores of the test images: --paired: these have no partner" in line for line in caplog.messages)
+
+
+def test_domains_of_other_channels_are_scored(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", "trainA", "testA")
+    write_images(root, "trainB", "testB", mode="L")
+    assert trainer(root, tmp_path / "run", "--channels-B 1 --eval-every 2 --max-steps 2").run() == 0
+    (event,) = score_events(tmp_path / "run")
+    assert event["scores"].keys() >= {"swd_AtoB", "swd_BtoA", "swd", "color", "cycle_l1"} and not event["untranslated"]
+
+
+def test_a_full_gpu_costs_the_scores_and_nothing_else(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trainer(data, tmp_path, "--eval-every 3")
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(run.translator, "translate", full)
+    assert run.run() == 0
+    assert score_events(tmp_path) == []
+    assert caplog.messages.count("no scores: the GPU's memory is full; --eval-every 0 leaves them out") == 1
+
+
+class Clock:
+    """A time that passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+
+def test_by_default_scores_take_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    evaluator = Evaluator(None, ([None] * 50, [None] * 50), TrainConfig())  # type: ignore[arg-type, list-item]
+    evaluator.begin(0, [])
+    due, cost = [], 4.0
+    for epoch in range(1, 101):
+        clock.now += 10.0  # 100 steps of 0.1 s
+        assert not evaluator.is_due(100 * epoch - 50, epoch_ended=False, last=False)
+        if evaluator.is_due(100 * epoch, epoch_ended=True, last=False):
+            due.append(epoch)
+            clock.now, evaluator.spent, evaluator.last = clock.now + cost, evaluator.spent + cost, cost
+    assert due[0] == 6  # 3 seconds are expected at first
+    assert evaluator.spent <= 0.05 * (clock.now - 100) and len(due) in (12, 13)
+    assert {b - a for a, b in itertools.pairwise(due[1:])} <= {7, 8}
+
+
+def test_the_first_scores_wait_for_a_run_that_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 images each way are 200 passes there and back, which is the work of 10 steps."""
+    clock = Clock(monkeypatch)
+    evaluator = Evaluator(None, ([None] * 50, [None] * 50), TrainConfig())  # type: ignore[arg-type, list-item]
+    evaluator.begin(1000, [])  # a run that was continued
+    clock.now += 190 * 2.0
+    assert not evaluator.is_due(1190, epoch_ended=True, last=True)
+    clock.now += 12 * 2.0
+    assert evaluator.is_due(1202, epoch_ended=True, last=False)
+
+
+def test_an_interval_of_ones_own_is_kept_whatever_it_costs() -> None:
+    config = TrainConfig()
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, eval_every=5))
+    evaluator = Evaluator(None, ([None], [None]), config)  # type: ignore[arg-type, list-item]
+    evaluator.begin(0, [])
+    evaluator.spent = 1e9
+    due = [step for step in range(1, 13) if evaluator.is_due(step, epoch_ended=step % 3 == 0, last=step == 12)]
+    assert due == [5, 10, 12]
