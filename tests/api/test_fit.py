@@ -224,7 +224,7 @@ print("not reached")
     lines = [
         line
         for line in done.stdout.splitlines()
-        if not line.startswith(("step ", "loader: ", "sample grids: ", "report: "))
+        if not line.startswith(("step ", "loader: ", "sample grids: ", "scores: ", "report: "))
     ]
     told = "stopped after a checkpoint; fit with the same out and resume=True continues"
     assert lines == [told, "interrupted", told, "Run('prompt'): step 1 of 9, stopped", "True", told]
