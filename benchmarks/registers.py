@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cyclegan_fast.doctor import nvcc_path
+from cyclegan_fast.diagnosis.build import nvcc_path
 
 KERNELS = Path(__file__).resolve().parent.parent / "csrc" / "kernels"
 _KERNEL = re.compile(

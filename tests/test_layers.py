@@ -25,7 +25,7 @@ LAYERS = [
     {"evaluation"},
     {"training", "engine", "serving"},
     {"cli"},  # what all commands share
-    {"api"},  # training from Python
+    {"api", "diagnosis"},  # training from Python; what the doctor examines
     COMMANDS - {"demo"},
     {"demo", "__main__"} | ALIASES.keys(),  # demo runs the other commands one after the other
 ]

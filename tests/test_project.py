@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from cyclegan_fast import ops
-from cyclegan_fast.doctor import BUILD, BUILD_TOOLS, EXTRAS, TORCH
+from cyclegan_fast.diagnosis.build import BUILD, BUILD_TOOLS
+from cyclegan_fast.diagnosis.packages import EXTRAS, TORCH
 from cyclegan_fast.training import resume, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
-# ---- How it is installed: doctor.py has the commands.
+# ---- How it is installed: cyclegan_fast/diagnosis has the commands.
 COMMANDS = [
     re.escape(BUILD),  # pip install -e .
     r"pip install --no-build-isolation -e \.",  # for front ends that hide the environment's torch
@@ -39,7 +40,7 @@ def test_pages_and_messages_name_the_doctors_install_commands() -> None:
     found = {
         f"{path.name}: {command[0]}"
         for path in [*PAGES, *(ROOT / "cyclegan_fast").rglob("*.py")]
-        if path.name != "doctor.py"
+        if path.parent.name != "diagnosis"
         for command in re.finditer(r"pip install (?![{%]|-)[^`\n]*|pip install -e[^`\n]*", path.read_text("utf-8"))
     }
     assert len(found) > 20
@@ -47,7 +48,7 @@ def test_pages_and_messages_name_the_doctors_install_commands() -> None:
 
 
 def test_the_doctors_extras_are_those_of_the_package() -> None:
-    assert {extra for extra, _ in EXTRAS.values()} <= set(PROJECT["optional-dependencies"])
+    assert {about.extra for about in EXTRAS.values()} <= set(PROJECT["optional-dependencies"])
 
 
 # ---- What the pages name.
@@ -127,7 +128,8 @@ def test_workflows_cover_check_test_wheels_and_docs() -> None:
 def test_forms_ask_for_the_doctors_report(form: str) -> None:
     content = yaml.safe_load((ROOT / f".github/ISSUE_TEMPLATE/{form}.yml").read_text())
     required = [item for item in content["body"] if item.get("validations", {}).get("required")]
-    assert any("`python -m cyclegan_fast.doctor --json`" in item["attributes"]["label"] for item in required)
+    words = " --smoke" if form == "bug" else ""
+    assert any(f"`python -m cyclegan_fast.doctor{words} --json`" in item["attributes"]["label"] for item in required)
 
 
 def test_the_citation_names_this_version_and_the_paper() -> None:

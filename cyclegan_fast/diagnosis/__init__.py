@@ -1,0 +1,1 @@
+"""What `python -m cyclegan_fast.doctor` examines: packages, the extension, the GPU, the machine, every backend."""
