@@ -45,6 +45,7 @@ def line_chart(
     x_name: str = "step",
     unit: str = "",
     names: Sequence[str] = (),
+    mark: tuple[float, str] | None = None,
 ) -> Element:
     """Draws one line per series.
 
@@ -56,6 +57,7 @@ def line_chart(
         x_name: What x counts.
         unit: What follows each value of y, such as %.
         names: The lines of all charts beside this one, each of which has its colour; by default those of this one.
+        mark: An x with a line through it, and what it is, for the legend.
 
     Returns:
         A <figure>: caption and legend with each line's last value, then the <svg>.
@@ -68,13 +70,14 @@ def line_chart(
     colours = {name: colour(i) for i, name in enumerate(names or series)}
     return el(
         "figure",
-        el("figcaption", el("strong", title), *_legend(last, unit, colours)),
+        el("figcaption", el("strong", title), *_legend(last, unit, colours), el("em", mark[1]) if mark else None),
         el(
             "svg",
             *_axis_of_y(frame, y_ticks, unit),
             *_axis_of_x(frame, x_ticks, x_name),
             *(_raw_lines(series, frame, colours) if raw else ()),
             *_mean_lines(means, frame, colours),
+            _mark(frame, mark[0]) if mark else None,
             viewBox=f"0 0 {WIDTH} {HEIGHT}",
             role="img",
             aria_label=label,
@@ -133,6 +136,11 @@ def _frame(series: Mapping[str, Points], x_ticks: list[float], y_ticks: list[flo
     characters = max(len(x_name), *(len(number(tick)) + 2 * len(unit) for tick in y_ticks))  # a % is wide
     left = max(MIN_LEFT, LABEL_GAP + math.ceil(CHARACTER * characters))
     return Frame(left, x_ticks[0], max(x_end, x_ticks[0] + 1e-9), y_ticks[0], y_ticks[-1])
+
+
+def _mark(frame: Frame, value: float) -> Element:
+    x = frame.x(value)
+    return el("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="mark")
 
 
 def _axis_of_y(frame: Frame, ticks: list[float], unit: str) -> list[Element]:

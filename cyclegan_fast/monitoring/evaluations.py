@@ -7,7 +7,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, METRICS, best_record
-from cyclegan_fast.monitoring.chart import Points, number
+from cyclegan_fast.monitoring.chart import Points, line_chart, number
+from cyclegan_fast.monitoring.curves import with_numbers
 from cyclegan_fast.monitoring.markup import el
 
 Record = Mapping[str, Any]  # step, scores, and mostly spreads, protocol, untranslated
@@ -41,16 +42,21 @@ def value_text(value: float | None) -> str:
     return "not a number" if value is None else number(value)
 
 
-def score_charts(events: Sequence[Record]) -> dict[str, dict[str, Points]]:
-    """Curves by chart and name: one chart for each metric, with both directions."""
+def score_charts(events: Sequence[Record]) -> list[Element]:
+    """Draws a chart for each metric, with both directions and a mark at the best step of their mean."""
     records = score_records(events)
-    return {
-        metric.title: {
-            ARROWS[direction]: [(record["step"], record["scores"].get(f"{name}_{direction}")) for record in records]
-            for direction in DIRECTIONS
-        }
-        for name, metric in METRICS.items()
-    }
+    charts = []
+    for name, metric in METRICS.items():
+        lines = {ARROWS[direction]: _points(records, f"{name}_{direction}") for direction in DIRECTIONS}
+        best = best_record(records, name)
+        mark = None if best is None else (best["step"], f"best at step {best['step']:,}")
+        drawn = with_numbers({metric.title: lines})
+        charts += [line_chart(title, points, smooth=False, mark=mark) for title, points in drawn.items()]
+    return charts
+
+
+def _points(records: Sequence[Record], score: str) -> Points:
+    return [(record["step"], record["scores"].get(score)) for record in records]
 
 
 def best_table(events: Sequence[Record]) -> Element | None:
@@ -63,7 +69,7 @@ def best_table(events: Sequence[Record]) -> Element | None:
         best = best_record(records, name)
         if best is None:
             continue
-        untranslated = records[-1].get("untranslated", {}).get(name)
+        untranslated = (records[-1].get("untranslated") or {}).get(name)
         rows.append(
             el(
                 "tr",
@@ -76,11 +82,13 @@ def best_table(events: Sequence[Record]) -> Element | None:
             )
         )
     heads = ("", "Best", "at step", f"Last (step {records[-1]['step']:,})", "Untranslated", "Better is")
+    table = el("table", el("thead", el("tr", *(el("th", head, scope="col") for head in heads))), el("tbody", *rows))
+    protocol = records[-1].get("protocol", "")
     return el(
         "div",
-        el("table", el("thead", el("tr", *(el("th", head, scope="col") for head in heads))), el("tbody", *rows)),
-        el("p", f"Mean of both directions. {records[-1].get('protocol', '')}.", class_="hint"),
-        class_="card",
+        el("div", table, class_="scroll"),
+        el("p", f"Mean of both directions{f'; {protocol}' if protocol else ''}.", class_="hint"),
+        class_="card runs",
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from cyclegan_fast.monitoring.banner import REFRESH_SECONDS, draw_banner
-from cyclegan_fast.monitoring.chart import line_chart, number
-from cyclegan_fast.monitoring.curves import NAMES, draw_charts, event_series, score_series, with_numbers
+from cyclegan_fast.monitoring.chart import number
+from cyclegan_fast.monitoring.curves import NAMES, draw_charts, event_series, score_series
 from cyclegan_fast.monitoring.evaluations import best_table, score_charts
 from cyclegan_fast.monitoring.markup import el
 from cyclegan_fast.monitoring.page import (
@@ -169,8 +169,7 @@ def _test_scores(events: Sequence[Mapping[str, Any]]) -> Element | None:
     table = best_table(events)
     if table is None:
         return None
-    charts = [line_chart(title, lines, smooth=False) for title, lines in with_numbers(score_charts(events)).items()]
-    return section("Scores of the test images", table, el("div", *charts, class_="charts"))
+    return section("Scores of the test images", table, el("div", *score_charts(events), class_="charts"))
 
 
 def _curves(events: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> Element | None:

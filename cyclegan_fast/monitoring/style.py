@@ -56,7 +56,7 @@ p { margin: 0 0 10px; max-width: 72ch; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 6px; background: var(--line); }
 .strip img.small { image-rendering: pixelated; }
 .wide { grid-template-columns: minmax(0, 1fr); }
-.cards + .cards { margin-top: 16px; }
+.cards + .cards, .card + .charts { margin-top: 16px; }
 .scroll { overflow-x: auto; margin-bottom: -6px; padding-bottom: 6px; }
 .scroll .first { position: sticky; left: 0; z-index: 1; box-shadow: 3px 0 0 3px var(--card); }
 .scroll span.first { background: var(--card); }
@@ -72,6 +72,8 @@ i.dashed { background: repeating-linear-gradient(90deg, currentColor 0 4px, tran
 .chart svg { display: block; width: 100%; height: auto; }
 .chart text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
 .chart .grid { stroke: var(--line); }
+.chart .mark { stroke: var(--good); stroke-dasharray: 3 3; }
+.chart em { color: var(--good); font-style: normal; }
 .chart path { fill: none; stroke: currentColor; stroke-linecap: round; stroke-linejoin: round; }
 .chart .raw { stroke-width: 1.2; opacity: .4; }
 .chart .mean { stroke-width: 2.2; }
