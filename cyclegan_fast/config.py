@@ -236,6 +236,10 @@ class RunConfig:
     """How many of the newest checkpoints to keep; 0 keeps all."""
     keep_every: int = number(0, min=0)
     """Milestones: a checkpoint is saved at each multiple of this many steps, and never deleted; 0 for none."""
+    watch: Literal["on", "off"] = choice("on", alone="on")
+    """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike."""
+    detect_anomaly: bool = False
+    """Look at the losses and gradients of every step, and replay one that is not finite, to name layer and tensor."""
     max_steps: int | None = number(None, min=1)
     """Stop after this many steps, even if epochs are left; none for no limit."""
     resume: Literal["off", "auto"] = choice("off", alone="auto", stored=False)

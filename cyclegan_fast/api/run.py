@@ -12,7 +12,7 @@ from cyclegan_fast.config import ObjectiveConfig, TrainConfig, from_dict
 from cyclegan_fast.errors import MissingFileError
 from cyclegan_fast.metrics import DEFAULT_SCORE, best_record
 from cyclegan_fast.monitoring.evaluations import score_records
-from cyclegan_fast.monitoring.events import EVENTS_NAME, read_events
+from cyclegan_fast.monitoring.events import EVENTS_NAME, is_log_record, read_events
 from cyclegan_fast.monitoring.run_status import RunStatus, read_status
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Run:
         """The log records, oldest first: step, time in seconds since 1970, losses by name, epoch, lr, speed ..."""
         self.scores: list[dict[str, Any]] = []
         """The records of its test images' scores, oldest first: step, scores by name, spreads, protocol ..."""
+        self.warnings: list[str] = []
+        """What the run has warned of, oldest first: see `--watch`."""
         self.status: RunStatus | None = None
         """Whether it trains or how it ended, and how far it is; None before it has trained."""
         self.refresh()
@@ -48,8 +50,9 @@ class Run:
     def refresh(self) -> Self:
         """Reads the log and the status again, of a run that still trains; returns this run."""
         events, self.status = read_events(self.out), read_status(self.out)
-        self.records = [event for event in events if "scores" not in event]
+        self.records = [event for event in events if is_log_record(event)]
         self.scores = [event for event in events if "scores" in event]
+        self.warnings = [warning["message"] for event in events for warning in event.get("warnings") or ()]
         return self
 
     def best_step(self, score: str = DEFAULT_SCORE) -> int | None:

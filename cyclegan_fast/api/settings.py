@@ -155,6 +155,11 @@ class FitSettings(TypedDict, total=False):
     """How many of the newest checkpoints to keep; 0 keeps all."""
     keep_every: int
     """Milestones: a checkpoint is saved at each multiple of this many steps, and never deleted; 0 for none."""
+    watch: bool | Literal["on", "off"]
+    """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike.
+    True means on."""
+    detect_anomaly: bool
+    """Look at the losses and gradients of every step, and replay one that is not finite, to name layer and tensor."""
     max_steps: int | None
     """Stop after this many steps, even if epochs are left; none for no limit."""
     resume: bool | Literal["off", "auto"]

@@ -1,8 +1,10 @@
-"""The head of a report: how far the run is, in one sentence."""
+"""The head of a report: how far the run is, in one sentence, and what it warns of."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from cyclegan_fast.monitoring.markup import el
@@ -28,6 +30,15 @@ def draw_banner(status: RunStatus) -> Element:
         el("p", note, class_="hint"),
         class_=f"state {status.state}",
     )
+
+
+def draw_warnings(events: Sequence[Mapping[str, Any]]) -> list[Element]:
+    """Draws what a run has warned of, oldest first."""
+    return [
+        el("div", el("p", el("b", f"At step {event['step']:,}"), f": {warning['message']}."), class_="state warning")
+        for event in events
+        for warning in event.get("warnings") or ()
+    ]
 
 
 def describe(status: RunStatus) -> tuple[str, str]:

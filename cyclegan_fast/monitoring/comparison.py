@@ -15,7 +15,7 @@ from PIL import Image
 from cyclegan_fast.metrics import METRICS
 from cyclegan_fast.monitoring.chart import Points, colour, line_chart, number
 from cyclegan_fast.monitoring.curves import CURVES, EXACT, NAMES, UNITS, loss_title, with_numbers
-from cyclegan_fast.monitoring.events import read_events
+from cyclegan_fast.monitoring.events import is_log_record, read_events
 from cyclegan_fast.monitoring.grids import reduced
 from cyclegan_fast.monitoring.markup import el
 from cyclegan_fast.monitoring.page import ImageBlock, as_text, breakable, image_cards, section, write_page
@@ -221,7 +221,7 @@ def _lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:
         run.label: [
             (event["step"], event.get("losses", {}).get(name, event.get(name)))
             for event in run.events
-            if "scores" not in event
+            if is_log_record(event)
         ]
         for run in runs
     }

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from cyclegan_fast.monitoring.chart import Points, line_chart
+from cyclegan_fast.monitoring.events import is_log_record
 from cyclegan_fast.monitoring.page import humanise
 
 LOSS_TITLES = {
@@ -42,7 +43,7 @@ def loss_title(name: str) -> str:
 def event_series(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
     """Curves by chart and name: one chart per kind of loss with both directions, then rate and speed."""
     charts: dict[str, dict[str, Points]] = {}
-    events = [event for event in events if "scores" not in event]  # which have records of their own
+    events = [event for event in events if is_log_record(event)]
     for name in dict.fromkeys(name for event in events for name in event.get("losses", {})):
         points = [(event["step"], event.get("losses", {}).get(name)) for event in events]
         charts.setdefault(loss_title(name), {})[name] = points

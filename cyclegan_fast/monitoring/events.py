@@ -27,6 +27,7 @@ _SHAPE = {
     "step": Number(0, 2**62),
     **dict.fromkeys(("losses", "scores", "spreads", "untranslated"), Maybe({str: _VALUE})),
     "protocol": Maybe(str),
+    "warnings": Maybe([{"kind": str, "network": str, "message": str}]),
     **dict.fromkeys(("time", "epoch", "lr", "steps_per_second", "peak_memory_gib"), _VALUE),
     **dict.fromkeys(("data_wait_percent", "data_wait_share"), _VALUE),
 }
@@ -111,6 +112,11 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     except DocumentError as error:
         raise UserError(f"{path} cannot be used: {error}; move it away") from error
     return [_record(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def is_log_record(event: Mapping[str, Any]) -> bool:
+    """Returns whether a record is one of those of every --log-every steps, and not of scores or warnings."""
+    return not event.keys() & {"scores", "warnings"}
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:

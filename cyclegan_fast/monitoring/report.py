@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from cyclegan_fast.monitoring.banner import REFRESH_SECONDS, draw_banner
+from cyclegan_fast.monitoring.banner import REFRESH_SECONDS, draw_banner, draw_warnings
 from cyclegan_fast.monitoring.chart import number
 from cyclegan_fast.monitoring.curves import NAMES, draw_charts, event_series, score_series
 from cyclegan_fast.monitoring.evaluations import best_table, score_charts
@@ -102,6 +102,7 @@ def _header(
         el("h1", title),
         el("p", summary, class_="summary") if summary else None,
         draw_banner(status) if status is not None else None,
+        *draw_warnings(events),
         el("ul", *items, class_="figures"),
     )
 

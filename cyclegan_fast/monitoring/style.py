@@ -48,7 +48,7 @@ p { margin: 0 0 10px; max-width: 72ch; }
 .state .bar { height: 6px; margin-top: 10px; border-radius: 3px; background: var(--line); overflow: hidden; }
 .state .bar i { display: block; height: 100%; border-radius: 3px; background: var(--tone); }
 .running { --tone: var(--accent); } .finished { --tone: var(--good); }
-.stopped { --tone: var(--s1); } .failed, .killed { --tone: var(--bad); }
+.stopped, .warning { --tone: var(--s1); } .failed, .killed { --tone: var(--bad); }
 .hint { max-width: 110ch; margin: 10px 0 12px; color: var(--soft); font-size: .85rem; }
 .strip { display: grid; gap: 6px; }
 .strip span { color: var(--soft); font-size: .82rem; line-height: 1.3; text-align: center; align-self: end;

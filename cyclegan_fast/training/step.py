@@ -79,6 +79,8 @@ class CycleGANStep:
         self.optimizer_G = Adam([G_A, G_B], self.lr, config.optim)
         self.optimizer_D = Adam([D_A, D_B], self.lr, config.optim)
         self.scaler = LossScaler(self.device, enabled=config.run.amp == "fp16")
+        # In fp16 a step overflows now and then, which is no anomaly.
+        self.detects_anomalies = config.run.detect_anomaly and config.run.amp != "fp16"
         self.pool_A, self.pool_B = _image_pools(config, self.device)
         self.cycle_A, self.cycle_B = self._cycles()
         self.micro_batches = config.optim.grad_accumulation
@@ -213,10 +215,13 @@ class CycleGANStep:
     def update_weights(self, from_A: CycleResult, from_B: CycleResult, losses: Losses) -> None:
         """Updates the generators by the sum of both cycles' gradients, the discriminators, and the loss scale.
 
-        Either update is skipped, on the device itself, when one of its losses is not finite.
+        Either update is skipped, on the device itself, when one of its losses is not finite; with anomaly detection
+        both are, also when a gradient is not, so that all weights stay as they were before the step.
         """
         of_D = [loss for name, loss in losses.items() if name.startswith("D_")]
         of_G = [loss for name, loss in losses.items() if not name.startswith("D_")]
+        if self.detects_anomalies:
+            of_D = of_G = [*losses.values(), _largest_gradient(from_A, from_B).to(of_G[0])]
         updates = [self.optimizer_G.group(of_G, from_A.generator_gradients, from_B.generator_gradients)]
         if self.objective.lambda_gan:
             gradients = from_A.discriminator_gradients + from_B.discriminator_gradients
@@ -306,6 +311,13 @@ def _sum(first: Gradients, second: Gradients) -> Gradients:
     if both:
         torch._foreach_add_([a for a, _ in both], [b for _, b in both])
     return [b if a is None else a for a, b in zip(totals, second, strict=True)]
+
+
+def _largest_gradient(*results: CycleResult) -> Tensor:
+    """The largest magnitude in all gradients, a scalar; NaN where one of them is."""
+    found = [g for result in results for g in result.generator_gradients + result.discriminator_gradients]
+    norms = torch._foreach_norm([g for g in found if g is not None], float("inf"))
+    return torch.stack([full_precision(norm) for norm in norms]).max()
 
 
 def _mean(results: Iterator[CycleResult]) -> CycleResult:

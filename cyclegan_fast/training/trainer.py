@@ -32,6 +32,7 @@ from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
+from cyclegan_fast.training.anomaly import explain_anomaly
 from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.evaluator import Evaluator, read_scored_images
@@ -56,6 +57,7 @@ from cyclegan_fast.training.samples import SampleTranslator
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.settings import resolve_settings, suggest_smaller_sizes, uses_cuda_graph
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
+from cyclegan_fast.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +120,9 @@ class Trainer:
         self.schedule = LearningRate(config.optim)
         self.meter = Meter()
         self.samples_guard = Unessential("sample grids are missing")
+        # A GPU is asked now and then, as asking it waits for it.
+        self.looks_at_each_step = self.device.type == "cpu" or config.run.detect_anomaly
+        self.batch: dict[str, Any] | None = None  # of the last step, for --detect-anomaly
         self.done = 0  # steps trained so far
         self.epoch_loss = torch.zeros((), device=self.device)  # sum of the generators' losses over this epoch
 
@@ -142,6 +147,7 @@ class Trainer:
                 return 0
             write_atomically(out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False).encode())
             self.events = stack.enter_context(EventLog(out, resume_step=self.done or None))
+            self.watch = Watch(self.config, self.events)
             remove_samples_after(out, self.done or -1)
             self.progress = stack.enter_context(TrainingProgress(self.total_steps, start_step=self.done))
             note = channels_note(self.pixel_formats)
@@ -179,6 +185,7 @@ class Trainer:
             self.meter.add(losses)
             self.epoch_loss += self.meter.generators_loss
             self.done += 1
+            self.batch = batch if self.config.run.detect_anomaly else None
             self._after_step()
         if self.meter.steps:
             self._stop_unless_finite()
@@ -196,7 +203,7 @@ class Trainer:
         run, last = self.config.run, self.done == self.total_steps
         log_due = last or self.done % run.log_every == 0
         save_due = not last and self.checkpoints.due(self.done)  # `run` saves the last one
-        if log_due or save_due or self.device.type == "cpu":
+        if log_due or save_due or self.looks_at_each_step:
             self._stop_unless_finite()
         record = self._log() if log_due else None
         sample_due = _divides(run.sample_every, self.done) or (last and run.sample_every > 0)
@@ -229,6 +236,7 @@ class Trainer:
             losses=self.meter.means(),
         )
         self.meter.reset()
+        self.watch.after_log(self.done, record["losses"])
         return record
 
     def _end_epoch(self) -> None:
@@ -240,19 +248,25 @@ class Trainer:
         """Ends the run at a loss that is not finite: it has changed no weights, but nothing good comes after it."""
         if self.config.run.amp == "fp16":  # it overflows now and then; its scaler halves the scale and skips the update
             if self.step.scaler.get_scale() < MIN_LOSS_SCALE:
-                raise UserError(f"step {self.done}: fp16 overflows without end; use --amp bf16, or lower --lr")
+                advice = self._anomaly() or "lower --lr"
+                raise UserError(f"step {self.done}: fp16 overflows without end; use --amp bf16, or {advice}")
             return
-        bad = self.meter.not_finite()
-        if not bad:
-            return
+        losses = " and ".join(self.meter.not_finite())
+        if not losses and not (self.step.detects_anomalies and self.step.optimizer_G.steps < self.done):
+            return  # where an update was skipped, too few are counted
+        bad = f"the loss {losses}" if losses else "a gradient"
         dump = self.checkpoints.dump(self._contents())
-        asked = 1 if self.device.type == "cpu" else self.meter.steps  # a GPU is asked now and then
-        first = self.done - asked + 1
+        first = self.done - (1 if self.looks_at_each_step else self.meter.steps) + 1
         where = f"step {self.done}" if first == self.done else f"steps {first} to {self.done}"
-        raise UserError(
-            f"{where}: the loss {' and '.join(bad)} is not finite; the weights of before it are saved in {dump}; "
-            "look at the images of that step, or lower --lr"
+        advice = self._anomaly() or (
+            "look at the images of that step, or lower --lr; the same command with --resume auto --detect-anomaly "
+            "names layer and tensor"
         )
+        raise UserError(f"{where}: {bad} is not finite; the weights of before it are saved in {dump}; {advice}")
+
+    def _anomaly(self) -> str:
+        """Replays the last step under --detect-anomaly, and returns what was not finite in it."""
+        return explain_anomaly(self.networks, self.config, self.batch) if self.batch else ""
 
     def _save_samples(self) -> None:
         """Writes a grid of the held-out images as the generators translate them now."""
@@ -260,6 +274,7 @@ class Trainer:
             with self.samples_guard:
                 grid = save_samples(self.config.run.out, self.done, rows)
                 self.events.image(self.done, "samples", grid)
+            self.watch.after_samples(self.done, rows)
 
     def _contents(self) -> Contents:
         """What a checkpoint of this moment is made of."""
