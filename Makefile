@@ -1,4 +1,4 @@
-# make demo | make check | make test | make bench | make gpu | make mockgpu | make docs | make lint | make wheels
+# make demo | make check | make test | make fuzz | make soak | make bench | make gpu | make mockgpu | make docs | make lint | make wheels
 PYTHON ?= python3
 TORCH ?= 2.13.0
 JOBS ?= 2
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 EXTENSION := $(BIN)/python setup.py --quiet build_ext --inplace
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check test wheels try-wheels bench gpu mockgpu docs lint format extension clean
+.PHONY: demo check test wheels try-wheels bench fuzz gpu mockgpu docs lint format extension clean
 
 demo: $(VENV)/.ready
 	$(EXTENSION)
@@ -39,6 +39,11 @@ bench: extension
 # For a host with a GPU and, maybe, no network: uses that host's own Python and torch, and installs nothing.
 gpu:
 	$(PYTHON) benchmarks/gpu.py $(PARTS)
+
+# Damaged and hostile files for every reader, at random, for MINUTES; finds lie in build/fuzz (tests/fuzz).
+MINUTES ?= 30
+fuzz: extension
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 # The CUDA path on a machine without a GPU; PYTHON is one with a CUDA build of torch (tests/mock_cuda).
 mockgpu:

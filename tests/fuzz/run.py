@@ -13,7 +13,7 @@ import faulthandler
 import hashlib
 import json
 import resource
-import shutil
+import tempfile
 import time
 import traceback
 import warnings
@@ -23,9 +23,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from cyclegan_fast.errors import UserError
 from tests.fuzz.mutations import Change, changed, changes
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.targets import TARGETS, Target, check_refusal, is_refused
 
 MAX_SECONDS = 20  # of this process's CPU time, for one file of at most a MiB
 MAX_PEAK = 1536 * 2**20  # bytes that reading one may take: the largest image that is decoded is of 179 Mpx
@@ -42,28 +41,14 @@ settings.register_profile(
 )
 
 
-def check_refusal(error: Exception) -> str:
-    """The sentence with which a file was refused.
-
-    Raises:
-        AssertionError: It is none.
-        Exception: The error itself, where it is none for users.
-    """
-    if not isinstance(error, UserError):
-        raise error
-    sentence = str(error)
-    assert sentence and "\n" not in sentence, f"no sentence: {sentence!r}"
-    assert len(sentence) < 1000, f"a sentence of {len(sentence)} characters: {sentence[:300]}"
-    return sentence
-
-
 class Fuzzer:
     """Tries files, each in a folder of its own, and notes the one that is being read."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.files = folder, folder / "files"
-        self.finds = folder / "finds"
+        self.folder, self.finds = folder, folder / "finds"
         self.finds.mkdir(parents=True, exist_ok=True)
+        self.case = (folder / "case").open("w+b", buffering=0)
+        self.seeds: dict[str, Sequence[bytes]] = {}  # sound files, by target
         self.cases = 0
 
     def try_target(self, name: str, examples: int, *, number: int | None, until: float) -> int:
@@ -76,7 +61,9 @@ class Fuzzer:
             until: Value of time.monotonic() at which it stops.
         """
         target = TARGETS[name]
-        seeds = target.seeds()
+        if name not in self.seeds:
+            self.seeds[name] = target.seeds()
+        seeds = self.seeds[name]
 
         @settings(settings.get_profile("fuzz"), max_examples=examples, derandomize=number is None)
         @given(st.integers(0, len(seeds) - 1), changes())
@@ -85,6 +72,8 @@ class Fuzzer:
                 self.try_file(name, target, target.repair(changed(seeds, which, wanted)))
 
         try:
+            for sound in seeds:
+                assert not is_refused(refusal := self.read(name, target, sound)), f"sound, and refused: {refusal}"
             (one if number is None else seed(number)(one))()
         except Exception as error:  # whatever reading raised, but a UserError
             self.note_find(name, error)
@@ -94,13 +83,10 @@ class Fuzzer:
     def try_file(self, name: str, target: Target, content: bytes) -> None:
         """Reads one file, in bounded time and memory."""
         self.cases += 1
-        (self.folder / "case").write_bytes(name.encode() + b"\n" + content)
-        shutil.rmtree(self.files, ignore_errors=True)
-        self.files.mkdir()
         before, start = _reset_peak(), time.process_time()
         faulthandler.dump_traceback_later(_HANGS, exit=True)
         try:
-            target.read(content, self.files)
+            self.read(name, target, content)
         except ValueError as error:
             check_refusal(error)
         finally:
@@ -108,6 +94,14 @@ class Fuzzer:
         taken, seconds = _status("VmHWM") - before, time.process_time() - start
         assert taken <= MAX_PEAK, f"reading it took {taken / 2**20:.0f} MiB"
         assert seconds <= MAX_SECONDS, f"reading it took {seconds:.0f} s"
+
+    def read(self, name: str, target: Target, content: bytes) -> object:
+        """Notes the file that is being read, and reads it."""
+        self.case.seek(0)
+        self.case.write(name.encode() + b"\n" + content)
+        self.case.truncate()
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            return target.read(content, Path(folder))
 
     def note_find(self, name: str, error: Exception) -> None:
         """Stores the file that was read last."""

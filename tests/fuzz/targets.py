@@ -24,9 +24,9 @@ from cyclegan_fast.data.catalog.probe import inspect
 from cyclegan_fast.data.locations.shards import read_shard
 from cyclegan_fast.engine.backends.onnx_file import embed_metadata, parse_onnx
 from cyclegan_fast.engine.backends.sidecar import make_sidecar, read_sidecar
-from cyclegan_fast.engine.export.onnx import to_onnx
 from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_generator
 from cyclegan_fast.engine.translation.video_reader import VideoReader, open_video
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.images import high_bit_depth
 from cyclegan_fast.images.decode import read, read_unscaled
 from cyclegan_fast.images.in_memory import EncodedImage
@@ -197,10 +197,12 @@ def _read_shard(content: bytes, folder: Path) -> object:
 
 
 def _configs() -> list[bytes]:
+    merged = b"optim: {<<: &a {lr: 1}, beta1: 0.5}\nmodel: {<<: {ngf: 8}}\nrun: {amp: bf16, seed: 0x10}\n"
+    typed = b"\xef\xbb\xbf%YAML 1.1\n---\ndata: !!map\n  value_low: -1.0\n  value_high: 1e3\n  depth: float\n...\n"
     return [
         b"model: {generator: resnet_6blocks, ngf: 32}\noptim:\n  lr: 2.0e-4\n  n_epochs: 3\nrun:\n  out: runs/a\n",
-        b"a: &a {lr: 1}\noptim: {<<: *a, beta1: 0.5}\ndata: {data_A: [x, 'y'], flip: no}\nrun: {amp: bf16, seed: 0x10}",
-        b"\xef\xbb\xbf%YAML 1.1\n---\ndata: !!map\n  load_size: 286\n  value_low: -.inf\nrun: {out: !!str 3}\n...\n",
+        merged + b"data: {data_A: [x, 'y'], flip: no}",
+        typed,
     ]
 
 
@@ -296,8 +298,27 @@ def _read_sidecar(content: bytes, folder: Path) -> object:
 
 
 def _graphs() -> list[bytes]:
-    graph = to_onnx(_generator())
-    return [embed_metadata(graph, _engine_metadata()), graph]
+    """One of ours; one of another maker, whose output's shape is inferred; one whose weights lie beside it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "weight")
+    beside = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=(3, 3, 1, 1))
+    beside.data_location = TensorProto.EXTERNAL
+    beside.external_data.add(key="location", value="weights.bin")
+    node = helper.make_node("Conv", ["image", "weight"], ["result"], kernel_shape=[1, 1])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    unknown = helper.make_tensor_value_info("result", TensorProto.FLOAT, None)
+    known, inferred, outside = (
+        helper.make_model(helper.make_graph([node], "g", [image], [output], [tensor])).SerializeToString()
+        for output, tensor in ((result, weight), (unknown, weight), (result, beside))
+    )
+    return [embed_metadata(known, _engine_metadata()), inferred, outside]
+
+
+def _read_graph(content: bytes, folder: Path) -> object:
+    (folder / "weights.bin").write_bytes(bytes(36))
+    return parse_onnx(content, "g.onnx", folder=folder)
 
 
 # ---- Videos.
@@ -328,10 +349,34 @@ def _read_video(content: bytes, folder: Path) -> object:
         return [frame.pts for frame, _ in zip(frames, range(_FRAMES), strict=False)]
 
 
+class Refusal(str):
+    """The sentence with which a file was refused."""
+
+
+def check_refusal(error: Exception) -> Refusal:
+    """The sentence that an error is.
+
+    Raises:
+        AssertionError: It is none.
+        Exception: The error itself, where it is none for users.
+    """
+    if not isinstance(error, UserError):
+        raise error
+    sentence = str(error)
+    assert sentence and "\n" not in sentence, f"no sentence: {sentence!r}"
+    assert len(sentence) < 1000, f"a sentence of {len(sentence)} characters: {sentence[:300]}"
+    return Refusal(sentence)
+
+
+def is_refused(outcome: object) -> bool:
+    """Whether a file was refused, by all steps if there were several."""
+    if isinstance(outcome, list):
+        return len(outcome) > 0 and all(map(is_refused, outcome))
+    return isinstance(outcome, Refusal)
+
+
 def _outcome(step: Callable[[], object]) -> object:
     """The value, or the refusal, so that the next step is tried as well."""
-    from tests.fuzz.run import check_refusal
-
     try:
         return step()
     except ValueError as error:
@@ -359,7 +404,7 @@ TARGETS = {
     "exported safetensors": Target(_exported, _read_exported),
     "reference pth": Target(_references, _read_reference),
     "sidecar": Target(lambda: [make_sidecar(b"", _engine_metadata())], _read_sidecar),
-    "onnx": Target(_graphs, lambda content, folder: parse_onnx(content, "g.onnx", folder=folder)),
+    "onnx": Target(_graphs, _read_graph),
     "video": Target(_videos, _read_video),
 }
 logging.getLogger("cyclegan_fast").setLevel(logging.ERROR)
