@@ -35,6 +35,7 @@ def translate(
     resume: bool = False,
     overwrite: bool = False,
     reconstruct: bool = False,
+    metadata: Literal["keep", "technical", "none"] = "keep",
     statistics: Literal["tile", "reduced", "exact"] | None = None,
     tile: int = 1024,
     overlap: int | None = None,
@@ -47,9 +48,9 @@ def translate(
         python -m cyclegan_fast.translate --engine runs/horse2zebra --input ride.mp4 --output zebras
         python -m cyclegan_fast.translate --engine runs/horse2zebra --input horse.jpg --output zebra.png
 
-    Names, sub-folders, formats, sizes and bits are kept: 8-bit images give 8 bits, 16-bit ones 16, and floating-point
-    TIFF the same. Videos (extra [video]) keep size, times of frames and sound. Files that cannot be translated are
-    named at the end, and the status is then 2; all others are done.
+    Names, sub-folders, formats, sizes, bits and metadata are kept: 8-bit images give 8 bits, 16-bit ones 16, and
+    floating-point TIFF the same. Videos (extra [video]) keep size, times of frames and sound. Files that cannot be
+    translated are named at the end, and the status is then 2; all others are done.
 
     Args:
         engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .engine, .pt2 or .safetensors file,
@@ -69,6 +70,9 @@ def translate(
         overwrite: Replace results that exist already.
         reconstruct: Translate each result back, too, and write grids of image, result and reconstruction into the
             folder reconstructions of the output, except of large TIFFs. Needs a run's folder or a checkpoint.
+        metadata: What results keep of the metadata of images: keep is all that is still true of them, technical the
+            colour profile, resolution and georeference alone, without names, texts, and where and with which camera an
+            image was taken.
         statistics: Cut images that are larger than a tile, and take the mean and variance of instance norm from each
             tile, from a reduced copy of the image, or, which equals the result in one piece, from the image itself
             (exact, reduced: torch alone). By default images of more than 16 megapixels are cut, exactly if possible.
@@ -114,7 +118,13 @@ def translate(
     try:
         with ProgressBar("files") as progress:
             for result in translate_files(
-                loaded, tasks, batch_size=batch_size, tiling=tiling, reconstruction=reconstruction, progress=progress
+                loaded,
+                tasks,
+                batch_size=batch_size,
+                tiling=tiling,
+                reconstruction=reconstruction,
+                metadata=metadata,
+                progress=progress,
             ):
                 results.append(result)
     except KeyboardInterrupt:
@@ -147,12 +157,28 @@ def _report(results: list[TaskResult], every: int, asked: int, output: Path, sec
         count, plural = sum(result.clipped for result in clipped), "s" * (len(clipped) != 1)
         span = f"{low:g} to {high:g}, the range of training"
         print(f"{count} values in {len(clipped)} image{plural} lay outside {span}: clipped")
+    _report_metadata(results)
     for result in results:
         if result.note:
             log.warning("%s: %s", result.task.source, result.note)
     for result in bad:
         print(printable(f"not translated: {result.task.source}: {result.fault}"), file=sys.stderr)
     return EXIT_USER_ERROR if bad else 0
+
+
+def _report_metadata(results: list[TaskResult]) -> None:
+    """Logs what results lack of the metadata of their inputs: once for all of them."""
+    for level, kind in ((logging.WARNING, "lost"), (logging.INFO, "by_rule")):
+        found: dict[str, list[Path]] = {}
+        for result in results:
+            for what in getattr(result.left_out, kind):
+                found.setdefault(what, []).append(result.task.source)
+        if found:
+            names = "; ".join(
+                f"{what} ({sources[0]}{f' and {len(sources) - 1} more' * (len(sources) > 1)})"
+                for what, sources in found.items()
+            )
+            log.log(level, "%s: %s", "metadata that results lack", names)
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

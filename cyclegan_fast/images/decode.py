@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images import high_bit_depth, tiff
 from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, to_channels, to_pil, upright
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
+from cyclegan_fast.images.orientation import turned_upright
 from cyclegan_fast.images.other_kinds import SIGNATURE_BYTES, kind_by_content
 from cyclegan_fast.images.png_text import without_large_text
 from cyclegan_fast.logs import warn_once
@@ -172,7 +173,7 @@ def _read_unscaled(source: ImageFile | Path | str, channels: int, *, all_bits: b
     with opened(as_image_file(source).open()) as (file, image):
         beyond = None if image is None else high_bit_depth.beyond_pillow(image)
         if image is not None and (beyond is None or not (all_bits or beyond.wrong_in_pillow or channels not in MODES)):
-            return _part(unscaled_of(ImageOps.exif_transpose(image), channels), as_image_file(source))
+            return _part(unscaled_of(turned_upright(image), channels), as_image_file(source))
         stored = high_bit_depth.load(file, image)
         if stored.pages > 1:
             warn_once(log, _ANIMATED)

@@ -21,16 +21,21 @@ _CHANNELS = {"PNG": (1, 2, 3, 4), "WEBP": (1, 3, 4)}  # 2 and 4 with transparenc
 _CONTAINERS = "TIFF, or PNG where the channels are grey or colour and transparency"
 
 
-def encode_for(target: Path, source: Path, pixels: np.ndarray) -> bytes:
-    """Encodes [H, W, C] for a file `target` that is made of `source`.
+def format_for(target: Path, source: Path) -> str:
+    """The format of a file `target` that is made of `source`.
 
-    The format is that of the source file, which its content decides and not its name; but where the target has another
-    suffix, that decides.
+    It is that of the source file, which its content decides and not its name; but where the target has another suffix,
+    that decides.
+    """
+    return _format_of(source) if same_format(source, target) else suffix_format(target)
+
+
+def encode_as(kind: str, pixels: np.ndarray) -> bytes:
+    """Encodes [H, W, C] as a file of a format.
 
     Raises:
         UserError: That format cannot hold such pixels, or a package is missing that writes them.
     """
-    kind = _format_of(source) if same_format(source, target) else suffix_format(target)
     channels = pixels.shape[2]
     if kind != "TIFF" and pixels.dtype == np.float32:
         raise UserError(f"the result has floating-point values, which {kind} cannot hold: give the image as TIFF")

@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image
 
 from cyclegan_fast.images.channels import StoredImage
+from cyclegan_fast.images.orientation import orientation_of
 from cyclegan_fast.images.packages import import_package
 from cyclegan_fast.images.tiff import BeyondPillow, load_tiff, tiff_beyond_pillow
-
-EXIF_ORIENTATION = 0x0112
 
 
 def beyond_pillow(image: Image.Image) -> BeyondPillow | None:
@@ -56,7 +55,7 @@ def load(file: BinaryIO, image: Image.Image | None) -> StoredImage:
     pixels = import_package("imagecodecs").png_decode(content)  # [H, W, C]
     channels = pixels.shape[2]
     alpha = "straight" if channels in (2, 4) else ""
-    return StoredImage(pixels, "rgb" if channels > 2 else "", alpha, int(image.getexif().get(EXIF_ORIENTATION, 1)))
+    return StoredImage(pixels, "rgb" if channels > 2 else "", alpha, orientation_of(image))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_MAX_TEXT, _MAX_TEXTS = 2**19, 2**24  # bytes of a chunk, and of all together, decompressed; far below Pillow's limits
-_SMALL = 400  # bytes that never decompress to more than _MAX_TEXT
+MAX_TEXT, MAX_TEXTS = 2**19, 2**24  # bytes of a chunk, and of all together, decompressed; far below Pillow's limits
+_SMALL = 400  # bytes that never decompress to more than MAX_TEXT
 
 
 def without_large_text(file: BinaryIO) -> BinaryIO:
@@ -24,14 +24,14 @@ def without_large_text(file: BinaryIO) -> BinaryIO:
         file.seek(0)
         return file
     total, dropped = 0, list[tuple[int, int]]()
-    for start, length, kind in _chunks(file):
+    for start, length, kind in chunks(file):
         if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
             continue
         size = length
         if length > _SMALL and kind != b"tEXt":
             file.seek(start + 8)
-            size = _decompressed_size(kind, file.read(length))
-        if size > _MAX_TEXT or total + size > _MAX_TEXTS:
+            size = text_size(kind, file.read(length))
+        if size > MAX_TEXT or total + size > MAX_TEXTS:
             dropped.append((start, start + 12 + length))
         else:
             total += size
@@ -39,7 +39,7 @@ def without_large_text(file: BinaryIO) -> BinaryIO:
     return _without(file, dropped) if dropped else file
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+def chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
     """Yields where each chunk starts, the length of its body, and its kind; damaged files end early."""
     start = len(_SIGNATURE)
     while True:
@@ -52,8 +52,8 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
         start += 12 + length
 
 
-def _decompressed_size(kind: bytes, body: bytes) -> int:
-    """Bytes of a chunk's text as Pillow would hold it, or more than _MAX_TEXT."""
+def text_size(kind: bytes, body: bytes) -> int:
+    """Bytes of a chunk's text as Pillow would hold it, or more than MAX_TEXT."""
     if kind == b"iTXt":
         _, _, rest = body.partition(b"\0")  # keyword, flag, method, language, translated keyword, text
         if rest[:1] != b"\1":
@@ -62,7 +62,7 @@ def _decompressed_size(kind: bytes, body: bytes) -> int:
     else:
         packed = body.partition(b"\0")[2][1:]  # keyword, method, text
     try:
-        return len(zlib.decompressobj().decompress(packed, _MAX_TEXT + 1))
+        return len(zlib.decompressobj().decompress(packed, MAX_TEXT + 1))
     except zlib.error:
         return len(body)  # Pillow judges it
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,13 @@ class TiffRows:
 
 
 def write_tiff(
-    path: Path, bands: Iterator[np.ndarray], shape: tuple[int, int, int], dtype: np.dtype, *, compress: bool
+    path: Path,
+    bands: Iterator[np.ndarray],
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    *,
+    compress: bool,
+    finish: Callable[[Path], object] = lambda _: None,
 ) -> None:
     """Writes a TIFF in one move, as its rows come.
 
@@ -121,21 +127,24 @@ def write_tiff(
         shape: (H, W, C); 3 channels are RGB, others have no colour.
         dtype: Of the pixels.
         compress: With zlib, without loss.
+        finish: Called with the whole file before it gets its name, to add to it.
 
     Raises:
         UserError: The disk is full, or the like.
     """
     height, width, channels = shape
     is_big = height * width * channels * dtype.itemsize > _MANY
-    with building_file(path) as partial, import_package("tifffile").TiffWriter(partial, bigtiff=is_big) as file:
-        file.write(
-            (zlib.compress(strip) if compress else strip for strip in _strips(bands)),
-            shape=shape if channels > 1 else shape[:2],
-            dtype=dtype,
-            rowsperstrip=_STRIP_ROWS,
-            compression="zlib" if compress else None,
-            **write_options(channels),
-        )
+    with building_file(path) as partial:
+        with import_package("tifffile").TiffWriter(partial, bigtiff=is_big) as file:
+            file.write(
+                (zlib.compress(strip) if compress else strip for strip in _strips(bands)),
+                shape=shape if channels > 1 else shape[:2],
+                dtype=dtype,
+                rowsperstrip=_STRIP_ROWS,
+                compression="zlib" if compress else None,
+                **write_options(channels),
+            )
+        finish(partial)
 
 
 def _strips(bands: Iterator[np.ndarray]) -> Iterator[bytes]:

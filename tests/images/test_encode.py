@@ -9,7 +9,7 @@ from PIL import Image
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import read_unscaled
-from cyclegan_fast.images.encode import encode_for
+from cyclegan_fast.images.encode import encode_as, format_for
 from tests.data.sample_images import needs_deep, noise
 
 LOSSLESS = [("PNG", (1, 2, 3, 4)), ("BMP", (1, 3)), ("TIFF", (1, 2, 3, 4, 5)), ("PPM", (1, 3))]
@@ -25,7 +25,7 @@ def source(folder: Path, kind: str) -> Path:
 def encoded(path: Path, pixels: np.ndarray) -> np.ndarray:
     kind = Image.open(path).format
     made = path.with_name("made")
-    made.write_bytes(encode_for(path, path, pixels))
+    made.write_bytes(encode_as(format_for(path, path), pixels))
     if kind != "TIFF":
         assert Image.open(made).format == kind
     return read_unscaled(made, pixels.shape[2])
@@ -48,7 +48,7 @@ def test_16_bits(tmp_path: Path, kind: str, channels: int) -> None:
 
 def test_transparent_webp(tmp_path: Path) -> None:
     pixels = np.dstack([np.full((32, 32, 3), (200, 40, 90), np.uint8), np.full((32, 32), 130, np.uint8)])
-    made = Image.open(io.BytesIO(encode_for(source(tmp_path, "WEBP"), source(tmp_path, "WEBP"), pixels)))
+    made = Image.open(io.BytesIO(encode_as(format_for(source(tmp_path, "WEBP"), source(tmp_path, "WEBP")), pixels)))
     assert made.mode == "RGBA" and np.abs(np.asarray(made).astype(int) - pixels).max() <= 4
 
 
@@ -57,6 +57,6 @@ def test_transparent_webp(tmp_path: Path) -> None:
 )
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path, kind: str, channels: int) -> None:
     with pytest.raises(UserError, match=f"{channels} channels, which {kind} cannot hold: give the image as"):
-        encode_for(source(tmp_path, kind), source(tmp_path, kind), np.zeros((7, 9, channels), np.uint8))
+        encode_as(format_for(source(tmp_path, kind), source(tmp_path, kind)), np.zeros((7, 9, channels), np.uint8))
     with pytest.raises(UserError, match=f"floating-point values, which {kind} cannot hold: give the image as TIFF"):
-        encode_for(source(tmp_path, kind), source(tmp_path, kind), np.zeros((7, 9, 1), np.float32))
+        encode_as(format_for(source(tmp_path, kind), source(tmp_path, kind)), np.zeros((7, 9, 1), np.float32))

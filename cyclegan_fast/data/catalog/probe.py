@@ -8,7 +8,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cyclegan_fast.config import Depth, PixelFormat
 from cyclegan_fast.images import high_bit_depth
@@ -21,9 +21,9 @@ from cyclegan_fast.images.decode import (
     refuse_no_numbers,
     stored_mode,
 )
-from cyclegan_fast.images.high_bit_depth import EXIF_ORIENTATION
 from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.jpeg_damage import find_damage
+from cyclegan_fast.images.orientation import orientation_of, turned_upright
 from cyclegan_fast.images.packages import why_missing
 from cyclegan_fast.images.perceptual_hash import perceptual_hash
 
@@ -117,12 +117,12 @@ def _metadata_of(content: bytes) -> ImageMetadata:
             return _metadata_of_stored(content, kind, high_bit_depth.load(file, image))
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # a stereo camera's JPEG
         frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
-        rotated = image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9)
+        rotated = orientation_of(image) > 1
         mode, depth, channels = image.mode, _depth_of(image), len(stored_mode(image))
         image.load()
         if kind == "JPEG" and (damage := find_damage(content)):
             raise ValueError(f"damaged in the middle ({damage})")
-        turned = ImageOps.exif_transpose(image) if rotated else image
+        turned = turned_upright(image) if rotated else image
         if turned.mode in ("P", "PA"):  # one image has many palettes
             turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
         values: Depth

@@ -24,7 +24,8 @@ from cyclegan_fast.engine.translation.video_reader import import_av
 from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
-from cyclegan_fast.images.encode import encode_for, same_format
+from cyclegan_fast.images.encode import encode_as, format_for, same_format
+from cyclegan_fast.images.metadata import Change, LeftOut, MetadataRule, carry_over
 from cyclegan_fast.images.model_io import InputImage, from_values, read_input
 from cyclegan_fast.monitoring.grids import encode, sample_grid
 from cyclegan_fast.monitoring.progress import Progress
@@ -42,6 +43,8 @@ class TaskResult(NamedTuple):
     """What should be known of a result that is written."""
     clipped: int = 0
     """Values that lay outside the range of the generator's images."""
+    left_out: LeftOut = LeftOut()
+    """Metadata of the input that the result lacks."""
 
 
 class Reconstruction(NamedTuple):
@@ -60,6 +63,7 @@ def translate_files(
     batch_size: int = 8,
     tiling: Tiling | None = None,
     reconstruction: Reconstruction | None = None,
+    metadata: MetadataRule = "keep",
     progress: Progress = lambda *_: None,
 ) -> Iterator[TaskResult]:
     """Translates images and videos, each written in one move, and yields in their order what became of each.
@@ -72,6 +76,8 @@ def translate_files(
         batch_size: Images of one size, or tiles of one, that pass the network at a time.
         tiling: How large images and frames are cut, as for `infer`. TIFFs that are cut go in strips.
         reconstruction: Translates the results back, too, and writes grids; of images that are read as a whole.
+        metadata: What the results keep of the metadata of images: "keep", "technical" (colour profile, resolution,
+            georeference) or "none".
         progress: Called with the files that are done, and how many there are; of a large one with fractions.
 
     Raises:
@@ -90,11 +96,11 @@ def translate_files(
     def results() -> Iterator[TaskResult]:
         for kind, some in groupby(tasks, functools.partial(_kind_of, engine=engine, tiling=tiling)):
             if kind == "image":
-                yield from _ImagePipeline(engine, batch_size, tiling, reconstruction, pool).translate(some)
+                yield from _ImagePipeline(engine, batch_size, tiling, reconstruction, metadata, pool).translate(some)
                 continue
             for task in some:
                 if isinstance(kind, Tiling):
-                    one = functools.partial(_translate_rows, engine, task, batch_size, kind, within)
+                    one = functools.partial(_translate_rows, engine, task, batch_size, kind, metadata, within)
                 else:
                     one = functools.partial(_translate_video, engine, task, batch_size, tiling, within)
                 yield _or_fault(task, one)
@@ -130,10 +136,11 @@ class _ImagePipeline:
         batch_size: int,
         tiling: Tiling | None,
         reconstruction: Reconstruction | None,
+        metadata: MetadataRule,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._engine, self._batch_size, self._tiling = engine, batch_size, tiling
-        self._reconstruction, self._pool = reconstruction, pool
+        self._reconstruction, self._metadata, self._pool = reconstruction, metadata, pool
 
     def translate(self, tasks: Iterator[Task]) -> Iterator[TaskResult]:
         written: deque[Future[TaskResult]] = deque()
@@ -186,12 +193,16 @@ class _ImagePipeline:
         }
 
     def _write(self, task: Task, image: InputImage, output: Tensor, back: Tensor | None) -> TaskResult:
-        content = encode_for(task.target, task.source, from_values(output, image.depth, self._engine.out_format))
+        pixels = from_values(output, image.depth, self._engine.out_format)
+        kind = format_for(task.target, task.source)
+        (height, width), (new_height, new_width) = image.values.shape[1:], pixels.shape[:2]
+        change = Change((width, height), (new_width, new_height), pixels.shape[2])
+        content, left_out = carry_over(encode_as(kind, pixels), kind, task.source, change, self._metadata)
         if self._reconstruction is not None and back is not None:
             grid = sample_grid([[image.values, output, back]], ["input", "translated", "reconstruction"])
             write_atomically(self._reconstruction.grids[task], encode(grid, "PNG"))
         write_atomically(task.target, content)  # the last, which --resume looks for
-        return TaskResult(task, clipped=image.clipped)
+        return TaskResult(task, clipped=image.clipped, left_out=left_out)
 
 
 def _finished(result: TaskResult) -> Future[TaskResult]:
@@ -200,9 +211,13 @@ def _finished(result: TaskResult) -> Future[TaskResult]:
     return future
 
 
-def _translate_rows(engine: Engine, task: Task, batch_size: int, tiling: Tiling, progress: Progress) -> TaskResult:
-    clipped = translate_tiff(engine, task.source, task.target, tiling, batch_size=batch_size, progress=progress)
-    return TaskResult(task, clipped=clipped)
+def _translate_rows(
+    engine: Engine, task: Task, batch_size: int, tiling: Tiling, metadata: MetadataRule, progress: Progress
+) -> TaskResult:
+    clipped, left_out = translate_tiff(
+        engine, task.source, task.target, tiling, batch_size=batch_size, metadata=metadata, progress=progress
+    )
+    return TaskResult(task, clipped=clipped, left_out=left_out)
 
 
 def _translate_video(

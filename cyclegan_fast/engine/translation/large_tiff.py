@@ -18,6 +18,7 @@ from cyclegan_fast.engine.tiling.tiles import translate_rows
 from cyclegan_fast.engine.tiling.tiling import Tiling
 from cyclegan_fast.images import BadImageError, to_model_range
 from cyclegan_fast.images.decode import count_clipped, to_pixel_format
+from cyclegan_fast.images.metadata import Change, LeftOut, MetadataRule, carry_into_tiff
 from cyclegan_fast.images.model_io import from_values, input_format, result_depth
 from cyclegan_fast.images.packages import import_package
 from cyclegan_fast.images.tiff import is_tiff
@@ -72,8 +73,15 @@ def goes_by_rows(path: Path, channels: int) -> bool:
 
 
 def translate_tiff(
-    engine: Engine, source: Path, target: Path, tiling: Tiling, *, batch_size: int, progress: Progress
-) -> int:
+    engine: Engine,
+    source: Path,
+    target: Path,
+    tiling: Tiling,
+    *,
+    batch_size: int,
+    metadata: MetadataRule,
+    progress: Progress,
+) -> tuple[int, LeftOut]:
     """Translates a TIFF into a TIFF of the same size and depth; neither is in memory as a whole.
 
     Args:
@@ -82,10 +90,11 @@ def translate_tiff(
         target: The file to write, in one move.
         tiling: How the image is cut.
         batch_size: Tiles that pass the network at a time.
+        metadata: What the result keeps of the file's.
         progress: Called with the rows of tiles, or the strips, that are done, and their total.
 
     Returns:
-        How many values lay outside the range of the generator's images.
+        How many values lay outside the range of the generator's images, and the metadata that the result lacks.
 
     Raises:
         UserError: The file is damaged, there is no rule for it, or the result cannot be written.
@@ -98,5 +107,12 @@ def translate_tiff(
         first = next(bands)  # [C', h, W']: an enlarging network's is wider than the image
         shape = (image.height * (first.shape[2] // image.width), first.shape[2], engine.out_channels)
         pixels = (from_values(band, depth, engine.out_format) for band in itertools.chain([first], bands))
-        write_tiff(target, pixels, shape, dtype, compress=file.compressed)
-        return image.clipped
+        change = Change((image.width, image.height), (shape[1], shape[0]), shape[2])
+        left_out = LeftOut()
+
+        def finish(path: Path) -> None:
+            nonlocal left_out
+            left_out = carry_into_tiff(path, source, change, metadata)
+
+        write_tiff(target, pixels, shape, dtype, compress=file.compressed, finish=finish)
+        return image.clipped, left_out
