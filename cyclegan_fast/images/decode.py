@@ -39,7 +39,7 @@ from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, to_chann
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
 from cyclegan_fast.images.orientation import turned_upright
 from cyclegan_fast.images.other_kinds import SIGNATURE_BYTES, kind_by_content
-from cyclegan_fast.images.png_text import without_large_text
+from cyclegan_fast.images.png_text import without_bad_metadata
 from cyclegan_fast.logs import warn_once
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def opened(file: BinaryIO, *, warn: bool = True) -> Iterator[tuple[BinaryIO, Ima
     With `warn` an animated one is reported, once per process.
     """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(without_large_text(stack.enter_context(file)))
+        file = stack.enter_context(without_bad_metadata(stack.enter_context(file)))
         try:
             image = stack.enter_context(Image.open(file, formats=FORMATS))
         except UnidentifiedImageError:

@@ -23,7 +23,13 @@ _TURNS = {
 
 
 def orientation_of(image: Image.Image) -> int:
-    """From 1 to 8, as in EXIF; 1 where the image does not say, or its EXIF is damaged."""
+    """From 1 to 8, as in EXIF; 1 where the image does not say, or its EXIF is damaged.
+
+    Raises:
+        OSError: Its pixels are damaged.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()  # it may lie behind the pixels, whose damage is none of EXIF
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # whatever Pillow throws at damaged bytes

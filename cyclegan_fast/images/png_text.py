@@ -1,7 +1,8 @@
-"""PNGs with more text or profile than Pillow decompresses: scenes of renderers, histories of editors.
+"""PNGs whose metadata Pillow refuses, and the file with it.
 
-Pillow refuses such a file as a whole, as it guards against texts that are made to fill the memory. The pixels need none
-of it, so what is too large is left out before Pillow sees the file.
+More text or profile than it decompresses, as it guards against texts that are made to fill the memory: scenes of
+renderers, histories of editors. And chunks whose check sum is wrong. The pixels need none of it, so it is left out before
+Pillow sees the file.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from typing import BinaryIO
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT, MAX_TEXTS = 2**19, 2**24  # bytes of a chunk, and of all together, decompressed; far below Pillow's limits
 _SMALL = 400  # bytes that never decompress to more than MAX_TEXT
+_METADATA = {b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB", b"cICP"}
 
 
-def without_large_text(file: BinaryIO) -> BinaryIO:
-    """The same file, at its start; or a copy in memory, where chunks of text or profile are too large for Pillow."""
+def without_bad_metadata(file: BinaryIO) -> BinaryIO:
+    """The same file, at its start; or a copy in memory, without chunks of metadata that Pillow would refuse."""
     file.seek(0)
     if file.read(len(_SIGNATURE)) != _SIGNATURE:
         file.seek(0)
         return file
     total, dropped = 0, list[tuple[int, int]]()
     for start, length, kind in chunks(file):
-        if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+        if kind not in _METADATA:
             continue
-        size = length
-        if length > _SMALL and kind != b"tEXt":
+        size = MAX_TEXT + 1
+        if length <= MAX_TEXTS:
             file.seek(start + 8)
-            size = text_size(kind, file.read(length))
+            body, check = file.read(length), file.read(4)
+            size = text_size(kind, body) if zlib.crc32(kind + body) == int.from_bytes(check, "big") else size
         if size > MAX_TEXT or total + size > MAX_TEXTS:
             dropped.append((start, start + 12 + length))
         else:
@@ -54,6 +57,8 @@ def chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
 
 def text_size(kind: bytes, body: bytes) -> int:
     """Bytes of a chunk's text as Pillow would hold it, or more than MAX_TEXT."""
+    if kind not in (b"zTXt", b"iTXt", b"iCCP") or len(body) <= _SMALL:
+        return len(body)
     if kind == b"iTXt":
         _, _, rest = body.partition(b"\0")  # keyword, flag, method, language, translated keyword, text
         if rest[:1] != b"\1":

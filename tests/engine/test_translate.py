@@ -381,7 +381,7 @@ def test_one_file_that_no_library_can_take_does_not_end_a_run(tmp_path, runs, mo
         Image.fromarray(np.full((40, 40, 3), 40 * i, np.uint8)).save(tmp_path / "in" / f"{i}.{kind}")
     bad = tmp_path / "in" / f"2.{kind}"
     module, name = {
-        "read": (files, "read_input"), "translated": (files, "translate_values"), "written": (files, "encode_for"),
+        "read": (files, "read_input"), "translated": (files, "translate_values"), "written": (files, "format_for"),
         "grid": (files, "sample_grid"), "strips": (large_tiff, "write_tiff"),
     }[where]  # fmt: skip
     real = getattr(module, name)

@@ -80,7 +80,7 @@ def tiff(
             tags |= {273: ("I", offsets), 278: ("I", [rows_per_strip or height]), 279: ("I", counts)}
         else:
             tags |= {322: ("I", [tile]), 323: ("I", [tile]), 324: ("I", offsets), 325: ("I", counts)}
-        links = _append_directory(file, tags, order, links)
+        links = append_directory(file, tags, order, links)
     return bytes(file)
 
 
@@ -113,15 +113,64 @@ def pack_bits(rows: np.ndarray, bits: int) -> np.ndarray:
     return np.packbits(each.reshape(len(rows), -1).astype(np.uint8), axis=1)
 
 
-def _append_directory(file: bytearray, tags: dict[int, tuple[str, Any]], order: str, link: int) -> int:
-    """Appends a directory, writes where it is at `link`, and returns where the next one's place belongs."""
+def append_directory(file: bytearray, tags: dict[int, tuple[str, Any]], order: str, link: int) -> int:
+    """Appends a directory, writes where it is at `link`, and returns where the next one's place belongs.
+
+    Args:
+        file: What it is appended to.
+        tags: Type and values of each: "H", "I" and "d" numbers, "r" rationals, "s" text, "u" bytes.
+        order: "<" or ">".
+        link: Where its place belongs.
+    """
     entries = b""
     for tag, (code, values) in sorted(tags.items()):
-        content = struct.pack(f"{order}{len(values)}{code}", *map(int, values))
+        kind, count, content = _value(code, values, order)
         if len(content) > 4:
             content, place = struct.pack(order + "I", len(file)), content
             file += place + bytes(len(place) % 2)
-        entries += struct.pack(order + "HHI", tag, {"H": 3, "I": 4}[code], len(values)) + content.ljust(4, b"\0")
+        entries += struct.pack(order + "HHI", tag, kind, count) + content.ljust(4, b"\0")
     struct.pack_into(order + "I", file, link, len(file))
     file += struct.pack(order + "H", len(tags)) + entries + bytes(4)
     return len(file) - 4
+
+
+def _value(code: str, values: Any, order: str) -> tuple[int, int, bytes]:
+    """The number of a type, how many values there are, and their bytes."""
+    if code in ("s", "u"):
+        content = values.encode() + b"\0" if code == "s" else values
+        return {"s": 2, "u": 7}[code], len(content), content
+    if code == "r":
+        numbers = [part for value in values for part in value]
+        return 5, len(values), struct.pack(f"{order}{len(numbers)}I", *numbers)
+    numbers = [*map(float if code == "d" else int, values)]
+    return {"H": 3, "I": 4, "d": 12}[code], len(numbers), struct.pack(f"{order}{len(numbers)}{code}", *numbers)
+
+
+def exif(
+    tags: dict[int, tuple[str, Any]],
+    *,
+    inner: dict[int, dict[int, tuple[str, Any]]] | None = None,
+    thumbnail: bytes = b"",
+    big_endian: bool = False,
+) -> bytes:
+    """An EXIF block.
+
+    Args:
+        tags: Of its first directory, as for `append_directory`.
+        inner: Of directories that a tag of the first leads to.
+        thumbnail: A JPEG, for a second directory.
+        big_endian: Most significant byte first.
+    """
+    order = ">" if big_endian else "<"
+    block = bytearray((b"MM" if big_endian else b"II") + struct.pack(order + "HI", 42, 0))
+    tags = dict(tags)
+    for code, values in (inner or {}).items():
+        block += bytes(4)  # for where it is
+        append_directory(block, values, order, link := len(block) - 4)
+        tags[code] = "I", struct.unpack_from(order + "I", block, link)
+    link = append_directory(block, tags, order, 4)
+    if thumbnail:
+        place = len(block)
+        block += thumbnail + bytes(len(thumbnail) % 2)
+        append_directory(block, {259: ("H", [6]), 513: ("I", [place]), 514: ("I", [len(thumbnail)])}, order, link)
+    return bytes(block)

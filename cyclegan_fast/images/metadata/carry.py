@@ -98,8 +98,9 @@ def _carried(source: Path, kind: str, change: Change, rule: MetadataRule) -> Met
     """What a result has of the metadata of a file, and what it lacks."""
     if rule == "none":
         return Metadata()
-    metadata = read_metadata(source)
+    metadata = Metadata()
     try:
+        metadata = read_metadata(source)
         _adapt(metadata, change, rule)
         _drop_what_has_no_room(metadata, kind)
     except Exception as error:
@@ -124,7 +125,7 @@ def read_metadata(source: Path) -> Metadata:
                 if start.startswith(signature):
                     read(file, metadata)
                     break
-    except (ValueError, TypeError, struct.error, OSError):
+    except (ValueError, TypeError, LookupError, struct.error, OSError):
         note(metadata.lost, "metadata: damaged")
     if metadata.profile and not _is_profile(metadata.profile):
         metadata.profile = b""

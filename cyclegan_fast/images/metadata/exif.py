@@ -32,7 +32,7 @@ _OF_PLACES = {
     41487,
     41488,
 }  # areas and points of the image, pixels of the sensor
-_HOLDS_THE_INPUT = {_MAKER_NOTE, 37724}
+_NEVER = {_MAKER_NOTE, 37724, EXIF, GPS, INTEROPERABILITY}  # data of programs; places in the input's file
 _IPTC_START = b"\x1c"
 _LAYOUT_IN_TEXT = re.compile(r"<OME\b|ImageJ=|\"shape\"|SCANIMAGE|<MetaData\b")  # at its beginning
 _BEGINNING = 2000  # characters
@@ -93,7 +93,7 @@ def _read(reader: TagReader, offset: int, kind: _Kind, metadata: Metadata, name:
         try:
             if code in kind.inner:
                 found.children[code] = _read(reader, reader.number(entry.value), kind.inner[code], metadata, name)
-            elif code in kind.wanted and code not in _HOLDS_THE_INPUT:
+            elif code in kind.wanted and code not in _NEVER:
                 found.tags[code] = reader.tag(entry)
             elif code not in _STRUCTURE:
                 note(metadata.by_rule, PRIVATE)

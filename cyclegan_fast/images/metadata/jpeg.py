@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
 from cyclegan_fast.images.metadata.exif import PRIVATE, exif_of, note, read_block
-from cyclegan_fast.images.metadata.model import Metadata, checked_resolution
+from cyclegan_fast.images.metadata.model import Metadata, Resolution, checked_resolution
 
 _SOI, _SOS, _APP0, _APP1, _APP2, _APP13, _APP14, _COMMENT = 0xD8, 0xDA, 0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE
 _JFIF, _EXIF, _PROFILE, _PHOTOSHOP = b"JFIF\0", b"Exif\0\0", b"ICC_PROFILE\0", b"Photoshop 3.0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _IPTC = 0x0404  # a resource of Photoshop
 _UNITS: dict[int, Literal["", "inch", "cm"]] = {1: "inch", 2: "cm"}  # of JFIF; others know a ratio only
-_NUMBERS = {"": 0, "inch": 1, "cm": 2}
 _MAX_SEGMENTS = 4096
 _ROOM = 65533  # bytes of a segment's content
 
@@ -102,11 +101,23 @@ def _with_density(head: bytes, metadata: Metadata) -> bytes:
     """The beginning of a JPEG, with the resolution in the segment of JFIF."""
     if not metadata.resolution or len(head) < 18:
         return head
-    x, y, unit = metadata.resolution
+    unit, (x, y) = min(_in_units(metadata.resolution), key=lambda found: _rounding(*found[1]))
     numbers = round(x), round(y)
-    if not all(0 < number < 2**16 for number in numbers) or (unit == "" and numbers != (x, y)):
+    if not all(0 < number < 2**16 for number in numbers) or (unit == 0 and numbers != (x, y)):
         return head  # EXIF may hold it
-    return head[:13] + struct.pack(">BHH", _NUMBERS[unit], *numbers) + head[18:]
+    return head[:13] + struct.pack(">BHH", unit, *numbers) + head[18:]
+
+
+def _in_units(resolution: Resolution) -> list[tuple[int, tuple[float, float]]]:
+    """A resolution in the units of JFIF, which knows whole numbers only."""
+    if not resolution.unit:
+        return [(0, resolution[:2])]
+    return [(1, resolution.per("inch")), (2, resolution.per("cm"))]
+
+
+def _rounding(x: float, y: float) -> float:
+    """How much of two numbers is lost by rounding."""
+    return abs(x - round(x)) / x + abs(y - round(y)) / y
 
 
 def _iptc_of(resources: bytes) -> bytes:

@@ -11,6 +11,7 @@ from cyclegan_fast.images.metadata.model import Metadata, checked_resolution
 _BMP_RESOLUTION = 38  # where it lies in the header: pixels for a metre
 _BMP_HEADER = 54
 _COMMENT, _APPLICATION, _MAX_COMMENT = 0xFE, 0xFF, 2**16
+_MAX_EXTENSIONS = 1000
 _LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 
 
@@ -38,10 +39,10 @@ def write_bmp(content: bytes, metadata: Metadata) -> bytes:
 
 def read_gif(file: BinaryIO, metadata: Metadata) -> None:
     """Reads the comment of a GIF, of what lies before its first image."""
-    file.seek(10)
-    (flags,) = file.read(1)
-    file.seek(13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0))  # behind the palette
-    while file.read(1) == b"\x21":
+    file.seek(_behind_palette(file.read(13)))
+    for _ in range(_MAX_EXTENSIONS):
+        if file.read(1) != b"\x21":
+            return
         (label,) = file.read(1)
         content = _blocks(file)
         if label == _COMMENT and not metadata.comment:
@@ -51,10 +52,18 @@ def read_gif(file: BinaryIO, metadata: Metadata) -> None:
 
 
 def write_gif(content: bytes, metadata: Metadata) -> bytes:
-    """Puts a comment into an encoded GIF, behind its images."""
+    """Puts a comment into an encoded GIF."""
+    if not metadata.comment:
+        return content
     parts = [metadata.comment[start : start + 255] for start in range(0, len(metadata.comment), 255)]
     blocks = b"".join(bytes((len(part),)) + part for part in parts)
-    return content[:-1] + b"\x21\xfe" + blocks + b"\0" + content[-1:] if parts else content
+    start = _behind_palette(content[:13])
+    return b"GIF89a" + content[6:start] + b"\x21\xfe" + blocks + b"\0" + content[start:]
+
+
+def _behind_palette(head: bytes) -> int:
+    """Where the first block of a GIF lies, by its first 13 bytes."""
+    return 13 + (3 << (head[10] & 7) + 1 if head[10] & 0x80 else 0)
 
 
 def _blocks(file: BinaryIO) -> bytes:

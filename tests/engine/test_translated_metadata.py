@@ -1,0 +1,114 @@
+"""Metadata on the whole way of a file: read, through an engine, and in the result that other programs open."""
+
+import errno
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cyclegan_fast.engine import Tiling
+from cyclegan_fast.engine.translation.files import translate_files
+from cyclegan_fast.engine.translation.tasks import plan_tasks
+from cyclegan_fast.translate import translate
+from tests.data.sample_images import needs_deep, noise
+from tests.engine.identity import Identity
+from tests.images.test_georeference import KEYS, PIXELS, TIES, geotiff, ground, keys
+from tests.images.test_metadata import PROFILE, source
+
+
+@needs_deep
+@pytest.mark.parametrize("tiling", [None, Tiling("tile", tile=32)], ids=["as a whole", "by rows"])
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize(
+    "options", [{}, {"byteorder": ">", "bigtiff": True, "compression": "zlib"}, {"tile": (16, 16)}]
+)
+def test_a_geotiff(tmp_path: Path, tiling: Tiling | None, scale: int, options: dict) -> None:
+    import tifffile
+
+    more = [(42113, 2, 0, "0", True), (34675, 7, len(PROFILE), PROFILE, True), (315, 2, 0, "somebody", True)]
+    path = geotiff(
+        tmp_path / "map.tif", PIXELS, TIES, keys(KEYS), *more, shape=(96, 80), resolution=(300, 300), **options
+    )
+    tasks = plan_tasks(path, tmp_path / "out")
+    (done,) = translate_files(Identity(scale=scale), tasks, tiling=tiling)
+    assert done.fault == "" and done.left_out.lost == ()
+    assert done.left_out.by_rule == ("GDAL's nodata value, since the translation gives those pixels other values",)
+    with tifffile.TiffFile(path) as before, tifffile.TiffFile(tmp_path / "out" / "map.tif") as after:
+        old, new = ({tag.code: tag.value for tag in file.pages[0].tags} for file in (before, after))
+        assert after.pages[0].asarray().shape == (96 * scale, 80 * scale, 3) and len(after.pages) == 1
+        assert after.pages[0].geotiff_tags["ProjectedCSTypeGeoKey"] == 32632
+    for x, y in ((0, 0), (80, 96), (11.5, 7.25)):
+        np.testing.assert_allclose(ground(new, x * scale, y * scale), ground(old, x, y), rtol=0, atol=1e-6)
+    assert (new[278] == 64) == (tiling is not None), "the rows of a strip, of what is written by rows"
+    assert new[34675] == PROFILE and new[315] == "somebody" and new[282] == (300 * scale, 1)
+
+
+def test_one_line_for_what_no_format_or_no_result_holds(tmp_path: Path, runs, caplog, capsys) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        source(folder, "JPEG").rename(folder / f"{i}.jpg")
+        noise(24, 40).save(folder / f"{i}.gif", comment=b"kept")
+    for name in ("a.jpg", "b.png"):
+        (folder / name).write_bytes((folder / "0.jpg").read_bytes().replace(b"acsp", b"-no-"))
+    options = {"engine": runs["colour"], "input": folder, "device": "cpu", "threads": 1}
+    with caplog.at_level(logging.INFO):
+        assert translate(**options, output=tmp_path / "out") == 0
+    lines = [record for record in caplog.records if "metadata" in record.getMessage()]
+    assert [record.levelname for record in lines] == ["WARNING", "INFO"]
+    assert lines[0].getMessage() == (
+        f"metadata that results lack: a colour profile: damaged ({folder / 'a.jpg'} and 1 more)"
+    )
+    assert (
+        "thumbnail and private tags" in lines[1].getMessage()
+        and f"({folder / '0.jpg'} and 4 more)" in lines[1].getMessage()
+    )
+    with Image.open(tmp_path / "out" / "0.jpg") as made:
+        assert made.info["icc_profile"] == PROFILE and made.getexif()[271] == "Maker"
+    with Image.open(tmp_path / "out" / "0.gif") as made:
+        assert made.info["comment"] == b"kept"
+    caplog.clear()
+    assert translate(**options, output=tmp_path / "none", metadata="none") == 0
+    assert not [line for line in caplog.messages if "metadata" in line]
+    with Image.open(tmp_path / "none" / "0.jpg") as made:
+        assert "icc_profile" not in made.info and not made.getexif()
+
+
+def test_the_format_that_is_asked_for_decides_what_it_can_hold(tmp_path: Path, runs, caplog) -> None:
+    path = source(tmp_path, "JPEG")
+    options = {"engine": runs["colour"], "device": "cpu", "threads": 1}
+    assert translate(**options, input=path, output=tmp_path / "a.bmp") == 0
+    assert "a colour profile, which BMP cannot hold" in caplog.text and "EXIF, which BMP cannot hold" in caplog.text
+    assert np.allclose(Image.open(tmp_path / "a.bmp").info["dpi"], (150, 300), rtol=1e-3)
+    assert translate(**options, input=path, output=tmp_path / "a.png") == 0
+    assert Image.open(tmp_path / "a.png").info["icc_profile"] == PROFILE
+
+
+def test_animations_and_pages_have_the_metadata_of_the_file_and_of_its_first_page(tmp_path: Path) -> None:
+    frames = [noise(24, 40, seed) for seed in range(2)]
+    options = {"save_all": True, "append_images": frames[1:], "icc_profile": PROFILE}
+    frames[0].save(tmp_path / "a.webp", **options)
+    frames[0].save(tmp_path / "a.png", **options)
+    frames[0].save(tmp_path / "a.tif", **options)
+    tasks = plan_tasks(tmp_path / "a.*", tmp_path / "out")
+    for done in translate_files(Identity(), tasks):
+        assert (done.fault, done.left_out.lost) == ("", ())
+        with Image.open(done.task.target) as made:
+            assert made.info["icc_profile"] == PROFILE and getattr(made, "n_frames", 1) == 1
+
+
+def test_a_disk_that_is_full_is_no_damaged_metadata(tmp_path: Path, monkeypatch) -> None:
+    from cyclegan_fast.errors import StorageError
+    from cyclegan_fast.images.metadata import carry
+
+    def full(file, directory, order) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pytest.importorskip("tifffile")
+    path = geotiff(tmp_path / "map.tif", PIXELS, TIES, shape=(96, 80))
+    monkeypatch.setattr(carry, "add_tags", full)
+    with pytest.raises(StorageError, match=r"cannot write .*map\.tif: No space left on device"):
+        list(translate_files(Identity(), plan_tasks(path, tmp_path / "out"), tiling=Tiling("tile", tile=32)))
+    assert list((tmp_path / "out").iterdir()) == []
