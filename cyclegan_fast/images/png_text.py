@@ -1,8 +1,8 @@
 """PNGs whose metadata Pillow refuses, and the file with it.
 
 More text or profile than it decompresses, as it guards against texts that are made to fill the memory: scenes of
-renderers, histories of editors. And chunks whose check sum is wrong. The pixels need none of it, so it is left out before
-Pillow sees the file.
+renderers, histories of editors. And chunks whose check sum is wrong. The pixels need none of it, so it is left out
+before Pillow sees the file.
 """
 
 from __future__ import annotations
