@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ MAX_YAML_BYTES = 256 * 2**10
 MAX_YAML_DEPTH = 20
 MAX_YAML_VALUES = 20_000  # once aliases are expanded
 MAX_DIGITS = 100  # of a number
+_PLAIN_KEY = re.compile(r"[\w.-]{1,80}", re.ASCII)
 
 
 class DocumentError(ValueError):
@@ -183,13 +185,18 @@ def _check_keys(value: Any, shape: Mapping[Any, Any], name: str) -> None:
     if str in shape:
         for key, item in value.items():
             check(key, str, f"a key of {name}")
-            check(item, shape[str], f"{name}.{key[:80]}")
+            check(item, shape[str], f"{name}{_place(key)}")
         return
     for key, expected in shape.items():
         if key in value or isinstance(expected, Maybe):
             check(value.get(key), expected, f"{name}.{key}")
         else:
             raise DocumentError(f"{name}.{key} is missing")
+
+
+def _place(key: str) -> str:
+    """How a message names what is at a key: .key, or ['odd\\nkey'] where that would not stay one readable line."""
+    return f".{key}" if _PLAIN_KEY.fullmatch(key) else f"[{shown(key)}]"
 
 
 def _other_type(name: str, expected: str, value: Any) -> DocumentError:

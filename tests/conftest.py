@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
 from cyclegan_fast import logs
+
+# The suite tries the same examples each time, so that it never fails by chance.
+# A profile named by HYPOTHESIS_PROFILE tries new ones, `make fuzz` for example.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("fuzz", derandomize=False, deadline=None, database=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

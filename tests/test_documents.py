@@ -296,6 +296,9 @@ READERS: dict[str, Callable[[Path], Reader]] = {
     "data manifest": _data_manifest,
 }
 
+ODD_KEYS = ["\n", "\x1b[31m", "\u2028", "\ud800", "", "x" * 5000, "a b", "../x"]
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+
 ODD = st.one_of(
     st.none(),
     st.booleans(),
@@ -340,7 +343,7 @@ def test_every_reader_takes_what_it_gets_or_refuses_it_in_a_sentence(
     values, read = READERS[kind](tmp_path_factory.mktemp("reader"))
     everywhere = places(values)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(everywhere), ODD, st.booleans())
     def try_one(place: tuple[Any, ...], odd: Any, drop: bool) -> None:
         try:
@@ -349,6 +352,24 @@ def test_every_reader_takes_what_it_gets_or_refuses_it_in_a_sentence(
             assert "\n" not in str(error) and len(str(error)) < 1000
 
     try_one()
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("odd", ODD_KEYS, ids=ascii)
+def test_no_key_breaks_the_sentence_about_it(kind: str, odd: str, tmp_path: Path) -> None:
+    values, read = READERS[kind](tmp_path)
+    for place in places(values):
+        inside = values
+        for key in place:
+            inside = inside[key]
+        if not isinstance(inside, dict):
+            continue
+        for value in (None, {odd: None}):
+            try:
+                read(changed(values, place, {odd: value, **inside}, drop=False))
+            except UserError as error:
+                message = str(error)
+                assert message.isprintable() and len(message) < 1000, ascii(message)
 
 
 DEEP: Any = 0
@@ -368,7 +389,7 @@ def test_no_reader_follows_a_deep_nest(kind: str, tmp_path: Path) -> None:
         assert kind in ("scores.json", "data manifest")  # without which the page, or the check, can do
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300) | st.text("[]{}:,-&*a1 \n\"'!#<>|?", max_size=200).map(str.encode))
 def test_no_bytes_bring_a_parser_down(content: bytes) -> None:
     for parse in (parse_json, parse_yaml):

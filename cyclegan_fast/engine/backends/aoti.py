@@ -19,6 +19,7 @@ from cyclegan_fast import ops
 from cyclegan_fast.device import resolve_device
 from cyclegan_fast.engine.backends.external_runtime import first_line
 from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar
+from cyclegan_fast.engine.centred import centred
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.engine.info import Precision
@@ -42,7 +43,8 @@ def compile_package(generator: Generator, precision: Precision, shapes: Shapes, 
     if precision not in _TYPES or (precision == "fp16" and device.type == "cpu"):
         known = "fp32, bf16" if device.type == "cpu" else "fp32, bf16, fp16"
         raise UserError(f"a .pt2 file on {device.type} computes in {known}, not in {precision}: export .onnx for that")
-    network = _InPrecision(copy.deepcopy(generator.network), _TYPES[precision]).to(device)
+    in_precision = _InPrecision(copy.deepcopy(generator.network), _TYPES[precision])
+    network = centred(in_precision, generator.network).to(device)
     unit, smallest, largest = generator.size_divisor, shapes.min, shapes.max
     # Sizes that torch.export sees as 1, or as equal, it takes for constants: only those that are may be.
     sizes: dict[int, Any] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from cyclegan_fast import ops
+from cyclegan_fast.engine.centred import centred
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
@@ -25,7 +26,7 @@ def to_onnx(generator: Generator) -> bytes:
     example = torch.zeros(2, generator.in_channels, 4 * unit, 6 * unit)  # sizes of 1 would be taken for constants
     with ops.use_reference(), torch.no_grad(), suppressed_output("torch.onnx"):
         program = torch.onnx.export(
-            generator.network,
+            centred(generator.network, generator.network),
             (example,),
             dynamo=True,
             verbose=False,

@@ -66,7 +66,10 @@ def _cast(content: bytes, dtype: torch.dtype, in_float: set[str]) -> bytes:
     model = onnx.load_from_string(content)
     graph = model.graph
     del graph.value_info[:]  # which declares every tensor float32
+    # What stands before the first convolution and its border centres the image, in float32.
+    start = next(i for i, node in enumerate(graph.node) if node.op_type in ("Pad", "Conv"))
     stay = {name for node in graph.node if node.op_type in in_float for name in node.input[1:]}
+    stay |= {name for node in graph.node[:start] for name in node.input}
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in stay:
             bits = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(dtype).view(torch.int16)
@@ -77,11 +80,12 @@ def _cast(content: bytes, dtype: torch.dtype, in_float: set[str]) -> bytes:
     def cast(source: str, target: str, to: int) -> None:
         nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_to_{target}", to=to))
 
-    input, output = graph.input[0].name, graph.output[0].name
-    read_in_half = {name for node in graph.node if node.op_type not in in_float for name in node.input}
+    nodes += graph.node[:start]
+    input, output = graph.node[start].input[0], graph.output[0].name
+    read_in_half = {name for node in graph.node[start:] if node.op_type not in in_float for name in node.input}
     made_in_float: set[str] = set()
     cast(input, f"{input}_half", half)
-    for node in graph.node:
+    for node in graph.node[start:]:
         node.input[:] = [f"{name}_half" if name == input else name for name in node.input]
         (result,) = node.output
         if node.op_type in in_float:

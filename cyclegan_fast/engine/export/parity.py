@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.data.scenes import draw_scene, render_photo
+from cyclegan_fast.engine.centred import centred
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.engine.tiling.rows import mirror_to
@@ -86,6 +87,22 @@ def parity_images(engine: Engine, images: Sequence[Path] = ()) -> Iterator[Tenso
     yield from image_batches(engine, images[-_IMAGES:])
 
 
+def flat_images(engine: Engine) -> Iterator[Tensor]:
+    """Images with nothing in them, where a runtime's rounding shows: black, another constant one, and half of that.
+
+    Yields:
+        float32 [N, in_channels, H, W] in [-1, 1], as `parity_images` does.
+    """
+    fresh = torch.Generator()
+    fresh.seed()
+    n, height, width = engine.limits.clamp((1, _SIDE, _SIDE))
+    values = torch.rand(n, engine.in_channels, height, width, generator=fresh) * 2 - 1
+    constant = values[..., :1, :1].expand_as(values).contiguous()
+    yield torch.full_like(values, -1.0)
+    yield constant
+    yield torch.where(torch.arange(width) < width // 2, constant, values)
+
+
 def image_batches(engine: Engine, paths: Iterable[Path]) -> Iterator[Tensor]:
     """Images as the engine takes them, each in a batch of its own; of large ones their upper left corner."""
     for path in paths:
@@ -116,13 +133,19 @@ def measure_parity(
 def check_parity(engine: Engine, generator: Generator, images: Sequence[Path] = ()) -> Parity:
     """Compares an engine with the generator that it was built from.
 
+    Returns:
+        Their distance over `parity_images`; over `flat_images` it is within the same bound.
+
     Raises:
         UserError: They are further apart than `BOUNDS` allows for that precision.
     """
-    found = measure_parity(engine.run, generator.network, parity_images(engine, images))
     bound = BOUNDS["fp16" if engine.precision == "fp32" and engine.device.startswith("cuda") else engine.precision]
-    if not (found.max <= bound.max and found.mean <= bound.mean and found.psnr >= bound.psnr):
-        raise UserError(
-            f"the engine differs from torch by {found}; {engine.precision} is allowed {bound}: {_TRY[engine.precision]}"
-        )
+    flat = measure_parity(engine.run, centred(generator.network, generator.network), flat_images(engine))
+    found = measure_parity(engine.run, generator.network, parity_images(engine, images))
+    for what, distance in (("", found), (" on images that are constant or half so", flat)):
+        if not (distance.max <= bound.max and distance.mean <= bound.mean and distance.psnr >= bound.psnr):
+            raise UserError(
+                f"the engine differs from torch by {distance}{what}; {engine.precision} is allowed {bound}: "
+                f"{_TRY[engine.precision]}"
+            )
     return found
