@@ -28,26 +28,11 @@ from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
 
-FLAGS = [
-    *(["--generator", "resnet_1blocks", "--ngf", "4", "--ndf", "4", "--discriminator", "n_layers", "--n-layers", "1"]),
-    *(
-        [
-            "--load-size",
-            "36",
-            "--crop-size",
-            "32",
-            "--pool-size",
-            "3",
-            "--device",
-            "cpu",
-            "--loader",
-            "cache",
-            "--workers",
-            "0",
-        ]
-    ),
-    *(["--log-every", "1", "--sample-every", "0"]),
-]
+SMALL = (
+    "--generator resnet_1blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
+    "--device cpu --loader cache --workers 0 --log-every 1 --sample-every 0 --pool-size 3"
+)
+FLAGS = SMALL.split()
 CPU = torch.device("cpu")
 
 
