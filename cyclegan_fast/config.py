@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from cyclegan_fast.documents import DocumentError, check_path, shown
 from cyclegan_fast.errors import UserError, did_you_mean
+from cyclegan_fast.metrics import DEFAULT_SCORE
 
 T = TypeVar("T")
 
@@ -236,6 +237,10 @@ class RunConfig:
     """How many of the newest checkpoints to keep; 0 keeps all."""
     keep_every: int = number(0, min=0)
     """Milestones: a checkpoint is saved at each multiple of this many steps, and never deleted; 0 for none."""
+    keep_best: int = number(1, min=0)
+    """How many of the best checkpoints, by --score, are never deleted; better scores are saved as they come."""
+    score: str = DEFAULT_SCORE
+    """Which score tells the best: swd, color, cycle_l1, cycle_ssim; swd_AtoB; with --paired also l1, psnr, ssim."""
     watch: Literal["on", "off"] = choice("on", alone="on")
     """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike."""
     detect_anomaly: bool = False

@@ -101,6 +101,7 @@ def settings(out: Path, steps: int, device: str, loader: Loader) -> TrainConfig:
             sample_every=max(1, steps // 4),
             checkpoint_every=max(1, steps // SCORED_CHECKPOINTS),
             keep_checkpoints=0,
+            keep_best=0,
         ),
     )
 

@@ -43,7 +43,7 @@ def export(
     file is what the authors' PyTorch implementation reads.
 
     Args:
-        checkpoint: A run's folder (its newest checkpoint), a checkpoint, a .safetensors file or a .pth file.
+        checkpoint: A run's folder (its newest checkpoint), RUN/best, a checkpoint, a .safetensors file or a .pth file.
         out: File to write; an older one is replaced.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the checkpoint holds; AtoB if both.
         precision: What an engine computes in: fp32, fp16 (.pt2: on a GPU), bf16, or int8 or fp8 (.onnx and .engine),

@@ -155,6 +155,10 @@ class FitSettings(TypedDict, total=False):
     """How many of the newest checkpoints to keep; 0 keeps all."""
     keep_every: int
     """Milestones: a checkpoint is saved at each multiple of this many steps, and never deleted; 0 for none."""
+    keep_best: int
+    """How many of the best checkpoints, by score, are never deleted; better scores are saved as they come."""
+    score: str
+    """Which score tells the best: swd, color, cycle_l1, cycle_ssim; swd_AtoB; with paired=True also l1, psnr, ssim."""
     watch: bool | Literal["on", "off"]
     """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike.
     True means on."""

@@ -1,14 +1,13 @@
 """Weights and training state on disk: our own folders (`native`), the reference's .pth files (`reference_format`)."""
 
+from cyclegan_fast.checkpoint.folder import best_checkpoint, latest_checkpoint, named_checkpoint, verify
 from cyclegan_fast.checkpoint.native import (
     Settings,
-    latest_checkpoint,
     load_generators,
     load_state,
     load_weights,
     read_settings,
     save_checkpoint,
-    verify,
 )
 from cyclegan_fast.checkpoint.reference_format import (
     load_reference_folder,
@@ -19,12 +18,14 @@ from cyclegan_fast.checkpoint.reference_format import (
 
 __all__ = [
     "Settings",
+    "best_checkpoint",
     "latest_checkpoint",
     "load_generators",
     "load_reference_folder",
     "load_reference_generator",
     "load_state",
     "load_weights",
+    "named_checkpoint",
     "read_settings",
     "save_checkpoint",
     "save_reference",

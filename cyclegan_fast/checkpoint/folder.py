@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from cyclegan_fast.checkpoint.retention import Scores
+from cyclegan_fast.checkpoint.retention import Retention, Scored
 from cyclegan_fast.documents import (
     DocumentError,
     Maybe,
@@ -24,17 +24,23 @@ from cyclegan_fast.documents import (
     shown,
 )
 from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.metrics import DEFAULT_SCORE, find_metric
 
 FORMAT_VERSION = 1
+BEST = "best"  # RUN/best names the best checkpoint of a run
 
 _MANIFEST = {"format": Number(0), "files": {str: {"sha256": str, "bytes": Number(0)}}}
-_SCORES = {"scores": Maybe({str: Number(whole=False)})}
+_SCORES = {"scores": Maybe({str: Number(whole=False)}), "protocol": Maybe(str)}  # of settings.json
+_SCORE = {"config": {"run": {"score": Maybe(str)}}}
 _NAME = re.compile(r"step_(\d+)(?:\.(\d+))?")  # .1 is the second checkpoint of the same step
 
 
 def latest_checkpoint(path: Path) -> Path | None:
-    """The newest checkpoint of a run folder or a folder of checkpoints; a checkpoint itself; None if there is none."""
-    path = Path(path)
+    """The newest checkpoint of a run folder or a folder of checkpoints; a checkpoint itself; None if there is none.
+
+    RUN/best is the best one of a run, see `named_checkpoint`.
+    """
+    path = named_checkpoint(Path(path))
     if (path / "manifest.json").is_file() or (path.is_dir() and _NAME.fullmatch(path.name)):
         return path
     for folder in (path / "checkpoints", path):
@@ -43,13 +49,65 @@ def latest_checkpoint(path: Path) -> Path | None:
     return None
 
 
-def read_scores(checkpoint: Path) -> Scores:
-    """The scores of a checkpoint, by name; those of an earlier version have none.
+def stored_scores(folder: Path) -> list[Scored]:
+    """Returns the checkpoints in a folder with their scores, oldest first; without them where one is damaged."""
+    found = []
+    for path in checkpoints_in(folder):
+        try:
+            found.append(read_scores(path))
+        except UserError:
+            found.append(Scored(order_of(path)[0]))
+    return found
+
+
+def read_scores(checkpoint: Path) -> Scored:
+    """The scores of a checkpoint; those of an earlier version have none.
 
     Raises:
         UserError: It is damaged.
     """
-    return read_document(checkpoint, "settings.json", _SCORES).get("scores") or {}
+    stored = read_document(checkpoint, "settings.json", _SCORES)
+    return Scored(order_of(checkpoint)[0], stored.get("scores") or {}, stored.get("protocol") or "")
+
+
+def best_checkpoint(path: Path, score: str | None = None) -> Path | None:
+    """Returns the best checkpoint of a run folder or a folder of checkpoints; None if none is scored by it.
+
+    Args:
+        path: The folder.
+        score: The name of a score; by default that of the run's --score. Only scores of the newest protocol count.
+
+    Raises:
+        UserError: There is no such score.
+    """
+    newest = latest_checkpoint(path)
+    if newest is None:
+        return None
+    if score is None:
+        score = read_document(newest, "settings.json", _SCORE)["config"]["run"].get("score") or DEFAULT_SCORE
+    best = Retention(best=1, score=score, higher_is_better=find_metric(score).higher_is_better)
+    scored = [checkpoint for checkpoint in stored_scores(newest.parent) if score in checkpoint.scores]
+    steps = best.best_steps(one for one in scored if one.protocol == scored[-1].protocol)
+    found = [one for one in checkpoints_in(newest.parent) if order_of(one)[0] in steps]
+    return found[-1] if found else None
+
+
+def named_checkpoint(path: Path) -> Path:
+    """Returns the best checkpoint of a run for RUN/best, where no such file is there; any other path as it is.
+
+    Raises:
+        UserError: It is that, and nothing in the run was scored.
+    """
+    run = path.parent
+    if path.name != BEST or path.exists() or not checkpoints_in(run / "checkpoints"):
+        return path
+    found = best_checkpoint(run)
+    if found is None:
+        raise UserError(
+            f"{path}: no checkpoint of {run} is scored, so that none is the best; name one of {run / 'checkpoints'}, "
+            "or the run for its newest"
+        )
+    return found
 
 
 def verify(path: Path) -> None:

@@ -31,7 +31,7 @@ from cyclegan_fast.checkpoint.folder import (
     read_tensors,
     verify,
 )
-from cyclegan_fast.checkpoint.retention import KEEP_ALL, Retention, Scores
+from cyclegan_fast.checkpoint.retention import KEEP_ALL, Retention, Scored
 from cyclegan_fast.checkpoint.saving import Networks, checkpoint_contents, default_pixel_formats, write_checkpoint
 from cyclegan_fast.checkpoint.tree import unpack
 from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, freeze
@@ -69,7 +69,7 @@ class Settings:
     progress: dict[str, Any]  # where in the run it was saved: step, epoch
     versions: dict[str, str]  # of cyclegan_fast and torch that wrote it
     pixel_formats: dict[str, PixelFormat]  # of the images of A and B, as the networks name the domains
-    scores: Scores  # of these weights, by name
+    scores: dict[str, float]  # of these weights, by name
 
 
 def save_checkpoint(
@@ -81,7 +81,7 @@ def save_checkpoint(
     progress: dict[str, Any],
     pixel_formats: Mapping[str, PixelFormat] | None = None,
     state: dict[str, Any] | None = None,
-    scores: Scores | None = None,
+    scores: Mapping[str, float] | None = None,
     keep: Retention = KEEP_ALL,
 ) -> Path:
     """Writes a checkpoint into `folder`; a process killed meanwhile leaves the earlier ones as they were.
@@ -104,13 +104,12 @@ def save_checkpoint(
         UserError: The disk is full, the folder is read-only, or the like. The earlier checkpoints are intact.
     """
     contents = checkpoint_contents(
-        step,
+        Scored(step, scores or {}),
         networks=networks,
         config=config,
         progress=progress,
         pixel_formats=pixel_formats,
         state=state,
-        scores=scores,
     )
     return write_checkpoint(Path(folder), contents, keep)
 
@@ -134,7 +133,7 @@ def read_settings(path: Path) -> Settings:
         progress=stored["progress"],
         versions=stored["versions"],
         pixel_formats=default_pixel_formats(config.model) | pixel_formats,
-        scores=read_scores(checkpoint),
+        scores=dict(read_scores(checkpoint).scores),
     )
 
 

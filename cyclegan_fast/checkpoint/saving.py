@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast.checkpoint.folder import FORMAT_VERSION, checkpoints_in, order_of, read_scores
-from cyclegan_fast.checkpoint.retention import Retention, Scores
+from cyclegan_fast.checkpoint.folder import FORMAT_VERSION, checkpoints_in, order_of, stored_scores
+from cyclegan_fast.checkpoint.retention import Retention, Scored
 from cyclegan_fast.checkpoint.snapshot import Contents
 from cyclegan_fast.checkpoint.tensor_file import tensor_file
 from cyclegan_fast.checkpoint.tree import pack
 from cyclegan_fast.config import ModelConfig, PixelFormat, TrainConfig, to_dict
-from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import building_folder, remove_folder, remove_leftovers, storage_errors, write_durably
 from cyclegan_fast.version import __version__
 
@@ -25,25 +24,27 @@ Networks = Mapping[str, nn.Module] | nn.ModuleDict
 
 
 def checkpoint_contents(
-    step: int,
+    scored: Scored,
     *,
     networks: Networks,
     config: TrainConfig,
     progress: dict[str, Any],
     pixel_formats: Mapping[str, PixelFormat] | None = None,
     state: dict[str, Any] | None = None,
-    scores: Scores | None = None,
 ) -> Contents:
     """Returns what a checkpoint is made of, with the tensors themselves, which the next step changes.
 
-    The arguments are those of `save_checkpoint`.
+    Args:
+        scored: The training steps done, and the scores of these weights; those that are not finite are left out.
+        networks: As the others, of `save_checkpoint`.
     """
     pixel_formats = pixel_formats or default_pixel_formats(config.model)
     settings = {
         "format": FORMAT_VERSION,
-        "progress": {"step": step, **progress},
+        "progress": {"step": scored.step, **progress},
         "versions": {"cyclegan_fast": __version__, "torch": str(torch.__version__)},
-        "scores": {name: value for name, value in (scores or {}).items() if math.isfinite(value)},
+        "scores": {name: value for name, value in scored.scores.items() if math.isfinite(value)},
+        "protocol": scored.protocol,
         "pixel_formats": {name: to_dict(pixel_format) for name, pixel_format in pixel_formats.items()},
         "config": to_dict(config),
     }
@@ -53,12 +54,12 @@ def checkpoint_contents(
         tensors: dict[str, Tensor] = {}
         structure = _json(pack(state, tensors))
         files |= {"state.safetensors": tensors, "state.json": structure}
-    return Contents(step, files)
+    return Contents(scored, files)
 
 
 def write_checkpoint(folder: Path, contents: Contents, keep: Retention) -> Path:
     """Writes a checkpoint into `folder`, then removes those there that are not kept; see `save_checkpoint`."""
-    step = contents.step
+    step = contents.scored.step
     contents.wait()
     with storage_errors(f"cannot write the checkpoint of step {step} in {folder} (earlier ones are intact)"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,18 +89,6 @@ def _superseded(folder: Path, keep: Retention) -> list[Path]:
         return []
     by_step = {order_of(path)[0]: path for path in checkpoints_in(folder)}
     return [by_step[step] for step in keep.to_remove(stored_scores(folder))]
-
-
-def stored_scores(folder: Path) -> list[tuple[int, Scores]]:
-    """Returns step and scores of each checkpoint in a folder; none of one that is damaged."""
-    found = []
-    for path in checkpoints_in(folder):
-        try:
-            scores = read_scores(path)
-        except UserError:
-            scores = {}
-        found.append((order_of(path)[0], scores))
-    return found
 
 
 def _json(value: Any) -> bytes:

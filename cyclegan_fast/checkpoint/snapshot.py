@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from cyclegan_fast.checkpoint.retention import Scored
 from cyclegan_fast.checkpoint.tensor_file import Tensors
 from cyclegan_fast.checkpoint.tree import dense_strides
 
@@ -22,7 +23,8 @@ _ALIGNMENT = 64  # bytes: a line of the CPU's cache
 class Contents:
     """What a checkpoint is made of."""
 
-    step: int
+    scored: Scored
+    """Its step and its scores."""
     files: dict[str, bytes | Tensors]
     """Content by file name: bytes, or the tensors of a .safetensors file."""
     wait: Callable[[], object] = field(default=lambda: None)

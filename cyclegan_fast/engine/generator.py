@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast.checkpoint import load_generators, load_reference_generator
+from cyclegan_fast.checkpoint import load_generators, load_reference_generator, named_checkpoint
 from cyclegan_fast.checkpoint.native import default_pixel_formats
 from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig, PixelFormat, from_dict, to_dict
@@ -86,15 +86,15 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
     """Loads one generator to the CPU.
 
     Args:
-        path: A run folder (its newest checkpoint), a checkpoint, a .safetensors file that we exported, or a .pth of the
-            reference.
+        path: A run folder (its newest checkpoint), RUN/best, a checkpoint, a .safetensors file that we exported, or a
+            .pth of the reference.
         direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
             holds both or does not store it.
 
     Raises:
         UserError: The path holds no such thing, it is damaged, or it holds the other direction only.
     """
-    path = Path(path)
+    path = named_checkpoint(Path(path))
     if not path.exists():
         raise MissingFileError(f"{path} does not exist; give a run folder, a checkpoint, a .safetensors or a .pth file")
     if path.is_dir():

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from cyclegan_fast.checkpoint import named_checkpoint
 from cyclegan_fast.engine.backends.aoti import load_aoti
 from cyclegan_fast.engine.backends.onnx_file import load_onnx_file
 from cyclegan_fast.engine.backends.onnxruntime import OnnxBackend, resolve_onnx_device
@@ -40,8 +41,8 @@ def load_engine(
     """Loads a trained generator.
 
     Args:
-        path: A run folder (its newest checkpoint), a checkpoint, a .safetensors, .onnx, .pt2 or .engine file that
-            we exported, any .onnx with one image in and one out (values in [-1, 1]), or a .pth of the reference.
+        path: A run folder (its newest checkpoint), RUN/best, a checkpoint, a .safetensors, .onnx, .pt2 or .engine file
+            that we exported, any .onnx with one image in and one out (values in [-1, 1]), or a .pth of the reference.
         direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
             holds both.
         device: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
@@ -64,7 +65,7 @@ def load_engine(
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"load_engine takes a path, got {type(path).__name__}: give a run folder or an exported file")
     refuse_url(path, "download the file, and give its path")
-    path = Path(path)
+    path = named_checkpoint(Path(path))
     if not isinstance(device, str):
         raise UserError(f"device must be auto, cpu, cuda or cuda:<index>, got {device!r}")
     if direction not in (None, "AtoB", "BtoA"):

@@ -11,10 +11,12 @@ from types import TracebackType
 import torch
 
 from cyclegan_fast.checkpoint.background import Background
-from cyclegan_fast.checkpoint.retention import KEEP_ALL, Retention, Scores
-from cyclegan_fast.checkpoint.saving import stored_scores, write_checkpoint
+from cyclegan_fast.checkpoint.folder import stored_scores
+from cyclegan_fast.checkpoint.retention import KEEP_ALL, Retention, Scored
+from cyclegan_fast.checkpoint.saving import write_checkpoint
 from cyclegan_fast.checkpoint.snapshot import Contents, SnapshotMemory
 from cyclegan_fast.config import RunConfig
+from cyclegan_fast.metrics import find_metric
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,13 @@ class RunCheckpoints:
     def __init__(self, run: RunConfig, device: torch.device, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.run, self.clock = run, clock
         self.folder = run.out / "checkpoints"
-        self.keep = Retention(newest=run.keep_checkpoints, every=run.keep_every)
+        self.keep = Retention(
+            newest=run.keep_checkpoints,
+            every=run.keep_every,
+            best=run.keep_best,
+            score=run.score,
+            higher_is_better=find_metric(run.score).higher_is_better,
+        )
         self.memory = SnapshotMemory(device)
         self.writer = Background("checkpoint")
         self.saved_step: int | None = None
@@ -52,8 +60,8 @@ class RunCheckpoints:
     ) -> None:
         self.writer.__exit__(kind, error, trace)
 
-    def due(self, step: int, scores: Scores | None = None) -> bool:
-        """Returns whether a checkpoint is to be saved after this step: for its number, the time, or its scores.
+    def due(self, scored: Scored) -> bool:
+        """Returns whether a checkpoint is to be saved now: for its step, the time, or its scores.
 
         Raises:
             UserError: The one before could not be written.
@@ -61,13 +69,13 @@ class RunCheckpoints:
         self.writer.check()
         every, minutes = self.run.checkpoint_every, self.run.checkpoint_minutes
         return (
-            (every > 0 and step % every == 0)
-            or self.keep.is_milestone(step)
+            (every > 0 and scored.step % every == 0)
+            or self.keep.is_milestone(scored.step)
             or (minutes > 0 and self.clock() - self.saved_at >= 60 * minutes)
-            or self.keep.is_among_best((step, scores or {}), self.scored)
+            or self.keep.is_among_best(scored, self.scored)
         )
 
-    def save(self, contents: Contents, scores: Scores | None = None) -> None:
+    def save(self, contents: Contents) -> None:
         """Copies what a checkpoint is made of and begins to write it, once the one before is written.
 
         A step that has been saved is not saved again.
@@ -75,13 +83,14 @@ class RunCheckpoints:
         Raises:
             UserError: The one before could not be written.
         """
-        if contents.step == self.saved_step:
+        scored = contents.scored
+        if scored.step == self.saved_step:
             return
-        self._wait_for_the_one_before(contents.step)
+        self._wait_for_the_one_before(scored.step)
         snapshot = self.memory.copy(contents)
         self.writer.start(lambda: write_checkpoint(self.folder, snapshot, self.keep))
-        self.scored = [*self.scored, (contents.step, scores or {})]
-        self.saved_step, self.saved_at = contents.step, self.clock()
+        self.scored.append(scored)
+        self.saved_step, self.saved_at = scored.step, self.clock()
 
     def dump(self, contents: Contents) -> Path:
         """Writes a checkpoint of a run that fails beside the others, before it returns; returns its folder.

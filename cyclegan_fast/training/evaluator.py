@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cyclegan_fast.checkpoint.retention import Scored
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data.held_out import HeldOutImage
 from cyclegan_fast.data.loaders.samples import Domain
@@ -114,6 +115,12 @@ class Evaluator:
         self.last = time.monotonic() - start
         self.spent += self.last
         return {} if self.newest is None else {DEFAULT_SCORE: self.newest["scores"][DEFAULT_SCORE]}
+
+    def scored(self, step: int) -> Scored:
+        """Returns the step with its scores, if it is that of the newest ones."""
+        if self.newest is None or self.newest["step"] != step:
+            return Scored(step)
+        return Scored(step, self.newest["scores"], self.protocol)
 
     def _scorer(self) -> Scorer:
         if self.scorer is None:

@@ -8,8 +8,9 @@ import logging
 import torch
 
 from cyclegan_fast import ops
-from cyclegan_fast.config import TrainConfig, check_ranges
+from cyclegan_fast.config import RunConfig, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.metrics import find_metric
 from cyclegan_fast.training.concurrency import why_not_side_by_side
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
     _check_objective(config)
     _check_precision(config, device)
     _check_step(config, device)
+    _check_score(config)
     if config.optim.lr == 0:
         log.warning("--lr 0: training changes no weight")
     return config
@@ -91,6 +93,20 @@ def _check_step(config: TrainConfig, device: torch.device) -> None:
         raise UserError("--activation-checkpointing works for --generator resnet_<N>blocks without --norm batch")
     if run.side_by_side == "on" and (reason := why_not_side_by_side(config, device)):
         raise UserError(f"--side-by-side: {reason}; leave it out")
+
+
+def _check_score(config: TrainConfig) -> None:
+    run, defaults = config.run, RunConfig()
+    try:
+        needs = find_metric(run.score).needs
+    except UserError as error:
+        raise UserError(f"--score: {error}") from error
+    if needs == "pairs" and not config.data.paired:
+        raise UserError(f"--score {run.score} compares an image with its partner: add --paired, or choose another")
+    if needs == "features":
+        raise UserError(f"--score {run.score} is not computed in training: choose swd, color, cycle_l1 or cycle_ssim")
+    if run.eval_every == 0 and (run.keep_best, run.score) != (defaults.keep_best, defaults.score):
+        log.warning("--eval-every 0: nothing is scored, so that no checkpoint is the best by --score")
 
 
 def suggest_smaller_sizes(config: TrainConfig, device: torch.device) -> None:

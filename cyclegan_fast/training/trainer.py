@@ -202,8 +202,7 @@ class Trainer:
         """Logs, samples, ends the epoch and saves a checkpoint, each where it is due."""
         run, last = self.config.run, self.done == self.total_steps
         log_due = last or self.done % run.log_every == 0
-        save_due = not last and self.checkpoints.due(self.done)  # `run` saves the last one
-        if log_due or save_due or self.looks_at_each_step:
+        if log_due or self.looks_at_each_step:
             self._stop_unless_finite()
         record = self._log() if log_due else None
         sample_due = _divides(run.sample_every, self.done) or (last and run.sample_every > 0)
@@ -214,7 +213,8 @@ class Trainer:
         scores_due = self.evaluator.is_due(self.done, epoch_ended=epoch_ended, last=last)
         if scores_due:
             self.progress.info |= self.evaluator.evaluate(self.done, self.events)
-        if save_due:
+        if not last and self.checkpoints.due(self.evaluator.scored(self.done)):  # `run` saves the last one
+            self._stop_unless_finite()
             self.checkpoints.save(self._contents())
         info = record and {k: v for k, v in record.items() if k not in ("step", "time", "losses")} | record["losses"]
         self.progress.update(self.done, info)
@@ -279,7 +279,7 @@ class Trainer:
     def _contents(self) -> Contents:
         """What a checkpoint of this moment is made of."""
         return checkpoint_contents(
-            self.done,
+            self.evaluator.scored(self.done),
             networks=self.networks,
             config=self.config,
             progress={"step": self.done, "epoch": self.epoch, "images": list(self.loader.samples.counts)},

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from cyclegan_fast.checkpoint.background import Background
-from cyclegan_fast.checkpoint.retention import Retention
+from cyclegan_fast.checkpoint.retention import Retention, Scored
 from cyclegan_fast.checkpoint.saving import checkpoint_contents, write_checkpoint
 from cyclegan_fast.checkpoint.snapshot import Contents, SnapshotMemory
 from cyclegan_fast.config import ModelConfig, TrainConfig
@@ -29,12 +29,14 @@ def save_for_ever(folder: Path, first_step: int, saved: Connection, in_backgroun
 
     def write(contents: Contents) -> None:
         write_checkpoint(folder, contents, keep)
-        saved.send(contents.step)
+        saved.send(contents.scored.step)
 
     for step in itertools.count(first_step):
         for tensor in (*networks.parameters(), *state.values()):
             tensor.data.fill_(step)
-        contents = checkpoint_contents(step, networks=networks, config=CONFIG, progress={"step": step}, state=state)
+        contents = checkpoint_contents(
+            Scored(step), networks=networks, config=CONFIG, progress={"step": step}, state=state
+        )
         if not in_background:
             write(contents)
             continue

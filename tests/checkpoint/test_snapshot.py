@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast.checkpoint.retention import Retention
+from cyclegan_fast.checkpoint.retention import Retention, Scored
 from cyclegan_fast.checkpoint.saving import checkpoint_contents, write_checkpoint
 from cyclegan_fast.checkpoint.snapshot import Contents, SnapshotMemory
 from cyclegan_fast.config import TrainConfig
@@ -37,8 +37,9 @@ def state() -> dict[str, Any]:
 
 @pytest.fixture
 def contents(networks: nn.ModuleDict, config: TrainConfig, state: dict[str, Any]) -> Contents:
+    scored = Scored(7, {"swd": 1.5}, "of 3 images")
     networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return checkpoint_contents(7, networks=networks, config=config, progress={}, state=state, scores={"swd": 1.5})
+    return checkpoint_contents(scored, networks=networks, config=config, progress={}, state=state)
 
 
 def test_it_is_written_as_the_tensors_themselves_are_byte_for_byte(contents: Contents, tmp_path: Path) -> None:
@@ -68,5 +69,5 @@ def test_it_grows_with_what_it_holds(contents: Contents) -> None:
     memory = SnapshotMemory(torch.device("cpu"))
     for side in (3, 200, 50):
         pool = {"pool": torch.randn(3, side, side)}
-        more = Contents(8, {**contents.files, "pool.safetensors": pool})
+        more = Contents(Scored(8), {**contents.files, "pool.safetensors": pool})
         assert all(t.equal(tensors_of(more)[name]) for name, t in tensors_of(memory.copy(more)).items())

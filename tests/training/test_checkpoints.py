@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,15 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclegan_fast.checkpoint import latest_checkpoint, verify
-from cyclegan_fast.checkpoint.retention import KEEP_ALL
+from cyclegan_fast.checkpoint import best_checkpoint, latest_checkpoint, named_checkpoint, read_settings, verify
+from cyclegan_fast.checkpoint.retention import KEEP_ALL, Scored
 from cyclegan_fast.checkpoint.saving import write_checkpoint
 from cyclegan_fast.checkpoint.snapshot import Contents
 from cyclegan_fast.config import RunConfig
+from cyclegan_fast.engine import load_engine
+from cyclegan_fast.engine.generator import load_generator
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
@@ -87,8 +91,8 @@ def test_when_one_is_due(tmp_path: Path, words: dict[str, Any], due: list[int]) 
     with RunCheckpoints(run, CPU, clock=lambda: now[0]) as checkpoints:
         for step in range(1, 13):
             now[0] += 30
-            if checkpoints.due(step):
-                checkpoints.save(Contents(step, {}))
+            if checkpoints.due(Scored(step)):
+                checkpoints.save(Contents(Scored(step), {}))
     assert steps_in(tmp_path) == due if due else not (tmp_path / "checkpoints").exists()
 
 
@@ -118,7 +122,7 @@ def test_a_long_wait_for_the_one_before_is_reported_once(tmp_path: Path, caplog:
             checkpoints.writer.wait()
             asked.clear()
             checkpoints.writer.start(take_nine_seconds)
-            checkpoints.save(Contents(step, {}))
+            checkpoints.save(Contents(Scored(step), {}))
     (warning,) = caplog.messages
     assert "the checkpoint of step 1 waited 9 s until the one before it was written: save them less often" in warning
 
@@ -217,3 +221,71 @@ def test_a_second_signal_ends_the_process_while_a_checkpoint_is_written(
     on_a_slow_disk.communicate(timeout=60)
     assert on_a_slow_disk.returncode in (130, 143)
     assert latest_checkpoint(tmp_path / "run") is None
+
+
+@pytest.fixture(scope="module")
+def scored_images(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images, those of training as test images too."""
+    root = tmp_path_factory.mktemp("scored")
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        shutil.copytree(images / folder.replace("test", "train"), root / folder)
+    return root
+
+
+def scores_of(out: Path, name: str) -> dict[int, float]:
+    return {event["step"]: event["scores"][name] for event in read_events(out) if "scores" in event}
+
+
+@pytest.mark.parametrize("score", ["swd", "cycle_ssim_BtoA"])
+def test_the_best_is_kept_and_can_be_named(scored_images: Path, tmp_path: Path, score: str) -> None:
+    words = ["--eval-every", 1, "--eval-images", 2, "--score", score, "--keep-checkpoints", 1, "--lr", 0.01]
+    assert trainer(scored_images, tmp_path, *words, "--max-steps", 8).run() == 0
+    scores = scores_of(tmp_path, score)
+    assert list(scores) == list(range(1, 9))
+    best = (min if score == "swd" else max)(scores, key=lambda step: scores[step])
+    assert steps_in(tmp_path) == sorted({best, 8})
+    found = best_checkpoint(tmp_path)
+    assert found == tmp_path / "checkpoints" / f"step_{best:08d}" == named_checkpoint(tmp_path / "best")
+    assert read_settings(tmp_path / "best").progress["step"] == best
+    assert read_settings(found).scores[score] == scores[best]
+    assert load_generator(tmp_path / "best", "BtoA").direction == "BtoA"
+    assert load_engine(tmp_path / "best", device="cpu").direction == "AtoB"
+    assert latest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step_00000008"
+
+
+def test_the_best_of_before_a_resume_stays_the_best(scored_images: Path, tmp_path: Path) -> None:
+    words = ["--eval-every", 2, "--eval-images", 2, "--keep-checkpoints", 1, "--keep-best", 2, "--lr", 0.01]
+    assert trainer(scored_images, tmp_path, *words, "--max-steps", 6).run() == 0
+    assert trainer(scored_images, tmp_path, *words, "--max-steps", 12, "--resume", "auto").run() == 0
+    scores = scores_of(tmp_path, "swd")
+    assert steps_in(tmp_path) == sorted({*sorted(scores, key=lambda step: scores[step])[:2], 12})
+
+
+def test_without_scores_there_is_no_best(images: Path, tmp_path: Path) -> None:
+    assert trainer(images, tmp_path, "--max-steps", 2, "--checkpoint-every", 1, "--keep-checkpoints", 1).run() == 0
+    assert steps_in(tmp_path) == [2] and best_checkpoint(tmp_path) is None
+    with pytest.raises(UserError, match=r"best: no checkpoint of .* is scored, so that none is the best; name one of"):
+        load_generator(tmp_path / "best")
+    with pytest.raises(UserError, match=r"unknown score 'swdd', did you mean 'swd'"):
+        best_checkpoint(tmp_path, "swdd")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--score swdd", "--score: unknown score 'swdd', did you mean 'swd'"),
+        ("--score psnr", "--score psnr compares an image with its partner: add --paired"),
+        ("--score fid", "--score fid is not computed in training: choose swd"),
+    ],
+)
+def test_a_score_that_is_not_computed_is_refused(images: Path, tmp_path: Path, words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        trainer(images, tmp_path / "run", *words.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_best_that_nothing_is_scored_for_is_reported(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(images, tmp_path, "--eval-every", 0, "--keep-best", 3).close()
+    assert "--eval-every 0: nothing is scored, so that no checkpoint is the best by --score" in caplog.messages
