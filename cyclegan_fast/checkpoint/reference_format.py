@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from cyclegan_fast.checkpoint.native import Networks
 from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, freeze, read_weights
 from cyclegan_fast.config import ModelConfig
+from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import UserError, reading_error
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.nn import NLayerDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator, build_generator
@@ -146,7 +147,9 @@ def read_reference(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged, or not a .pth file ({type(error).__name__})") from error
     if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for k, v in stored.items() if k != "_metadata"):
         raise UserError(f"{path} is not a bare state_dict, names with tensors, as the reference saves its networks")
-    return {str(key).removeprefix("module."): value for key, value in stored.items() if key != "_metadata"}
+    tensors = {str(key).removeprefix("module."): value for key, value in stored.items() if key != "_metadata"}
+    _check_tensors(tensors, content.getbuffer().nbytes, path)
+    return tensors
 
 
 def _check_archive(content: io.BytesIO, path: Path) -> None:
@@ -169,6 +172,19 @@ def _check_archive(content: io.BytesIO, path: Path) -> None:
                     "save it again"
                 )
     content.seek(0)
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None:
+    """Refuses tensors that no network has: without values, or with more of them than the file holds.
+
+    A view that repeats one value may have any shape, and a network would take the memory that the shape asks for.
+    """
+    for name, tensor in tensors.items():
+        dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not dense or tensor.is_complex() or tensor.dtype == torch.bool:
+            raise UserError(f"{path}: {shown(name)} is no tensor of plain numbers, as the reference saves them")
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > size:
+        raise UserError(f"{path} has tensors of more values than it holds, as torch.save makes of views: it is refused")
 
 
 def to_reference(network: nn.Module) -> OrderedDict[str, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import UserError
 
 
@@ -36,7 +37,7 @@ def check_weights(network: nn.Module, tensors: Mapping[str, Tensor], source: str
     """
     wanted = network.state_dict()
     faults = [f"{name} is missing" for name in wanted if name not in tensors]
-    faults += [f"{name} is not part of the network" for name in tensors if name not in wanted]
+    faults += [f"{shown(name)} is not part of the network" for name in tensors if name not in wanted]
     faults += [
         f"{name} has shape {list(tensors[name].shape)}, the network's is {list(wanted[name].shape)}"
         for name in wanted

@@ -33,6 +33,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cyclegan_fast.config import PixelFormat
+from cyclegan_fast.documents import reason_in_short
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images import high_bit_depth, tiff
 from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, to_channels, to_pil, upright
@@ -259,7 +260,8 @@ def reason_of(source: ImageFile | Path | str, error: Exception) -> str:
         return "the file does not exist"
     if isinstance(error, PermissionError | IsADirectoryError):
         return f"cannot be read ({error.strerror})"
-    return f"damaged or unsupported ({error})" if isinstance(error, OSError | SyntaxError) else str(error)
+    reason = reason_in_short(error)
+    return f"damaged or unsupported ({reason})" if isinstance(error, OSError | SyntaxError) else reason
 
 
 def _why_unidentified(source: ImageFile) -> str:

@@ -205,7 +205,7 @@ def test_weights_outside_the_files_folder_are_not_read(tmp_path, backend, locati
     with pytest.raises(UserError, match="beside the file: give the file's path"):
         parse_onnx(path.read_bytes(), "model.onnx")
     external(path, WEIGHTS)
-    with pytest.raises(UserError, match=r"in model\.onnx\.data, which is missing: put that file beside it"):
+    with pytest.raises(UserError, match=r"in 'model\.onnx\.data', which is missing: put that file beside it"):
         load(path, backend)
 
 
@@ -275,10 +275,10 @@ IMAGE = ["n", 3, "h", "w"]
     [
         ([IMAGE, IMAGE], [IMAGE], TensorProto.FLOAT, "inputs: 2, outputs: 1; a generator has one input and one output"),
         ([IMAGE], [IMAGE, IMAGE], TensorProto.FLOAT, "inputs: 1, outputs: 2"),
-        ([["n", 3]], [["n", 3]], TensorProto.FLOAT, "i0 is no image"),
-        ([["n", 3, "d", "h", "w"]], [["n", 3, "d", "h", "w"]], TensorProto.FLOAT, "i0 is no image"),
-        ([IMAGE], [IMAGE], TensorProto.UINT8, "i0 is no image; .* in float32 or float16"),
-        ([IMAGE], [IMAGE], TensorProto.DOUBLE, "i0 is no image"),
+        ([["n", 3]], [["n", 3]], TensorProto.FLOAT, "'i0' is no image"),
+        ([["n", 3, "d", "h", "w"]], [["n", 3, "d", "h", "w"]], TensorProto.FLOAT, "'i0' is no image"),
+        ([IMAGE], [IMAGE], TensorProto.UINT8, "'i0' is no image; .* in float32 or float16"),
+        ([IMAGE], [IMAGE], TensorProto.DOUBLE, "'i0' is no image"),
         ([["n", "c", "h", "w"]], [["n", "c", "h", "w"]], TensorProto.FLOAT, "does not fix the channels"),
     ],
     ids=str,

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from cyclegan_fast.data.catalog.manifest import FOLDER
-from cyclegan_fast.documents import read_json
+from cyclegan_fast.documents import read_json, reason_in_short, shown
 from cyclegan_fast.errors import MissingFileError, UserError, reading_error
 from cyclegan_fast.files import user_cache, write_atomically
 from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, match_files, other_kind
@@ -77,11 +77,13 @@ def read_shard(shard: str) -> tuple[list[ImageFile], Counter[str]]:
             found, count = _read_headers(shard)
             if count >= _STORED_FROM:
                 _store(shard, stamp, found)
-    except tarfile.ReadError as error:
+    except UserError:
+        raise
+    except (tarfile.TarError, ValueError, RecursionError) as error:  # tarfile's numbers and chains of headers, too
         with Path(shard).open("rb") as file:
             compressed = file.read(6).startswith(_MAGIC)
         raise UserError(
-            compressed_archive(shard) if compressed else f"{shard}: this archive is damaged ({error})"
+            compressed_archive(shard) if compressed else f"{shard}: this archive is damaged ({reason_in_short(error)})"
         ) from error
     except OSError as error:
         raise reading_error(f"{shard}: this archive cannot be read ({error.strerror or error})", error) from error
@@ -112,7 +114,11 @@ def _read_headers(shard: str) -> tuple[Shard, int]:
     found = Shard([], Counter())
     count = 0
     with tarfile.open(shard, "r:") as archive:
+        position = -1
         while (member := archive.next()) is not None:
+            if archive.offset <= position or member.size < 0:  # of a negative size, by which it would be read for ever
+                raise tarfile.ReadError("its members lie one in the other")
+            position = archive.offset
             archive.members.clear()  # type: ignore[attr-defined]  # or it would keep a kilobyte of each
             count += 1
             _refuse_unsafe(shard, member)
@@ -132,15 +138,13 @@ def _read_headers(shard: str) -> tuple[Shard, int]:
 
 def _refuse_unsafe(shard: str, member: tarfile.TarInfo) -> None:
     """An archive may name nothing outside itself, and must hold its images as plain bytes."""
-    name = PurePosixPath(member.name)
+    name, shown_name = PurePosixPath(member.name), shown(member.name)
     if name.is_absolute() or ".." in name.parts:
-        raise UserError(f"{shard}: the member {member.name} leads out of the archive; make the shard anew without it")
+        raise UserError(f"{shard}: the member {shown_name} leads out of the archive; make the shard anew without it")
     if member.issym() or member.islnk() or member.isdev():
-        raise UserError(
-            f"{shard}: the member {member.name} is a link or a device; make the shard anew with files alone"
-        )
+        raise UserError(f"{shard}: the member {shown_name} is a link or a device; make the shard anew with files alone")
     if member.issparse():
-        raise UserError(f"{shard}: the member {member.name} is stored with holes; make the shard anew without --sparse")
+        raise UserError(f"{shard}: the member {shown_name} is stored with holes; make the shard anew without --sparse")
 
 
 def _stores(shard: str) -> Iterator[Path]:

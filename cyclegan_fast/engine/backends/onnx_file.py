@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.config import PixelFormat
+from cyclegan_fast.documents import shown
 from cyclegan_fast.engine.backends.external_runtime import first_line
 from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_sidecar
 from cyclegan_fast.engine.info import EngineInfo, Precision
@@ -140,7 +141,7 @@ def parse_onnx(content: bytes, name: str, *, folder: Path | None = None, metadat
     source: bytes | Path = content
     if external := _external_files(model):
         if folder is None:
-            raise UserError(f"{name} keeps its weights in {external[0]}, beside the file: give the file's path")
+            raise UserError(f"{name} keeps its weights in {shown(external[0])}, beside the file: give the file's path")
         _check_external(external, folder, name)
         source = folder / name
     return OnnxFile(name, source, *_ports(model, name), metadata)
@@ -195,11 +196,19 @@ def _external_files(model: Any) -> list[str]:
 
 def _check_external(names: list[str], folder: Path, name: str) -> None:
     for external in names:
+        stored = f"{name} keeps its weights in {shown(external)}"
         windows, posix = PureWindowsPath(external), PurePosixPath(external)
         if windows.anchor or posix.is_absolute() or ".." in (*windows.parts, *posix.parts):
-            raise UserError(f"{name} keeps its weights in {external}, outside its own folder: not read, for safety")
-        if not (folder / external).is_file():
-            raise MissingFileError(f"{name} keeps its weights in {external}, which is missing: put that file beside it")
+            raise UserError(f"{stored}, outside its own folder: not read, for safety")
+        if not _is_file(folder / external):
+            raise MissingFileError(f"{stored}, which is missing: put that file beside it")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long, for example
+        return False
 
 
 def _ports(model: Any, name: str) -> tuple[ImagePort, ImagePort]:
@@ -211,7 +220,10 @@ def _ports(model: Any, name: str) -> tuple[ImagePort, ImagePort]:
         raise UserError(f"{name}: inputs: {len(inputs)}, outputs: {len(graph.output)}; {_RULE}")
     input, output = _port(inputs[0], name), _port(graph.output[0], name)
     if output is None:
-        inferred = import_onnx().shape_inference.infer_shapes(model)
+        try:
+            inferred = import_onnx().shape_inference.infer_shapes(model)
+        except Exception as error:  # onnx raises types of its own
+            raise UserError(f"{name} is damaged, or not an ONNX file: {first_line(error)}") from error
         output = _port(inferred.graph.output[0], name)
     if input is None or output is None:
         raise UserError(f"{name} does not fix the channels of its input and output; {_RULE}")
@@ -222,9 +234,9 @@ def _port(value: Any, name: str) -> ImagePort | None:
     """None if its number of channels is unknown."""
     types, tensor = import_onnx().TensorProto, value.type.tensor_type
     if tensor.elem_type not in (types.FLOAT, types.FLOAT16):
-        raise UserError(f"{name}: {value.name} is no image; {_RULE}")
+        raise UserError(f"{name}: {shown(value.name)} is no image; {_RULE}")
     if tensor.HasField("shape") and len(tensor.shape.dim) != 4:
-        raise UserError(f"{name}: {value.name} is no image; {_RULE}")
+        raise UserError(f"{name}: {shown(value.name)} is no image; {_RULE}")
     sizes = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim] or [None] * 4
     n, first, second, third = sizes
     channels_last = third is not None and (first is None or third < min(first, _MAX_CHANNELS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -144,8 +145,10 @@ class VideoReader:
         if self.stream.duration:
             return float(self.stream.duration * self.time_base)
         if tag := self.stream.metadata.get("DURATION"):  # of Matroska: hours:minutes:seconds
-            hours, minutes, seconds = map(float, tag.split(":"))
-            return 3600 * hours + 60 * minutes + seconds
+            with contextlib.suppress(ValueError):  # a damaged one
+                hours, minutes, seconds = map(float, tag.split(":"))
+                if math.isfinite(total := 3600 * hours + 60 * minutes + seconds):
+                    return total
         return (self._container.duration or 0) / 1_000_000
 
 
