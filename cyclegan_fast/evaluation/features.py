@@ -1,0 +1,189 @@
+"""Networks that turn an image into features, for FID, KID, density and coverage: Inception, or a file of the user's.
+
+A file takes float32 [1, C, S, S] with values from 0 to 1 and returns [1, D], or [1, D, h, w], whose mean over h and w
+is taken. What else its network needs, such as ImageNet's mean and standard deviation, belongs into the file. Images of
+one channel are repeated to three. Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cyclegan_fast.documents import shown
+from cyclegan_fast.errors import MissingFileError, UserError
+
+INCEPTION = "inception"
+WEIGHTS_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+WEIGHTS_NAME, WEIGHTS_DIGEST = WEIGHTS_URL.rsplit("/", 1)[1], "6726825d"  # the first digits of its SHA-256
+DEFAULT_SIZE = 224  # pixels, of a file that does not state its input
+KINDS = {".onnx": "ONNX", ".pt2": "torch.export", ".pt": "TorchScript", ".ts": "TorchScript", ".pth": "TorchScript"}
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network that turns images into features."""
+
+    name: str
+    run: Callable[[Tensor], Any]
+    """[1, C, S, S] in [0, 1] -> [1, D] or [1, D, h, w]."""
+    size: int | None
+    """Side in pixels to which images are resized; None leaves that to the network."""
+    channels: int = 3
+
+    @property
+    def protocol(self) -> str:
+        """What the features are, for people."""
+        return f"features of {self.name}" + (f" at {self.size}x{self.size} (bicubic)" if self.size else "")
+
+    def extract(self, images: Iterable[Tensor]) -> Tensor:
+        """Returns the features of images [C, H, W] in [0, 1], of any size: float64 [N, D], on the CPU.
+
+        Raises:
+            UserError: The network does not take them.
+        """
+        return torch.cat([self._extract_one(image) for image in images])
+
+    @torch.inference_mode()
+    def _extract_one(self, image: Tensor) -> Tensor:
+        if len(image) == 1:
+            image = image.expand(self.channels, -1, -1)
+        if len(image) != self.channels:
+            raise UserError(f"--features {self.name} takes {self.channels} channels, and the images have {len(image)}")
+        batch = image.float()[None]
+        if self.size is not None and batch.shape[-2:] != (self.size, self.size):
+            resized = F.interpolate(batch, (self.size, self.size), mode="bicubic", antialias=True)
+            batch = resized.clamp(0, 1)
+        try:
+            found = self.run(batch.contiguous())
+        except Exception as error:  # each runtime raises types of its own
+            shape = "x".join(map(str, batch.shape))
+            raise UserError(
+                f"--features {self.name} does not take an input of {shape} ({_first_line(error)}): name the side that "
+                "it takes with --features-size"
+            ) from error
+        found = found[0] if isinstance(found, list | tuple) and found else found
+        if not isinstance(found, Tensor) or found.ndim not in (2, 4) or len(found) != 1:
+            what = f"shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise UserError(f"--features {self.name} returns {what}; expected features [1, D] or [1, D, h, w]")
+        return (found if found.ndim == 2 else found.mean(dim=(2, 3))).double().cpu()
+
+
+def load_features(name: str, device: torch.device, size: int | None = None) -> FeatureNetwork:
+    """Loads the network that ``--features`` names, and tries it on a black image.
+
+    Args:
+        name: "inception", or a file: .onnx, .pt2 (of torch.export.save), or TorchScript (.pt, .ts, .pth).
+        device: Where it runs; ONNX Runtime runs it on the CPU where it has no CUDA.
+        size: Side in pixels of its input; by default what the file states, or 224.
+
+    Raises:
+        UserError: It cannot be loaded, or does not take images of that size.
+    """
+    if name == INCEPTION:
+        network = FeatureNetwork(INCEPTION, _load_inception(device), None)
+    else:
+        network = _load_file(Path(name), device, size)
+    side = network.size or 299
+    network.extract([torch.zeros(network.channels, side, side, device=device)])
+    return network
+
+
+def _load_inception(device: torch.device) -> Callable[[Tensor], Any]:
+    """The Inception of Heusel et al. 2017, as torch-fidelity and torchmetrics have it; it resizes images by itself."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+    if not path.is_file():
+        raise MissingFileError(
+            f"--features inception: its weights are missing, and nothing is downloaded silently: put {WEIGHTS_URL} "
+            f"into {path.parent}"
+        )
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise UserError(f"--features inception needs torch-fidelity: pip install torch-fidelity ({error})") from error
+    if not _digest(path).startswith(WEIGHTS_DIGEST):
+        raise UserError(
+            f"{path} is not the file of {WEIGHTS_URL}: its SHA-256 does not start with {WEIGHTS_DIGEST}; fetch it again"
+        )
+    network = FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=str(path))
+    network.to(device).eval()
+    return lambda images: network((images * 255).round().to(torch.uint8))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_file(path: Path, device: torch.device, size: int | None) -> FeatureNetwork:
+    if path.suffix.lower() not in KINDS:
+        kinds = ", ".join(KINDS)
+        raise UserError(f"--features {path}: expected inception or a file that ends in one of {kinds}")
+    if not path.is_file():
+        raise MissingFileError(f"--features {path}: there is no such file")
+    kind = KINDS[path.suffix.lower()]
+    load = {"ONNX": _load_onnx, "torch.export": _load_exported, "TorchScript": _load_torchscript}[kind]
+    try:
+        run, channels, stated = load(path, device)
+    except UserError:
+        raise
+    except Exception as error:  # each runtime raises types of its own
+        raise UserError(f"--features {path} is not a {kind} file that can be loaded ({_first_line(error)})") from error
+    if size is not None and stated is not None and size != stated:
+        raise UserError(f"--features-size {size}: {path} takes images of {stated}x{stated} alone")
+    return FeatureNetwork(path.name, run, size or stated or DEFAULT_SIZE, channels or 3)
+
+
+Loaded = tuple[Callable[[Tensor], Any], int | None, int | None]  # runs it; channels and side of its input, if stated
+
+
+def _load_onnx(path: Path, device: torch.device) -> Loaded:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise UserError(f"--features {path} needs ONNX Runtime: pip install 'cyclegan-fast[onnx]'") from error
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
+    wanted = ["CUDAExecutionProvider"] * (device.type == "cuda") + ["CPUExecutionProvider"]
+    providers = [provider for provider in wanted if provider in ort.get_available_providers()]
+    session = ort.InferenceSession(str(path), options, providers=providers)
+    (entry,) = session.get_inputs()
+    shape = [side if isinstance(side, int) else None for side in entry.shape]
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {entry.name: images.cpu().numpy()})[0])
+
+    return run, *_stated(shape)
+
+
+def _load_exported(path: Path, device: torch.device) -> Loaded:
+    program = torch.export.load(path)
+    name = program.graph_signature.user_inputs[0]
+    (node,) = (node for node in program.graph.nodes if node.name == name)
+    shape = [side if isinstance(side, int) else None for side in node.meta["val"].shape]
+    return program.module().to(device), *_stated(shape)
+
+
+def _load_torchscript(path: Path, device: torch.device) -> Loaded:
+    return torch.jit.load(str(path), map_location=device).eval(), None, None
+
+
+def _stated(shape: list[int | None]) -> tuple[int | None, int | None]:
+    """Channels and side of an input [N, C, S, S], where they are fixed."""
+    if len(shape) != 4:
+        raise UserError(f"its input has {len(shape)} dimensions; expected [N, C, S, S]")
+    return shape[1], shape[2]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shown(lines[0]).strip("'")

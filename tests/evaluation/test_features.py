@@ -1,0 +1,134 @@
+"""Feature networks of every kind of file: what they get, what they return, and what is no such file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.evaluation import features as module
+from cyclegan_fast.evaluation.features import WEIGHTS_NAME, FeatureNetwork, load_features
+
+CPU = torch.device("cpu")
+
+
+class Small(nn.Module):
+    """Three features: the mean of each channel. It takes sides that are multiples of 8 alone."""
+
+    def __init__(self, channels: int = 3, *, pooled: bool = True) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.pooled = pooled
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = images * self.scale[:, None, None]
+        parts = images.reshape(images.shape[0], images.shape[1], 8, images.shape[2] // 8, images.shape[3]).mean(dim=3)
+        return parts.mean(dim=(2, 3)) if self.pooled else parts
+
+
+def write(kind: str, path: Path, network: nn.Module, side: int = 32, channels: int = 3) -> Path:
+    example = (torch.rand(1, channels, side, side),)
+    path = path / f"network{kind}"
+    if kind == ".onnx":
+        onnx = pytest.importorskip("onnx")
+        pytest.importorskip("onnxruntime")
+        float32 = onnx.TensorProto.FLOAT
+        mean = onnx.helper.make_node("GlobalAveragePool", ["images"], ["features"])
+        entry = onnx.helper.make_tensor_value_info("images", float32, ["n", channels, side, side])
+        result = onnx.helper.make_tensor_value_info("features", float32, ["n", channels, 1, 1])
+        graph = onnx.helper.make_graph([mean], "means", [entry], [result])
+        opset = [onnx.helper.make_opsetid("", 17)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    elif kind == ".pt2":
+        torch.export.save(torch.export.export(network, example), path)
+    else:
+        torch.jit.trace(network, example).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", [".onnx", ".pt2", ".pt"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_file_gets_images_of_its_size_from_0_to_1(tmp_path: Path, kind: str) -> None:
+    path = write(kind, tmp_path, Small().eval())
+    network = load_features(str(path), CPU, size=32 if kind == ".pt" else None)
+    assert network.size == 32 and network.channels == 3
+    images = [torch.rand(3, 32, 32), torch.rand(3, 45, 70), torch.rand(1, 32, 32)]
+    found = network.extract(images)
+    assert found.dtype == torch.float64 and found.shape == (3, 3)
+    torch.testing.assert_close(found[0], images[0].double().mean(dim=(1, 2)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[1], images[1].double().mean(dim=(1, 2)), rtol=0, atol=0.02)  # resized
+    torch.testing.assert_close(found[2], images[2].double().mean(dim=(1, 2)).expand(3), rtol=0, atol=1e-6)
+    assert network.protocol == f"features of network{kind} at 32x32 (bicubic)"
+    with pytest.raises(UserError, match="takes 3 channels, and the images have 5"):
+        network.extract([torch.rand(5, 32, 32)])
+    if kind != ".pt":
+        with pytest.raises(UserError, match=r"--features-size 40: .* takes images of 32x32 alone"):
+            load_features(str(path), CPU, size=40)
+        five = load_features(str(write(kind, tmp_path, Small(5).eval(), channels=5)), CPU)
+        assert five.channels == 5 and five.extract([torch.rand(5, 20, 20)]).shape == (1, 5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_size_that_the_network_does_not_take_is_one_sentence(tmp_path: Path) -> None:
+    path = write(".pt", tmp_path, Small().eval())
+    with pytest.raises(UserError, match=r"does not take an input of 1x3x36x36 \(.*\): name the side") as error:
+        load_features(str(path), CPU, size=36)
+    assert "\n" not in str(error.value)
+    assert load_features(str(path), CPU).size == 224
+
+
+def test_features_of_places_are_averaged_and_other_results_refused() -> None:
+    image = [torch.rand(3, 16, 16)]
+    four = FeatureNetwork("x", lambda images: (images[:, :, :4, :4],), 16).extract(image)
+    torch.testing.assert_close(four[0], image[0][:, :4, :4].double().mean(dim=(1, 2)))
+    for result, reason in ((image[0], r"shape \[3, 16, 16\]"), ({}, "a dict"), ([], "a list")):
+        with pytest.raises(UserError, match=f"--features x returns {reason}; expected"):
+            FeatureNetwork("x", lambda images, result=result: result, 16).extract(image)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".pt"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_no_feature_network(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    with pytest.raises(MissingFileError, match="there is no such file"):
+        load_features(str(path), CPU)
+    path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="can be loaded"):
+        load_features(str(path), CPU)
+    with pytest.raises(UserError, match="expected inception or a file that ends in one of"):
+        load_features("incepton", CPU)
+
+
+def test_inception_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(
+        MissingFileError, match="weights are missing, and nothing is downloaded silently: put http"
+    ) as error:
+        load_features("inception", CPU)
+    assert str(tmp_path / "checkpoints") in str(error.value)
+
+
+@pytest.mark.slow
+def test_inception_is_that_of_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights of our own, as those of the paper are not here."""
+    pytest.importorskip("torchvision")
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {})
+    monkeypatch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+    original = fidelity.FeatureExtractorInceptionV3("inception", ["2048"]).eval()
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(original.state_dict(), tmp_path / "checkpoints" / WEIGHTS_NAME)
+    with pytest.raises(UserError, match="its SHA-256 does not start with 6726825d; fetch it again"):
+        load_features("inception", CPU)
+    monkeypatch.setattr(module, "_digest", lambda _: "6726825d")
+    network = load_features("inception", CPU)
+    pixels = torch.randint(256, (2, 3, 40, 48), dtype=torch.uint8)
+    found = network.extract([image / 255 for image in pixels])
+    assert found.shape == (2, 2048)
+    torch.testing.assert_close(found, original(pixels)[0].double(), rtol=1e-4, atol=1e-5)
