@@ -229,6 +229,10 @@ class RunConfig:
     """Steps between scores of the test images; 0 for none. By default after each epoch, within 5 % of the time."""
     eval_images: int = number(50, min=1, max=2**20)
     """How many test images of each domain are scored."""
+    features: str | None = None
+    """A network for FID, KID, density and coverage: inception, or a file: .onnx, .pt2, or TorchScript (.pt)."""
+    features_size: int | None = number(None, min=1, max=2**14)
+    """Side in pixels of that network's input; by default what its file states, or 224."""
     checkpoint_every: int = number(5000, min=0)
     """Steps between checkpoints, besides the one at the end; 0 for none."""
     checkpoint_minutes: float = number(30.0, min=0, max=FINITE)
@@ -240,7 +244,8 @@ class RunConfig:
     keep_best: int = number(1, min=0)
     """How many of the best checkpoints, by --score, are never deleted; better scores are saved as they come."""
     score: str = DEFAULT_SCORE
-    """Which score tells the best: swd, color, cycle_l1, cycle_ssim; swd_AtoB; with --paired also l1, psnr, ssim."""
+    """Which score tells the best: swd, color, cycle_l1, cycle_ssim; swd_AtoB; with --paired also l1, psnr, ssim; with
+    --features also fid, kid, density, coverage."""
     watch: Literal["on", "off"] = choice("on", alone="on")
     """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike."""
     detect_anomaly: bool = False

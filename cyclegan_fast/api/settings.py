@@ -147,6 +147,10 @@ class FitSettings(TypedDict, total=False):
     """Steps between scores of the test images; 0 for none. By default after each epoch, within 5 % of the time."""
     eval_images: int
     """How many test images of each domain are scored."""
+    features: str | None
+    """A network for FID, KID, density and coverage: inception, or a file: .onnx, .pt2, or TorchScript (.pt)."""
+    features_size: int | None
+    """Side in pixels of that network's input; by default what its file states, or 224."""
     checkpoint_every: int
     """Steps between checkpoints, besides the one at the end; 0 for none."""
     checkpoint_minutes: float
@@ -158,7 +162,8 @@ class FitSettings(TypedDict, total=False):
     keep_best: int
     """How many of the best checkpoints, by score, are never deleted; better scores are saved as they come."""
     score: str
-    """Which score tells the best: swd, color, cycle_l1, cycle_ssim; swd_AtoB; with paired=True also l1, psnr, ssim."""
+    """Which score tells the best: swd, color, cycle_l1, cycle_ssim; swd_AtoB; with paired=True also l1, psnr, ssim;
+    with     features also fid, kid, density, coverage."""
     watch: bool | Literal["on", "off"]
     """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike.
     True means on."""

@@ -98,14 +98,33 @@ def load_features(name: str, device: torch.device, size: int | None = None) -> F
     return network
 
 
+def check_features(name: str) -> None:
+    """Checks what can be seen of ``--features`` without loading the network.
+
+    Raises:
+        UserError: It is neither inception, with its weights, nor a file of a kind that can be loaded.
+    """
+    path = Path(name)
+    if name == INCEPTION:
+        if not _weights_file().is_file():
+            raise MissingFileError(
+                f"--features inception: its weights are missing, and nothing is downloaded silently: put {WEIGHTS_URL} "
+                f"into {_weights_file().parent}"
+            )
+    elif path.suffix.lower() not in KINDS:
+        raise UserError(f"--features {path}: expected inception or a file that ends in one of {', '.join(KINDS)}")
+    elif not path.is_file():
+        raise MissingFileError(f"--features {path}: there is no such file")
+
+
+def _weights_file() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+
+
 def _load_inception(device: torch.device) -> Callable[[Tensor], Any]:
     """The Inception of Heusel et al. 2017, as torch-fidelity and torchmetrics have it; it resizes images by itself."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
-    if not path.is_file():
-        raise MissingFileError(
-            f"--features inception: its weights are missing, and nothing is downloaded silently: put {WEIGHTS_URL} "
-            f"into {path.parent}"
-        )
+    check_features(INCEPTION)
+    path = _weights_file()
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
@@ -125,11 +144,7 @@ def _digest(path: Path) -> str:
 
 
 def _load_file(path: Path, device: torch.device, size: int | None) -> FeatureNetwork:
-    if path.suffix.lower() not in KINDS:
-        kinds = ", ".join(KINDS)
-        raise UserError(f"--features {path}: expected inception or a file that ends in one of {kinds}")
-    if not path.is_file():
-        raise MissingFileError(f"--features {path}: there is no such file")
+    check_features(str(path))
     kind = KINDS[path.suffix.lower()]
     load = {"ONNX": _load_onnx, "torch.export": _load_exported, "TorchScript": _load_torchscript}[kind]
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
@@ -12,13 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cyclegan_fast.evaluation.color import value_distance, value_distribution
+from cyclegan_fast.evaluation.features import FeatureNetwork
+from cyclegan_fast.evaluation.sets import Images, SetComparison, Summary, unit_range
 from cyclegan_fast.evaluation.similarity import l1, psnr, ssim
-from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
-from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.metrics import DIRECTIONS, Direction
-
-Images = Sequence[np.ndarray]  # [H, W, C] each: uint8, uint16, or float32 in [-1, 1]
 
 
 class Translated(NamedTuple):
@@ -39,13 +36,6 @@ class Scores:
     """How uncertain some of them are: the standard deviation of swd over its repeats, the standard error of kid."""
 
 
-class Summary(NamedTuple):
-    """What a set of images is compared by."""
-
-    projections: list[Tensor]
-    values: Tensor
-
-
 class Scorer:
     """Scores translations of the same test images again and again.
 
@@ -53,20 +43,25 @@ class Scorer:
         images: The test images of A and of B as they are stored, at least one of each.
         device: Where the scores are computed.
         paired: The n-th image of A and the n-th of B are a pair.
+        features: A network for FID, KID, density and coverage; None leaves those out.
     """
 
-    def __init__(self, images: tuple[Images, Images], device: torch.device, *, paired: bool = False) -> None:
-        self.images: dict[Direction, Images] = {"AtoB": images[0], "BtoA": images[1]}  # by the direction they take
-        self.targets: dict[Direction, Images] = {"AtoB": images[1], "BtoA": images[0]}
-        self.device, self.paired = device, paired
-        sides = [side for image in (*images[0], *images[1]) for side in image.shape[:2]]
-        size = {"min_side": min(sides), "images": max(map(len, images))}
-        of_B = SlicedWasserstein(channels=images[1][0].shape[2], **size)
-        same = images[0][0].shape[2] == images[1][0].shape[2]
-        self.swd: dict[Direction, SlicedWasserstein] = {
-            "AtoB": of_B,
-            "BtoA": of_B if same else SlicedWasserstein(channels=images[0][0].shape[2], **size),
-        }
+    def __init__(
+        self,
+        images: tuple[Images, Images],
+        device: torch.device,
+        *,
+        paired: bool = False,
+        features: FeatureNetwork | None = None,
+    ) -> None:
+        a, b = images
+        self.images: dict[Direction, Images] = {"AtoB": a, "BtoA": b}  # by the direction that they take
+        self.targets: dict[Direction, Images] = {"AtoB": b, "BtoA": a}
+        self.paired = paired
+        of_B = SetComparison((b, a), device, features)
+        self.comparable = a[0].shape[2] == b[0].shape[2]  # images of A with images of B
+        of_A = of_B if self.comparable else SetComparison((a, b), device, features)
+        self.sets: dict[Direction, SetComparison] = {"AtoB": of_B, "BtoA": of_A}  # in the space of the target
         self.real: dict[Direction, Summary] = {}  # of the targets, once they are needed
 
     def score(self, translate: Mapping[Direction, Callable[[], Iterable[Translated]]]) -> Scores:
@@ -76,12 +71,12 @@ class Scorer:
 
     def untranslated(self) -> Scores:
         """Scores the test images of each domain as if they were translations; none if A and B differ in channels."""
-        if self.swd["AtoB"] is not self.swd["BtoA"]:
+        if not self.comparable:
             return Scores({})
         return with_means([self._compare(direction, self._real(_other(direction))) for direction in DIRECTIONS])
 
     def _score_direction(self, direction: Direction, translated: Iterable[Translated]) -> Scores:
-        stored: list[np.ndarray] = []
+        load, stored = self.sets[direction].load, list[np.ndarray]()
         similar: dict[str, list[float]] = {}
 
         def note(name: str, value: float) -> None:
@@ -90,41 +85,27 @@ class Scorer:
         for i, found in enumerate(translated):
             stored.append(as_stored(found.image, self.targets[direction][0].dtype))
             if found.reconstruction is not None:
-                source, reconstruction = self._load(self.images[direction][i]), unit_range(found.reconstruction)
+                source, reconstruction = load(self.images[direction][i]), unit_range(found.reconstruction)
                 note("cycle_l1", l1(reconstruction, source))
                 note("cycle_ssim", ssim(reconstruction, source))
             if self.paired:
-                image, partner = self._load(stored[i]), self._load(self.targets[direction][i])
+                image, partner = load(stored[i]), load(self.targets[direction][i])
                 for name, metric in (("l1", l1), ("psnr", psnr), ("ssim", ssim)):
                     note(name, metric(image, partner))
-        scores = self._compare(direction, self._summary(direction, stored))
+        scores = self._compare(direction, self.sets[direction].summarise(stored))
         scores.values.update({name: fmean(values) for name, values in similar.items()})
         return scores
 
     def _compare(self, direction: Direction, summary: Summary) -> Scores:
         """Compares a set of images with the test images of the direction's target."""
-        real = self._real(direction)
-        distance = self.swd[direction].distance(summary.projections, real.projections)
-        values = {f"swd_{direction}": distance.value, f"color_{direction}": value_distance(summary.values, real.values)}
-        return Scores(values, {f"swd_{direction}": distance.spread})
+        values, spreads = self.sets[direction].compare(summary, self._real(direction))
+        named = ({f"{name}_{direction}": value for name, value in found.items()} for found in (values, spreads))
+        return Scores(*named)
 
     def _real(self, direction: Direction) -> Summary:
         if direction not in self.real:
-            self.real[direction] = self._summary(direction, self.targets[direction])
+            self.real[direction] = self.sets[direction].summarise(self.targets[direction])
         return self.real[direction]
-
-    def _summary(self, direction: Direction, images: Images) -> Summary:
-        projections = self.swd[direction].project(map(self._load, images), len(images))
-        return Summary(projections, value_distribution(map(self._load, images)))
-
-    def _load(self, pixels: np.ndarray) -> Tensor:
-        """Returns stored pixels [H, W, C] as [C, H, W] in [0, 1]."""
-        return unit_range(to_model_range(torch.from_numpy(pixels)[None].to(self.device))[0])
-
-
-def unit_range(image: Tensor) -> Tensor:
-    """Turns [-1, 1] into float32 in [0, 1]; what lies outside is clipped, as in a file."""
-    return ((image.float() + 1) / 2).clamp(0, 1)
 
 
 def as_stored(image: Tensor, dtype: np.dtype) -> np.ndarray:

@@ -21,16 +21,21 @@ def score_records(events: Sequence[Record]) -> list[Record]:
     return [event for event in found if event.get("protocol") == found[-1].get("protocol")]
 
 
-def score_line(record: Record, best: Record | None) -> str:
-    """Returns the scores of a record as a line, each as the mean of both directions, with (A to B | B to A)."""
+def score_line(record: Record, best: Record | None, score: str = DEFAULT_SCORE) -> str:
+    """Returns the scores of a record as a line, each as the mean of both directions, with (A to B | B to A).
+
+    Args:
+        record: The scores, and by which protocol.
+        best: The record that is the best so far by `score`.
+        score: What the best is chosen by.
+    """
     parts = [f"{name} {_value(record, name)} ({_both(record, name)})" for name in METRICS if name in record["scores"]]
     line = f"scores after step {record['step']:,}: {', '.join(parts)}"
-    if best is None:
-        return line
-    name = DEFAULT_SCORE
     if best is record:
-        return f"{line}; the best {name} so far"
-    return f"{line}; the best {name} was {value_text(best['scores'][name])} after step {best['step']:,}"
+        line += f"; the best {score} so far"
+    elif best is not None:
+        line += f"; the best {score} was {value_text(best['scores'][score])} after step {best['step']:,}"
+    return line + f"; {record['protocol']}" * bool(record.get("protocol"))
 
 
 def _both(record: Record, name: str) -> str:

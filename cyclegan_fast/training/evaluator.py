@@ -14,9 +14,10 @@ from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data.held_out import HeldOutImage
 from cyclegan_fast.data.loaders.samples import Domain
 from cyclegan_fast.data.scored_images import Images, describe_geometry, read_test_images
+from cyclegan_fast.evaluation.features import FeatureNetwork, load_features
 from cyclegan_fast.evaluation.scorer import Scorer, Translated
 from cyclegan_fast.logs import warn_once
-from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, best_record, is_better
+from cyclegan_fast.metrics import DIRECTIONS, best_record, is_better
 from cyclegan_fast.monitoring.evaluations import score_line
 from cyclegan_fast.monitoring.events import EventLog
 from cyclegan_fast.training.samples import SampleTranslator
@@ -39,9 +40,13 @@ class Evaluator:
 
     def __init__(self, translator: SampleTranslator, images: Images, config: TrainConfig) -> None:
         self.translator, self.images, self.config = translator, images, config
-        self.protocol = _protocol(images, config)
+        run = config.run
+        self.features: FeatureNetwork | None = None
+        if run.features is not None and images[0]:
+            self.features = load_features(run.features, translator.step.device, run.features_size)
+        self.protocol = _protocol(images, config) + (f"; {self.features.protocol}" if self.features else "")
         self.newest: dict[str, Any] | None = None  # the record of the newest scores: step, scores, spreads, protocol
-        self.best: Mapping[str, Any] | None = None  # by the default score, of this protocol
+        self.best: Mapping[str, Any] | None = None  # by --score, of this protocol
         self.scorer: Scorer | None = None
         self.began, self.first = time.monotonic(), 0  # when training began, and after which step
         self.spent = 0.0  # seconds, of all scores since then
@@ -55,7 +60,7 @@ class Evaluator:
             records: Those of the run so far, of which the best scores are still the best.
         """
         self.began, self.first = time.monotonic(), done
-        self.best = best_record([r for r in records if r.get("protocol") == self.protocol], DEFAULT_SCORE)
+        self.best = best_record([r for r in records if r.get("protocol") == self.protocol], self.config.run.score)
 
     def is_due(self, step: int, *, epoch_ended: bool, last: bool) -> bool:
         """Returns whether scores are due after `step`.
@@ -108,13 +113,19 @@ class Evaluator:
                 untranslated=untranslated.values,
                 protocol=self.protocol,
             )
-            before = None if self.best is None else self.best["scores"].get(DEFAULT_SCORE)
-            if is_better(DEFAULT_SCORE, self.newest["scores"][DEFAULT_SCORE], before):
+            score = self.config.run.score
+            before = None if self.best is None else self.best["scores"].get(score)
+            if is_better(score, self.newest["scores"].get(score), before):
                 self.best = self.newest
-            log.info("%s", score_line(self.newest, self.best))
+            log.info("%s", score_line(self.newest, self.best, score))
         self.last = time.monotonic() - start
         self.spent += self.last
-        return {} if self.newest is None else {DEFAULT_SCORE: self.newest["scores"][DEFAULT_SCORE]}
+        return self._headline()
+
+    def _headline(self) -> dict[str, float]:
+        score = self.config.run.score
+        found = None if self.newest is None else self.newest["scores"].get(score)
+        return {} if found is None else {score: found}
 
     def scored(self, step: int) -> Scored:
         """Returns the step with its scores, if it is that of the newest ones."""
@@ -125,7 +136,8 @@ class Evaluator:
     def _scorer(self) -> Scorer:
         if self.scorer is None:
             arrays = tuple([image.pixels for image in images] for images in self.images)
-            self.scorer = Scorer((arrays[0], arrays[1]), self.translator.step.device, paired=self.config.data.paired)
+            device, paired = self.translator.step.device, self.config.data.paired
+            self.scorer = Scorer((arrays[0], arrays[1]), device, paired=paired, features=self.features)
         return self.scorer
 
     def _translations(self, direction: str) -> Callable[[], Iterator[Translated]]:

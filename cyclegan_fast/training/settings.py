@@ -10,6 +10,7 @@ import torch
 from cyclegan_fast import ops
 from cyclegan_fast.config import RunConfig, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluation.features import check_features
 from cyclegan_fast.metrics import find_metric
 from cyclegan_fast.training.concurrency import why_not_side_by_side
 
@@ -103,8 +104,12 @@ def _check_score(config: TrainConfig) -> None:
         raise UserError(f"--score: {error}") from error
     if needs == "pairs" and not config.data.paired:
         raise UserError(f"--score {run.score} compares an image with its partner: add --paired, or choose another")
-    if needs == "features":
-        raise UserError(f"--score {run.score} is not computed in training: choose swd, color, cycle_l1 or cycle_ssim")
+    if needs == "features" and run.features is None:
+        raise UserError(f"--score {run.score} compares features: name a network with --features, or choose another")
+    if run.features is not None:
+        check_features(run.features)
+    elif run.features_size is not None:
+        raise UserError("--features-size is the input of a network: name that with --features")
     if run.eval_every == 0 and (run.keep_best, run.score) != (defaults.keep_best, defaults.score):
         log.warning("--eval-every 0: nothing is scored, so that no checkpoint is the best by --score")
 

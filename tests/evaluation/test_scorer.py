@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from cyclegan_fast.evaluation.scorer import Images, Scorer, Scores, Translated, as_stored, unit_range, with_means
+from cyclegan_fast.evaluation.feature_distances import density_and_coverage, frechet_distance, kernel_distance
+from cyclegan_fast.evaluation.features import FeatureNetwork
+from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, as_stored, with_means
+from cyclegan_fast.evaluation.sets import Images, unit_range
 from cyclegan_fast.evaluation.similarity import psnr, ssim
 from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
 from cyclegan_fast.images.tensors import to_model_range
@@ -99,3 +102,24 @@ def test_means_over_both_directions() -> None:
     joined = with_means([one, two])
     assert joined.values == {"swd_AtoB": 3.0, "x_AtoB": 1.0, "swd_BtoA": 5.0, "swd": 4.0}
     assert joined.spreads["swd"] == pytest.approx(0.25)
+
+
+def test_features_are_compared_where_a_network_is_given(caplog: pytest.LogCaptureFixture) -> None:
+    a, b = arrays(7, (16, 16, 3)), arrays(8, (16, 16, 3), seed=1)
+
+    def means(images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([images.mean(dim=(2, 3)), images.std(dim=(2, 3))], dim=1)
+
+    network = FeatureNetwork("means", means, None)
+    scorer = Scorer((a, b), CPU, features=network)
+    scores = scorer.score({"AtoB": lambda: identical(a, a), "BtoA": lambda: identical(b, b)})
+    real = [torch.stack([network.run(unit_range(tensor(x))[None])[0] for x in images]).double() for images in (a, b)]
+    assert scores.values["fid_AtoB"] == pytest.approx(frechet_distance(*real), rel=1e-6)
+    kid = kernel_distance(*real)
+    assert (scores.values["kid_AtoB"], scores.spreads["kid_AtoB"]) == pytest.approx(kid, rel=1e-5)
+    assert (scores.values["density_BtoA"], scores.values["coverage_BtoA"]) == density_and_coverage(real[1], real[0])
+    assert scores.values["kid"] == pytest.approx((kid.value + scores.values["kid_BtoA"]) / 2)
+    few = "FID of 7 images says little, as it is far too high with few: prefer KID"
+    assert caplog.messages.count(few) == 1
+    few_scores = Scorer((a[:2], b[:2]), CPU, features=network).untranslated().values
+    assert "fid" in few_scores and not {"kid", "density"} & few_scores.keys()

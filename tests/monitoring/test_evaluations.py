@@ -20,10 +20,13 @@ def record(step: int, swd: float | None, *, protocol: str = "4 + 4 images", **sc
 
 def test_the_line_names_both_directions_the_spread_and_the_best_step() -> None:
     first, second = record(100, 30.0), record(1200, 40.0, cycle_ssim=0.912)
-    assert score_line(first, first) == "scores after step 100: swd 30 ± 0.5 (29 | 31); the best swd so far"
+    assert (
+        score_line(first, first) == "scores after step 100: swd 30 ± 0.5 (29 | 31); the best swd so far; 4 + 4 images"
+    )
     expected = "scores after step 1,200: swd 40 ± 0.5 (39 | 41), cycle_ssim 0.912 (not a number | not a number)"
-    assert score_line(second, first) == f"{expected}; the best swd was 30 after step 100"
-    assert score_line(first, None) == "scores after step 100: swd 30 ± 0.5 (29 | 31)"
+    assert score_line(second, first) == f"{expected}; the best swd was 30 after step 100; 4 + 4 images"
+    assert score_line(first, None) == "scores after step 100: swd 30 ± 0.5 (29 | 31); 4 + 4 images"
+    assert "; the best cycle_ssim was 0.912 after step 1,200;" in score_line(first, second, "cycle_ssim")
 
 
 def test_scores_of_another_protocol_do_not_compare() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.scorer import Scorer, Translated
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.monitoring.events import read_events
@@ -88,7 +90,7 @@ def test_scores_are_those_of_the_generators_of_their_step(
     assert all(event["protocol"] == protocol for event in events)
     assert f"scores: {protocol}; every 3 steps" in caplog.messages
     lines = [line for line in caplog.messages if line.startswith("scores after step ")]
-    assert len(lines) == 2 and lines[0].endswith("; the best swd so far") and "cycle_ssim " in lines[1]
+    assert len(lines) == 2 and lines[0].endswith(f"; the best swd so far; {protocol}") and "cycle_ssim " in lines[1]
     assert events[0]["scores"]["swd"] != events[1]["scores"]["swd"]
 
 
@@ -103,7 +105,7 @@ def test_the_best_step_outlives_a_resume(data: Path, tmp_path: Path, caplog: pyt
     best = min(scores, key=lambda step: scores[step])
     assert run.evaluator.best is not None and run.evaluator.best["step"] == best
     (line,) = (line for line in caplog.messages if line.startswith("scores after step 5"))
-    assert line.endswith("; the best swd so far" if best == 5 else f" after step {best}")
+    assert ("; the best swd so far;" if best == 5 else f" after step {best};") in line
     run = trainer(data, tmp_path, "--eval-every 1 --eval-images 2 --resume auto --max-steps 6 --lr 0.01")
     assert run.run() == 0  # other images: scores that compare with none of before
     assert run.evaluator.best is not None and run.evaluator.best["step"] == 6
@@ -214,3 +216,32 @@ def test_an_interval_of_ones_own_is_kept_whatever_it_costs() -> None:
     evaluator.spent = 1e9
     due = [step for step in range(1, 13) if evaluator.is_due(step, epoch_ended=step % 3 == 0, last=step == 12)]
     assert due == [5, 10, 12]
+
+
+def test_features_of_a_network_of_ones_own_are_scored(data: Path, tmp_path: Path) -> None:
+    class Means(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1)
+
+    torch.export.save(torch.export.export(Means(), (torch.rand(1, 3, 16, 16),)), tmp_path / "means.pt2")
+    run = trainer(data, tmp_path / "run", f"--eval-every 6 --features {tmp_path / 'means.pt2'} --score kid")
+    assert run.run() == 0
+    (event,) = score_events(tmp_path / "run")
+    assert {"fid_AtoB", "kid", "kid_BtoA"} <= event["scores"].keys() and event["spreads"]["kid"] > 0
+    assert event["protocol"].endswith("; features of means.pt2 at 16x16 (bicubic)")
+    assert run.evaluator.best is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        ("--score fid", "--score fid compares features: name a network with --features, or choose another"),
+        ("--features none.pt2", "--features none.pt2: there is no such file"),
+        ("--features-size 64", "--features-size is the input of a network: name that with --features"),
+    ],
+)
+def test_features_that_cannot_be_used_end_the_run_before_it_begins(
+    data: Path, tmp_path: Path, flags: str, reason: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)):
+        trainer(data, tmp_path / "run", flags)
