@@ -275,7 +275,7 @@ def test_without_scores_there_is_no_best(images: Path, tmp_path: Path) -> None:
     [
         ("--score swdd", "--score: unknown score 'swdd', did you mean 'swd'"),
         ("--score psnr", "--score psnr compares an image with its partner: add --paired"),
-        ("--score fid", "--score fid is not computed in training: choose swd"),
+        ("--score fid", "--score fid compares features: name a network with --features"),
     ],
 )
 def test_a_score_that_is_not_computed_is_refused(images: Path, tmp_path: Path, words: str, message: str) -> None:
