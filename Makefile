@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 EXTENSION := $(BIN)/python setup.py --quiet build_ext --inplace
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check test wheels try-wheels bench fuzz gpu mockgpu docs lint format extension clean
+.PHONY: demo check test wheels try-wheels bench fuzz soak gpu mockgpu docs lint format extension clean
 
 demo: $(VENV)/.ready
 	$(EXTENSION)
@@ -44,6 +44,10 @@ gpu:
 MINUTES ?= 30
 fuzz: extension
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES)
+
+# Trains, kills, resumes and translates at random for MINUTES; memory, threads and files stay flat (docs/results/soak.md).
+soak: extension
+	nice -n 19 $(BIN)/python -m tools.soak --minutes $(MINUTES)
 
 # The CUDA path on a machine without a GPU; PYTHON is one with a CUDA build of torch (tests/mock_cuda).
 mockgpu:

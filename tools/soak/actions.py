@@ -25,7 +25,7 @@ TRAIN_IMAGES, TEST_IMAGES = 12, 40
 ENDS = {"kill": signal.SIGKILL, "stop": signal.SIGTERM}
 _STOPPED = {"train": {3, -signal.SIGTERM}, "translate": {130, -signal.SIGTERM}, "export": {130, -signal.SIGTERM}}
 _END_LIMIT = 120  # seconds until a process has ended after SIGTERM; it may be writing a checkpoint
-_LONGEST = 25.0  # seconds after which a process is ended; a fifth of it passes before torch is imported
+_LONGEST = 16.0  # seconds after which a process is ended; much of it passes while torch is imported
 
 
 class Broken(Exception):  # noqa: N818 - what a soak is for is no error of its own
@@ -168,7 +168,7 @@ class Soak:
         return found
 
     def _check_leftovers(self, folder: Path) -> None:
-        if found := [path for path in folder.rglob(".partial-*")]:
+        if found := list(folder.rglob(".partial-*")):
             raise Broken(f"left behind: {', '.join(map(str, found))}")
 
     def _check_orphans(self, session: int) -> None:

@@ -84,11 +84,11 @@ Written by `make soak`; seed {result["seed"]}, {result["seconds"] / 60:g} minute
 
 {machine}
 
-In each cycle one long-lived process trains a small network for 6 steps at 32 px, with each loader in turn, infers with an
-engine that it has had from the beginning and with one that it opens and closes, and translates 40 files; in every eighth
-it exports an ONNX file, too. Beside it the supervisor starts one command, ends it at a random moment, and reads every
-file that is there then: each checkpoint is compared with its manifest and loaded with its training state, each result is
-decoded, no step is lost, no process outlives its command, and no `.partial-*` is left after a clean end.
+In each cycle one long-lived process trains a small network for 6 steps at 32 px, with each loader in turn, infers with
+an engine that it has had from the beginning and with one that it opens and closes, and translates 40 files; in every
+eighth it exports an ONNX file, too. Beside it the supervisor starts one command, ends it at a random moment, and reads
+every file that is there then: each checkpoint is compared with its manifest and loaded with its training state, each
+result is decoded, no step is lost, no process outlives its command, and no `.partial-*` is left after a clean end.
 
 ## What was done
 
@@ -104,8 +104,8 @@ Failures:
 
 ![Memory, threads and open files of both processes, cycle by cycle](soak.svg)
 
-A straight line through the cycles after the first {WARM_UP:.0%}, by least squares, memory in MiB. Flat is a slope within
-{SURE:g} standard errors of none, or a rise over all of these cycles of less than {TOLERANCE:.0%} of the mean.
+A straight line through the cycles after the first {WARM_UP:.0%}, by least squares, memory in MiB. Flat is a slope
+within {SURE:g} standard errors of none, or a rise over all of these cycles of less than {TOLERANCE:.0%} of the mean.
 
 | process, quantity | mean | slope per cycle | rise | flat |
 |---|---|---|---|---|
