@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,22 +47,95 @@ def plan_tasks(source: Path, output: Path, *, overwrite: bool = False, reconstru
     root, paths = _inputs(source, output)
     if names_file(output):
         _check_one_file(source, output, reconstruct)
-    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and _lies_in(output, source):
         raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
     tasks = [Task(path, output if names_file(output) else _target(output / path.relative_to(root))) for path in paths]
-    inputs, results = {task.source.resolve() for task in tasks}, dict[Path, Path]()
+    inputs, results = _Inputs(paths), _Results()
     for task in tasks:
         for target in (task.target, grid_of(task, output)) if reconstruct else (task.target,):
-            if target.resolve() in inputs:
+            if target in inputs:
                 raise UserError(f"{target} is one of the inputs and would be overwritten: choose another output folder")
-            if target in results:
-                two = f"{results[target]} and {task.source}"
-                raise UserError(f"{target} would be the result of {two}: translate them into two folders")
-            results[target] = task.source
-    existing = [target for target in results if target.exists()]
+            results.add(target, task.source)
+    existing = [target for target in results.targets if target.exists()]
     if existing and not overwrite:
-        raise UserError(_why_not_again(existing, len(results), "file" if names_file(output) else "folder"))
+        raise UserError(_why_not_again(existing, len(results.targets), "file" if names_file(output) else "folder"))
     return tasks
+
+
+class _Inputs:
+    """The files that are read, by their names and by what the system knows them as.
+
+    The same file may have several names: in another case, by a hard link, or where a folder is mounted twice.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._names = {path.resolve() for path in paths}
+        self._numbers = {number for path in paths if (number := _number(path))}
+
+    def __contains__(self, path: Path) -> bool:
+        return path.resolve() in self._names or _number(path) in self._numbers
+
+
+class _Results:
+    """The files that are written, and what each is the result of."""
+
+    def __init__(self) -> None:
+        self.targets: list[Path] = []
+        self._found: dict[
+            str, list[tuple[Path, Path]]
+        ] = {}  # with their sources, by names without case and accents' form
+
+    def add(self, target: Path, source: Path) -> None:
+        """Adds a result.
+
+        Raises:
+            UserError: It would take the place of another.
+        """
+        resolved = target.resolve()
+        alike = self._found.setdefault(unicodedata.normalize("NFC", str(resolved)).casefold(), [])
+        for other, of in alike:
+            if other == resolved:
+                raise UserError(f"{target} would be the result of {of} and {source}: translate them into two folders")
+            if _are_one_name(other, resolved):
+                raise UserError(
+                    f"{target} and the result of {of} are one file, as the output's file system ignores case or the "
+                    "form of letters: translate them into two folders"
+                )
+        alike.append((resolved, source))
+        self.targets.append(target)
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    """What the system knows a file as; None if it does not exist, or the file system has no such numbers."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found.st_ino else None
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path that need not exist is a folder, or lies in it, whatever name it goes by."""
+    resolved, number = path.resolve(), _number(folder)
+    return resolved.is_relative_to(folder.resolve()) or any(
+        number is not None and _number(parent) == number for parent in (resolved, *resolved.parents)
+    )
+
+
+def _are_one_name(first: Path, second: Path) -> bool:
+    """Whether a file system takes two names for one; it is tried out, in the folder that is there already."""
+    folder = next(parent for parent in first.parents if parent.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".names-", dir=folder) as probe:
+            for one, other in zip(first.parts, second.parts, strict=True):
+                if one == other:
+                    continue
+                Path(probe, one).touch()
+                if not Path(probe, other).exists():
+                    return False
+    except OSError:  # which those who write there report
+        return False
+    return True
 
 
 def _why_not_again(existing: list[Path], count: int, kind: str) -> str:
