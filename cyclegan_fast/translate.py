@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
-from cyclegan_fast.errors import StorageError, UserError
+from cyclegan_fast.errors import StorageError, UserError, reading_error
 from cyclegan_fast.files import remove_leftovers
 from cyclegan_fast.logs import printable
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cyclegan_fast.engine.translation.files import TaskResult
 
 log = logging.getLogger(__name__)
+
+_MAX_PROFILE = 2**24  # bytes
 
 
 def translate(
@@ -36,6 +38,8 @@ def translate(
     overwrite: bool = False,
     reconstruct: bool = False,
     metadata: Literal["keep", "technical", "none"] = "keep",
+    profile: str = "keep",
+    nodata: Literal["restore", "drop"] = "restore",
     statistics: Literal["tile", "reduced", "exact"] | None = None,
     tile: int = 1024,
     overlap: int | None = None,
@@ -73,6 +77,10 @@ def translate(
         metadata: What results keep of the metadata of images: keep is all that is still true of them, technical the
             colour profile, resolution and georeference alone, without names, texts, and where and with which camera an
             image was taken.
+        profile: The colour profile of results: keep is the input's own (none if its colours are others than the
+            result's), none is none, and an .icc file that of the images that the generator was trained to make.
+        nodata: What becomes of GDAL's nodata value in a TIFF: restore marks the same pixels of the result with it and
+            moves others that have it by one level, drop leaves it out.
         statistics: Cut images that are larger than a tile, and take the mean and variance of instance norm from each
             tile, from a reduced copy of the image, or, which equals the result in one piece, from the image itself
             (exact, reduced: torch alone). By default images of more than 16 megapixels are cut, exactly if possible.
@@ -86,6 +94,7 @@ def translate(
     from cyclegan_fast.engine.inference import check_batch_size
     from cyclegan_fast.engine.translation.files import Reconstruction, translate_files
     from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
+    from cyclegan_fast.images.metadata import MetadataRules
     from cyclegan_fast.monitoring.progress import ProgressBar
 
     check_batch_size(batch_size, "--batch-size")
@@ -93,6 +102,7 @@ def translate(
         raise UserError("--tile and --overlap are about how images are cut: choose a way with --statistics")
     if resume and overwrite:
         raise UserError("--resume keeps the results that exist, --overwrite replaces them: use one of them")
+    rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
     every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct)
     targets = {task.target.parent for task in every}
@@ -123,7 +133,7 @@ def translate(
                 batch_size=batch_size,
                 tiling=tiling,
                 reconstruction=reconstruction,
-                metadata=metadata,
+                metadata=rules,
                 progress=progress,
             ):
                 results.append(result)
@@ -164,6 +174,28 @@ def _report(results: list[TaskResult], every: int, asked: int, output: Path, sec
     for result in bad:
         print(printable(f"not translated: {result.task.source}: {result.fault}"), file=sys.stderr)
     return EXIT_USER_ERROR if bad else 0
+
+
+def _profile_bytes(profile: str) -> bytes | None:
+    """The content of an .icc file; None for "keep", and nothing for "none".
+
+    Raises:
+        UserError: There is no such file, or it is no profile.
+    """
+    from cyclegan_fast.images.metadata import is_profile
+
+    if profile in ("keep", "none"):
+        return None if profile == "keep" else b""
+    try:
+        with Path(profile).open("rb") as file:
+            content = file.read(_MAX_PROFILE)
+    except OSError as error:
+        raise reading_error(
+            f"--profile {profile}: {error.strerror or error}; give keep, none, or an .icc file", error
+        ) from error
+    if not is_profile(content):
+        raise UserError(f"--profile {profile} is no colour profile: give keep, none, or an .icc file")
+    return content
 
 
 def _report_metadata(results: list[TaskResult]) -> None:

@@ -15,7 +15,8 @@ Arrays and tensors hold uint8 (0 to 255), uint16 (0 to 65535) or floats (-1 to 1
 and the result has the same type; integers are rounded, never truncated. Floats of which none is below 0 are taken as
 they are, and a warning reports once that they may be meant as 0 to 1.
 
-Files and PIL images go through `cyclegan_fast.images.model_io`. PIL knows no 16-bit colour, so there the result has
+What comes back of files and PIL images has their colour profile, if it has as many colours as that is about, and no
+other metadata. They go through `cyclegan_fast.images.model_io`. PIL knows no 16-bit colour, so there the result has
 8 bits, and a warning reports it; `python -m cyclegan_fast.translate` writes files with all of them.
 """
 
@@ -36,7 +37,9 @@ from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.channels import to_pil
 from cyclegan_fast.images.find import is_folder, is_pattern, list_images, match_files, refuse_url
+from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.in_memory import encoded_image, faults_of_item
+from cyclegan_fast.images.metadata import KEEP, metadata_for, profile_fits
 from cyclegan_fast.images.model_io import WHITE, InputImage, from_values, pil_input, read_input, to_levels
 from cyclegan_fast.logs import warn_once
 
@@ -74,9 +77,9 @@ def unpack(images: Any, in_format: PixelFormat, out_format: PixelFormat) -> Unpa
         paths = find_paths(images)
         if paths is not None:
             return unpack_items(paths, in_format, out_format)
-        return _unpack_input(read_input(Path(images), in_format, out_format), f"{images}", out_format)
+        return _unpack_file(Path(images), in_format, out_format)
     if (encoded := encoded_image(images)) is not None:
-        return _unpack_input(read_input(encoded, in_format, out_format), f"{encoded}", out_format)
+        return _unpack_file(encoded, in_format, out_format)
     if isinstance(images, Image.Image):
         return _unpack_pil(images, in_format, out_format)
     if isinstance(images, np.ndarray):
@@ -131,15 +134,20 @@ def unpack_items(
     return [plane for planes, _ in parts for plane in planes], rebuild
 
 
+def _unpack_file(source: ImageFile | Path, in_format: PixelFormat, out_format: PixelFormat) -> Unpacked:
+    found = read_input(source, in_format, out_format)
+    return _unpack_input(found, f"{source}", out_format, metadata_for(source, KEEP).profile)
+
+
 def _unpack_pil(image: Image.Image, in_format: PixelFormat, out_format: PixelFormat) -> Unpacked:
     try:
         found = pil_input(image, in_format, out_format)
     except (ValueError, OSError, SyntaxError) as error:
         raise UserError(f"the PIL image cannot be used: {error}") from error
-    return _unpack_input(found, "the PIL image", out_format)
+    return _unpack_input(found, "the PIL image", out_format, image.info.get("icc_profile") or b"")
 
 
-def _unpack_input(image: InputImage, name: str, out_format: PixelFormat) -> Unpacked:
+def _unpack_input(image: InputImage, name: str, out_format: PixelFormat, profile: bytes) -> Unpacked:
     if image.clipped:
         warn_once(log, f"{name}: {image.clipped} values were clipped to the generator's range")
     _check_not_empty(*image.values.shape[1:])
@@ -150,7 +158,14 @@ def _unpack_input(image: InputImage, name: str, out_format: PixelFormat) -> Unpa
     if depth == "16" and channels != 1:
         warn_once(log, "16-bit images become 8-bit colour images: PIL knows no deeper colour")
         depth = "8"
-    return [image.values], lambda results: to_pil(from_values(results[0], depth, out_format))
+
+    def rebuild(results: list[Tensor]) -> Image.Image:
+        made = to_pil(from_values(results[0], depth, out_format))
+        if profile_fits(profile, channels):
+            made.info["icc_profile"] = profile  # which Pillow writes into files
+        return made
+
+    return [image.values], rebuild
 
 
 def _unpack_array(array: np.ndarray, in_channels: int, out_channels: int) -> Unpacked:

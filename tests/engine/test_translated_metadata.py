@@ -1,6 +1,7 @@
 """Metadata on the whole way of a file: read, through an engine, and in the result that other programs open."""
 
 import errno
+import io
 import logging
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclegan_fast.engine import Tiling
+from cyclegan_fast.engine import Tiling, infer
 from cyclegan_fast.engine.translation.files import translate_files
 from cyclegan_fast.engine.translation.tasks import plan_tasks
+from cyclegan_fast.errors import MissingFileError, StorageError, UserError
+from cyclegan_fast.images.metadata import KEEP, LeftOut, MetadataRules, carry
+from cyclegan_fast.images.metadata.nodata import NODATA
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import needs_deep, noise
 from tests.engine.identity import Identity
@@ -27,7 +31,7 @@ from tests.images.test_metadata import PROFILE, source
 def test_a_geotiff(tmp_path: Path, tiling: Tiling | None, scale: int, options: dict) -> None:
     import tifffile
 
-    more = [(42113, 2, 0, "0", True), (34675, 7, len(PROFILE), PROFILE, True), (315, 2, 0, "somebody", True)]
+    more = [(42113, 2, 0, "-9999", True), (34675, 7, len(PROFILE), PROFILE, True), (315, 2, 0, "somebody", True)]
     path = geotiff(
         tmp_path / "map.tif", PIXELS, TIES, keys(KEYS), *more, shape=(96, 80), resolution=(300, 300), **options
     )
@@ -100,9 +104,6 @@ def test_animations_and_pages_have_the_metadata_of_the_file_and_of_its_first_pag
 
 
 def test_a_disk_that_is_full_is_no_damaged_metadata(tmp_path: Path, monkeypatch) -> None:
-    from cyclegan_fast.errors import StorageError
-    from cyclegan_fast.images.metadata import carry
-
     def full(file, directory, order) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -112,3 +113,103 @@ def test_a_disk_that_is_full_is_no_damaged_metadata(tmp_path: Path, monkeypatch)
     with pytest.raises(StorageError, match=r"cannot write .*map\.tif: No space left on device"):
         list(translate_files(Identity(), plan_tasks(path, tmp_path / "out"), tiling=Tiling("tile", tile=32)))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+class Brighter(Identity):
+    """Moves all values, so that none without data stays as it is."""
+
+    def _compute(self, batch):
+        return super()._compute(batch) * 0.5 + 0.1
+
+
+@needs_deep
+@pytest.mark.parametrize("tiling", [None, Tiling("tile", tile=32)], ids=["as a whole", "by rows"])
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint8, 0), (np.uint8, 255), (np.uint16, 4242)])
+@pytest.mark.parametrize(("channels", "scale"), [(1, 1), (3, 1), (3, 2), (1, 3)])
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "rowsperstrip": 20}])
+def test_pixels_without_data_stay_without(tmp_path: Path, tiling, dtype, value, channels, scale, options) -> None:
+    import tifffile
+
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 80, channels)).astype(dtype) * dtype(17)
+    pixels[:, :7] = pixels[40:60, 30:70] = value
+    pixels[5, 50, 0] = value  # in one channel, if there are more
+    missing = (pixels == value).all(2)
+    stored = pixels if channels > 1 else pixels[..., 0]
+    photometric = "rgb" if channels == 3 else "minisblack"
+    tag = (42113, 2, 0, f"{value}", True)
+    tifffile.imwrite(
+        tmp_path / "a.tif", stored, photometric=photometric, metadata=None, extratags=[tag, PIXELS, TIES], **options
+    )
+    engine = Brighter(channels, scale=scale)
+    (done,) = translate_files(engine, plan_tasks(tmp_path / "a.tif", tmp_path / "out"), tiling=tiling)
+    assert (done.fault, done.left_out) == ("", LeftOut())
+    with tifffile.TiffFile(tmp_path / "out" / "a.tif") as file:
+        assert file.pages[0].tags[42113].value == f"{value}"
+        made = file.pages[0].asarray().reshape(96 * scale, 80 * scale, channels)
+    expected = missing.repeat(scale, 0).repeat(scale, 1)
+    assert np.array_equal((made == value).all(2), expected) and not (made[~expected] == value).any()
+    assert abs(made[~expected].astype(float).mean() - _brighter(pixels[~missing])) < 1
+
+
+def _brighter(values: np.ndarray) -> float:
+    white = np.iinfo(values.dtype).max
+    return float(((values / white * 2 - 1) * 0.5 + 0.1 + 1).mean() / 2 * white)
+
+
+@needs_deep
+@pytest.mark.parametrize(
+    ("value", "dtype", "options", "rules"),
+    [
+        ("0", np.uint8, {}, MetadataRules(nodata="drop")), ("0", np.uint8, {}, MetadataRules("none")),
+        ("-9999", np.uint8, {}, KEEP), ("0.5", np.uint8, {}, KEEP), ("nan", np.uint8, {}, KEEP),
+        ("none at all", np.uint8, {}, KEEP), ("300", np.uint8, {}, KEEP),
+        ("0", np.uint8, {"photometric": "miniswhite"}, KEEP), ("7", np.int32, {}, KEEP),
+    ],
+)  # fmt: skip
+def test_a_nodata_value_that_cannot_be_restored_is_left_out(tmp_path: Path, value, dtype, options, rules) -> None:
+    import tifffile
+
+    options = {"photometric": "minisblack"} | options
+    tag = (42113, 2, 0, value, True)
+    tifffile.imwrite(tmp_path / "a.tif", np.full((40, 40), 7, dtype), metadata=None, extratags=[tag], **options)
+    (done,) = translate_files(Identity(1), plan_tasks(tmp_path / "a.tif", tmp_path / "out"), metadata=rules)
+    asked = rules != KEEP
+    assert done.fault == "" and done.left_out.by_rule == (() if asked else (NODATA,))
+    with tifffile.TiffFile(tmp_path / "out" / "a.tif") as file:
+        assert 42113 not in file.pages[0].tags and file.pages[0].asarray().min() in (7, 248)
+
+
+def test_a_profile_of_the_domain_of_the_results(tmp_path: Path, runs, capsys) -> None:
+    profile = tmp_path / "domain.icc"
+    profile.write_bytes(PROFILE.replace(b"sRGB built-in", b"of the domain"))
+    path = source(tmp_path, "JPEG")
+    options = {"engine": runs["colour"], "device": "cpu", "threads": 1, "input": path}
+    for name, expected in ((str(profile), profile.read_bytes()), ("none", None), ("keep", PROFILE)):
+        assert translate(**options, output=tmp_path / "out" / "a.png", profile=name, overwrite=True) == 0
+        with Image.open(tmp_path / "out" / "a.png") as made:
+            assert made.info.get("icc_profile") == expected and made.getexif()[271] == "Maker"
+    assert translate(**options, output=tmp_path / "b.jpg", profile=str(profile), metadata="none") == 0
+    with Image.open(tmp_path / "b.jpg") as made:
+        assert made.info["icc_profile"] == profile.read_bytes() and not made.getexif()
+    with pytest.raises(UserError, match=r"--profile \S+source\.jpeg is no colour profile: give keep, none"):
+        translate(**options, output=tmp_path / "c.jpg", profile=str(path))
+    with pytest.raises(MissingFileError, match=r"--profile \S+gone\.icc: No such file or directory; give keep, none"):
+        translate(**options, output=tmp_path / "c.jpg", profile=str(tmp_path / "gone.icc"))
+
+
+def test_what_infer_returns_has_the_profile_alone(tmp_path: Path) -> None:
+    path = source(tmp_path, "JPEG")
+    with Image.open(path) as opened:
+        for given in (path, path.read_bytes(), io.BytesIO(path.read_bytes()), opened):
+            made = infer(Identity(), given)
+            assert made.info == {"icc_profile": PROFILE} and not made.getexif()
+            buffer = io.BytesIO()
+            made.save(buffer, "JPEG")
+            assert Image.open(buffer).info["icc_profile"] == PROFILE
+            assert infer(Identity(3, 1), given).info == {}
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(path.read_bytes().replace(b"acsp", b"-no-"))
+    assert infer(Identity(), damaged).info == {}
+    assert [image.info for image in infer(Identity(), [path, np.asarray(noise(8, 8))])[:1]] == [
+        {"icc_profile": PROFILE}
+    ]

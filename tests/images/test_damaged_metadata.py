@@ -15,9 +15,9 @@ from PIL import Image
 
 from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.images.encode import encode_as
-from cyclegan_fast.images.metadata import Change, carry_over, read_metadata
+from cyclegan_fast.images.metadata import KEEP, Change, read_metadata
 from tests.data.sample_images import noise, with_chunk
-from tests.images.test_metadata import PROFILE, XMP, camera
+from tests.images.test_metadata import PROFILE, XMP, camera, over
 from tests.images.tiff_writer import append_directory, exif, tiff
 
 PIXELS = np.asarray(noise(40, 24))
@@ -107,7 +107,7 @@ def test_the_pixels_are_read_and_the_metadata_is_named(tmp_path: Path, name: str
     path.write_bytes(FILES[name]())
     tracemalloc.start()
     plain = encode_as("PNG", PIXELS)
-    content, left_out = carry_over(plain, "PNG", path, CHANGE, "keep")
+    content, left_out = over(plain, "PNG", path, CHANGE)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert left_out.lost or name == "circle.jpg", "whose directories are taken for private tags of each other"
@@ -180,7 +180,7 @@ def test_no_bytes_end_it(tmp_path: Path, suffix: str, data: st.DataObject) -> No
     for kind in PLAIN:
         metadata = read_metadata(path)
         change = Change((40, 24), (80, 48), 3)
-        carry._adapt(metadata, change, "keep")
+        carry._adapt(metadata, change, KEEP)
         carry._drop_what_has_no_room(metadata, kind)
         made = carry._embedded(PLAIN[kind], kind, metadata, change)
         Image.open(io.BytesIO(made)).load()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from cyclegan_fast.images.encode import encode_as
-from cyclegan_fast.images.metadata import Change, LeftOut, carry_over
+from cyclegan_fast.images.metadata import Change, LeftOut
 from tests.data.sample_images import needs_deep
+from tests.images.test_metadata import over
 
 pytestmark = needs_deep
 
@@ -38,7 +39,7 @@ def result(path: Path, width: int = 40, height: int = 24, channels: int = 3):
     import tifffile
 
     plain = encode_as("TIFF", np.zeros((height, width, channels), np.uint8))
-    content, left_out = carry_over(plain, "TIFF", path, Change((40, 24), (width, height), channels), "keep")
+    content, left_out = over(plain, "TIFF", path, Change((40, 24), (width, height), channels))
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         return {tag.code: tag.value for tag in file.pages[0].tags}, left_out
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from cyclegan_fast.images.encode import encode_as
-from cyclegan_fast.images.metadata import Change, LeftOut, carry_over
+from cyclegan_fast.images.metadata import Change, LeftOut, MetadataRules, carry_over, metadata_for
 from tests.data.sample_images import needs_deep, noise, with_chunk
 from tests.images.tiff_writer import append_directory, exif
 
@@ -46,12 +46,19 @@ def source(folder: Path, kind: str, **more: object) -> Path:
     return path
 
 
-def carried(path: Path, kind: str, change: Change = SAME, rule: str = "keep", dtype: type = np.uint8):
+def over(plain: bytes, kind: str, path: Path, change: Change = SAME, **rules) -> tuple[bytes, LeftOut]:
+    """The bytes with the metadata of a file, and what they lack."""
+    metadata = metadata_for(path, MetadataRules(**rules))
+    content = carry_over(plain, kind, metadata, change, MetadataRules(**rules))
+    return content, metadata.left_out
+
+
+def carried(path: Path, kind: str, change: Change = SAME, **rules):
     """The result as Pillow opens it, its bytes, and what it lacks."""
     width, height = change.output_size
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, change.channels)).astype(dtype)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, change.channels), dtype=np.uint8)
     plain = encode_as(kind, pixels)
-    content, left_out = carry_over(plain, kind, path, change, rule)
+    content, left_out = over(plain, kind, path, change, **rules)
     image, without = Image.open(io.BytesIO(content)), Image.open(io.BytesIO(plain))
     image.load()
     assert image.format == without.format and np.array_equal(np.asarray(image), np.asarray(without))
@@ -97,9 +104,8 @@ def test_16_bits_and_more_channels(tmp_path: Path, kind: str, channels: int) -> 
     import tifffile
 
     pixels = np.random.default_rng(0).integers(0, 65536, (24, 40, channels), dtype=np.uint16)
-    content, left_out = carry_over(
-        encode_as(kind, pixels), kind, source(tmp_path, "JPEG"), Change((40, 24), (40, 24), channels), "keep"
-    )
+    change = Change((40, 24), (40, 24), channels)
+    content, left_out = over(encode_as(kind, pixels), kind, source(tmp_path, "JPEG"), change)
     if kind == "PNG":
         assert np.array_equal(imagecodecs.png_decode(content), pixels)
         assert Image.open(io.BytesIO(content)).info["icc_profile"] == PROFILE
@@ -173,11 +179,11 @@ def test_comments_and_iptc(tmp_path: Path) -> None:
 def test_technical_is_what_shows_and_places_the_pixels_and_none_is_nothing(tmp_path: Path) -> None:
     path = source(tmp_path, "JPEG", xmp=XMP, comment=b"by somebody")
     for kind in KINDS:
-        made, content, left_out = carried(path, kind, rule="technical")
+        made, content, left_out = carried(path, kind, which="technical")
         assert made.info["icc_profile"] == PROFILE and left_out == LeftOut()
         assert not any(word in content for word in (b"Maker", b"a horse", b"2024:01", b"somebody"))
         assert kind == "WEBP" or np.allclose(np.array(made.info["dpi"], float), (150, 300), rtol=2e-4)
-        plain, content, left_out = carried(path, kind, rule="none")
+        plain, content, left_out = carried(path, kind, which="none")
         assert "icc_profile" not in plain.info and left_out == LeftOut() and b"Maker" not in content
 
 

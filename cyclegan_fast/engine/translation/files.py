@@ -18,6 +18,7 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import check_batch_size, tiling_for, translate_values
 from cyclegan_fast.engine.tiling.tiling import Tiling, check_tiling
 from cyclegan_fast.engine.translation.large_tiff import goes_by_rows, tiff_pixels, translate_tiff
+from cyclegan_fast.engine.translation.nodata import nodata_to_restore, restore_nodata
 from cyclegan_fast.engine.translation.tasks import Task
 from cyclegan_fast.engine.translation.video import translate_video
 from cyclegan_fast.engine.translation.video_reader import import_av
@@ -25,7 +26,7 @@ from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
 from cyclegan_fast.images.encode import encode_as, format_for, same_format
-from cyclegan_fast.images.metadata import Change, LeftOut, MetadataRule, carry_over
+from cyclegan_fast.images.metadata import KEEP, Change, LeftOut, MetadataRules, carry_over, metadata_for
 from cyclegan_fast.images.model_io import InputImage, from_values, read_input
 from cyclegan_fast.monitoring.grids import encode, sample_grid
 from cyclegan_fast.monitoring.progress import Progress
@@ -63,7 +64,7 @@ def translate_files(
     batch_size: int = 8,
     tiling: Tiling | None = None,
     reconstruction: Reconstruction | None = None,
-    metadata: MetadataRule = "keep",
+    metadata: MetadataRules = KEEP,
     progress: Progress = lambda *_: None,
 ) -> Iterator[TaskResult]:
     """Translates images and videos, each written in one move, and yields in their order what became of each.
@@ -76,8 +77,7 @@ def translate_files(
         batch_size: Images of one size, or tiles of one, that pass the network at a time.
         tiling: How large images and frames are cut, as for `infer`. TIFFs that are cut go in strips.
         reconstruction: Translates the results back, too, and writes grids; of images that are read as a whole.
-        metadata: What the results keep of the metadata of images: "keep", "technical" (colour profile, resolution,
-            georeference) or "none".
+        metadata: What the results keep of the metadata of images.
         progress: Called with the files that are done, and how many there are; of a large one with fractions.
 
     Raises:
@@ -136,7 +136,7 @@ class _ImagePipeline:
         batch_size: int,
         tiling: Tiling | None,
         reconstruction: Reconstruction | None,
-        metadata: MetadataRule,
+        metadata: MetadataRules,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._engine, self._batch_size, self._tiling = engine, batch_size, tiling
@@ -197,12 +197,15 @@ class _ImagePipeline:
         kind = format_for(task.target, task.source)
         (height, width), (new_height, new_width) = image.values.shape[1:], pixels.shape[:2]
         change = Change((width, height), (new_width, new_height), pixels.shape[2])
-        content, left_out = carry_over(encode_as(kind, pixels), kind, task.source, change, self._metadata)
+        metadata = metadata_for(task.source, self._metadata)
+        if kind == "TIFF" and (nodata := nodata_to_restore(metadata, self._engine.in_format, self._metadata)):
+            restore_nodata(pixels, nodata, lambda low, high: image.values[:, low:high], change)
+        content = carry_over(encode_as(kind, pixels), kind, metadata, change, self._metadata)
         if self._reconstruction is not None and back is not None:
             grid = sample_grid([[image.values, output, back]], ["input", "translated", "reconstruction"])
             write_atomically(self._reconstruction.grids[task], encode(grid, "PNG"))
         write_atomically(task.target, content)  # the last, which --resume looks for
-        return TaskResult(task, clipped=image.clipped, left_out=left_out)
+        return TaskResult(task, clipped=image.clipped, left_out=metadata.left_out)
 
 
 def _finished(result: TaskResult) -> Future[TaskResult]:
@@ -212,7 +215,7 @@ def _finished(result: TaskResult) -> Future[TaskResult]:
 
 
 def _translate_rows(
-    engine: Engine, task: Task, batch_size: int, tiling: Tiling, metadata: MetadataRule, progress: Progress
+    engine: Engine, task: Task, batch_size: int, tiling: Tiling, metadata: MetadataRules, progress: Progress
 ) -> TaskResult:
     clipped, left_out = translate_tiff(
         engine, task.source, task.target, tiling, batch_size=batch_size, metadata=metadata, progress=progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.tiling.tiles import translate_rows
 from cyclegan_fast.engine.tiling.tiling import Tiling
+from cyclegan_fast.engine.translation.nodata import nodata_to_restore, restore_nodata
 from cyclegan_fast.images import BadImageError, to_model_range
 from cyclegan_fast.images.decode import count_clipped, to_pixel_format
-from cyclegan_fast.images.metadata import Change, LeftOut, MetadataRule, carry_into_tiff
+from cyclegan_fast.images.metadata import Change, LeftOut, MetadataRules, carry_into_tiff, metadata_for
 from cyclegan_fast.images.model_io import from_values, input_format, result_depth
 from cyclegan_fast.images.packages import import_package
 from cyclegan_fast.images.tiff import is_tiff
@@ -79,7 +81,7 @@ def translate_tiff(
     tiling: Tiling,
     *,
     batch_size: int,
-    metadata: MetadataRule,
+    metadata: MetadataRules,
     progress: Progress,
 ) -> tuple[int, LeftOut]:
     """Translates a TIFF into a TIFF of the same size and depth; neither is in memory as a whole.
@@ -106,13 +108,25 @@ def translate_tiff(
         bands = translate_rows(engine, image, tiling, batch_size=batch_size, progress=progress)
         first = next(bands)  # [C', h, W']: an enlarging network's is wider than the image
         shape = (image.height * (first.shape[2] // image.width), first.shape[2], engine.out_channels)
-        pixels = (from_values(band, depth, engine.out_format) for band in itertools.chain([first], bands))
         change = Change((image.width, image.height), (shape[1], shape[0]), shape[2])
-        left_out = LeftOut()
+        found = metadata_for(source, metadata)
+        nodata = nodata_to_restore(found, engine.in_format, metadata)
 
-        def finish(path: Path) -> None:
-            nonlocal left_out
-            left_out = carry_into_tiff(path, source, change, metadata)
+        def rows() -> Iterator[np.ndarray]:
+            done = 0
+            for band in itertools.chain([first], bands):
+                pixels = from_values(band, depth, engine.out_format)
+                if nodata:
+                    restore_nodata(pixels, nodata, image.rows, change, done)
+                done += len(pixels)
+                yield pixels
 
-        write_tiff(target, pixels, shape, dtype, compress=file.compressed, finish=finish)
-        return image.clipped, left_out
+        write_tiff(
+            target,
+            rows(),
+            shape,
+            dtype,
+            compress=file.compressed,
+            finish=lambda path: carry_into_tiff(path, found, change, metadata),
+        )
+        return image.clipped, found.left_out

@@ -7,8 +7,7 @@ The rule, by what it is about:
 - the meaning of the numbers (colour profile): kept where the result has as many colours as the profile is about. A
   network maps numbers to numbers, and profiles are ignored in reading, here as in training;
 - the place on the earth (GeoTIFF): kept, with the size of the new pixels;
-- the pixels of the input, or the input's file (thumbnails, maker notes, layouts such as OME-XML, nodata, statistics):
-  left out.
+- the pixels of the input, or the input's file (thumbnails, maker notes, layouts such as OME-XML, statistics): left out.
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from cyclegan_fast.images.metadata import exif, georeference, xmp
+from cyclegan_fast.images.image_file import ImageFile, as_image_file
+from cyclegan_fast.images.metadata import exif, georeference, nodata, xmp
 from cyclegan_fast.images.metadata.exif import GDAL_METADATA, GEOREFERENCE, IPTC, PROFILE, XMP, note
 from cyclegan_fast.images.metadata.jpeg import read_jpeg, write_jpeg
-from cyclegan_fast.images.metadata.model import Change, LeftOut, Metadata, MetadataRule
+from cyclegan_fast.images.metadata.model import Change, Metadata, MetadataRules
 from cyclegan_fast.images.metadata.png import read_png, write_png
 from cyclegan_fast.images.metadata.small import read_bmp, read_gif, write_bmp, write_gif
 from cyclegan_fast.images.metadata.tags import BYTES, UNDEFINED, Directory, Tag, add_tags
@@ -58,67 +58,71 @@ _HELD = {
     "BMP": {"resolution"},
     "GIF": {"comment"},
 }
+DAMAGED = "metadata: damaged"
 _CHANNELS = {b"GRAY": (1, 2), b"RGB ": (3, 4)}  # by the colours that a profile is about
 
 
-def carry_over(content: bytes, kind: str, source: Path, change: Change, rule: MetadataRule) -> tuple[bytes, LeftOut]:
-    """Puts the metadata of an image file into the bytes of its result.
-
-    Args:
-        content: The encoded result.
-        kind: Its format.
-        source: The input.
-        change: What the translation changes.
-        rule: "keep", "technical" (colour profile, resolution, georeference), or "none".
-
-    Returns:
-        The bytes with the metadata, and what is not among it. Damaged metadata is left out.
-    """
-    metadata = _carried(source, kind, change, rule)
-    try:
-        content = _embedded(content, kind, metadata, change)
-    except Exception as error:  # the image is worth more than its metadata
-        _give_up(metadata, source, error)
-    return content, metadata.left_out
-
-
-def carry_into_tiff(path: Path, source: Path, change: Change, rule: MetadataRule) -> LeftOut:
-    """Puts the metadata of an image file into a TIFF of one page that is its result; see `carry_over`.
-
-    Raises:
-        OSError: The disk is full, or the like.
-    """
-    metadata = _carried(source, "TIFF", change, rule)
-    with path.open("r+b") as file:
-        _write_tiff(file, metadata)
-    return metadata.left_out
-
-
-def _carried(source: Path, kind: str, change: Change, rule: MetadataRule) -> Metadata:
-    """What a result has of the metadata of a file, and what it lacks."""
-    if rule == "none":
+def metadata_for(source: ImageFile | Path, rules: MetadataRules) -> Metadata:
+    """Reads what the result of an image file may keep of its metadata; what is damaged is left out, and named."""
+    if rules.which == "none":
         return Metadata()
     metadata = Metadata()
     try:
         metadata = read_metadata(source)
-        _adapt(metadata, change, rule)
-        _drop_what_has_no_room(metadata, kind)
-    except Exception as error:
-        metadata = Metadata(lost=metadata.lost)
-        _give_up(metadata, source, error)
+        if rules.which == "technical":
+            _drop_what_is_personal(metadata)
+    except Exception as error:  # the image is worth more than its metadata
+        log.debug("%s", source, exc_info=error)
+        note(metadata.lost, DAMAGED)
     return metadata
 
 
-def _give_up(metadata: Metadata, source: Path, error: Exception) -> None:
-    log.debug("%s", source, exc_info=error)
-    note(metadata.lost, "metadata: damaged")
+def carry_over(content: bytes, kind: str, metadata: Metadata, change: Change, rules: MetadataRules) -> bytes:
+    """Puts the metadata of an image into the bytes of its result.
+
+    Args:
+        content: The encoded result.
+        kind: Its format.
+        metadata: By `metadata_for`, which becomes the result's, and holds then what is not among it.
+        change: What the translation changes.
+        rules: What is kept.
+    """
+    _make_ready(metadata, kind, change, rules)
+    try:
+        return _embedded(content, kind, metadata, change)
+    except Exception as error:
+        log.debug("metadata", exc_info=error)
+        note(metadata.lost, DAMAGED)
+        return content
 
 
-def read_metadata(source: Path) -> Metadata:
+def carry_into_tiff(path: Path, metadata: Metadata, change: Change, rules: MetadataRules) -> None:
+    """Puts the metadata of an image into a TIFF of one page that is its result; see `carry_over`.
+
+    Raises:
+        OSError: The disk is full, or the like.
+    """
+    _make_ready(metadata, "TIFF", change, rules)
+    with path.open("r+b") as file:
+        _write_tiff(file, metadata)
+
+
+def _make_ready(metadata: Metadata, kind: str, change: Change, rules: MetadataRules) -> None:
+    """Makes the metadata of an input that of its result in a format."""
+    try:
+        _adapt(metadata, change, rules)
+        _drop_what_has_no_room(metadata, kind)
+    except Exception as error:
+        log.debug("metadata", exc_info=error)
+        metadata.forget()
+        note(metadata.lost, DAMAGED)
+
+
+def read_metadata(source: ImageFile | Path) -> Metadata:
     """Reads the metadata of an image file, within limits; what is damaged is left out, and named."""
     metadata = Metadata()
     try:
-        with source.open("rb") as file:
+        with as_image_file(source).open() as file:
             start = file.read(8)
             file.seek(0)
             for signature, read in _READERS:
@@ -126,22 +130,26 @@ def read_metadata(source: Path) -> Metadata:
                     read(file, metadata)
                     break
     except (ValueError, TypeError, LookupError, struct.error, OSError):
-        note(metadata.lost, "metadata: damaged")
-    if metadata.profile and not _is_profile(metadata.profile):
+        note(metadata.lost, DAMAGED)
+    if metadata.profile and not is_profile(metadata.profile):
         metadata.profile = b""
         note(metadata.lost, "a colour profile: damaged")
     metadata.orientation = metadata.orientation or xmp.orientation_of(metadata.xmp)
     return metadata
 
 
-def _adapt(metadata: Metadata, change: Change, rule: MetadataRule) -> None:
-    """Makes metadata of the input that of the result."""
-    if rule == "technical":
-        _drop_what_is_personal(metadata)
+def _adapt(metadata: Metadata, change: Change, rules: MetadataRules) -> None:
+    """Makes metadata of the input that of the result, whatever its format."""
+    if rules.profile is not None:
+        metadata.profile = rules.profile
+        metadata.colour_chunks.clear()
+    if rules.nodata == "drop":
+        metadata.directory.tags.pop(exif.GDAL_NODATA, None)
+    nodata.drop_unless_restored(metadata)
     georeference.adapt(metadata, change)
     exif.adapt(metadata, change)
     xmp.adapt(metadata, change)
-    if metadata.profile and change.channels not in _CHANNELS.get(metadata.profile[16:20], ()):
+    if metadata.profile and not profile_fits(metadata.profile, change.channels):
         metadata.profile = b""
         note(metadata.lost, "a colour profile of other colours than the result's")
     if metadata.colour_chunks and metadata.is_grey != (change.channels in (1, 2)):
@@ -165,7 +173,7 @@ def _drop_what_is_personal(metadata: Metadata) -> None:
 def _drop_what_has_no_room(metadata: Metadata, kind: str) -> None:
     tags = metadata.directory.tags
     if kind != "TIFF":
-        geo = tags.keys() & {*GEOREFERENCE, GDAL_METADATA}
+        geo = tags.keys() & {*GEOREFERENCE, GDAL_METADATA, exif.GDAL_NODATA}
         for code in geo:
             del tags[code]
         if geo:
@@ -211,6 +219,11 @@ def _write_tiff(file: BinaryIO, metadata: Metadata) -> None:
         add_tags(file, found, metadata.order)
 
 
-def _is_profile(content: bytes) -> bool:
+def profile_fits(profile: bytes, channels: int) -> bool:
+    """Whether a colour profile is about images of so many channels."""
+    return is_profile(profile) and channels in _CHANNELS.get(profile[16:20], ())
+
+
+def is_profile(content: bytes) -> bool:
     """Whether bytes may be a profile of ICC, by its header."""
     return len(content) >= 128 and content[36:40] == b"acsp" and int.from_bytes(content[:4], "big") <= len(content)

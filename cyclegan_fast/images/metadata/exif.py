@@ -8,8 +8,8 @@ import struct
 from collections.abc import Container
 from typing import BinaryIO, NamedTuple
 
-from cyclegan_fast.images.metadata.model import Change, Metadata, resolution_of, resolution_tags
-from cyclegan_fast.images.metadata.tags import LONG, SHORT, UNDEFINED, Directory, Tag, TagReader, exif_block
+from cyclegan_fast.images.metadata.model import Change, Metadata, Samples, resolution_of, resolution_tags
+from cyclegan_fast.images.metadata.tags import LONG, SHORT, UNDEFINED, Directory, Order, Tag, TagReader, exif_block
 
 ORIENTATION, EXIF, GPS, INTEROPERABILITY = 274, 34665, 34853, 40965
 DESCRIPTION, XMP, IPTC, PHOTOSHOP, PROFILE = 270, 700, 33723, 34377, 34675
@@ -35,6 +35,7 @@ _OF_PLACES = {
 _NEVER = {_MAKER_NOTE, 37724, EXIF, GPS, INTEROPERABILITY}  # data of programs; places in the input's file
 _IPTC_START = b"\x1c"
 _LAYOUT_IN_TEXT = re.compile(r"<OME\b|ImageJ=|\"shape\"|SCANIMAGE|<MetaData\b")  # at its beginning
+_SAMPLES = _BITS, _PHOTOMETRIC, _CHANNELS, _EXTRAS, _FORMAT = 258, 262, 277, 338, 339
 _BEGINNING = 2000  # characters
 
 PRIVATE = "the maker notes, thumbnail and private tags, which belong to the input's file and may show it"
@@ -50,7 +51,7 @@ class _Kind(NamedTuple):
 
 _INNER = {EXIF: _Kind(_EXIF_TAGS, {INTEROPERABILITY: _Kind(range(1, 4099), {})}), GPS: _Kind(range(32), {})}
 _OF_EXIF = _Kind(_DESCRIPTIVE | {ORIENTATION}, _INNER)
-_OF_TIFF = _Kind(_DESCRIPTIVE | _GEO | {ORIENTATION, XMP, IPTC, PROFILE}, _INNER)
+_OF_TIFF = _Kind(_DESCRIPTIVE | _GEO | {ORIENTATION, XMP, IPTC, PROFILE, *_SAMPLES}, _INNER)
 
 
 def read_block(block: bytes, metadata: Metadata) -> None:
@@ -67,6 +68,14 @@ def read_tiff(file: BinaryIO, metadata: Metadata) -> None:
     iptc = tags.pop(IPTC, empty)
     swapped = iptc.in_order("<", ">").data  # some programs store its bytes as numbers of 32 bits
     metadata.iptc = swapped if swapped.startswith(_IPTC_START) else iptc.data
+    metadata.samples = _samples({code: tags.pop(code, empty) for code in _SAMPLES}, metadata.order)
+
+
+def _samples(tags: dict[int, Tag], order: Order) -> Samples:
+    found = {code: [int(number) for number in tag.numbers(order)] for code, tag in tags.items()}
+    bits, is_unsigned = set(found[_BITS] or [1]), set(found[_FORMAT] or [1]) == {1}
+    channels = (found[_CHANNELS] or [1])[0] - len(found[_EXTRAS])
+    return Samples((found[_PHOTOMETRIC] or [-1])[0], channels, bits.pop() if len(bits) == 1 and is_unsigned else 0)
 
 
 def _read_directories(file: BinaryIO, metadata: Metadata, kind: _Kind, name: str) -> None:

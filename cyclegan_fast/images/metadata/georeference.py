@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from cyclegan_fast.images.metadata.exif import GDAL_METADATA, GDAL_NODATA, GEOREFERENCE, note
+from cyclegan_fast.images.metadata.exif import GDAL_METADATA, GEOREFERENCE, note
 from cyclegan_fast.images.metadata.model import Change, Metadata
 from cyclegan_fast.images.metadata.tags import DOUBLE, SHORT, TEXT, Tag
 
@@ -22,7 +22,6 @@ _RASTER_TYPE, _IS_POINT = 1025, 2
 
 TURNED = "georeference of an image that its orientation tag turns"
 RESIZED = "rational polynomial coefficients of an image whose size changes"
-NODATA = "GDAL's nodata value, since the translation gives those pixels other values"
 OF_BANDS = "GDAL's statistics, scales and names of single bands, which are the input's"
 DAMAGED = "georeference: damaged"
 
@@ -30,8 +29,6 @@ DAMAGED = "georeference: damaged"
 def adapt(metadata: Metadata, change: Change) -> None:
     """Lets the georeference place the result's pixels, and drops what holds for the input's alone."""
     tags = metadata.directory.tags
-    if tags.pop(GDAL_NODATA, None):
-        note(metadata.by_rule, NODATA)
     if GDAL_METADATA in tags:
         _drop_bands(metadata)
     if not tags.keys() & GEOREFERENCE:

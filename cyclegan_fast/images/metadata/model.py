@@ -8,8 +8,6 @@ from typing import Literal, NamedTuple
 
 from cyclegan_fast.images.metadata.tags import RATIONAL, SHORT, Directory, Order, Tag
 
-MetadataRule = Literal["keep", "technical", "none"]
-
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 _UNITS: dict[int, Literal["", "inch", "cm"]] = {1: "", 2: "inch", 3: "cm"}
 _MAX_RESOLUTION = 2**31
@@ -54,6 +52,31 @@ class LeftOut(NamedTuple):
     """What describes the input's pixels or its file."""
 
 
+class Samples(NamedTuple):
+    """How a TIFF holds its pixels, by the specification's numbers."""
+
+    photometric: int
+    channels: int
+    """Without transparency and further bands."""
+    bits: int
+    """Of unsigned whole numbers; 0 of others."""
+
+
+@dataclass(frozen=True)
+class MetadataRules:
+    """What results keep of the metadata of images."""
+
+    which: Literal["keep", "technical", "none"] = "keep"
+    """All that is true of them; the colour profile, the resolution and the georeference alone; or nothing."""
+    profile: bytes | None = None
+    """Colour profile (ICC) for all results in place of the inputs' own; empty for none."""
+    nodata: Literal["restore", "drop"] = "restore"
+    """Whether pixels that hold no data by GDAL's nodata value get that value back."""
+
+
+KEEP = MetadataRules()
+
+
 @dataclass
 class Metadata:
     """What an image file holds beside its pixels."""
@@ -77,12 +100,20 @@ class Metadata:
     """Bytes of these texts, decompressed."""
     comment: bytes = b""
     """Of a JPEG."""
+    samples: Samples | None = None
+    """Of a TIFF."""
+    has_nodata_restored: bool = False
+    """Whether the pixels without data of the result have GDAL's nodata value."""
     orientation: int = 0
     """As in EXIF; 0 if the file does not have it."""
     lost: list[str] = field(default_factory=list)
     """What the result lacks though it need not: damaged, or what its format cannot hold; each with the reason."""
     by_rule: list[str] = field(default_factory=list)
     """What no result has, as it describes the input's file or its pixels; each with the reason."""
+
+    def forget(self) -> None:
+        """Drops everything but what is left out."""
+        vars(self).update(vars(Metadata(lost=self.lost, by_rule=self.by_rule)))
 
     @property
     def left_out(self) -> LeftOut:
