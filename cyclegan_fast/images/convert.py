@@ -15,8 +15,8 @@ Arrays and tensors hold uint8 (0 to 255), uint16 (0 to 65535) or floats (-1 to 1
 and the result has the same type; integers are rounded, never truncated. Floats of which none is below 0 are taken as
 they are, and a warning reports once that they may be meant as 0 to 1.
 
-What comes back of files and PIL images has their colour profile, if it has as many colours as that is about, and no
-other metadata. They go through `cyclegan_fast.images.model_io`. PIL knows no 16-bit colour, so there the result has
+What comes back of files and PIL images has their colour profile in its `info`, if it has as many colours as that is
+about, and no other metadata: ``image.save(path, icc_profile=image.info.get("icc_profile"))``. They go through `cyclegan_fast.images.model_io`. PIL knows no 16-bit colour, so there the result has
 8 bits, and a warning reports it; `python -m cyclegan_fast.translate` writes files with all of them.
 """
 
@@ -162,7 +162,7 @@ def _unpack_input(image: InputImage, name: str, out_format: PixelFormat, profile
     def rebuild(results: list[Tensor]) -> Image.Image:
         made = to_pil(from_values(results[0], depth, out_format))
         if profile_fits(profile, channels):
-            made.info["icc_profile"] = profile  # which Pillow writes into files
+            made.info["icc_profile"] = profile
         return made
 
     return [image.values], rebuild

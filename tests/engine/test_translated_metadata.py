@@ -203,13 +203,9 @@ def test_what_infer_returns_has_the_profile_alone(tmp_path: Path) -> None:
         for given in (path, path.read_bytes(), io.BytesIO(path.read_bytes()), opened):
             made = infer(Identity(), given)
             assert made.info == {"icc_profile": PROFILE} and not made.getexif()
-            buffer = io.BytesIO()
-            made.save(buffer, "JPEG")
-            assert Image.open(buffer).info["icc_profile"] == PROFILE
             assert infer(Identity(3, 1), given).info == {}
     damaged = tmp_path / "damaged.jpg"
     damaged.write_bytes(path.read_bytes().replace(b"acsp", b"-no-"))
     assert infer(Identity(), damaged).info == {}
-    assert [image.info for image in infer(Identity(), [path, np.asarray(noise(8, 8))])[:1]] == [
-        {"icc_profile": PROFILE}
-    ]
+    of_path, of_array = infer(Identity(), [path, np.asarray(noise(8, 8))])
+    assert of_path.info == {"icc_profile": PROFILE} and isinstance(of_array, np.ndarray)
