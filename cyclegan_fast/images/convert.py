@@ -16,8 +16,10 @@ and the result has the same type; integers are rounded, never truncated. Floats 
 they are, and a warning reports once that they may be meant as 0 to 1.
 
 What comes back of files and PIL images has their colour profile in its `info`, if it has as many colours as that is
-about, and no other metadata: ``image.save(path, icc_profile=image.info.get("icc_profile"))``. They go through `cyclegan_fast.images.model_io`. PIL knows no 16-bit colour, so there the result has
-8 bits, and a warning reports it; `python -m cyclegan_fast.translate` writes files with all of them.
+about, and no other metadata: ``image.save(path, icc_profile=image.info.get("icc_profile"))``.
+
+They go through `cyclegan_fast.images.model_io`. PIL knows no 16-bit colour, so there the result has 8 bits, and a
+warning reports it; `python -m cyclegan_fast.translate` writes files with all of them.
 """
 
 from __future__ import annotations
