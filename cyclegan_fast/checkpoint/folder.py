@@ -144,6 +144,9 @@ def find_checkpoint(path: Path) -> Path:
     return found
 
 
+_MAX_NAME = 100  # characters; ours have 20
+
+
 def read_manifest(checkpoint: Path) -> dict[str, dict[str, Any]]:
     """Name -> {"sha256", "bytes"} of every file of a checkpoint."""
     try:
@@ -161,7 +164,8 @@ def _parse_manifest(checkpoint: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     check(manifest, _MANIFEST)
     for name in manifest["files"]:
         check_path(name)
-        if Path(name).name != name:  # of a file elsewhere
+        is_name = len(name) <= _MAX_NAME and name.isprintable()
+        if not is_name or Path(name).name != name:  # of a file elsewhere
             raise DocumentError(f"it lists {shown(name)}, which is no file of a checkpoint")
     return manifest["format"], manifest["files"]
 

@@ -84,6 +84,8 @@ def _note_death(folder: Path, done: subprocess.CompletedProcess[str]) -> str:
     if not case.is_file():
         raise RuntimeError(f"no file was tried: {done.stderr}")
     name, _, content = case.read_bytes().partition(b"\n")
+    if not name:
+        raise RuntimeError(f"no file was tried: {done.stderr}")
     how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"status {done.returncode}"
     store_find(folder / "finds", name.decode(), content, f"the process ended with {how}\n{done.stderr[-4000:]}")
     return name.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from cyclegan_fast.checkpoint import native
 from cyclegan_fast.checkpoint.reference_format import load_reference_generator, to_reference
@@ -31,6 +32,7 @@ from cyclegan_fast.images import high_bit_depth
 from cyclegan_fast.images.decode import read, read_unscaled
 from cyclegan_fast.images.in_memory import EncodedImage
 from cyclegan_fast.images.jpeg_damage import find_damage
+from cyclegan_fast.images.metadata import Change, carry_over
 from cyclegan_fast.images.packages import why_missing
 from cyclegan_fast.images.tiff_rows import TiffRows
 from cyclegan_fast.nn import build_generator
@@ -68,7 +70,7 @@ def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def _exif() -> Image.Exif:
     exif = Image.Exif()
-    exif[high_bit_depth.EXIF_ORIENTATION] = 6
+    exif[0x0112] = 6
     return exif
 
 
@@ -173,6 +175,54 @@ def _scan_jpeg(content: bytes, folder: Path) -> object:
     reason = find_damage(content)
     assert reason is None or (len(reason) < 200 and "\n" not in reason)
     return reason
+
+
+def _with_metadata() -> list[bytes]:
+    """Images of every format that can hold some: EXIF with a place, a profile, XMP, IPTC, texts, a georeference."""
+    image, text = Image.fromarray(_pixels(12, 16, 3)), PngImagePlugin.PngInfo()
+    exif = _exif()
+    exif[0x010E], exif[0x011A] = "a title", 300.0
+    exif.get_ifd(0x8825)[2] = (48.0, 8.0, 1.5)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><d tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    text.add_text("Title", "a title")
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode(), zip=True)
+    resource = b"\x1c\x02\x05\0\x05title"
+    block = b"Photoshop 3.0\x008BIM\x04\x04\0\0" + len(resource).to_bytes(4, "big") + resource
+    jpeg = _saved(image, "JPEG", exif=exif, icc_profile=profile, comment=b"a comment", dpi=(300, 150), xmp=xmp)
+    jpeg = jpeg[:2] + b"\xff\xed" + (len(block) + 2).to_bytes(2, "big") + block + jpeg[2:]
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[33550], tags[33922] = (2.0, 3.0, 0.0), (0.0, 0.0, 0.0, 5e5, 4e6, 0.0)
+    tags[34735], tags[700] = (1, 1, 0, 1, 1024, 0, 1, 1), xmp
+    tags[42112] = "<GDALMetadata><Item>x</Item></GDALMetadata>"
+    tags.tagtype[33550] = tags.tagtype[33922] = 12
+    tags.tagtype[34735], tags.tagtype[700] = 3, 1
+    return [
+        jpeg,
+        _saved(image, "PNG", exif=exif, icc_profile=profile, pnginfo=text, dpi=(300, 150)),
+        _saved(image, "TIFF", tiffinfo=tags, icc_profile=profile, dpi=(300, 150)),
+        _saved(image, "WEBP", exif=exif, icc_profile=profile, xmp=xmp),
+        _saved(image, "BMP", dpi=(300, 150)),
+        _saved(image.convert("P"), "GIF", comment=b"a comment"),
+    ]
+
+
+def _carry_metadata(content: bytes, folder: Path) -> object:
+    """Into results of every format, whose pixels stay what they are."""
+    (folder / "input").write_bytes(content)
+    found = []
+    for kind, result in _results().items():
+        carried, left_out = carry_over(result, kind, folder / "input", Change((16, 12), (16, 12), 3), "keep")
+        pixels = read(EncodedImage(kind, content=carried), PixelFormat())
+        assert np.array_equal(pixels, read(EncodedImage(kind, content=result), PixelFormat())), f"another {kind}"
+        found.append(left_out)
+    return found
+
+
+@functools.cache
+def _results() -> dict[str, bytes]:
+    image = Image.fromarray(_pixels(12, 16, 3))
+    return {kind: _saved(image, kind) for kind in ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF")}
 
 
 # ---- Many images, settings, networks.
@@ -393,6 +443,8 @@ TARGETS = {
     "webp": Target(_webps, _read_image),
     "bmp": Target(_bmps, _read_image),
     "gif": Target(_gifs, _read_image),
+    "metadata": Target(_with_metadata, _carry_metadata),
+    "png metadata with checksums": Target(lambda: _with_metadata()[1:2], _carry_metadata, with_png_checksums),
     "tar": Target(_tars, _read_shard),
     "tar with checksums": Target(_tars, _read_shard, with_tar_checksums),
     "config.yaml": Target(_configs, _read_config),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,13 @@ def write_tar(path: Path, *members: tuple[str, dict[str, str], bytes]) -> Callab
 )
 def test_numbers_in_a_tar_that_are_none(headers: dict[str, str], tmp_path: Path) -> None:
     assert "a.tar: this archive is damaged (" in refusal(write_tar(tmp_path / "a.tar", ("a.png", headers, b"x\ny\n")))
+
+
+def test_a_record_of_a_tar_that_is_longer_than_any(tmp_path: Path) -> None:
+    header, record = tarfile.TarInfo("x"), b"9" * 30 + b" a=b\n"
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + bytes(1024))
+    assert "a.tar: this archive is damaged (" in refusal(lambda: read_shard(str(tmp_path / "a.tar")))
 
 
 @pytest.mark.parametrize("size", ["-1", "-600", "-2000", "-5000"])
@@ -151,3 +159,20 @@ def test_a_duration_that_is_none(duration: bytes, tmp_path: Path) -> None:
     at = content.index(b"00:00:00", content.index(b"DURATION"))
     changed = content[:at] + duration.ljust(18) + content[at + 18 :]
     assert targets._read_video(changed, tmp_path) == targets._read_video(content, tmp_path)
+
+
+def test_a_title_in_another_encoding(tmp_path: Path) -> None:
+    content = targets._videos()[0]
+    at = content.index(b"Lavf")  # of the encoder, among the tags
+    assert len(targets._read_video(content[:at] + b"\xf8\xf8" + content[at + 2 :], tmp_path)) == 4  # type: ignore[arg-type]
+
+
+# ---- Checkpoints.
+@pytest.mark.parametrize("name", [LONG, "a\nb", "x" * 250])
+def test_the_name_of_a_file_of_a_checkpoint_is_short(name: str, tmp_path: Path) -> None:
+    target = targets.TARGETS["manifest.json"]
+    (content,) = target.seeds()
+    manifest = json.loads(content)
+    manifest["files"][name] = {"sha256": "0", "bytes": 0}
+    changed = json.dumps(manifest).encode()
+    assert "manifest.json is damaged: it lists '" in refusal(lambda: target.read(changed, tmp_path))

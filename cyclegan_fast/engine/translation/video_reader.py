@@ -49,7 +49,7 @@ def open_video(path: Path) -> Iterator[Any]:
     """
     av = import_av()
     try:
-        container = av.open(ffmpeg_url(path))
+        container = av.open(ffmpeg_url(path), metadata_errors="replace")  # titles of any encoding
     except (av.error.FFmpegError, OSError) as error:
         raise BadImageError(path, f"it cannot be read as a video ({error.strerror})") from error
     with container:
