@@ -73,6 +73,26 @@ def test_a_run_waits_for_the_gpu_only_where_it_logs(images: Path, tmp_path: Path
         assert copies and not {call.stream for call in copies} & replays
 
 
+def test_a_checkpoint_is_copied_into_pinned_memory_and_no_step_waits_for_it(images: Path, tmp_path: Path) -> None:
+    words = ["--loader", "torch", "--max-steps", STEPS, "--checkpoint-every", 5, "--keep-checkpoints", 0]
+    with runtime.recorded() as calls:
+        assert trainer(images, tmp_path, *words).run() == 0
+    assert sorted(path.name[-2:] for path in (tmp_path / "checkpoints").iterdir()) == ["05", "10", "12"]
+    steps = dict(enumerate(by_step(calls), WARM_UP_STEPS + 1))
+    copies = {
+        number: [call.name for call in step if call.kind == "memcpy" and "D2H" in call.name]
+        for number, step in steps.items()
+    }
+    assert all(len(copies[number]) > 100 for number in (5, 10)) and all(len(copies[number]) < 3 for number in (6, 7, 9))
+    for number in (5, 10):
+        assert [name for name in copies[number] if "pageable" in name] == ["cudaMemcpyAsync D2H pageable 32"]  # losses
+        waits = [call.name for call in steps[number] if call.kind == "sync" and "pageable" not in call.name]
+        waits = [name for name in waits if name != "cudaEventSynchronize"]  # of the thread that writes
+        assert len(waits) == 1 + 2, "for the losses, and then, when all is done, for the learning rate of each Adam"
+    assert [call for call in steps[5] if call.kind == "alloc" and call.name == "cudaHostAlloc"]
+    assert not [call for call in steps[10] if call.kind == "alloc" and call.name == "cudaHostAlloc"]
+
+
 def test_a_run_is_resumed_inside_a_graph_and_becomes_an_engine(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert trainer(images, out, "--max-steps", 6).run() == 0
