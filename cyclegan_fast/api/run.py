@@ -101,6 +101,19 @@ class Run:
 
         return latest_checkpoint(self.out)
 
+    def best_checkpoint(self, score: str | None = None) -> Path | None:
+        """Returns the checkpoint with the best score of the test images; None where none is scored.
+
+        Args:
+            score: Its name: swd, color, cycle_l1, cycle_ssim ..., or swd_AtoB; by default the run's own.
+
+        Raises:
+            UserError: There is no such score.
+        """
+        from cyclegan_fast.checkpoint import best_checkpoint
+
+        return best_checkpoint(self.out, score)
+
     @property
     def step(self) -> int:
         """Steps that are trained."""

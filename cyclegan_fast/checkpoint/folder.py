@@ -51,13 +51,18 @@ def latest_checkpoint(path: Path) -> Path | None:
 
 def stored_scores(folder: Path) -> list[Scored]:
     """Returns the checkpoints in a folder with their scores, oldest first; without them where one is damaged."""
-    found = []
-    for path in checkpoints_in(folder):
-        try:
-            found.append(read_scores(path))
-        except UserError:
-            found.append(Scored(order_of(path)[0]))
-    return found
+    return [_scores_if_whole(checkpoint) for checkpoint in checkpoints_in(folder)]
+
+
+def _scores_if_whole(checkpoint: Path) -> Scored:
+    """As `read_scores`, without the search for a whole one before it."""
+    try:
+        _, files = _parse_manifest(checkpoint)
+        stored = parse_json(_read_as_listed(checkpoint / "settings.json", files["settings.json"]))
+        check(stored, _SCORES)
+    except (DocumentError, OSError, KeyError):
+        stored = {}
+    return _scored(checkpoint, stored)
 
 
 def read_scores(checkpoint: Path) -> Scored:
@@ -66,7 +71,10 @@ def read_scores(checkpoint: Path) -> Scored:
     Raises:
         UserError: It is damaged.
     """
-    stored = read_document(checkpoint, "settings.json", _SCORES)
+    return _scored(checkpoint, read_document(checkpoint, "settings.json", _SCORES))
+
+
+def _scored(checkpoint: Path, stored: dict[str, Any]) -> Scored:
     return Scored(order_of(checkpoint)[0], stored.get("scores") or {}, stored.get("protocol") or "")
 
 

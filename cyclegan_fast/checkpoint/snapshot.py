@@ -46,7 +46,11 @@ class SnapshotMemory:
         self.memory = torch.empty(0, dtype=torch.uint8)
 
     def copy(self, contents: Contents) -> Contents:
-        """Returns the same contents with copies of all tensors; those of the call before are overwritten."""
+        """Returns the same contents with copies of all tensors; those of the call before are overwritten.
+
+        Raises:
+            MemoryError: There is too little for them.
+        """
         tables = {name: content for name, content in contents.files.items() if not isinstance(content, bytes)}
         self._reserve(sum(_room(tensor) for table in tables.values() for tensor in table.values()))
         copies: dict[str, dict[str, Tensor]] = {}
@@ -76,8 +80,13 @@ class SnapshotMemory:
                 return
             except RuntimeError as error:
                 reason = " ".join(str(error).split()[:12])
-                log.warning("no %.1f GB of pinned memory (%s): each checkpoint halts the GPU", size / 1e9, reason)
-        self.memory = torch.empty(size, dtype=torch.uint8)
+                log.warning("no %.1f GB of pinned memory (%s): checkpoints are copied slowly", size / 1e9, reason)
+        try:
+            self.memory = torch.empty(size, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise MemoryError(
+                f"there are no {size / 1e9:.1f} GB of memory for a copy of the training's state"
+            ) from error
 
     def _when_copied(self) -> Callable[[], object]:
         if self.device.type != "cuda":

@@ -16,6 +16,7 @@ from cyclegan_fast.checkpoint.retention import KEEP_ALL, Retention, Scored
 from cyclegan_fast.checkpoint.saving import write_checkpoint
 from cyclegan_fast.checkpoint.snapshot import Contents, SnapshotMemory
 from cyclegan_fast.config import RunConfig
+from cyclegan_fast.logs import warn_once
 from cyclegan_fast.metrics import find_metric
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class RunCheckpoints:
             (every > 0 and scored.step % every == 0)
             or self.keep.is_milestone(scored.step)
             or (minutes > 0 and self.clock() - self.saved_at >= 60 * minutes)
-            or self.keep.is_among_best(scored, self.scored)
+            or (bool(scored.scores) and self.keep.is_among_best(scored, self.scored))
         )
 
     def save(self, contents: Contents) -> None:
@@ -81,15 +82,21 @@ class RunCheckpoints:
         A step that has been saved is not saved again.
 
         Raises:
-            UserError: The one before could not be written.
+            UserError: The one before could not be written; or this one, where there is no memory for the copy.
         """
         scored = contents.scored
         if scored.step == self.saved_step:
             return
         self._wait_for_the_one_before(scored.step)
-        snapshot = self.memory.copy(contents)
-        self.writer.start(lambda: write_checkpoint(self.folder, snapshot, self.keep))
-        self.scored.append(scored)
+        try:
+            snapshot = self.memory.copy(contents)
+        except MemoryError as error:
+            warn_once(log, f"{error}: training waits while a checkpoint is written")
+            write_checkpoint(self.folder, contents, self.keep)
+        else:
+            self.writer.start(lambda: write_checkpoint(self.folder, snapshot, self.keep))
+        if scored.scores:
+            self.scored.append(scored)
         self.saved_step, self.saved_at = scored.step, self.clock()
 
     def dump(self, contents: Contents) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -125,6 +126,26 @@ def test_a_long_wait_for_the_one_before_is_reported_once(tmp_path: Path, caplog:
             checkpoints.save(Contents(Scored(step), {}))
     (warning,) = caplog.messages
     assert "the checkpoint of step 1 waited 9 s until the one before it was written: save them less often" in warning
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of Linux")
+def test_without_memory_for_a_copy_the_training_thread_writes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = {"x": torch.ones(2**28, dtype=torch.uint8)}  # 256 MiB, which writing does not copy
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with RunCheckpoints(RunConfig(out=tmp_path), CPU) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**26, hard))
+        try:
+            for step in (1, 2):
+                checkpoints.save(Contents(Scored(step), {"state.safetensors": state}))
+                assert not checkpoints.writer.busy and steps_in(tmp_path)[-1] == step
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    verify(tmp_path)
+    message = (
+        "there are no 0.3 GB of memory for a copy of the training's state: training waits while a checkpoint is written"
+    )
+    assert caplog.messages == [message]
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_the_checkpoint_before_is_whole(images: Path, tmp_path: Path) -> None:
