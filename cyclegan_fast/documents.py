@@ -23,6 +23,7 @@ MAX_YAML_BYTES = 256 * 2**10
 MAX_YAML_DEPTH = 20
 MAX_YAML_VALUES = 20_000  # once aliases are expanded
 MAX_DIGITS = 100  # of a number
+_CHUNK = 2**20  # bytes that are read at a time
 _PLAIN_KEY = re.compile(r"[\w.-]{1,80}", re.ASCII)
 
 
@@ -55,11 +56,13 @@ def read_limited(path: Path, limit: int = MAX_BYTES, *, pipes: bool = False) -> 
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or (pipes and stat.S_ISFIFO(mode))):
         raise DocumentError("it is no file")
+    content = bytearray()
     with path.open("rb") as file:
-        content = file.read(limit + 1)
+        while len(content) <= limit and (chunk := file.read(_CHUNK)):  # a read allocates all that it may return
+            content += chunk
     if len(content) > limit:
         raise DocumentError(f"it is larger than {limit // 2**10:,} KiB")
-    return content
+    return bytes(content)
 
 
 def parse_json(content: str | bytes, limit: int = MAX_BYTES) -> Any:

@@ -22,7 +22,7 @@ MOST_USED = (
 )
 
 
-def train(*, config: Path | None = None, print_config: bool = False, **given: Any) -> int:
+def train(*, config: Path | None = None, print_config: bool = False, estimate: bool = False, **given: Any) -> int:
     """Trains a CycleGAN on two folders of images, trainA and trainB.
 
     For example:
@@ -41,6 +41,7 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
     Args:
         config: YAML file of settings (as --print-config shows them); flags override it.
         print_config: Print the resolved settings as YAML and stop.
+        estimate: Print the time, memory and disk that the run will take, and stop: measured in a few steps of it.
         given: Settings by name.
     """
     import yaml
@@ -48,6 +49,9 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
     settings = resolve(config, given)
     if print_config:
         print(yaml.safe_dump(to_dict(settings), sort_keys=False), end="")
+        return 0
+    if estimate:
+        _print_estimate(settings)
         return 0
     with StopSignal(at_once=True) as stop, stream_errors_ignored():
         try:
@@ -62,6 +66,14 @@ def train(*, config: Path | None = None, print_config: bool = False, **given: An
         if status == EXIT_STOPPED:
             log.info("stopped by a signal after a checkpoint; the same command with --resume auto continues")
     return status
+
+
+def _print_estimate(settings: TrainConfig) -> None:
+    from cyclegan_fast.training.plan.estimate import as_text, estimate
+
+    log.info("training a few steps, of which nothing is kept")
+    for line in as_text(estimate(settings), settings.run.out):
+        print(line)
 
 
 def resolve(config: Path | None, given: dict[str, Any]) -> TrainConfig:

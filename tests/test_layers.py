@@ -19,6 +19,7 @@ LAYERS = [
     {"errors", "logs", "version", "documents"},
     {"metrics"},
     {"_C", "config", "cuda_capture", "files", "device", "processes"},
+    {"memory"},
     {"ops"},
     {"nn", "images", "monitoring"},
     {"data", "checkpoint"},

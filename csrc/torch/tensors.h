@@ -103,15 +103,29 @@ inline Shape strides_of(const Shape& shape, Layout layout) {
   return strides;
 }
 
+inline int64_t bytes_of(const Shape& shape, ScalarType type) {
+  int64_t bytes = type == ScalarType::Double || type == ScalarType::Long     ? 8
+                  : type == ScalarType::Float || type == ScalarType::Int     ? 4
+                  : type == ScalarType::Half || type == ScalarType::BFloat16 ? 2
+                                                                             : 1;
+  for (const int64_t side : shape) bytes *= side;
+  return bytes;
+}
+
 // Straight through the C shim: torch::stable::empty looks aten::empty up by its name each time,
-// half a microsecond a tensor.
+// half a microsecond a tensor. The shim keeps the reason of a failure to itself, which with these
+// arguments is memory.
 inline Tensor empty_like(const Tensor& like, const Shape& shape, ScalarType type, Layout layout) {
   const Shape strides = strides_of(shape, layout);
   const auto device = like.device();
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      static_cast<int64_t>(shape.size()), shape.data(), strides.data(), static_cast<int32_t>(type),
-      static_cast<int32_t>(device.type()), device.index(), &handle));
+  const bool full =
+      aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                               static_cast<int32_t>(type), static_cast<int32_t>(device.type()),
+                               device.index(), &handle) != TORCH_SUCCESS;
+  STD_TORCH_CHECK(!full, "out of memory on the ", like.is_cuda() ? "GPU" : "host",
+                  ": tried to allocate ", bytes_of(shape, type), " bytes for a tensor of shape ",
+                  to_string(shape));
   return Tensor(handle);
 }
 inline Tensor empty_bytes(const Tensor& like, int64_t bytes) {

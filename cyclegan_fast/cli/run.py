@@ -121,6 +121,9 @@ def with_errors(action: Callable[[], Any], interrupted: int = EXIT_INTERRUPTED) 
     except UserError as error:
         print(f"error: {printable(as_typed(str(error)), line_breaks=True)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+    except (MemoryError, RuntimeError) as error:
+        print(f"error: {_memory_sentence(error)}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -133,6 +136,20 @@ def with_errors(action: Callable[[], Any], interrupted: int = EXIT_INTERRUPTED) 
         print("interrupted", file=sys.stderr)
         sys.exit(interrupted)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _memory_sentence(error: MemoryError | RuntimeError) -> str:
+    """What is said of memory that ran out where nothing says what helps; any other error is raised again."""
+    import torch
+
+    from cyclegan_fast.memory import memory_errors
+
+    device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+    try:
+        with memory_errors("this command", device, lambda: "give it fewer or smaller images at a time, or more memory"):
+            raise error
+    except UserError as sentence:
+        return str(sentence)
 
 
 def _sentence(error: OSError) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cyclegan_fast.device import free_memory
 from cyclegan_fast.engine.info import EngineInfo
 from cyclegan_fast.engine.output_size import output_scale
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.memory import memory_errors
 
 
 def check_batch(info: EngineInfo, batch: Tensor) -> None:
@@ -66,11 +66,6 @@ def oom_as_user_error(info: EngineInfo, what: str) -> Iterator[None]:
     Raises:
         UserError: The memory does not suffice.
     """
-    try:
+    advice = "choose a smaller batch size, or cut the images into smaller tiles"
+    with memory_errors(f"{info.name}: {what}", torch.device(info.device), lambda: advice):
         yield
-    except torch.OutOfMemoryError as error:
-        free = free_memory(torch.device(info.device)) / 2**30
-        raise UserError(
-            f"{info.name}: {what} needs more memory than {info.device} has ({free:.1f} GiB are free): choose "
-            "a smaller batch size, or cut the images into smaller tiles"
-        ) from error

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.training.step import CycleGANStep
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ def explain_anomaly(networks: nn.ModuleDict, config: TrainConfig, batch: Mapping
         return f"{found} is not finite, already before this step"
     try:
         return _replay_all(networks, config, batch)
-    except torch.OutOfMemoryError:  # beside what the training holds
+    except RuntimeError as error:
+        if not is_out_of_memory(error):  # beside what the training holds
+            raise
         log.info("the GPU's memory is too small to replay the step: it is replayed on the CPU")
         return _replay_all(networks.cpu(), config, batch)
 

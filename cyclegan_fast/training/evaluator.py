@@ -17,6 +17,7 @@ from cyclegan_fast.data.scored_images import Images, describe_geometry, read_tes
 from cyclegan_fast.evaluation.features import FeatureNetwork, load_features
 from cyclegan_fast.evaluation.scorer import Scorer, Translated
 from cyclegan_fast.logs import warn_once
+from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.metrics import DIRECTIONS, best_record, is_better
 from cyclegan_fast.monitoring.evaluations import score_line
 from cyclegan_fast.monitoring.events import EventLog
@@ -93,7 +94,7 @@ class Evaluator:
         Returns:
             What a display of the run's progress shows of them.
 
-        Where the GPU's memory is too small for it, as training needs it all, a warning is logged and there are none.
+        Where the device's memory is too small for it, as training needs it all, a warning is logged and there are none.
         """
         start = time.monotonic()
         try:
@@ -103,8 +104,10 @@ class Evaluator:
                     scorer.score({d: self._translations(d) for d in DIRECTIONS}),
                     scorer.untranslated(),
                 )
-        except torch.OutOfMemoryError:
-            warn_once(log, "no scores: the GPU's memory is full; --eval-every 0 leaves them out")
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            warn_once(log, "no scores: the memory is full; --eval-every 0 leaves them out")
         else:
             self.newest = events.write(
                 step,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cyclegan_fast.cuda_capture import captured
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 
 WARM_UP_STEPS = 3  # cuDNN chooses its algorithms before anything can be captured
@@ -62,6 +63,8 @@ class GraphedStep:
             return CapturedStep(self, real_A, real_B)
         except RuntimeError as error:
             self.memory = torch.cuda.graph_pool_handle()
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
             raise UserError(f"--cuda-graphs: the step could not be captured: {reason}; leave it out") from error
 

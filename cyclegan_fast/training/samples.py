@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cyclegan_fast.data.held_out import HeldOutImage
 from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.monitoring.grids import to_image
 from cyclegan_fast.monitoring.samples import SampleRow
 from cyclegan_fast.training.step import CycleGANStep, full_precision
@@ -40,7 +41,7 @@ class SampleTranslator:
     def rows(self) -> list[SampleRow]:
         """Returns the images of A, then those of B, each with its translation and its reconstruction.
 
-        Where the GPU's memory is too small for it, as training needs it all, a warning is logged and there are none.
+        Where the device's memory is too small for it, as training needs it all, a warning is logged and there are none.
         """
         try:
             return [
@@ -48,8 +49,10 @@ class SampleTranslator:
                 for domain, images in zip("AB", self.images, strict=True)
                 for image in images
             ]
-        except torch.OutOfMemoryError:
-            log.warning("no sample grid: the GPU's memory is full; --sample-every 0 leaves them out")
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning("no sample grid: the memory is full; --sample-every 0 leaves them out")
             return []
 
     def translate(self, domain: str, image: HeldOutImage) -> list[Tensor]:

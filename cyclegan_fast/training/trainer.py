@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from cyclegan_fast.device import resolve_device
 from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
+from cyclegan_fast.memory import memory_errors
 from cyclegan_fast.monitoring.appended import Unessential
 from cyclegan_fast.monitoring.events import EventLog, read_events
 from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels_note
@@ -38,6 +40,7 @@ from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.evaluator import Evaluator, read_scored_images
 from cyclegan_fast.training.example_data import refuse_pairs, takes_example_data, with_example_data
 from cyclegan_fast.training.graphed_step import GraphedStep
+from cyclegan_fast.training.memory_advice import memory_advice
 from cyclegan_fast.training.meter import Meter
 from cyclegan_fast.training.process import (
     EXIT_STOPPED,
@@ -93,7 +96,9 @@ class Trainer:
             if checkpoint_to_continue(config) is None:
                 log_fresh_start(config)
             suggest_smaller_sizes(config, self.device)
-            self._prepare(with_example_data(config), *requirements)
+            config = with_example_data(config)
+            with memory_errors("this training", self.device, lambda: memory_advice(config, self.device)):
+                self._prepare(config, *requirements)
             self.held = stack.pop_all()  # from here on until the run has ended
 
     def _prepare(self, config: TrainConfig, size_divisor: int, min_size: int) -> None:
@@ -154,7 +159,9 @@ class Trainer:
             self.report = stack.enter_context(RunReport(out, self.progress, note))
             stack.enter_context(contextlib.closing(self.loader))
             self.checkpoints = stack.enter_context(RunCheckpoints(self.config.run, self.device))
-            self._train(stop)
+            advice = functools.partial(memory_advice, self.config, self.device, self.loader.name)
+            with memory_errors("a step of this training", self.device, advice):
+                self._train(stop)
             self.checkpoints.save(self._contents())
         log.info("report: %s", out / REPORT_NAME)
         return EXIT_STOPPED if self.done < self.total_steps else 0

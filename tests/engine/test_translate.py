@@ -290,7 +290,8 @@ def test_where_a_batch_needs_too_much_memory_its_images_go_one_by_one(images, tm
     assert [one.fault for one in done] == [""] * 10
     engine.most = 0
     with pytest.raises(
-        UserError, match=r"a batch of shape \[1, 3, 16, 16\] needs more memory than cpu has.* smaller batch size"
+        UserError,
+        match=r"a batch of shape \[1, 3, 16, 16\] needs more memory than this machine has.* smaller batch size",
     ):
         infer(engine, image(16, 16))
 

@@ -170,7 +170,7 @@ def test_a_full_gpu_costs_the_scores_and_nothing_else(
     monkeypatch.setattr(run.translator, "translate", full)
     assert run.run() == 0
     assert score_events(tmp_path) == []
-    assert caplog.messages.count("no scores: the GPU's memory is full; --eval-every 0 leaves them out") == 1
+    assert caplog.messages.count("no scores: the memory is full; --eval-every 0 leaves them out") == 1
 
 
 class Clock:

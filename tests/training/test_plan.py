@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 from pathlib import Path
@@ -246,12 +245,11 @@ def test_a_plan_that_does_not_fit_recomputes_activations(tmp_path: Path, monkeyp
         return measure(trainer, 0)
 
     monkeypatch.setattr(trial, "_measure", measure_in_little_memory)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: argparse.Namespace(total_memory=8 * 2**30))
     words = ["plan", tmp_path / "set", "--device", "cpu"]
     assert "--activation-checkpointing" in plan(*words).splitlines()[-1] and tried == [False, True]
     monkeypatch.setattr(trial, "_measure", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     done = run_in_process(lambda: dataset.main([*map(str, words)]))
-    assert done.returncode == 2 and "a step of this plan needs more than the 8 GiB of cpu" in done.stderr
+    assert done.returncode == 2 and "a step of this plan needs more memory than this machine has (" in done.stderr
 
 
 @pytest.mark.gpu

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cyclegan_fast.cuda_capture import captured
 from cyclegan_fast.engine.backends.cudnn import measured_convolutions
+from cyclegan_fast.memory import is_out_of_memory
 
 Call = Callable[[], Tensor]
 _MAX_SHAPES = 16  # of a stream; each holds its input and its output
@@ -114,8 +115,8 @@ class _GraphStream:
             with torch.cuda.stream(self._stream):
                 try:
                     result = self._compute(batch)
-                except torch.OutOfMemoryError:
-                    if not self._shapes:
+                except RuntimeError as error:
+                    if not self._shapes or not is_out_of_memory(error):
                         raise
                     self.clear()  # what the graphs hold may be enough
                     result = self._compute(batch)

@@ -21,9 +21,10 @@ from cyclegan_fast.data.catalog.survey import DomainSurvey, survey
 from cyclegan_fast.data.loaders import dali_pipeline
 from cyclegan_fast.device import free_memory, resolve_device
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.memory import TooLittleMemoryError
 from cyclegan_fast.monitoring.progress import Progress, duration
 from cyclegan_fast.training.plan.rules import Facts, Machine, Proposal, propose
-from cyclegan_fast.training.plan.trial import TooLittleMemoryError, Trial, run_trial
+from cyclegan_fast.training.plan.trial import Trial, run_trial
 
 TRAIN = "python -m cyclegan_fast.train"
 _FIRST = ("data", "data_A", "data_B", "paired", "out")  # of the flags in the command
@@ -94,7 +95,7 @@ def make_plan(data: DataConfig, out: Path, device: str, *, seconds: float, progr
 
 
 def try_plan(plan: Plan) -> tuple[Plan, Trial]:
-    """Measures a plan; where the GPU has too little memory, it plans to recompute activations rather than keep them.
+    """Measures a plan; where the device has too little memory, it plans to recompute activations rather than keep them.
 
     Raises:
         UserError: As `run_trial` does, if even that needs too much memory.
@@ -102,8 +103,9 @@ def try_plan(plan: Plan) -> tuple[Plan, Trial]:
     try:
         return plan, run_trial(plan.config)
     except TooLittleMemoryError:
-        torch.cuda.empty_cache()
-    saving = Proposal({"activation_checkpointing": True}, "without it a step needs more memory than this GPU has")
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    saving = Proposal({"activation_checkpointing": True}, "without it a step needs more memory than there is")
     smaller = Plan(plan.facts, with_settings(plan.config, saving.settings), [*plan.proposals, saving])
     return smaller, run_trial(smaller.config)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from cyclegan_fast.config import TrainConfig, with_settings
-from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
+from cyclegan_fast.memory import memory_errors
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import WARM_UP_STEPS, GraphedStep
 from cyclegan_fast.training.process import peak_memory_gib
@@ -21,10 +21,6 @@ from cyclegan_fast.training.trainer import Trainer
 IMAGES = 16  # of each domain that a trial reads
 MIN_STEPS, MAX_STEPS = 2, 20  # that are timed
 PACKAGE = "cyclegan_fast"
-
-
-class TooLittleMemoryError(UserError):
-    """The device has too little memory for a step."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +57,9 @@ def run_trial(config: TrainConfig, *, seconds: float = 15.0) -> Trial:
         with suppressed_output(PACKAGE):  # what it logs would be about the trial
             trainer = Trainer(with_settings(config, few | {"out": Path(out)}))
         with contextlib.closing(trainer):
-            try:
+            advice = "plan for another --device, or train with a smaller --crop-size"
+            with memory_errors("a step of this plan", trainer.device, lambda: advice):
                 return _measure(trainer, seconds)
-            except torch.OutOfMemoryError as error:
-                memory = torch.cuda.get_device_properties(trainer.device).total_memory / 2**30
-                raise TooLittleMemoryError(
-                    f"a step of this plan needs more than the {memory:.0f} GiB of {trainer.device}: plan for another "
-                    "--device, or train with a smaller --crop-size"
-                ) from error
 
 
 def _measure(trainer: Trainer, seconds: float) -> Trial:

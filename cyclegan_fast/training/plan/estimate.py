@@ -1,0 +1,193 @@
+"""`train --estimate`: what a run takes, from a few of its own steps on its own images; nothing of them is kept."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cyclegan_fast.config import TrainConfig, with_settings
+from cyclegan_fast.data.loaders.cache_memory import format_bytes
+from cyclegan_fast.device import resolve_device
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.logs import suppressed_output
+from cyclegan_fast.monitoring.events import EventLog
+from cyclegan_fast.monitoring.progress import duration, progress_hidden
+from cyclegan_fast.training.evaluator import MAX_SHARE
+from cyclegan_fast.training.process import StopSignal, peak_memory_gib
+from cyclegan_fast.training.trainer import Trainer
+
+STEPS_PER_RECORD = 5  # the first ones warm up: cuDNN, a CUDA graph, the prefetcher, torch.compile
+MAX_RECORDS = 40
+NEVER = 2**40  # steps
+PACKAGE = "cyclegan_fast"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes: measured in some steps, and added up for all."""
+
+    device: torch.device
+    steps: int
+    timed_steps: int
+    seconds_per_step: float
+    seconds_before: float
+    """Before the first step: finding and decoding the images, building the networks."""
+    grids: int
+    seconds_per_grid: float
+    scores: int
+    """How many times the test images are scored."""
+    seconds_per_scores: float
+    peak_memory_gib: float | None
+    """Of CUDA's allocator, or of the process on the CPU; None where that is unknown."""
+    reserved_gib: float | None
+    """What CUDA's allocator holds for it; None on the CPU."""
+    checkpoints: int
+    """How many are kept."""
+    checkpoint_bytes: int
+    grid_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """The whole run's time."""
+        steps = self.steps * self.seconds_per_step
+        return self.seconds_before + steps + self.grids * self.seconds_per_grid + self.scores * self.seconds_per_scores
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the run leaves on the disk, without its logs."""
+        return self.checkpoints * self.checkpoint_bytes + self.grids * self.grid_bytes
+
+
+def estimate(config: TrainConfig, *, seconds: float = 20.0) -> Estimate:
+    """Trains some steps of a run in a temporary folder and measures them.
+
+    Args:
+        config: The settings of the run.
+        seconds: The time after which no further steps are timed; at least some are.
+
+    Raises:
+        UserError: The device is not here, or the settings cannot be trained with.
+        KeyboardInterrupt: A signal asked for a stop.
+    """
+    try:
+        resolve_device(config.run.device)
+    except UserError as error:
+        raise UserError(f"--estimate measures steps on the device that will train: {error}") from error
+    speeds: list[float] = []  # of the records, in steps per second
+    began = time.monotonic()
+    stop = StopSignal()
+
+    def on_log(record: dict[str, Any]) -> None:
+        nonlocal began, seconds
+        speeds.append(record["steps_per_second"])
+        if len(speeds) == 1:
+            seconds += time.monotonic() - began
+        enough = len(speeds) > 1 and time.monotonic() - began > seconds
+        stop.requested |= enough or len(speeds) == MAX_RECORDS
+
+    with tempfile.TemporaryDirectory() as out, suppressed_output(PACKAGE), progress_hidden():
+        trainer = Trainer(_dry(config, Path(out)), on_log=on_log)
+        started = time.monotonic()
+        trainer.run(stop)
+        if stop.signal is not None:
+            raise KeyboardInterrupt
+        return _add_up(config, trainer, speeds, started - began)
+
+
+def _dry(config: TrainConfig, out: Path) -> TrainConfig:
+    """The settings of the dry run: no end, and nothing beside the steps but the grid before the first one."""
+    return with_settings(
+        config,
+        {
+            **{"out": out, "resume": "off", "max_steps": None, "n_epochs": NEVER, "log_every": STEPS_PER_RECORD},
+            **{"checkpoint_every": 0, "checkpoint_minutes": 0.0, "keep_every": 0},
+            "sample_every": NEVER if config.run.sample_every else 0,
+            "eval_every": 0 if config.run.eval_every == 0 else NEVER,
+        },
+    )
+
+
+def _add_up(config: TrainConfig, trainer: Trainer, speeds: list[float], seconds_before: float) -> Estimate:
+    run, optim = config.run, config.optim
+    epochs = optim.n_epochs + optim.n_epochs_decay
+    steps = min(epochs * trainer.steps_per_epoch, run.max_steps or NEVER)
+    timed = speeds[1:] or speeds
+    seconds_per_step = sum(1 / speed for speed in timed) / len(timed)
+    seconds_per_grid = _time_a_grid(trainer) if run.sample_every else 0.0
+    seconds_per_scores = _time_scores(trainer)
+    if not seconds_per_scores:
+        scores = 0
+    elif run.eval_every is None:  # after each epoch, within a share of the time
+        scores = min(
+            -(-steps // trainer.steps_per_epoch), int(MAX_SHARE * steps * seconds_per_step / seconds_per_scores)
+        )
+    else:
+        scores = -(-steps // run.eval_every)
+    out, on_cuda = trainer.config.run.out, trainer.device.type == "cuda"
+    return Estimate(
+        device=trainer.device,
+        steps=steps,
+        timed_steps=len(timed) * STEPS_PER_RECORD,
+        seconds_per_step=seconds_per_step,
+        seconds_before=seconds_before,
+        grids=1 + -(-steps // run.sample_every) if run.sample_every else 0,
+        seconds_per_grid=seconds_per_grid,
+        scores=scores,
+        seconds_per_scores=seconds_per_scores,
+        peak_memory_gib=peak_memory_gib(trainer.device),
+        reserved_gib=torch.cuda.max_memory_reserved(trainer.device) / 2**30 if on_cuda else None,
+        checkpoints=_kept(config, steps),
+        checkpoint_bytes=_size(max((out / "checkpoints").iterdir())),
+        grid_bytes=_size(out / "samples"),
+    )
+
+
+def _time_a_grid(trainer: Trainer) -> float:
+    start = time.monotonic()
+    trainer.translator.rows()
+    return time.monotonic() - start
+
+
+def _time_scores(trainer: Trainer) -> float:
+    """Scores the test images once; 0 where a run scores none."""
+    if not trainer.evaluator.images[0]:
+        return 0.0
+    with EventLog(trainer.config.run.out, resume_step=trainer.done) as events:
+        trainer.evaluator.evaluate(trainer.done, events)
+    return trainer.evaluator.last or 0.0
+
+
+def _kept(config: TrainConfig, steps: int) -> int:
+    """How many checkpoints a run leaves, without those that its scores keep."""
+    run = config.run
+    saved = -(-steps // run.checkpoint_every) if run.checkpoint_every else 1
+    newest = saved if run.keep_checkpoints == 0 else min(saved, run.keep_checkpoints)
+    return newest + (steps // run.keep_every if run.keep_every else 0)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def as_text(found: Estimate, out: Path) -> Iterator[str]:
+    """Yields the estimate line by line."""
+    beside = [f"{found.grids} grids"] * bool(found.grids) + [f"{found.scores} scores"] * bool(found.scores)
+    total = duration(found.seconds)
+    yield (
+        f"time: {total}, for {found.steps:,} steps of {found.seconds_per_step:.3g} s"
+        + "".join(f" and {what}" for what in beside)
+        + f"; from {found.timed_steps} steps of this training on {found.device}"
+    )
+    if found.reserved_gib is not None:
+        yield f"GPU memory: {found.reserved_gib:.2f} GiB reserved by torch, of it {found.peak_memory_gib:.2f} GiB in use"
+    elif found.peak_memory_gib is not None:
+        yield f"memory: {found.peak_memory_gib:.2f} GiB of this process at most, cached images included"
+    kept = f"{found.checkpoints} checkpoint{'s' * (found.checkpoints != 1)} of {format_bytes(found.checkpoint_bytes)}"
+    grids = f" and {found.grids} grids of {format_bytes(found.grid_bytes)}" if found.grids else ""
+    yield f"disk: {format_bytes(found.disk_bytes)} in {out}: {kept}{grids}; one checkpoint more while it is written"
