@@ -18,12 +18,13 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.monitoring.events import EventLog
 from cyclegan_fast.monitoring.progress import duration, progress_hidden
+from cyclegan_fast.monitoring.samples import sample_files, save_samples
 from cyclegan_fast.training.evaluator import MAX_SHARE
 from cyclegan_fast.training.process import StopSignal, peak_memory_gib
 from cyclegan_fast.training.trainer import Trainer
 
 STEPS_PER_RECORD = 5  # the first ones warm up: cuDNN, a CUDA graph, the prefetcher, torch.compile
-MAX_RECORDS = 40
+MAX_RECORDS = 40  # beyond which nothing is learned
 NEVER = 2**40  # steps
 PACKAGE = "cyclegan_fast"
 
@@ -115,21 +116,15 @@ def _dry(config: TrainConfig, out: Path) -> TrainConfig:
 
 def _add_up(config: TrainConfig, trainer: Trainer, speeds: list[float], seconds_before: float) -> Estimate:
     run, optim = config.run, config.optim
-    epochs = optim.n_epochs + optim.n_epochs_decay
-    steps = min(epochs * trainer.steps_per_epoch, run.max_steps or NEVER)
+    steps = min((optim.n_epochs + optim.n_epochs_decay) * trainer.steps_per_epoch, run.max_steps or NEVER)
     timed = speeds[1:] or speeds
     seconds_per_step = sum(1 / speed for speed in timed) / len(timed)
-    seconds_per_grid = _time_a_grid(trainer) if run.sample_every else 0.0
+    seconds_per_grid, grid_bytes = _measure_grid(trainer) if run.sample_every else (0.0, 0)
+    memory = _memory(trainer.device)
     seconds_per_scores = _time_scores(trainer)
-    if not seconds_per_scores:
-        scores = 0
-    elif run.eval_every is None:  # after each epoch, within a share of the time
-        scores = min(
-            -(-steps // trainer.steps_per_epoch), int(MAX_SHARE * steps * seconds_per_step / seconds_per_scores)
-        )
-    else:
-        scores = -(-steps // run.eval_every)
-    out, on_cuda = trainer.config.run.out, trainer.device.type == "cuda"
+    scores = _times_scored(config, steps, trainer.steps_per_epoch, steps * seconds_per_step, seconds_per_scores)
+    peak_memory, reserved = _memory(trainer.device) if scores else memory
+    out = trainer.config.run.out
     return Estimate(
         device=trainer.device,
         steps=steps,
@@ -140,18 +135,25 @@ def _add_up(config: TrainConfig, trainer: Trainer, speeds: list[float], seconds_
         seconds_per_grid=seconds_per_grid,
         scores=scores,
         seconds_per_scores=seconds_per_scores,
-        peak_memory_gib=peak_memory_gib(trainer.device),
-        reserved_gib=torch.cuda.max_memory_reserved(trainer.device) / 2**30 if on_cuda else None,
+        peak_memory_gib=peak_memory,
+        reserved_gib=reserved,
         checkpoints=_kept(config, steps),
         checkpoint_bytes=_size(max((out / "checkpoints").iterdir())),
-        grid_bytes=_size(out / "samples"),
+        grid_bytes=grid_bytes,
     )
 
 
-def _time_a_grid(trainer: Trainer) -> float:
-    start = time.monotonic()
-    trainer.translator.rows()
-    return time.monotonic() - start
+def _memory(device: torch.device) -> tuple[float | None, float | None]:
+    """The peak in GiB so far: in use, and what CUDA's allocator holds, None on the CPU."""
+    reserved = torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else None
+    return peak_memory_gib(device), reserved
+
+
+def _measure_grid(trainer: Trainer) -> tuple[float, int]:
+    """The seconds that a grid takes, and its bytes; it is that of the newest step, as the first one is mere noise."""
+    start, out = time.monotonic(), trainer.config.run.out
+    save_samples(out, trainer.done, trainer.translator.rows())
+    return time.monotonic() - start, sample_files(out)[-1].stat().st_size
 
 
 def _time_scores(trainer: Trainer) -> float:
@@ -161,6 +163,15 @@ def _time_scores(trainer: Trainer) -> float:
     with EventLog(trainer.config.run.out, resume_step=trainer.done) as events:
         trainer.evaluator.evaluate(trainer.done, events)
     return trainer.evaluator.last or 0.0
+
+
+def _times_scored(config: TrainConfig, steps: int, steps_per_epoch: int, seconds: float, each: float) -> int:
+    """How many times the test images are scored in `steps` that take `seconds`, at `each` seconds."""
+    if not each:
+        return 0
+    if config.run.eval_every is None:  # after each epoch, within a share of the time
+        return min(-(-steps // steps_per_epoch), int(MAX_SHARE * seconds / each))
+    return -(-steps // config.run.eval_every)
 
 
 def _kept(config: TrainConfig, steps: int) -> int:
@@ -177,17 +188,20 @@ def _size(folder: Path) -> int:
 
 def as_text(found: Estimate, out: Path) -> Iterator[str]:
     """Yields the estimate line by line."""
-    beside = [f"{found.grids} grids"] * bool(found.grids) + [f"{found.scores} scores"] * bool(found.scores)
-    total = duration(found.seconds)
-    yield (
-        f"time: {total}, for {found.steps:,} steps of {found.seconds_per_step:.3g} s"
-        + "".join(f" and {what}" for what in beside)
-        + f"; from {found.timed_steps} steps of this training on {found.device}"
-    )
+    grids = _counted(found.grids, "grid")
+    parts = [f"{found.steps:,} steps of {found.seconds_per_step:.3g} s"]
+    parts += [grids] * bool(found.grids) + [_counted(found.scores, "evaluation")] * bool(found.scores)
+    measured = f"from {found.timed_steps} steps of this training on {found.device}"
+    yield f"time: {duration(found.seconds)}, for {' and '.join(parts)}; {measured}"
     if found.reserved_gib is not None:
-        yield f"GPU memory: {found.reserved_gib:.2f} GiB reserved by torch, of it {found.peak_memory_gib:.2f} GiB in use"
+        in_use = f"{found.peak_memory_gib:.2f} GiB of it in use"
+        yield f"GPU memory: {found.reserved_gib:.2f} GiB reserved by torch, {in_use}"
     elif found.peak_memory_gib is not None:
         yield f"memory: {found.peak_memory_gib:.2f} GiB of this process at most, cached images included"
-    kept = f"{found.checkpoints} checkpoint{'s' * (found.checkpoints != 1)} of {format_bytes(found.checkpoint_bytes)}"
-    grids = f" and {found.grids} grids of {format_bytes(found.grid_bytes)}" if found.grids else ""
-    yield f"disk: {format_bytes(found.disk_bytes)} in {out}: {kept}{grids}; one checkpoint more while it is written"
+    kept = f"{_counted(found.checkpoints, 'checkpoint')} of {format_bytes(found.checkpoint_bytes)}"
+    kept += f" and {grids} of {format_bytes(found.grid_bytes)}" * bool(found.grids)
+    yield f"disk: {format_bytes(found.disk_bytes)} in {out}: {kept}; one checkpoint more while it is written"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
