@@ -152,7 +152,10 @@ def _memory(device: torch.device) -> tuple[float | None, float | None]:
 def _measure_grid(trainer: Trainer) -> tuple[float, int]:
     """The seconds that a grid takes, and its bytes; it is that of the newest step, as the first one is mere noise."""
     start, out = time.monotonic(), trainer.config.run.out
-    save_samples(out, trainer.done, trainer.translator.rows())
+    rows = trainer.translator.rows()
+    if not rows:  # too little memory for one
+        return 0.0, 0
+    save_samples(out, trainer.done, rows)
     return time.monotonic() - start, sample_files(out)[-1].stat().st_size
 
 
