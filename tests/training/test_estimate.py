@@ -49,7 +49,7 @@ def test_the_command_prints_three_lines_and_leaves_nothing(
     )
     assert re.fullmatch(r"memory: \d\.\d\d GiB of this process at most, cached images included", lines[1])
     assert re.fullmatch(
-        rf"disk: \S+ [kMG]B in {tmp_path / 'run'}: 4 checkpoints of \S+ [kM]B and 26 grids of \S+ [kM]B; one .*",
+        rf"disk: \S+ [kMG]B in {tmp_path / 'run'}: 5 checkpoints of \S+ [kM]B and 26 grids of \S+ [kM]B; one .*",
         lines[2],
     )
     assert not (tmp_path / "run").exists() and list((tmp_path / "temporary").iterdir()) == []
@@ -64,6 +64,20 @@ def test_what_is_added_up(data: Path, tmp_path: Path) -> None:
     assert found.disk_bytes == 4 * found.checkpoint_bytes > 0 and found.reserved_gib is None
     epochs = train_settings(["--data", str(data), *FLAGS.split(), "--n-epochs", "3", "--n-epochs-decay", "2"])
     assert estimate(with_settings(epochs, {"max_steps": None})).steps == 5 * 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "scores", "kept"),
+    [
+        ({}, 0, 3),  # after 5,000, 10,000 and at the end
+        ({"keep_checkpoints": 2, "keep_every": 4000, "keep_best": 3}, 9, 2 + 3 + 3),
+        ({"keep_checkpoints": 2, "keep_best": 3}, 1, 2 + 1),
+        ({"keep_checkpoints": 0, "checkpoint_every": 1000}, 9, 13),
+        ({"checkpoint_every": 0}, 0, 1),
+    ],
+)
+def test_how_many_checkpoints_a_run_leaves(settings: dict[str, int], scores: int, kept: int) -> None:
+    assert estimating._kept(with_settings(TrainConfig(), settings), 12_400, scores) == kept
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def _add_up(config: TrainConfig, trainer: Trainer, speeds: list[float], seconds_
         seconds_per_scores=seconds_per_scores,
         peak_memory_gib=peak_memory,
         reserved_gib=reserved,
-        checkpoints=_kept(config, steps),
+        checkpoints=_kept(config, steps, scores),
         checkpoint_bytes=_size(max((out / "checkpoints").iterdir())),
         grid_bytes=grid_bytes,
     )
@@ -177,12 +177,14 @@ def _times_scored(config: TrainConfig, steps: int, steps_per_epoch: int, seconds
     return -(-steps // config.run.eval_every)
 
 
-def _kept(config: TrainConfig, steps: int) -> int:
-    """How many checkpoints a run leaves, without those that its scores keep."""
+def _kept(config: TrainConfig, steps: int, scores: int) -> int:
+    """How many checkpoints a run leaves, at most: the newest, the milestones, and the best."""
     run = config.run
     saved = -(-steps // run.checkpoint_every) if run.checkpoint_every else 1
-    newest = saved if run.keep_checkpoints == 0 else min(saved, run.keep_checkpoints)
-    return newest + (steps // run.keep_every if run.keep_every else 0)
+    if run.keep_checkpoints == 0:
+        return saved
+    milestones = steps // run.keep_every if run.keep_every else 0
+    return min(saved, run.keep_checkpoints) + milestones + min(scores, run.keep_best)
 
 
 def _size(folder: Path) -> int:
