@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.evaluate: scores generators on the synthetic scenes, whose truth is known."""
+"""python -m cyclegan_fast.evaluate: scores generators on test images and on scenes, and folders of images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
+from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, find_metric
+from cyclegan_fast.monitoring.events import finite
 
 if TYPE_CHECKING:
     import torch
 
+    from cyclegan_fast.evaluation.runs import Translators
     from cyclegan_fast.evaluation.scenes import Translate
 
 _COLUMNS = {
@@ -28,45 +31,130 @@ _COLUMNS = {
 
 
 def evaluate(
-    checkpoint: Path,
-    data: Path,
+    checkpoint: Path | None = None,
+    data: Path | None = None,
     *,
+    run: Path | None = None,
+    images: Path | None = None,
+    against: Path | None = None,
     out: Path = Path("scores.json"),
     device: str = "auto",
     batch_size: int = 16,
     limit: int | None = None,
     engines: tuple[Path, ...] = (),
     max_drop: float | None = None,
+    score: str = DEFAULT_SCORE,
+    features: str | None = None,
+    features_size: int | None = None,
+    size: int | None = None,
+    paired: bool = False,
 ) -> int:
-    """Scores both generators of a checkpoint as the paper scores Cityscapes, prints a table and writes it as JSON.
+    """Scores generators, or any folder of images against another; prints a table and writes it as JSON.
 
     For example:
+        python -m cyclegan_fast.evaluate --run runs/horse2zebra --data horse2zebra
+        python -m cyclegan_fast.evaluate --run runs/horse2zebra --engines a2b.onnx --features dino.pt2
+        python -m cyclegan_fast.evaluate --images translated --against horse2zebra/testB --size 256
         python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --out runs/demo/scores.json
         python -m cyclegan_fast.evaluate --checkpoint runs/demo --data data/scenes --engines int8.onnx --max-drop 0.02
 
     Args:
-        checkpoint: A run's folder or one of its checkpoints.
-        data: A data set rendered by python -m cyclegan_fast.dataset scenes.
+        checkpoint: A run's folder or one of its checkpoints, scored on synthetic scenes as the paper scores Cityscapes.
+        data: With --checkpoint: scenes rendered by python -m cyclegan_fast.dataset scenes. With --run: a folder with
+            testA and testB, by default that of the run.
+        run: A run's folder, whose kept checkpoints are all scored on test images; or one checkpoint.
+        images: A folder of images that are scored against those of --against.
+        against: The folder of images that those of --images should be like.
         out: File for the scores.
         device: auto, cpu, cuda or cuda:<index>.
-        batch_size: Images translated at a time.
-        limit: Score only this many of the test scenes.
-        engines: Engine files of one or both directions to be scored, too; the file for the scores then holds theirs,
-            and those of the checkpoint under "checkpoint".
-        max_drop: How much of the pixel accuracy an engine may lose, by default 0.01; the status is 2 if it loses more.
+        batch_size: With --checkpoint: images translated at a time.
+        limit: Score only this many images of each folder; with --run by default its --eval-images.
+        engines: Engine files of one or both directions to be scored, too, beside --checkpoint or --run. The file for
+            the scores of --checkpoint then holds theirs, and those of the checkpoint under "checkpoint".
+        max_drop: With --checkpoint: how much of the pixel accuracy an engine may lose, by default 0.01; the status is 2
+            if it loses more.
+        score: With --run: which score tells the best checkpoint.
+        features: A network for FID, KID, density and coverage: inception, or a file: .onnx, .pt2, or TorchScript (.pt).
+        features_size: Side in pixels of that network's input; by default what its file states, or 224.
+        size: With --images: side in pixels to which all images are resized; by default they stay as they are.
+        paired: With --images: score each image against the one of the same name, too.
 
     Returns:
         Exit status.
     """
     from cyclegan_fast.device import resolve_device
-    from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
+    from cyclegan_fast.evaluation.features import load_features
+    from cyclegan_fast.evaluation.folders import score_folder
+    from cyclegan_fast.evaluation.runs import score_run
+    from cyclegan_fast.evaluation.tables import print_table
 
-    for flag, value in (("--batch-size", batch_size), ("--limit", limit)):
+    modes = {"--checkpoint": checkpoint, "--run": run, "--images": images}
+    given = [flag for flag, value in modes.items() if value is not None]
+    if len(given) != 1:
+        got = f"got {' and '.join(given)}" if given else "got none of them"
+        raise UserError(f"what is to be scored is named by one of {', '.join(modes)}; {got}")
+    for flag, value in (("--batch-size", batch_size), ("--limit", limit), ("--size", size)):
         if value is not None and value < 1:
             raise UserError(f"{flag} must be at least 1, got {value}")
-    if max_drop is not None and not engines:
+    if max_drop is not None and not (engines and checkpoint):
         raise UserError("--max-drop is about engines: name them with --engines")
+    if features_size is not None and features is None:
+        raise UserError("--features-size is the input of a network: name that with --features")
+    find_metric(score)
     prepare_output(out)
+    if checkpoint is not None:
+        if data is None:
+            raise UserError("--data is missing: name the scenes to score --checkpoint on; --run takes any images")
+        return _score_on_scenes(checkpoint, data, out, device, batch_size, limit, engines, max_drop)
+    if run is None and against is None:
+        raise UserError("--against is missing: name the folder of images that those of --images should be like")
+    where = resolve_device(device)
+    network = None if features is None else load_features(features, where, features_size)
+    if run is not None:
+        load = functools.partial(_load_engines, engines, device)
+        found = score_run(run, where, data=data, count=limit, score=score, features=network, engines=load)
+    else:
+        assert images is not None and against is not None
+        found = score_folder(images, against, where, size=size, count=limit, paired=paired, features=network)
+    print_table(found)
+    write_atomically(out, (json.dumps(finite(found), indent=1, allow_nan=False) + "\n").encode())
+    print(f"written to {out}")
+    return 0
+
+
+def _load_engines(paths: tuple[Path, ...], device: str, exchanged: bool) -> list[tuple[str, Translators]]:
+    """Loads engines; returns the name of each and what it translates, as the networks of the run name directions.
+
+    Two of different directions are scored together, so that their reconstructions are, too.
+    """
+    from cyclegan_fast.engine import infer, load_engine
+
+    found: list[tuple[str, Translators]] = []
+    for path in paths:
+        engine = load_engine(path, device=device)
+        if engine.direction is None:
+            raise UserError(f"{path} does not state its direction: --engines takes exported files")
+        direction = DIRECTIONS[(engine.direction == "BtoA") != exchanged]
+        found.append((path.name, {direction: functools.partial(infer, engine)}))
+    if len(found) == 2 and found[0][1].keys() != found[1][1].keys():
+        return [(" + ".join(name for name, _ in found), {**found[0][1], **found[1][1]})]
+    return found
+
+
+def _score_on_scenes(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    device: str,
+    batch_size: int,
+    limit: int | None,
+    engines: tuple[Path, ...],
+    max_drop: float | None,
+) -> int:
+    """Scores both generators of a checkpoint on synthetic scenes, whose truth is known; returns the exit status."""
+    from cyclegan_fast.device import resolve_device
+    from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
+
     tests = load_scene_tests(data, limit)
     networks = _network_translators(checkpoint, resolve_device(device))
     translators = networks | _engine_translators(engines, device, batch_size)

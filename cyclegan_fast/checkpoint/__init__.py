@@ -1,6 +1,12 @@
 """Weights and training state on disk: our own folders (`native`), the reference's .pth files (`reference_format`)."""
 
-from cyclegan_fast.checkpoint.folder import best_checkpoint, latest_checkpoint, named_checkpoint, verify
+from cyclegan_fast.checkpoint.folder import (
+    best_checkpoint,
+    kept_checkpoints,
+    latest_checkpoint,
+    named_checkpoint,
+    verify,
+)
 from cyclegan_fast.checkpoint.native import (
     Settings,
     load_generators,
@@ -19,6 +25,7 @@ from cyclegan_fast.checkpoint.reference_format import (
 __all__ = [
     "Settings",
     "best_checkpoint",
+    "kept_checkpoints",
     "latest_checkpoint",
     "load_generators",
     "load_reference_folder",

@@ -49,6 +49,16 @@ def latest_checkpoint(path: Path) -> Path | None:
     return None
 
 
+def kept_checkpoints(path: Path) -> list[Path]:
+    """Returns the checkpoints of a run folder or a folder of checkpoints, oldest first; or the one that is named.
+
+    Raises:
+        UserError: There is none.
+    """
+    newest = find_checkpoint(path)
+    return [newest] if newest == named_checkpoint(Path(path)) else checkpoints_in(newest.parent)
+
+
 def stored_scores(folder: Path) -> list[Scored]:
     """Returns the checkpoints in a folder with their scores, oldest first; without them where one is damaged."""
     return [_scores_if_whole(checkpoint) for checkpoint in checkpoints_in(folder)]

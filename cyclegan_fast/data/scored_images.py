@@ -74,6 +74,12 @@ def _read_groups(
     return read
 
 
+def describe_images(images: Images, config: DataConfig) -> str:
+    """Returns how many test images there are, and what becomes of them before they are translated, for people."""
+    pairs = " that are pairs" * config.paired
+    return f"{len(images[0])} + {len(images[1])} test images{pairs}, {describe_geometry(config)}"
+
+
 def describe_geometry(config: DataConfig) -> str:
     """Returns what becomes of a test image before it is translated, for people: "resized to 286x286 (bicubic) ..."."""
     load = config.load_size

@@ -75,6 +75,13 @@ class Scorer:
             return Scores({})
         return with_means([self._compare(direction, self._real(_other(direction))) for direction in DIRECTIONS])
 
+    def halves(self) -> Scores:
+        """Scores a half of each domain's test images by the other half: what as good translations would reach at best.
+
+        As half as many images are farther apart by chance, the limit itself lies a little lower.
+        """
+        return with_means(_named(d, *self.sets[d].compare_halves(self.targets[d])) for d in DIRECTIONS)
+
     def _score_direction(self, direction: Direction, translated: Iterable[Translated]) -> Scores:
         load, stored = self.sets[direction].load, list[np.ndarray]()
         similar: dict[str, list[float]] = {}
@@ -98,9 +105,7 @@ class Scorer:
 
     def _compare(self, direction: Direction, summary: Summary) -> Scores:
         """Compares a set of images with the test images of the direction's target."""
-        values, spreads = self.sets[direction].compare(summary, self._real(direction))
-        named = ({f"{name}_{direction}": value for name, value in found.items()} for found in (values, spreads))
-        return Scores(*named)
+        return _named(direction, *self.sets[direction].compare(summary, self._real(direction)))
 
     def _real(self, direction: Direction) -> Summary:
         if direction not in self.real:
@@ -115,6 +120,17 @@ def as_stored(image: Tensor, dtype: np.dtype) -> np.ndarray:
         return pixels.float().cpu().contiguous().numpy()
     levels = np.iinfo(dtype).max
     return (unit_range(pixels) * levels).round().int().cpu().contiguous().numpy().astype(dtype)
+
+
+def with_features(protocol: str, features: FeatureNetwork | None) -> str:
+    """Adds to a protocol which features are compared."""
+    return protocol if features is None else f"{protocol}; {features.protocol}"
+
+
+def _named(direction: Direction, values: Mapping[str, float], spreads: Mapping[str, float]) -> Scores:
+    """Scores of a direction, whose names end in it."""
+    named = ({f"{name}_{direction}": value for name, value in found.items()} for found in (values, spreads))
+    return Scores(*named)
 
 
 def with_means(scores: Iterable[Scores]) -> Scores:

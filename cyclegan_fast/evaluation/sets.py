@@ -67,9 +67,16 @@ class SetComparison:
             _add_features(images.features, real.features, values, spreads)
         return values, spreads
 
+    def compare_halves(self, images: Images) -> tuple[Values, Values]:
+        """Compares every second image of a set with the others; nothing where there is but one."""
+        if len(images) < 2:
+            return {}, {}
+        return self.compare(self.summarise(images[1::2]), self.summarise(images[::2]))
+
     def load(self, pixels: np.ndarray) -> Tensor:
         """Returns stored pixels [H, W, C] as [C, H, W] in [0, 1]."""
-        return unit_range(to_model_range(torch.from_numpy(pixels)[None].to(self.device))[0])
+        writable = np.require(pixels, requirements="CW")  # of torch, which does not write, but warns
+        return unit_range(to_model_range(torch.from_numpy(writable)[None].to(self.device))[0])
 
 
 def _add_features(fake: Tensor, real: Tensor, values: Values, spreads: Values) -> None:

@@ -140,15 +140,15 @@ def _renamed(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _line(event: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(event), allow_nan=False) + "\n"
+    return json.dumps(finite(event), allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    """`value` as JSON can hold it: scalars of numpy and torch become numbers, nan and inf become None."""
+def finite(value: Any) -> Any:
+    """Returns `value` as JSON can hold it: scalars of numpy and torch become numbers, nan and inf become None."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,9 +13,9 @@ from cyclegan_fast.checkpoint.retention import Scored
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data.held_out import HeldOutImage
 from cyclegan_fast.data.loaders.samples import Domain
-from cyclegan_fast.data.scored_images import Images, describe_geometry, read_test_images
+from cyclegan_fast.data.scored_images import Images, describe_images, read_test_images
 from cyclegan_fast.evaluation.features import FeatureNetwork, load_features
-from cyclegan_fast.evaluation.scorer import Scorer, Translated
+from cyclegan_fast.evaluation.scorer import Scorer, Translated, with_features
 from cyclegan_fast.logs import warn_once
 from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.metrics import DIRECTIONS, best_record, is_better
@@ -45,7 +45,7 @@ class Evaluator:
         self.features: FeatureNetwork | None = None
         if run.features is not None and images[0]:
             self.features = load_features(run.features, translator.step.device, run.features_size)
-        self.protocol = _protocol(images, config) + (f"; {self.features.protocol}" if self.features else "")
+        self.protocol = with_features(describe_images(images, config.data), self.features)
         self.newest: dict[str, Any] | None = None  # the record of the newest scores: step, scores, spreads, protocol
         self.best: Mapping[str, Any] | None = None  # by --score, of this protocol
         self.scorer: Scorer | None = None
@@ -165,11 +165,5 @@ def read_scored_images(config: TrainConfig, domains: Sequence[Domain], *, min_si
         log.info("scores: none, as there are no test images of both domains (testA and testB below --data)")
         return images
     when = "after each epoch, within 5 % of the time" if every is None else f"every {every:,} steps"
-    log.info("scores: %s; %s", _protocol(images, config), when)
+    log.info("scores: %s; %s", describe_images(images, config.data), when)
     return images
-
-
-def _protocol(images: Images, config: TrainConfig) -> str:
-    """What the scores are about: how many images, and what becomes of them before they are compared."""
-    pairs = " that are pairs" * config.data.paired
-    return f"{len(images[0])} + {len(images[1])} test images{pairs}, {describe_geometry(config.data)}"

@@ -1,0 +1,165 @@
+"""Scores of generators on the test images of a run, by the protocol of its training."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cyclegan_fast.checkpoint import Settings, kept_checkpoints, load_generators, read_settings
+from cyclegan_fast.data.loaders.samples import Domain
+from cyclegan_fast.data.scored_images import describe_images, read_test_images
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluation.features import FeatureNetwork
+from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, with_features
+from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, Direction, best_record
+from cyclegan_fast.monitoring.progress import ProgressBar
+from cyclegan_fast.nn import image_requirements
+
+log = logging.getLogger(__name__)
+
+Translate = Callable[[Tensor], Tensor]  # [1, C, H, W] in [-1, 1] -> [1, C', H, W]
+Translators = Mapping[Direction, Translate]
+
+
+def score_run(
+    run: Path,
+    device: torch.device,
+    *,
+    data: Path | None = None,
+    count: int | None = None,
+    score: str = DEFAULT_SCORE,
+    features: FeatureNetwork | None = None,
+    engines: Callable[[bool], Sequence[tuple[str, Translators]]] = lambda exchanged: (),
+) -> dict[str, Any]:
+    """Scores the kept checkpoints of a run, and engines, on test images.
+
+    Args:
+        run: The run's folder, or one checkpoint.
+        device: Where generators run and scores are computed.
+        data: The folder with testA and testB; by default the run's own.
+        count: How many images of each domain; by default the run's --eval-images.
+        score: What tells the best checkpoint.
+        features: A network for FID, KID, density and coverage; None leaves those out.
+        engines: Returns further translators by name; called with whether the run exchanged the folders' A and B.
+
+    Returns:
+        ``{"protocol", "score", "best", "scored": [{"name", "step", "values", "spreads"}, ...], "untranslated":
+        {"values", "spreads"}, "halves": ...}``; ``best`` is a name or None, and engines have no step.
+
+    Raises:
+        UserError: There is no checkpoint, or no test images of both domains.
+    """
+    checkpoints = kept_checkpoints(run)
+    settings = read_settings(checkpoints[-1])
+    scorer = RunScorer(settings, device, data=data, count=count, features=features)
+    others = engines(settings.config.data.direction == "BtoA")
+    rows: list[dict[str, Any]] = []
+    with ProgressBar("scored", "checkpoints and engines") as progress:
+        for path in checkpoints:
+            networks, stored = load_generators(path, device)
+            translators: Translators = {"AtoB": networks["G_A"], "BtoA": networks["G_B"]}
+            scores = scorer.score(translators)
+            rows.append({"name": path.name, "step": stored.progress.get("step"), **asdict(scores)})
+            progress(len(rows), len(checkpoints) + len(others))
+        if data is not None and scorer.seem_swapped(translators, scores):
+            log.warning(
+                "%s: A and B seem to be swapped: the generators of the other direction come nearer to the test images; "
+                "if they are, exchange testA and testB",
+                data,
+            )
+        for name, translators in others:
+            rows.append({"name": name, **asdict(scorer.score(translators))})
+            progress(len(rows), len(checkpoints) + len(others))
+    best = best_record([{"name": row["name"], "scores": row["values"]} for row in rows if "step" in row], score)
+    return {
+        "protocol": scorer.protocol,
+        "score": score,
+        "best": None if best is None else best["name"],
+        "scored": rows,
+        "untranslated": asdict(scorer.scorer.untranslated()),
+        "halves": asdict(scorer.scorer.halves()),
+    }
+
+
+class RunScorer:
+    """Scores generators on the test images of a run, as its training does.
+
+    Args:
+        settings: Those of one of its checkpoints: the geometry and the pixel formats of the images.
+        device: Where the scores are computed.
+        data: The folder with testA and testB; by default the run's own.
+        count: How many images of each domain; by default the run's --eval-images.
+        features: A network for FID, KID, density and coverage; None leaves those out.
+
+    Raises:
+        UserError: There are no test images of both domains.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: torch.device,
+        *,
+        data: Path | None = None,
+        count: int | None = None,
+        features: FeatureNetwork | None = None,
+    ) -> None:
+        config = settings.config
+        where = dataclasses.replace(config.data, data=data or config.data.data)
+        domains = [Domain([], np.empty((0, 2), np.int32), settings.pixel_formats[name]) for name in "AB"]
+        _, min_size = image_requirements(config.model)
+        images = read_test_images(where, domains, count=count or config.run.eval_images, min_size=min_size)
+        if not images[0]:
+            raise UserError(f"{where.data}: no test images of A and B; --data takes a folder with testA and testB")
+        self.device = device
+        self.protocol = with_features(describe_images(images, where), features)
+        self.images = {
+            direction: [image.pixels for image in side] for direction, side in zip(DIRECTIONS, images, strict=True)
+        }
+        arrays = self.images["AtoB"], self.images["BtoA"]
+        self.scorer = Scorer(arrays, device, paired=config.data.paired, features=features)
+
+    def score(self, translators: Translators, *, cycle: bool = True) -> Scores:
+        """Scores translators of one or both directions.
+
+        Args:
+            translators: By what they translate.
+            cycle: Score the reconstruction, too, where there are both.
+        """
+        with torch.inference_mode():
+            return self.scorer.score({d: self._translated(translators, d, cycle) for d in translators})
+
+    def seem_swapped(self, translators: Translators, scores: Scores) -> bool:
+        """Returns whether the images of A look like those that the generators know as B, and the other way round.
+
+        Each generator then gets images that look like its results, and leaves them nearly as they are; and those of the
+        other one come much nearer to the test images, in both directions.
+        """
+        if not self.scorer.comparable or set(translators) != set(DIRECTIONS):
+            return False
+        exchanged = self.score({"AtoB": translators["BtoA"], "BtoA": translators["AtoB"]}, cycle=False)
+        names = [f"swd_{direction}" for direction in DIRECTIONS]
+        margins = [3 * (exchanged.spreads[name] + scores.spreads[name]) for name in names]
+        nearer = [scores.values[name] - exchanged.values[name] for name in names]
+        return all(distance > margin for distance, margin in zip(nearer, margins, strict=True))
+
+    def _translated(
+        self, translators: Translators, direction: Direction, cycle: bool
+    ) -> Callable[[], Iterator[Translated]]:
+        inverse = translators.get("BtoA" if direction == "AtoB" else "AtoB") if cycle else None
+
+        def translated() -> Iterator[Translated]:
+            for pixels in self.images[direction]:
+                image = translators[direction](to_model_range(torch.from_numpy(pixels)[None].to(self.device)))
+                yield Translated(image[0], None if inverse is None else inverse(image)[0])
+
+        return translated

@@ -1,0 +1,227 @@
+"""python -m cyclegan_fast.evaluate on test images, engines and folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cyclegan_fast.engine.generator import dump_safetensors, load_generator
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluate import evaluate
+from cyclegan_fast.evaluation.feature_distances import frechet_distance
+from cyclegan_fast.evaluation.similarity import psnr, ssim
+from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
+from cyclegan_fast.metrics import DIRECTIONS
+from cyclegan_fast.monitoring.events import read_events
+from cyclegan_fast.training.trainer import Trainer
+from tests.commands import train_settings
+
+FLAGS = (
+    "--generator resnet_1blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
+    "--device cpu --workers 0 --pool-size 3 --max-steps 4 --log-every 2 --sample-every 0 --checkpoint-every 2 "
+    "--keep-checkpoints 0 --eval-every 2 --eval-images 4"
+)
+
+
+def write_images(folder: Path, count: int, seed: int, *, mode: str = "RGB", size: tuple[int, int] = (48, 40)) -> Path:
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for i in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).convert(mode)
+        small.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for i, name in enumerate(("trainA", "trainB", "testA", "testB")):
+        write_images(root / name, 6, seed=i)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    assert Trainer(train_settings(["--data", str(data), "--out", str(out), *FLAGS.split()])).run() == 0
+    return out
+
+
+def scores_of(out: Path, **options: Any) -> dict[str, Any]:
+    assert evaluate(out=out / "scores.json", device="cpu", **options) == 0
+    found: dict[str, Any] = json.loads((out / "scores.json").read_text())
+    return found
+
+
+def test_every_kept_checkpoint_has_the_scores_of_its_training(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = scores_of(tmp_path, run=run)
+    trained = {event["step"]: event for event in read_events(run) if "scores" in event}
+    assert [row["step"] for row in found["scored"]] == [2, 4] == list(trained)
+    for row in found["scored"]:
+        assert row["values"] == pytest.approx(trained[row["step"]]["scores"], rel=1e-4)
+        assert row["spreads"] == pytest.approx(trained[row["step"]]["spreads"], rel=1e-3)
+        assert found["untranslated"]["values"] == pytest.approx(trained[row["step"]]["untranslated"])
+    assert found["protocol"] == trained[2]["protocol"]
+    best = min(found["scored"], key=lambda row: row["values"]["swd"])
+    assert found["best"] == best["name"]
+    assert found["halves"]["values"].keys() >= {"swd", "swd_AtoB", "color"}
+    table = capsys.readouterr().out
+    assert f"{best['name']} *" in table and "cycle_ssim ↑" in table and "halves" in table
+    single = scores_of(tmp_path, run=run / "checkpoints" / "step_00000002", limit=2, score="cycle_ssim")
+    assert [row["step"] for row in single["scored"]] == [2] and single["protocol"].startswith("2 + 2 test images")
+
+
+def test_engines_are_scored_beside_the_checkpoints(run: Path, tmp_path: Path) -> None:
+    engines = tuple(tmp_path / f"{direction}.safetensors" for direction in DIRECTIONS)
+    for direction, path in zip(DIRECTIONS, engines, strict=True):
+        path.write_bytes(dump_safetensors(load_generator(run, direction)))
+    both = scores_of(tmp_path, run=run / "checkpoints" / "step_00000004", engines=engines)
+    network, engine = both["scored"]
+    assert engine["name"] == "AtoB.safetensors + BtoA.safetensors" and "step" not in engine
+    assert engine["values"] == pytest.approx(network["values"], rel=1e-3)
+    one = scores_of(tmp_path, run=run, engines=engines[1:])
+    assert one["scored"][-1]["values"] == pytest.approx(
+        {name: network["values"][name] for name in ("swd_BtoA", "color_BtoA")}, rel=1e-3
+    )
+    assert one["best"] != "BtoA.safetensors"
+
+
+def test_swapped_domains_are_pointed_at(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By generators of which each makes its own domain: dark images, and light ones."""
+
+    def paint(value: float) -> Any:
+        rng = torch.Generator().manual_seed(0)
+        return lambda images: (value + 0.1 * torch.randn(images.shape, generator=rng)).clamp(-1, 1)
+
+    for name, dark in (("testA", True), ("testB", False)):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            noise = np.random.default_rng(i).normal(0, 12, (40, 40, 3)) if dark else np.zeros((40, 40, 3))
+            ramp = np.linspace(0, 90, 40)[:, None, None] if not dark else 0
+            Image.fromarray((100 + noise + ramp).clip(0, 255).astype(np.uint8)).save(tmp_path / name / f"{i}.png")
+    noisy, smooth = paint(-0.2), lambda images: torch.linspace(-0.2, 0.5, 32)[:, None].expand_as(images)
+    for makes_A, makes_B, expected in ((noisy, smooth, False), (smooth, noisy, True)):
+        monkeypatch.setattr(
+            "cyclegan_fast.evaluation.runs.load_generators",
+            lambda path, device, a=makes_A, b=makes_B: ({"G_A": b, "G_B": a}, SimpleNamespace(progress={})),
+        )
+        caplog.clear()
+        scores_of(tmp_path / "out", run=run, data=tmp_path)
+        assert any("A and B seem to be swapped" in line for line in caplog.messages) is expected
+
+
+def test_a_folder_is_scored_against_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = write_images(tmp_path / "x", 5, seed=1), write_images(tmp_path / "y", 6, seed=2)
+    found = scores_of(tmp_path, images=x, against=y)
+    (row,) = found["scored"]
+    loaded = [[_unit(folder / f"{i}.png") for i in range(n)] for folder, n in ((x, 5), (y, 6))]
+    swd = SlicedWasserstein(channels=3, min_side=40, images=6)
+    # a random sample in random order: the same images, drawn from other places
+    distance = swd.distance(swd.project(loaded[0], 5), swd.project(loaded[1], 6))
+    assert row["values"]["swd"] == pytest.approx(distance.value, rel=0.3) and row["name"] == str(x)
+    assert found["protocol"] == f"5 images of {x} against 6 of {y}, as they are (48x40)"
+    same = scores_of(tmp_path, images=x, against=x)
+    assert same["scored"][0]["values"] == {"swd": 0, "color": 0}
+    assert "halves" in capsys.readouterr().out
+    sized = scores_of(tmp_path, images=x, against=y, size=24, limit=3)
+    assert sized["protocol"] == f"3 images of {x} against 3 of {y}, resized to 24x24 (bicubic)"
+
+
+def _unit(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1).float() / 255
+
+
+def test_folders_of_pairs_are_scored_pair_by_pair(tmp_path: Path) -> None:
+    x, y = write_images(tmp_path / "x", 4, seed=1), write_images(tmp_path / "y", 4, seed=2)
+    (row,) = scores_of(tmp_path, images=x, against=y, paired=True)["scored"]
+    pairs = [(_unit(x / f"{i}.png"), _unit(y / f"{i}.png")) for i in range(4)]
+    assert row["values"]["psnr"] == pytest.approx(np.mean([psnr(a, b) for a, b in pairs]), rel=1e-4)
+    assert row["values"]["ssim"] == pytest.approx(np.mean([ssim(a, b) for a, b in pairs]), abs=1e-5)
+    (y / "3.png").rename(y / "4.png")
+    with pytest.raises(UserError, match="--paired: these have no partner"):
+        evaluate(images=x, against=y, paired=True, out=tmp_path / "s.json", device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["grey of 16 bits", "5 channels", "float"])
+def test_folders_of_other_kinds_of_images_are_scored(tmp_path: Path, kind: str) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    rng = np.random.default_rng(0)
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        for i in range(3):
+            noise = rng.random((20, 23))
+            pixels: np.ndarray = {
+                "grey of 16 bits": (noise * 60000).astype(np.uint16),
+                "5 channels": (rng.random((20, 23, 5)) * 255).astype(np.uint8),
+                "float": (noise * 300).astype(np.float32),
+            }[kind]
+            shape = {"planarconfig": "contig"} if pixels.ndim == 3 else {}
+            tifffile.imwrite(tmp_path / folder / f"{i}.tif", pixels, photometric="minisblack", **shape)
+    (row,) = scores_of(tmp_path, images=tmp_path / "x", against=tmp_path / "y")["scored"]
+    assert 0 < row["values"]["swd"] < 300 and 0 < row["values"]["color"] < 0.1
+
+
+def test_features_of_folders(tmp_path: Path) -> None:
+    class Means(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.adaptive_avg_pool2d(images, 1).flatten(1)
+
+    torch.export.save(torch.export.export(Means(), (torch.rand(1, 3, 40, 40),)), tmp_path / "f.pt2")
+    x, y = (write_images(tmp_path / name, 8, seed=i, size=(40, 40)) for i, name in enumerate("xy"))
+    found = scores_of(tmp_path, images=x, against=y, features=str(tmp_path / "f.pt2"))
+    means = [torch.stack([_unit(folder / f"{i}.png").double().mean(dim=(1, 2)) for i in range(8)]) for folder in (x, y)]
+    assert found["scored"][0]["values"]["fid"] == pytest.approx(frechet_distance(*means), rel=1e-4)
+    assert found["scored"][0]["spreads"]["kid"] > 0
+    assert found["protocol"].endswith("; features of f.pt2 at 40x40 (bicubic)")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, "what is to be scored is named by one of --checkpoint, --run, --images; got none of them"),
+        ({"run": Path("r"), "images": Path("i")}, "got --run and --images"),
+        ({"images": Path("i")}, "--against is missing"),
+        ({"images": Path("none"), "against": Path("none")}, "none: there is no such folder"),
+        ({"run": Path("none")}, "none: there is no checkpoint here"),
+        ({"run": Path("r"), "score": "swdd"}, "unknown score 'swdd', did you mean 'swd'?"),
+        ({"run": Path("r"), "features_size": 3}, "--features-size is the input of a network"),
+        ({"run": Path("r"), "features": "f.pt2"}, "--features f.pt2: there is no such file"),
+        ({"images": Path("i"), "size": 0}, "--size must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        evaluate(**options, device="cpu")
+    assert reason in str(error.value) and "\n" not in str(error.value)
+
+
+def test_folders_that_cannot_be_compared(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    small = write_images(tmp_path / "small", 1, seed=0, size=(6, 20))
+    with pytest.raises(UserError, match="has 6x20 pixels; 7 of each side are needed"):
+        evaluate(images=small, against=small, out=tmp_path / "s.json", device="cpu")
+    (tmp_path / "five").mkdir()
+    five = np.zeros((20, 20, 5), np.uint8)
+    tifffile.imwrite(tmp_path / "five" / "x.tif", five, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(UserError, match="the images have 3 and 5 channels"):
+        evaluate(images=small, against=tmp_path / "five", out=tmp_path / "s.json", device="cpu")
+
+
+def test_a_run_without_test_images_is_one_sentence(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match=r"data: no test images of A and B; --data takes a folder with testA and testB"):
+        evaluate(run=run, data=tmp_path / "data", out=tmp_path / "s.json", device="cpu")
