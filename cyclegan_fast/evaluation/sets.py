@@ -75,7 +75,7 @@ class SetComparison:
 
     def load(self, pixels: np.ndarray) -> Tensor:
         """Returns stored pixels [H, W, C] as [C, H, W] in [0, 1]."""
-        writable = np.require(pixels, requirements="CW")  # of torch, which does not write, but warns
+        writable = np.require(pixels, requirements=["C", "W"])  # of torch, which does not write, but warns
         return unit_range(to_model_range(torch.from_numpy(writable)[None].to(self.device))[0])
 
 
