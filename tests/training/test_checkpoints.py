@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import resource
 import shutil
 import signal
@@ -181,6 +182,38 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint_in_flight_whole(images:
     verify(next((tmp_path / "failed").iterdir()))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_kill_costs_the_steps_since_the_last_checkpoint_and_a_resume_repeats_them(
+    images: Path, tmp_path: Path
+) -> None:
+    words = ["--data", images, *FLAGS, "--checkpoint-every", 2, "--n-epochs", 100_000, "--out", tmp_path / "killed"]
+    command = [sys.executable, "-m", "cyclegan_fast.train", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    records = wait_for_records(process, tmp_path / "killed", random.randint(5, 40))
+    process.kill()
+    process.communicate()
+    newest = latest_checkpoint(tmp_path / "killed")
+    assert newest is not None
+    verify(newest)
+    step = read_settings(newest).progress["step"]
+    assert step >= records - 2 * 2, "every other step is saved, and one of them may have been on its way to the disk"
+    words = ["--n-epochs", 100_000, "--checkpoint-every", 0, "--max-steps", step + 4]
+    assert trainer(images, tmp_path / "killed", *words, "--resume", "auto").run() == 0
+    assert trainer(images, tmp_path / "straight", *words).run() == 0
+    losses = [[e["losses"] for e in read_events(tmp_path / run) if "losses" in e] for run in ("killed", "straight")]
+    assert len(losses[0]) == step + 4 and losses[0] == losses[1]
+
+
+def wait_for_records(process: subprocess.Popen[str], out: Path, count: int) -> int:
+    """Waits until a run has written so many records at least; returns how many there are."""
+    events, deadline = out / "events.jsonl", time.monotonic() + 240
+    while not events.exists() or len(events.read_text().splitlines()) < count:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    return len(events.read_text().splitlines())
+
+
 SLOW_DISK = """
 import os, sys, threading, time
 from pathlib import Path
@@ -207,10 +240,7 @@ def on_a_slow_disk(images: Path, tmp_path: Path) -> Iterator[subprocess.Popen[st
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_DISK, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    events, deadline = out / "events.jsonl", time.monotonic() + 240
-    while not events.exists() or len(events.read_text().splitlines()) < 3:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_records(process, out, 3)
     yield process
     process.kill()
     process.communicate()
