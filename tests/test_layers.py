@@ -16,7 +16,7 @@ CSRC = ROOT / "csrc"
 COMMANDS = {"train", "translate", "export", "model_card", "evaluate", "report", "dataset", "doctor", "serve", "demo"}
 ALIASES = {"card": "model_card"}  # former names of commands
 LAYERS = [
-    {"errors", "logs", "version", "documents"},
+    {"errors", "logs", "version", "documents", "telemetry"},
     {"metrics"},
     {"_C", "config", "cuda_capture", "files", "device", "processes"},
     {"memory"},

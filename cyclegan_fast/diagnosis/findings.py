@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
+from cyclegan_fast.telemetry import telemetry_disabled
+
 NeededFor = Literal["training", "extension", "option", "caution", "broken"]
 _MAX_REASON = 500  # characters
 
@@ -85,7 +87,8 @@ def _report_and_end(module: str, write: int) -> None:
 
 def _fault_here(module: str) -> str:
     try:
-        importlib.import_module(module)
+        with telemetry_disabled():
+            importlib.import_module(module)
     except BaseException as error:  # whatever a broken package raises; SystemExit, too
         return one_line(error)
     return ""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.telemetry import telemetry_disabled
 
 INCEPTION = "inception"
 WEIGHTS_URL = (
@@ -163,7 +164,8 @@ Loaded = tuple[Callable[[Tensor], Any], int | None, int | None]  # runs it; chan
 
 def _load_onnx(path: Path, device: torch.device) -> Loaded:
     try:
-        import onnxruntime as ort
+        with telemetry_disabled():
+            import onnxruntime as ort
     except ImportError as error:
         raise UserError(f"--features {path} needs ONNX Runtime: pip install 'cyclegan-fast[onnx]'") from error
     options = ort.SessionOptions()

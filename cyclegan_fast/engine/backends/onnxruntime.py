@@ -13,6 +13,7 @@ from cyclegan_fast.engine.backends.onnx_file import OnnxFile
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.threads import threads_on
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.telemetry import telemetry_disabled
 
 _ERRORS = 3  # ONNX Runtime's severity of messages that it prints
 
@@ -110,7 +111,8 @@ def resolve_onnx_device(device: str) -> torch.device:
 
 def _onnxruntime() -> Any:
     try:
-        import onnxruntime
+        with telemetry_disabled():
+            import onnxruntime
     except ImportError as error:
         raise UserError("an .onnx file needs ONNX Runtime: pip install 'cyclegan-fast[onnx]'") from error
     return onnxruntime

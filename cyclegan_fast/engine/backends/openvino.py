@@ -14,6 +14,7 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.engine.threads import threads_on
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.telemetry import telemetry_disabled
 
 _REQUESTS = 2  # batches that run at a time: further threads wait
 
@@ -95,7 +96,8 @@ def _check_precision(precision: str, file: OnnxFile, has_bf16: bool) -> None:
 
 def _openvino() -> Any:
     try:
-        import openvino
+        with telemetry_disabled():
+            import openvino
     except ImportError as error:
         raise UserError("the backend openvino needs OpenVINO: pip install 'cyclegan-fast[openvino]'") from error
     return openvino

@@ -23,6 +23,7 @@ from torch import Tensor
 from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
+from cyclegan_fast.telemetry import telemetry_disabled
 
 _BF16_OPSET = 22  # the first whose convolutions take bfloat16
 _FP8_OPSET = 19  # the first whose QuantizeLinear makes 8-bit floats
@@ -120,7 +121,8 @@ def _quantise(content: bytes, calibration: Iterator[Tensor], *, float_bias: bool
     import onnx
 
     try:
-        from onnxruntime import quantization
+        with telemetry_disabled():
+            from onnxruntime import quantization
     except ImportError as error:
         raise UserError("int8 is made by ONNX Runtime: pip install 'cyclegan-fast[onnx]'") from error
 
