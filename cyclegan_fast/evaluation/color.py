@@ -14,11 +14,11 @@ def value_distribution(images: Iterable[Tensor]) -> Tensor:
     """Counts the pixel values of a set of images [C, H, W] in [0, 1].
 
     Returns:
-        The share of the pixels up to each value, float64 [C, 1021]; NaN if a pixel is.
+        The share of the pixels up to each value, float64 [C, 1021], on the CPU; NaN if a pixel is.
     """
     total: Tensor | None = None
     for image in images:
-        counts = torch.stack([_count(channel) for channel in image])
+        counts = torch.stack([_count(channel) for channel in image]).cpu()
         total = counts if total is None else total + counts
     assert total is not None
     return total.cumsum(dim=1) / total.sum(dim=1, keepdim=True)

@@ -129,7 +129,7 @@ def _load_inception(device: torch.device) -> Callable[[Tensor], Any]:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise UserError(f"--features inception needs torch-fidelity: pip install torch-fidelity ({error})") from error
+        raise UserError(f"--features inception ({error}): pip install 'cyclegan-fast[inception]'") from error
     if not _digest(path).startswith(WEIGHTS_DIGEST):
         raise UserError(
             f"{path} is not the file of {WEIGHTS_URL}: its SHA-256 does not start with {WEIGHTS_DIGEST}; fetch it again"

@@ -123,3 +123,23 @@ def test_features_are_compared_where_a_network_is_given(caplog: pytest.LogCaptur
     assert caplog.messages.count(few) == 1
     few_scores = Scorer((a[:2], b[:2]), CPU, features=network).untranslated().values
     assert "fid" in few_scores and not {"kid", "density"} & few_scores.keys()
+
+
+def test_images_of_several_sizes_are_scored() -> None:
+    rng = np.random.default_rng(0)
+    a = [rng.integers(0, 256, (height, 40, 3), dtype=np.uint8) for height in (24, 36, 52)]
+    b = [rng.integers(0, 256, (40, width, 3), dtype=np.uint8) for width in (28, 32)]
+    scores = Scorer((a, b), CPU).score({"AtoB": lambda: identical(a, a), "BtoA": lambda: identical(b, b)})
+    assert 0 < scores.values["swd"] < 300 and scores.values["cycle_ssim"] == pytest.approx(1)
+
+
+def test_halves_of_the_target_are_the_floor() -> None:
+    """Of smooth images and of noise: halves of one kind are nearer than the other kind."""
+    smooth = [np.kron(x, np.ones((6, 6, 1), np.uint8)) for x in arrays(12, (5, 5, 1))]
+    noise = arrays(12, (30, 30, 1), seed=1)
+    scorer = Scorer((smooth, noise), CPU)
+    floor, untranslated = scorer.halves(), scorer.untranslated()
+    for direction in ("AtoB", "BtoA"):
+        assert floor.values[f"swd_{direction}"] < 0.7 * untranslated.values[f"swd_{direction}"]
+        assert floor.spreads[f"swd_{direction}"] > 0
+    assert Scorer((smooth[:1], noise[:1]), CPU).halves() == Scores({})

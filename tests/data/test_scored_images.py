@@ -1,0 +1,97 @@
+"""The test images that a run is scored by: which they are, in pairs and without, and what becomes of bad ones."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cyclegan_fast.config import DataConfig, PixelFormat
+from cyclegan_fast.data.loaders.samples import Domain
+from cyclegan_fast.data.scored_images import Images, describe_geometry, describe_images, read_test_images
+from tests.data.sample_images import noise
+
+
+def write(folder: Path, count: int, size: tuple[int, int] = (44, 36)) -> Path:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        noise(*size, seed=i + 100 * len(folder.name)).save(folder / f"{i}.png")
+    return folder
+
+
+def read(data: Path | None, *, count: int = 4, channels: int = 3, **changes: Any) -> Images:
+    config = DataConfig(**{"data": data, "load_size": 36, "crop_size": 32} | changes)
+    domains = [Domain([], np.empty((0, 2), np.int32), PixelFormat(channels=channels))] * 2
+    return read_test_images(config, domains, count=count, min_size=24)
+
+
+def names(images: Images) -> list[list[str]]:
+    return [[image.name for image in side] for side in images]
+
+
+def test_a_random_sample_of_both_domains_the_same_every_time(tmp_path: Path) -> None:
+    write(tmp_path / "testA", 9)
+    write(tmp_path / "testB", 7)
+    found = read(tmp_path)
+    assert [len(set(side)) for side in names(found)] == [4, 4] and names(read(tmp_path)) == names(found)
+    assert all(image.pixels.shape == (32, 32, 3) for side in found for image in side)
+    assert names(read(tmp_path, direction="BtoA")) == names(found)[::-1]
+    assert [len(side) for side in read(tmp_path, count=50)] == [9, 7]
+    assert all(image.pixels.shape == (32, 32, 1) for side in read(tmp_path, channels=1) for image in side)
+
+
+def test_pairs_side_by_side_and_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "sides" / "train", 1, (80, 40))
+    write(tmp_path / "sides" / "val", 6, (80, 40))
+    for i, (a, b) in enumerate(zip(*read(tmp_path / "sides", paired=True, load_size=40, crop_size=40), strict=True)):
+        assert a.name == b.name and i < 4
+        whole = np.asarray(Image.open(tmp_path / "sides" / a.name))
+        assert (np.hstack([a.pixels, b.pixels]) == whole).all()
+    write(tmp_path / "two" / "testA", 6)
+    write(tmp_path / "two" / "testB", 6)
+    for a, b in zip(*read(tmp_path / "two", paired=True), strict=True):
+        assert Path(a.name).name == Path(b.name).name and a.name != b.name
+
+
+def test_bad_images_are_left_out_with_their_partner_and_others_take_their_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    write(tmp_path / "testA", 5)
+    write(tmp_path / "testB", 5)
+    (tmp_path / "testB" / "3.png").write_bytes(b"damaged")
+    found = read(tmp_path, paired=True)
+    assert [len(side) for side in found] == [4, 4]
+    assert all(Path(name).stem != "3" for side in names(found) for name in side)
+    assert [len(side) for side in read(tmp_path, count=5)] == [5, 4]
+    assert all(line.endswith("left out of the scores") for line in caplog.messages) and caplog.messages
+
+
+@pytest.mark.parametrize("missing", ["testA", "testB", "both", "all bad"])
+def test_one_domain_without_images_is_no_test_set(tmp_path: Path, missing: str) -> None:
+    for name in ("testA", "testB"):
+        if missing not in (name, "both"):
+            write(tmp_path / name, 2)
+    if missing == "all bad":
+        for path in (tmp_path / "testB").iterdir():
+            path.write_bytes(b"damaged")
+    assert read(tmp_path) == ([], []) == read(None)
+
+
+def test_the_geometry_is_described(tmp_path: Path) -> None:
+    write(tmp_path / "testA", 3)
+    write(tmp_path / "testB", 2)
+    config = DataConfig(data=tmp_path, load_size=36, crop_size=32)
+    expected = "3 + 2 test images, resized to 36x36 (bicubic), the middle 32x32"
+    assert describe_images(read(tmp_path), config) == expected
+    texts = {
+        "scale_width": "resized to a width of 286 (bicubic), the middle 1024x1024 of larger ones",
+        "scale_width_and_crop": "resized to a width of 286 (bicubic), the middle 256x256",
+        "crop": "the middle 256x256",
+        "none": "the middle 1024x1024 of larger ones",
+    }
+    assert {mode: describe_geometry(DataConfig(preprocess=mode)) for mode in texts} == texts  # type: ignore[arg-type]
