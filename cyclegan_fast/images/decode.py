@@ -204,6 +204,8 @@ def opened(file: BinaryIO, *, warn: bool = True) -> Iterator[tuple[BinaryIO, Ima
             yield file, None
             return
         high_bit_depth.scale_transparent_value(image)
+        if image.format == "TIFF":
+            image.info.pop("xmp", None)  # Pillow turns by it, as no other does, and fails where it is stored as text
         if warn and getattr(image, "is_animated", False) and image.format != "MPO":
             warn_once(log, _ANIMATED)
         yield file, image

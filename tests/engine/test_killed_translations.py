@@ -61,18 +61,29 @@ def is_writing():
     folders = filter(Path.is_dir, (out, out / "deep"))
     return any(name.startswith(".partial-") for folder in folders for name in os.listdir(folder))
 
+def has_ended(pid):
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+def is_stopped_while_writing(pid):
+    if is_writing():
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
+        if is_writing():
+            return True
+        os.kill(pid, signal.SIGCONT)
+    return False
+
 for kill in range(kills):
     wanted = len(results()) + draws.randrange(3)
     pid = fork(out)
-    until, ended = time.monotonic() + 120, 0
-    while not ended and time.monotonic() < until and (len(results()) < wanted or (kill % 2 and not is_writing())):
-        ended = os.waitpid(pid, os.WNOHANG)[0]
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not has_ended(pid):
+        if len(results()) >= wanted and (kill % 2 == 0 or is_stopped_while_writing(pid)):
+            break
     if kill % 2 == 0:
         time.sleep(draws.uniform(0, 0.02))
-    if not ended:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    report(bool(ended))
+    os.kill(pid, signal.SIGKILL)  # to one that has ended by itself it does nothing
+    report(not os.WIFSIGNALED(os.waitpid(pid, 0)[1]))
 assert os.waitpid(fork(out), 0)[1] == 0
 report(True)
 """
@@ -80,7 +91,7 @@ report(True)
 
 def test_every_file_under_a_final_name_is_whole(tmp_path: Path, runs) -> None:
     folder = tmp_path / "in"
-    for i in range(24):
+    for i in range(32):
         suffix = ("png", "jpg", "tif", "webp")[i % 4]
         path = folder / ("deep" if i % 3 else "") / f"{i:02d}.{suffix}"
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -91,9 +102,9 @@ def test_every_file_under_a_final_name_is_whole(tmp_path: Path, runs) -> None:
     rounds = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert all(found["bad"] == [] for found in rounds), rounds
     killed = [found for found in rounds if not found["ended"]]
-    assert len(killed) >= 6 and len({found["results"] for found in killed}) >= 4, rounds
+    assert len(killed) >= 3, rounds
     assert any(found["leftovers"] for found in killed), "no kill came while a file was being written"
-    assert rounds[-1] == {"ended": True, "results": 24, "bad": [], "leftovers": 0}
+    assert rounds[-1] == {"ended": True, "results": 32, "bad": [], "leftovers": 0}
     for path in (tmp_path / "out").rglob("*.*"):
         with Image.open(path) as image:
             image.load()

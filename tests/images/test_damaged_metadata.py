@@ -16,6 +16,7 @@ from PIL import Image
 from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.images.encode import encode_as
 from cyclegan_fast.images.metadata import KEEP, Change, read_metadata
+from cyclegan_fast.images.tiff_rows import TiffRows
 from tests.data.sample_images import noise, with_chunk
 from tests.images.test_metadata import PROFILE, XMP, camera, over
 from tests.images.tiff_writer import append_directory, exif, tiff
@@ -191,3 +192,22 @@ def test_exif_is_read_in_any_number_of_directories() -> None:
     found = Image.Exif()
     found.load(exif({271: ("s", "Maker")}, inner={34853: {1: ("s", "N")}}, big_endian=True))
     assert found[271] == "Maker" and found.get_ifd(34853) == {1: "N"}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", [1, 2, 7], ids=["bytes", "text", "undefined"])
+def test_xmp_of_a_tiff_in_any_type_turns_nothing(tmp_path: Path, channels: int, dtype: type, kind: int) -> None:
+    """Its own tag alone does, for whoever reads it; Pillow fails at text, and turns by the rest."""
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, channels)).astype(dtype)
+    tag = (700, kind, len(XMP), XMP, True)
+    options = {"photometric": "rgb" if channels == 3 else "minisblack", "metadata": None, "extratags": [tag]}
+    tifffile.imwrite(tmp_path / "a.tif", pixels if channels == 3 else pixels[..., 0], **options)
+    assert np.array_equal(read_unscaled(tmp_path / "a.tif", channels), pixels)
+    rows = TiffRows(tmp_path / "a.tif", channels)
+    assert np.array_equal(rows.pixels(0, 24), pixels)
+    rows.close()
+    found = read_metadata(tmp_path / "a.tif")
+    assert found.xmp.rstrip(b"\0") == XMP and not found.is_turned

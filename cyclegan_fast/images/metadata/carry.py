@@ -129,12 +129,14 @@ def read_metadata(source: ImageFile | Path) -> Metadata:
                 if start.startswith(signature):
                     read(file, metadata)
                     break
-    except (ValueError, TypeError, LookupError, struct.error, OSError):
+    except (ValueError, TypeError, LookupError, struct.error, OSError) as error:
+        log.debug("%s", source, exc_info=error)
         note(metadata.lost, DAMAGED)
     if metadata.profile and not is_profile(metadata.profile):
         metadata.profile = b""
         note(metadata.lost, "a colour profile: damaged")
-    metadata.orientation = metadata.orientation or xmp.orientation_of(metadata.xmp)
+    if metadata.samples is None:  # no TIFF, which its own tag turns alone
+        metadata.orientation = metadata.orientation or xmp.orientation_of(metadata.xmp)
     return metadata
 
 

@@ -86,7 +86,7 @@ class TagReader:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._left = file, MAX_BYTES
+        self._file, self._end, self._left = file, file.seek(0, os.SEEK_END), MAX_BYTES
         file.seek(0)
         head = file.read(16)
         orders: dict[bytes, Order] = {b"II": "<", b"MM": ">"}
@@ -147,13 +147,10 @@ class TagReader:
         return Tag(entry.kind, self._bytes(self.number(entry.value), size))
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        if offset >= 2**63:
+        if offset + size > self._end:
             raise ValueError("outside the file")
         self._file.seek(offset)
-        content = self._file.read(size)
-        if len(content) < size:
-            raise ValueError("outside the file")
-        return content
+        return self._file.read(size)
 
 
 def exif_block(directory: Directory, order: Order) -> bytes:
