@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from cyclegan_fast import dataset, export
 from cyclegan_fast.config import TrainConfig, with_settings
 from cyclegan_fast.memory import TooLittleMemoryError, is_out_of_memory, memory_errors
 from cyclegan_fast.monitoring.run_status import read_status
 from cyclegan_fast.training.memory_advice import memory_advice
+from tests.commands import run_in_process
 from tests.training.test_samples import FLAGS, data, trainer
 
 __all__ = ["data"]
@@ -133,6 +135,21 @@ def test_a_training_for_which_memory_is_too_small(
         run.run()
     status = read_status(tmp_path / "run")
     assert status is not None and status.state == "failed" and "--batch-size 1" in status.message
+
+
+def test_other_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object, **__: object) -> None:
+        torch.empty(2**50)
+
+    monkeypatch.setattr("cyclegan_fast.engine.build_engine", full)
+    done = run_in_process(lambda: export.main(["--checkpoint", "run", "--out", "a.onnx", "--device", "cpu"]))
+    assert done.returncode == 2 and done.stderr.startswith("error: the export of run needs more memory than this ")
+    monkeypatch.setattr("cyclegan_fast.data.audit.report.audit", full)
+    done = run_in_process(lambda: dataset.main(["check", str(tmp_path)]))
+    assert done.returncode == 2 and done.stderr.startswith("error: this command needs more memory than this machine ")
+    monkeypatch.setattr("cyclegan_fast.data.audit.report.audit", lambda *_, **__: [][1])
+    with pytest.raises(IndexError):
+        run_in_process(lambda: dataset.main(["check", str(tmp_path)]))
 
 
 @pytest.mark.slow

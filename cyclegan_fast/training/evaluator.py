@@ -77,12 +77,12 @@ class Evaluator:
         if every is not None:
             return every > 0 and (last or step % every == 0)
         elapsed = time.monotonic() - self.began
-        return (epoch_ended or last) and self.spent + self._expected(
+        return (epoch_ended or last) and self.spent + self.expected_seconds(
             elapsed / (step - self.first)
         ) <= MAX_SHARE * elapsed
 
-    def _expected(self, seconds_per_step: float) -> float:
-        """How long the next scores take: as long as the last ones, or by the images that they translate."""
+    def expected_seconds(self, seconds_per_step: float) -> float:
+        """Returns how long the next scores take: as long as the last ones, or by the images that they translate."""
         if self.last is not None:
             return self.last
         passes = 2 * sum(map(len, self.images))

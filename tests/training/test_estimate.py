@@ -81,12 +81,12 @@ def test_how_many_checkpoints_a_run_leaves(settings: dict[str, int], scores: int
 
 
 @pytest.mark.parametrize(
-    ("eval_every", "each", "times"), [(None, 0.0, 0), (None, 2.0, 2), (None, 0.01, 10), (30, 2.0, 4), (100, 2.0, 1)]
+    ("every", "first", "each", "times"),
+    [(None, 3.0, 0.01, 5), (None, 3.0, 2.0, 2), (None, 3.0, 9.0, 1), (None, 6.0, 0.01, 0), (30, 3.0, 2.0, 4)],
 )
-def test_how_many_times_a_run_is_scored(eval_every: int | None, each: float, times: int) -> None:
-    """In 100 steps of 1 s, ten to an epoch; without a number in 5 % of the time at most."""
-    config = with_settings(TrainConfig(), {"eval_every": eval_every})
-    assert estimating._times_scored(config, 100, 10, 100.0, each) == times
+def test_how_many_times_a_run_is_scored(every: int | None, first: float, each: float, times: int) -> None:
+    """In 100 steps of 1 s, ten to an epoch; without a number in 5 % of the time, the first by expectation."""
+    assert estimating._times_scored(every, 100, 10, 1.0, first=first, each=each) == times
 
 
 def test_a_gpus_memory_is_what_its_allocator_holds() -> None:

@@ -121,8 +121,12 @@ def _add_up(config: TrainConfig, trainer: Trainer, speeds: list[float], seconds_
     seconds_per_step = sum(1 / speed for speed in timed) / len(timed)
     seconds_per_grid, grid_bytes = _measure_grid(trainer) if run.sample_every else (0.0, 0)
     memory = _memory(trainer.device)
-    seconds_per_scores = _time_scores(trainer)
-    scores = _times_scored(config, steps, trainer.steps_per_epoch, steps * seconds_per_step, seconds_per_scores)
+    scores, seconds_per_scores = 0, 0.0
+    if trainer.evaluator.images[0]:
+        first, seconds_per_scores = trainer.evaluator.expected_seconds(seconds_per_step), _time_scores(trainer)
+        scores = _times_scored(
+            run.eval_every, steps, trainer.steps_per_epoch, seconds_per_step, first=first, each=seconds_per_scores
+        )
     peak_memory, reserved = _memory(trainer.device) if scores else memory
     out = trainer.config.run.out
     return Estimate(
@@ -160,21 +164,34 @@ def _measure_grid(trainer: Trainer) -> tuple[float, int]:
 
 
 def _time_scores(trainer: Trainer) -> float:
-    """Scores the test images once; 0 where a run scores none."""
-    if not trainer.evaluator.images[0]:
-        return 0.0
+    """Scores the test images once; returns the seconds."""
     with EventLog(trainer.config.run.out, resume_step=trainer.done) as events:
         trainer.evaluator.evaluate(trainer.done, events)
     return trainer.evaluator.last or 0.0
 
 
-def _times_scored(config: TrainConfig, steps: int, steps_per_epoch: int, seconds: float, each: float) -> int:
-    """How many times the test images are scored in `steps` that take `seconds`, at `each` seconds."""
-    if not each:
-        return 0
-    if config.run.eval_every is None:  # after each epoch, within a share of the time
-        return min(-(-steps // steps_per_epoch), int(MAX_SHARE * seconds / each))
-    return -(-steps // config.run.eval_every)
+def _times_scored(
+    every: int | None, steps: int, steps_per_epoch: int, seconds_per_step: float, *, first: float, each: float
+) -> int:
+    """How many times the test images are scored; see `Evaluator.is_due`.
+
+    Args:
+        every: --eval-every.
+        steps: Of the whole run.
+        steps_per_epoch: Steps of an epoch.
+        seconds_per_step: Seconds of a step.
+        first: Seconds that the first scores are expected to take.
+        each: Seconds that scores take.
+    """
+    if every is not None:
+        return -(-steps // every)
+    times, expected = 0, first
+    for epoch in range(1, -(-steps // steps_per_epoch) + 1):
+        spent = times * each
+        elapsed = min(epoch * steps_per_epoch, steps) * seconds_per_step + spent
+        if spent + expected <= MAX_SHARE * elapsed:
+            times, expected = times + 1, each
+    return times
 
 
 def _kept(config: TrainConfig, steps: int, scores: int) -> int:
