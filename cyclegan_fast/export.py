@@ -60,23 +60,28 @@ def export(
             in this precision; 7.5 (Turing) is built for on request.
         inspect: With rtx: write the compiled layers, with their types, into <out>.layers.md.
     """
+    import torch
+
     from cyclegan_fast.engine import build_engine
     from cyclegan_fast.engine.backends.sidecar import sidecar_of
     from cyclegan_fast.engine.export.layers import layers_of
+    from cyclegan_fast.memory import memory_errors
 
     ends = None if shapes is None else read_shapes(shapes)
-    build_engine(
-        checkpoint,
-        out,
-        direction=direction,
-        precision=precision,
-        shapes=ends,
-        images=images,
-        device=device,
-        tensorrt=tensorrt,
-        compute_capabilities=compute_capabilities,
-        inspect=inspect,
-    )
+    used = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    with memory_errors(f"the export of {checkpoint}", used, lambda: "give smaller --shapes, or more memory"):
+        build_engine(
+            checkpoint,
+            out,
+            direction=direction,
+            precision=precision,
+            shapes=ends,
+            images=images,
+            device=device,
+            tensorrt=tensorrt,
+            compute_capabilities=compute_capabilities,
+            inspect=inspect,
+        )
     size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
     if out.suffix in (".onnx", ".pt2", ".engine"):
         metadata = json.loads(sidecar_of(out).read_text())

@@ -38,7 +38,9 @@ def test_a_step_that_needs_more_than_there_is(
 ) -> None:
     flags = ["--load-size", 128, "--crop-size", 128, "--ngf", 32, "--batch-size", 4, "--max-steps", 9]
     run = trainer(images, tmp_path / "run", *flags, graphs)
-    what = r"what reduces it, the most first: --batch-size 1 --grad-accumulation 4 \(.*; --side-by-side off .*--amp bf16"
+    what = (
+        r"what reduces it, the most first: --batch-size 1 --grad-accumulation 4 \(.*; --side-by-side off .*--amp bf16"
+    )
     with pytest.raises(TooLittleMemoryError) as raised:
         run.run()
     assert re.match(SENTENCE.format("a step of this training", what), str(raised.value)), raised.value
