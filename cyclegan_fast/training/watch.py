@@ -23,6 +23,7 @@ from cyclegan_fast.training.objective import GanMode
 log = logging.getLogger(__name__)
 
 FIRST_STEP = 500  # of a grid that is judged: before it, healthy generators may make anything
+LOOK_EVERY = 100  # steps at least between two looks at the losses
 WON_WINDOW = 1000  # steps over which a discriminator must have won
 DIVERGED_WINDOW = 200  # steps all of whose records must show a loss out of bounds: more than one bad batch
 # The loss of a discriminator that makes hardly an error, and that of its generator then. With lsgan 0.01 means scores
@@ -70,15 +71,18 @@ class Watch:
         self.suspected: set[tuple[str, str]] = set()  # in the last grid
         earlier = read_events(events.path.parent)
         self.warned = {(w["kind"], w["network"]) for event in earlier for w in event.get("warnings") or ()}
-        self.last_step = 0
+        self.last_step = self.last_look = 0
         for event in earlier:
             if "losses" in event:
                 self._add(event["step"], event["losses"])
 
     def after_log(self, step: int, losses: Mapping[str, float]) -> None:
         """Judges the losses up to a step; `losses` are the means since the record before."""
-        if self.config.run.watch == "on":
-            self._add(step, losses)
+        if self.config.run.watch == "off":
+            return
+        self._add(step, losses)
+        if step - self.last_look >= LOOK_EVERY:
+            self.last_look = step
             self._warn(step, judge_losses(self.records, self.config))
 
     def after_samples(self, step: int, rows: Sequence[SampleRow]) -> None:

@@ -31,6 +31,7 @@ FALL = "--sample-every 2 --log-every 2 --max-steps 8"
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judges from the first steps on."""
     monkeypatch.setattr(watch, "FIRST_STEP", 1)
+    monkeypatch.setattr(watch, "LOOK_EVERY", 1)
     monkeypatch.setattr(watch, "WON_WINDOW", 100)
     monkeypatch.setattr(watch, "DIVERGED_WINDOW", 20)
 
@@ -117,6 +118,7 @@ def sound(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sound")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(watch, "FIRST_STEP", 20)
+        patched.setattr(watch, "LOOK_EVERY", 1)
         patched.setattr(watch, "WON_WINDOW", 100)
         patched.setattr(watch, "DIVERGED_WINDOW", 20)
         flags = "--sample-every 20 --log-every 10 --max-steps 300 --lr 0.002 --lambda-identity 1"
