@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,19 @@ SENTENCE = (
 
 
 @pytest.fixture
-def nearly_full() -> torch.Tensor:
-    """All but 32 MiB of the GPU."""
+def emptied() -> Iterator[None]:
+    """Frees what earlier tests have left, and forgets in the end how full it was."""
+    gc.collect()  # exceptions hold the tensors of their steps
     torch.cuda.empty_cache()
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+
+@pytest.fixture
+def nearly_full(emptied: None) -> torch.Tensor:
+    """All but 32 MiB of the GPU."""
     free, _ = torch.cuda.mem_get_info()
     return torch.empty(free - 32 * 2**20, dtype=torch.uint8, device="cuda")
 
@@ -56,6 +68,7 @@ def test_an_operator_of_ours_says_so(nearly_full: torch.Tensor) -> None:
     assert is_out_of_memory(raised.value)
 
 
+@pytest.mark.usefixtures("emptied")
 def test_an_engine_that_needs_more_than_there_is(images: Path, tmp_path: Path) -> None:
     assert trainer(images, tmp_path / "run", "--max-steps", 1).run() == 0
     with load_engine(tmp_path / "run", device="cuda") as engine:
