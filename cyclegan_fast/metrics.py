@@ -33,7 +33,7 @@ METRICS: dict[str, Metric] = {
         "distance of the translations' patches to those of the target's test images, over a Laplacian pyramid, x 1000",
     ),
     "color": Metric(
-        False, "Color distance", "distance of the translations' pixel values to those of the target's test images"
+        False, "Colour distance", "distance of the translations' pixel values to those of the target's test images"
     ),
     "cycle_l1": Metric(False, "Cycle L1", "mean absolute difference of a test image and its reconstruction"),
     "cycle_ssim": Metric(True, "Cycle SSIM", "structural similarity of a test image and its reconstruction"),

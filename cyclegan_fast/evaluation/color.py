@@ -1,4 +1,4 @@
-"""The distance of two sets of images by their pixel values alone: whether colors and brightness are right."""
+"""The distance of two sets of images by their pixel values alone: whether colours and brightness are right."""
 
 from __future__ import annotations
 

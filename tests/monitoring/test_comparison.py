@@ -178,3 +178,14 @@ def test_many_runs_have_lines_of_their_own(make: Make, tmp_path: Path) -> None:
 def test_labels_tell_runs_apart() -> None:
     assert labels_of([Path("/x/a/run"), Path("/x/b/run"), Path("/x/b/other")]) == ["a/run", "b/run", "b/other"]
     assert labels_of([Path("/x/a"), Path("/y/b")]) == ["a", "b"]
+
+
+def test_scores_of_all_runs_share_a_chart(make: Make, tmp_path: Path) -> None:
+    a, b = make("a"), make("b")
+    for folder, value in ((a, 40.0), (b, 30.0)):
+        with EventLog(folder, resume_step=30) as log:
+            log.write(30, scores={"swd": value, "swd_AtoB": value, "swd_BtoA": value}, protocol="4 + 4 images")
+    assert report(a, b).returncode == 0
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "Sliced Wasserstein distance: a ends at 40, b ends at 30" in page
+    assert "Generators (adversarial): G_A: a ends at" in page

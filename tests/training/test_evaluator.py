@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_fast.api.run import Run
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
@@ -106,6 +107,12 @@ def test_the_best_step_outlives_a_resume(data: Path, tmp_path: Path, caplog: pyt
     assert run.evaluator.best is not None and run.evaluator.best["step"] == best
     (line,) = (line for line in caplog.messages if line.startswith("scores after step 5"))
     assert ("; the best swd so far;" if best == 5 else f" after step {best};") in line
+    opened = Run(tmp_path)
+    assert {record["step"]: record["scores"]["swd"] for record in opened.scores} == scores
+    assert opened.best_step() == best and len(opened.steps) == len(opened.losses["G_A"])
+    assert opened.best_step("cycle_ssim_AtoB") in scores
+    with pytest.raises(UserError, match="unknown score 'x'"):
+        opened.best_step("x")
     run = trainer(data, tmp_path, "--eval-every 1 --eval-images 2 --resume auto --max-steps 6 --lr 0.01")
     assert run.run() == 0  # other images: scores that compare with none of before
     assert run.evaluator.best is not None and run.evaluator.best["step"] == 6
