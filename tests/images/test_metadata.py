@@ -22,6 +22,7 @@ XMP = (
 THUMBNAIL, NOTES = b"\xff\xd8 what the input looked like", b"of the maker, with a preview"
 SAME = Change((40, 24), (40, 24), 3)
 KINDS = ["JPEG", "PNG", "WEBP", "TIFF"]
+EXPOSURE = {33434: ("r", [(1, 250)]), 40961: ("H", [1])}
 TITLE = "un cheval".encode("utf-16-le")
 
 
@@ -30,7 +31,13 @@ def camera(*, big_endian: bool = False, orientation: int = 6) -> bytes:
     return exif(
         {271: ("s", "Maker"), 274: ("H", [orientation]), 306: ("s", "2024:01:02 03:04:05"), 40091: ("u", TITLE)},
         inner={
-            34665: {33434: ("r", [(1, 250)]), 37500: ("u", NOTES), 40962: ("I", [24]), 37396: ("H", [3, 4, 5, 6])},
+            34665: {
+                33434: ("r", [(1, 250)]),
+                40961: ("H", [1]),
+                37500: ("u", NOTES),
+                40962: ("I", [24]),
+                37396: ("H", [3, 4, 5, 6]),
+            },
             34853: {1: ("s", "N"), 2: ("r", [(47, 1), (30, 1), (123, 10)])},
         },
         thumbnail=THUMBNAIL,
@@ -76,7 +83,7 @@ def test_profile_exif_and_xmp_in_every_format(tmp_path: Path, of: str, kind: str
     found = made.getexif()
     assert (found[271], found[274], found[40091]) == ("Maker", 1, TITLE)
     assert found.get_ifd(ExifTags.IFD.Exif)[33434] == 1 / 250
-    assert found.get_ifd(ExifTags.IFD.Exif)[40962] == 40
+    assert found.get_ifd(ExifTags.IFD.Exif)[40962] == 40 and found.get_ifd(ExifTags.IFD.Exif)[40961] == 1
     assert found.get_ifd(ExifTags.IFD.GPSInfo) == {1: "N", 2: (47, 30, 12.3)}
     xmp = bytes(made.info["xmp"])
     assert b'tiff:Orientation="1"' in xmp and b"<exif:PixelXDimension>40<" in xmp and b'dc:title="a horse"' in xmp
@@ -131,7 +138,7 @@ def test_a_profile_is_kept_for_its_own_colours_only(tmp_path: Path) -> None:
     grey = Change((40, 24), (40, 24), 1)
     for kind in KINDS:
         made, _, left_out = carried(source(tmp_path, "PNG"), kind, grey)
-        assert "icc_profile" not in made.info
+        assert "icc_profile" not in made.info and 40961 not in made.getexif().get_ifd(ExifTags.IFD.Exif)
         assert left_out.lost == ("a colour profile of other colours than the result's",)
     of_grey = PROFILE[:16] + b"GRAY" + PROFILE[20:]
     made, _, left_out = carried(source(tmp_path, "JPEG", icc_profile=of_grey), "JPEG", grey)

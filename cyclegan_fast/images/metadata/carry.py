@@ -145,6 +145,7 @@ def _adapt(metadata: Metadata, change: Change, rules: MetadataRules) -> None:
     if rules.profile is not None:
         metadata.profile = rules.profile
         metadata.colour_chunks.clear()
+        exif.drop_colours(metadata)
     if rules.nodata == "drop":
         metadata.directory.tags.pop(exif.GDAL_NODATA, None)
     nodata.drop_unless_restored(metadata)
@@ -153,6 +154,7 @@ def _adapt(metadata: Metadata, change: Change, rules: MetadataRules) -> None:
     xmp.adapt(metadata, change)
     if metadata.profile and not profile_fits(metadata.profile, change.channels):
         metadata.profile = b""
+        exif.drop_colours(metadata)
         note(metadata.lost, "a colour profile of other colours than the result's")
     if metadata.colour_chunks and metadata.is_grey != (change.channels in (1, 2)):
         metadata.colour_chunks.clear()

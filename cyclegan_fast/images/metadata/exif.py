@@ -25,6 +25,7 @@ _STRUCTURE = {*range(254, 269), 273, *range(277, 282), 284, *range(288, 294), 29
 _STRUCTURE |= {*range(332, 343), 343, 347, *range(512, 522), 529, 530, 531, 532, 559, ORIENTATION, 59932, 59933}
 _EXIF_TAGS = range(33434, 42241)  # of the specification; the maker notes lie among them
 _MAKER_NOTE, _COMPONENTS, _BITS_PER_PIXEL, _WIDTH, _HEIGHT = 37500, 37121, 37122, 40962, 40963
+_COLOURS, _COLOURS_OF_EXIF = {318, 319}, {40961, 42240}  # white point, primaries; colour space, gamma
 _OF_PLACES = {
     37396,
     41492,
@@ -132,6 +133,15 @@ def adapt(metadata: Metadata, change: Change) -> None:
     for code, size in zip((_WIDTH, _HEIGHT), change.output_size, strict=True):
         if code in exif:
             exif[code] = Tag(LONG, struct.pack(f"{metadata.order}I", size))
+
+
+def drop_colours(metadata: Metadata) -> None:
+    """Drops what says which colours the numbers mean, beside a profile that is no longer the input's."""
+    exif = metadata.directory.children.get(EXIF, Directory())
+    exif.children.pop(INTEROPERABILITY, None)
+    for tags, codes in ((exif.tags, _COLOURS_OF_EXIF), (metadata.directory.tags, _COLOURS)):
+        for code in codes & tags.keys():
+            del tags[code]
 
 
 def upright_tags(metadata: Metadata) -> Directory:
