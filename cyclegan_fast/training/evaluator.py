@@ -77,9 +77,8 @@ class Evaluator:
         if every is not None:
             return every > 0 and (last or step % every == 0)
         elapsed = time.monotonic() - self.began
-        return (epoch_ended or last) and self.spent + self.expected_seconds(
-            elapsed / (step - self.first)
-        ) <= MAX_SHARE * elapsed
+        expected = self.expected_seconds(elapsed / (step - self.first))
+        return (epoch_ended or last) and self.spent + expected <= MAX_SHARE * elapsed
 
     def expected_seconds(self, seconds_per_step: float) -> float:
         """Returns how long the next scores take: as long as the last ones, or by the images that they translate."""
@@ -100,10 +99,8 @@ class Evaluator:
         try:
             with torch.inference_mode():
                 scorer = self._scorer()
-                scores, untranslated = (
-                    scorer.score({d: self._translations(d) for d in DIRECTIONS}),
-                    scorer.untranslated(),
-                )
+                scores = scorer.score({direction: self._translations(direction) for direction in DIRECTIONS})
+                untranslated = scorer.untranslated()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
