@@ -32,7 +32,7 @@ from cyclegan_fast.images import high_bit_depth
 from cyclegan_fast.images.decode import read, read_unscaled
 from cyclegan_fast.images.in_memory import EncodedImage
 from cyclegan_fast.images.jpeg_damage import find_damage
-from cyclegan_fast.images.metadata import Change, carry_over
+from cyclegan_fast.images.metadata import KEEP, Change, carry_over, metadata_for
 from cyclegan_fast.images.packages import why_missing
 from cyclegan_fast.images.tiff_rows import TiffRows
 from cyclegan_fast.nn import build_generator
@@ -212,10 +212,11 @@ def _carry_metadata(content: bytes, folder: Path) -> object:
     (folder / "input").write_bytes(content)
     found = []
     for kind, result in _results().items():
-        carried, left_out = carry_over(result, kind, folder / "input", Change((16, 12), (16, 12), 3), "keep")
+        metadata = metadata_for(folder / "input", KEEP)
+        carried = carry_over(result, kind, metadata, Change((16, 12), (16, 12), 3), KEEP)
         pixels = read(EncodedImage(kind, content=carried), PixelFormat())
         assert np.array_equal(pixels, read(EncodedImage(kind, content=result), PixelFormat())), f"another {kind}"
-        found.append(left_out)
+        found.append(metadata.left_out)
     return found
 
 
