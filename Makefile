@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 EXTENSION := $(BIN)/python setup.py --quiet build_ext --inplace
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo check test wheels try-wheels bench fuzz soak gpu mockgpu docs lint format extension clean
+.PHONY: demo check test wheels try-wheels bench fuzz soak gpu mockgpu docs reliability lint format extension clean
 
 demo: $(VENV)/.ready
 	$(EXTENSION)
@@ -56,6 +56,10 @@ mockgpu:
 # The documentation, in site/: open site/index.html.
 docs: $(VENV)/.ready-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# docs/reliability.md: runs the test of every fault, and writes what the user sees.
+reliability: extension
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.reliability
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cyclegan_fast import logs
+from tests.reliability import Recorder
 
 # The suite tries the same examples each time, so that it never fails by chance.
 # A profile named by HYPOTHESIS_PROFILE tries new ones, `make fuzz` for example.
@@ -44,6 +45,12 @@ def _as_in_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+@pytest.fixture
+def user_sees(request: pytest.FixtureRequest) -> Recorder:
+    """Stores the sentence that the user gets about a fault, for docs/reliability.md."""
+    return Recorder(request.node)
 
 
 @pytest.fixture

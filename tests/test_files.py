@@ -20,6 +20,7 @@ from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.process import RunLock
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import noise
+from tests.reliability import Recorder
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks and kills of POSIX")
 
@@ -148,10 +149,14 @@ def test_translate_clears_what_a_killed_one_left(begun: Process, tmp_path: Path)
     assert not unfinished(tmp_path)
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("begun", ["lock", "forked", "forkserver"], indirect=True)
-def test_a_killed_run_holds_no_lock_whatever_its_workers_do(begun: Process, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="another run"), RunLock(tmp_path):
+def test_a_killed_run_holds_no_lock_whatever_its_workers_do(
+    begun: Process, tmp_path: Path, user_sees: Recorder
+) -> None:
+    with pytest.raises(UserError, match="another run") as error, RunLock(tmp_path):
         pass
+    user_sees(error.value)
     for folder in (tmp_path, tmp_path / "samples"):
         folder.mkdir(exist_ok=True)
         (folder / ".partial-0123456789ab").write_bytes(b"left by a kill")

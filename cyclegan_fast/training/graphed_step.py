@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
 import torch
@@ -11,6 +12,8 @@ from cyclegan_fast.cuda_capture import captured
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.training.step import CycleGANStep, Images, Losses
+
+log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 3  # cuDNN chooses its algorithms before anything can be captured
 MAX_GRAPHS = 4  # shapes of batch that get a graph: each keeps its inputs, its images and its kernels
@@ -26,14 +29,20 @@ class GraphedStep:
     it. The images and losses that it returns belong to the graph and hold until the next call. Weights, moments, pools,
     learning rate and loss scale live outside the graphs, so that replays and eager steps may take turns.
 
+    Args:
+        step: The step, on CUDA.
+        required: Where False, steps that cannot be captured run eagerly, and a warning gives the reason.
+
     Raises:
-        UserError: The step is not on CUDA; and, from a call, there are too many shapes, or the capture fails.
+        UserError: The step is not on CUDA; and, from a call where graphs are required, there are too many shapes, or
+            the capture fails.
     """
 
-    def __init__(self, step: CycleGANStep) -> None:
+    def __init__(self, step: CycleGANStep, *, required: bool = True) -> None:
         if step.device.type != "cuda":
             raise UserError("--cuda-graphs=on needs a CUDA device; leave it out")
-        self.step = step
+        self.step, self.required = step, required
+        self.uncaptured: set[Shapes] = set()  # that run eagerly for good
         self.graphs: dict[Shapes, CapturedStep] = {}
         self.eager_steps: Counter[Shapes] = Counter()
         self.stream = torch.cuda.Stream(step.device)
@@ -46,27 +55,36 @@ class GraphedStep:
 
     def _train(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         shapes = real_A.shape, real_B.shape
-        if shapes not in self.graphs and self.eager_steps[shapes] == WARM_UP_STEPS:
-            self.graphs[shapes] = self._capture(real_A, real_B)
+        if shapes not in self.uncaptured and shapes not in self.graphs:
+            self._come_nearer_to_a_graph(shapes, real_A, real_B)
         if shapes in self.graphs:
             return self.graphs[shapes].replay(real_A, real_B)
-        if shapes not in self.eager_steps and len(self.eager_steps) == MAX_GRAPHS:
-            last = " and ".join(str(list(shape)) for shape in shapes)
-            raise UserError(
-                f"--cuda-graphs: batches of more than {MAX_GRAPHS} shapes came, the last {last}; leave it out"
-            )
-        self.eager_steps[shapes] += 1
         return self._run_eagerly(real_A, real_B)
 
-    def _capture(self, real_A: Tensor, real_B: Tensor) -> CapturedStep:
-        try:
-            return CapturedStep(self, real_A, real_B)
-        except RuntimeError as error:
-            self.memory = torch.cuda.graph_pool_handle()
-            if is_out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())
-            raise UserError(f"--cuda-graphs: the step could not be captured: {reason}; leave it out") from error
+    def _come_nearer_to_a_graph(self, shapes: Shapes, real_A: Tensor, real_B: Tensor) -> None:
+        """Counts the eager steps with batches of these shapes, and captures the step after the last of them."""
+        if shapes not in self.eager_steps and len(self.eager_steps) == MAX_GRAPHS:
+            last = " and ".join(str(list(shape)) for shape in shapes)
+            self._do_without(shapes, f"batches of more than {MAX_GRAPHS} shapes came, the last {last}")
+        elif self.eager_steps[shapes] < WARM_UP_STEPS:
+            self.eager_steps[shapes] += 1
+        else:
+            try:
+                self.graphs[shapes] = CapturedStep(self, real_A, real_B)
+            except RuntimeError as error:
+                self.memory = torch.cuda.graph_pool_handle()
+                self._do_without(shapes, f"the step could not be captured: {' '.join(str(error).split())}", error)
+
+    def _do_without(self, shapes: Shapes, reason: str, cause: RuntimeError | None = None) -> None:
+        """Lets steps with batches of these shapes run eagerly from here on.
+
+        Raises:
+            UserError: Graphs are required.
+        """
+        if self.required:
+            raise UserError(f"--cuda-graphs: {reason}; leave it out") from cause
+        log.warning("cuda graphs: not for all steps, which take longer so: %s", reason)
+        self.uncaptured.add(shapes)
 
     def _run_eagerly(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
         current = torch.cuda.current_stream()

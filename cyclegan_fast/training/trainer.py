@@ -188,6 +188,10 @@ class Trainer:
                 batch = next(batches)
             except WaitCancelledError:  # a stop was requested while no batch was ready
                 break
+            except UserError:  # an image is gone, or a process that reads them: what is trained is not lost
+                if self.done:
+                    self.checkpoints.save(self._contents())
+                raise
             _, losses = run_step(batch["A"], batch["B"])
             self.meter.add(losses)
             self.epoch_loss += self.meter.generators_loss
@@ -203,7 +207,8 @@ class Trainer:
         if self.config.run.compile:
             for net in self.networks.values():
                 net.compile()
-        return GraphedStep(self.step) if self.uses_graph else self.step
+        required = self.config.run.cuda_graphs == "on"
+        return GraphedStep(self.step, required=required) if self.uses_graph else self.step
 
     def _after_step(self) -> None:
         """Logs, samples, ends the epoch and saves a checkpoint, each where it is due."""
@@ -253,23 +258,23 @@ class Trainer:
 
     def _stop_unless_finite(self) -> None:
         """Ends the run at a loss that is not finite: it has changed no weights, but nothing good comes after it."""
-        if self.config.run.amp == "fp16":  # it overflows now and then; its scaler halves the scale and skips the update
-            if self.step.scaler.get_scale() < MIN_LOSS_SCALE:
-                advice = self._anomaly() or "lower --lr"
-                raise UserError(f"step {self.done}: fp16 overflows without end; use --amp bf16, or {advice}")
-            return
+        fp16 = self.config.run.amp == "fp16"
+        if fp16 and self.step.scaler.get_scale() >= MIN_LOSS_SCALE:
+            return  # it overflows now and then; its scaler halves the scale and skips the update
         losses = " and ".join(self.meter.not_finite())
-        if not losses and not (self.step.detects_anomalies and self.step.optimizer_G.steps < self.done):
+        if not (losses or fp16 or (self.step.detects_anomalies and self.step.optimizer_G.steps < self.done)):
             return  # where an update was skipped, too few are counted
-        bad = f"the loss {losses}" if losses else "a gradient"
+        fault = f"the loss {losses} is not finite" if losses else "a gradient is not finite"
+        if fp16 and not losses:
+            fault = "fp16 overflows without end"
         dump = self.checkpoints.dump(self._contents())
         first = self.done - (1 if self.looks_at_each_step else self.meter.steps) + 1
         where = f"step {self.done}" if first == self.done else f"steps {first} to {self.done}"
         advice = self._anomaly() or (
-            "look at the images of that step, or lower --lr; the same command with --resume auto --detect-anomaly "
-            "names layer and tensor"
+            f"{'use --amp bf16' if fp16 else 'look at the images of that step'}, or lower --lr; the same command with "
+            "--resume auto --detect-anomaly names layer and tensor"
         )
-        raise UserError(f"{where}: {bad} is not finite; the weights of before it are saved in {dump}; {advice}")
+        raise UserError(f"{where}: {fault}; the weights of before it are saved in {dump}; {advice}")
 
     def _anomaly(self) -> str:
         """Replays the last step under --detect-anomaly, and returns what was not finite in it."""

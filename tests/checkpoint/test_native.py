@@ -155,9 +155,10 @@ def test_weights_of_another_architecture_are_refused_untouched(tmp_path, save):
 FILES = ["weights.safetensors", "settings.json", "state.safetensors", "state.json", "manifest.json"]
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove"])
-def test_damage_is_found_and_the_checkpoint_before_is_offered(tmp_path, save, name, damage):
+def test_damage_is_found_and_the_checkpoint_before_is_offered(tmp_path, save, name, damage, user_sees):
     whole, worse, last = (save(tmp_path, step) for step in (1, 2, 3))
     (worse / "state.json").unlink()
     victim = last / name
@@ -172,13 +173,15 @@ def test_damage_is_found_and_the_checkpoint_before_is_offered(tmp_path, save, na
     with pytest.raises(UserError) as caught:
         native.verify(last)
     message = str(caught.value)
+    user_sees(message)
     assert str(last) in message and f"go on from {whole}" in message
     if name != "manifest.json":
         assert name in message
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize("where", [0.0, 0.002, 0.3, 0.999, 1.0])
-def test_a_flipped_bit_is_found_by_every_reader(tmp_path, save, networks, where):
+def test_a_flipped_bit_is_found_by_every_reader(tmp_path, save, networks, where, user_sees):
     only = save(tmp_path, 1)
     for name, read in {
         "weights.safetensors": lambda: native.load_weights(only, networks),
@@ -186,8 +189,9 @@ def test_a_flipped_bit_is_found_by_every_reader(tmp_path, save, networks, where)
         "settings.json": lambda: native.read_settings(only),
     }.items():
         flip_bit(only / name, where)
-        with pytest.raises(UserError, match=rf"{name} is damaged: its sha256.*no whole checkpoint before it"):
+        with pytest.raises(UserError, match=rf"{name} is damaged: its sha256.*no whole checkpoint before it") as error:
             read()
+        user_sees(error.value)
 
 
 def test_a_newer_format_is_refused(tmp_path, save):
@@ -198,6 +202,7 @@ def test_a_newer_format_is_refused(tmp_path, save):
         native.read_settings(checkpoint)
 
 
+@pytest.mark.fault(13)
 @pytest.mark.slow
 @pytest.mark.parametrize("in_background", [False, True])
 def test_sigkill_at_random_moments_never_costs_a_finished_checkpoint(tmp_path, in_background):
@@ -205,7 +210,7 @@ def test_sigkill_at_random_moments_never_costs_a_finished_checkpoint(tmp_path, i
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([save_for_ever.__module__])  # torch is imported once
     next_step, interrupted, kills = 1, 0, 0
-    while kills < 8 or not interrupted:
+    while kills < 20 or not interrupted:
         assert kills < 100, "no kill hit a save: the test has lost its aim"
         saved, sender = processes.Pipe(duplex=False)
         process = processes.Process(
@@ -248,15 +253,17 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path, save):
     assert native.latest_checkpoint(tmp_path).name == "step_00000009"
 
 
-def assert_refused_and_intact(folder, save, reason):
+def assert_refused_and_intact(folder, save, reason, user_sees):
     before = native.latest_checkpoint(folder)
-    with pytest.raises(UserError, match=rf"step 2 in .*earlier ones are intact.*: {reason}"):
+    with pytest.raises(UserError, match=rf"step 2 in .*earlier ones are intact.*: {reason}") as error:
         save(folder, 2, state={"big": torch.zeros(1_000_000)})
+    user_sees(error.value)
     native.verify(before)
     assert [p.name for p in folder.iterdir()] == [before.name]
 
 
-def test_a_full_disk(tmp_path, save):
+@pytest.mark.fault(14)
+def test_a_full_disk(tmp_path, save, user_sees):
     folder = tmp_path / "small"
     folder.mkdir()
     mount = subprocess.run(
@@ -266,22 +273,24 @@ def test_a_full_disk(tmp_path, save):
         pytest.skip(f"cannot mount a small tmpfs: {mount.stderr.strip()}")
     try:
         save(folder, 1)
-        assert_refused_and_intact(folder, save, "No space left on device")
+        assert_refused_and_intact(folder, save, "No space left on device", user_sees)
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_file_size_limit(tmp_path, save):
+@pytest.mark.fault(14)
+def test_a_file_size_limit(tmp_path, save, user_sees):
     save(tmp_path, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     try:
-        assert_refused_and_intact(tmp_path, save, "File too large")
+        assert_refused_and_intact(tmp_path, save, "File too large", user_sees)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_read_only_folder(save):
+@pytest.mark.fault(14)
+def test_a_read_only_folder(save, user_sees):
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "run"
         save(folder, 1)
@@ -291,7 +300,7 @@ def test_a_read_only_folder(save):
         if is_root:  # root writes whatever the mode says, so the saving is done as nobody
             os.seteuid(65534)
         try:
-            assert_refused_and_intact(folder, save, "Permission denied")
+            assert_refused_and_intact(folder, save, "Permission denied", user_sees)
         finally:
             if is_root:
                 os.seteuid(0)

@@ -191,14 +191,16 @@ class Malice:
         return os.system, ('touch "$MALICE_MARK"',)
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("new_format", [True, False])
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, monkeypatch, new_format):
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, monkeypatch, new_format, user_sees):
     mark = tmp_path / "it ran"
     monkeypatch.setenv("MALICE_MARK", str(mark))
     table = dict(PlainResnetGenerator(3, 3, 4, 1).state_dict()) | {"model.1.bias": Malice()}
     torch.save(table, tmp_path / "g.pth", _use_new_zipfile_serialization=new_format)
-    with pytest.raises(UserError, match=r"g\.pth is damaged or holds more than tensors.*refused"):
+    with pytest.raises(UserError, match=r"g\.pth is damaged or holds more than tensors.*refused") as error:
         reference_format.load_reference_generator(tmp_path / "g.pth")
+    user_sees(error.value)
     assert not mark.exists()
     torch.load(tmp_path / "g.pth", weights_only=False)  # the pickle is a live one
     assert mark.exists()

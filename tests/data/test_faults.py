@@ -27,6 +27,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.images import to_model_range
 from cyclegan_fast.images.decode import read
 from tests.data.sample_images import ODD_FILES, noise, oriented
+from tests.reliability import Recorder
 
 SIDES = (75, 62)  # of what ODD_FILES writes
 
@@ -53,6 +54,7 @@ def assert_cut_from(image: torch.Tensor, path: str, channels: int) -> None:
     assert apart.min() < 1e-6, path
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 def test_exif_turns_the_same_pixels(loader_name: str, tmp_path: Path, suffix: str) -> None:
     for folder in both_folders(tmp_path):
@@ -65,6 +67,7 @@ def test_exif_turns_the_same_pixels(loader_name: str, tmp_path: Path, suffix: st
         assert_cut_from(batch["A"][0], batch["paths_A"][0], 3)
 
 
+@pytest.mark.fault(5)
 @pytest.mark.filterwarnings("ignore:animated files")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_kind_of_image_obeys_the_one_rule(loader_name: str, tmp_path: Path, channels: int) -> None:
@@ -81,17 +84,24 @@ def test_every_kind_of_image_obeys_the_one_rule(loader_name: str, tmp_path: Path
             assert_cut_from(batch[side][0], batch[f"paths_{side}"][0], channels)
 
 
-def test_animations_are_counted_in_the_log(loader_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.fault(6)
+def test_animations_are_counted_in_the_log(
+    loader_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, user_sees: Recorder
+) -> None:
     caplog.set_level(logging.INFO)
     for folder in both_folders(tmp_path):
         ODD_FILES["frames.gif"](folder / "a.gif")
     build_train_loader(settings(loader_name, tmp_path), "cpu")
     (message,) = [line for line in caplog.messages if line.startswith("of ")]
+    user_sees(message)
     assert message.startswith("of 2 animated files only the first frame is used (") and "trainA/a.gif" in message
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("kind", ["16 bit", "float"])
-def test_high_bit_depths_are_delivered_whole_or_the_loader_refuses(loader_name: str, tmp_path: Path, kind: str) -> None:
+def test_high_bit_depths_are_delivered_whole_or_the_loader_refuses(
+    loader_name: str, tmp_path: Path, kind: str, user_sees: Recorder
+) -> None:
     levels = np.random.default_rng(0).integers(0, 65536, SIDES[::-1], dtype=np.uint16)
     pixels = levels if kind == "16 bit" else levels.astype(np.float32) / 64.0
     for folder in both_folders(tmp_path):
@@ -99,8 +109,9 @@ def test_high_bit_depths_are_delivered_whole_or_the_loader_refuses(loader_name: 
     ranges = {} if kind == "16 bit" else {"value_low": 0.0, "value_high": 65535 / 64}
     config = settings(loader_name, tmp_path, channels=1, crop_size=60, **ranges)
     if loader_name == "dali":
-        with pytest.raises(UserError, match=r"^--loader dali: .* 8 bits.*; use --loader torch$"):
+        with pytest.raises(UserError, match=r"^--loader dali: .* 8 bits.*; use --loader torch$") as error:
             build_train_loader(config, "cpu")
+        user_sees(error.value)
         return
     with build_train_loader(config, "cpu") as loader:
         image = next(loader)["A"][0, 0]  # [60, 60]
@@ -130,6 +141,7 @@ def _small(root: Path) -> None:
     noise(31, 40).save(root / "trainA" / "small.png")
 
 
+@pytest.mark.fault(7, 9)
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -141,15 +153,20 @@ def _small(root: Path) -> None:
     ],
     ids=["empty", "missing", "same", "small", "link"],
 )
-def test_folders_that_cannot_be_trained_on(loader_name: str, good_folder: Path, spoil: Any, sentence: str) -> None:
+def test_folders_that_cannot_be_trained_on(
+    loader_name: str, good_folder: Path, spoil: Any, sentence: str, user_sees: Recorder
+) -> None:
     spoil(good_folder)
     with pytest.raises(UserError, match=sentence) as error:
         build_train_loader(settings(loader_name, good_folder), "cpu")
-    assert "\n" not in str(error.value)
+    user_sees(error.value, 9 if spoil is _link_out else 7)
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "link.png"])
-def test_members_that_lead_out_of_an_archive(loader_name: str, good_folder: Path, name: str) -> None:
+def test_members_that_lead_out_of_an_archive(
+    loader_name: str, good_folder: Path, name: str, user_sees: Recorder
+) -> None:
     png = io.BytesIO()
     noise(40, 40).save(png, "PNG")
     with tarfile.open(good_folder / "a.tar", "w") as archive:
@@ -160,8 +177,9 @@ def test_members_that_lead_out_of_an_archive(loader_name: str, good_folder: Path
             member.size = len(png.getvalue())
         archive.addfile(member, io.BytesIO(png.getvalue()))
     locations = {"data": None, "data_A": (str(good_folder / "a.tar"),), "data_B": (str(good_folder / "trainB"),)}
-    with pytest.raises(UserError, match=r"a\.tar: the member .* (leads out of|is a link)"):
+    with pytest.raises(UserError, match=r"a\.tar: the member .* (leads out of|is a link)") as error:
         build_train_loader(settings(loader_name, good_folder, **locations), "cpu")
+    user_sees(error.value)
     assert not (good_folder.parent / "out.png").exists()
 
 

@@ -14,6 +14,7 @@ from cyclegan_fast.data.catalog.manifest import Manifest
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images import ImageFile, load_images
 from tests.data.sample_images import noise
+from tests.reliability import Recorder
 
 ConfigFor = Callable[..., TrainConfig]
 
@@ -102,32 +103,49 @@ def test_seeds_differ(config_for: ConfigFor, good_folder: Path) -> None:
     assert [b["paths_A"] for b in one] != [b["paths_A"] for b in other]
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_vanished_file_stops_with_one_sentence(config_for: ConfigFor, good_folder: Path, workers: int) -> None:
+def test_vanished_file_stops_with_one_sentence(
+    config_for: ConfigFor, good_folder: Path, workers: int, user_sees: Recorder
+) -> None:
     with build_train_loader(config_for(good_folder, workers=workers), "cpu") as loader:
         (good_folder / "trainA" / "4.jpg").unlink()
         with pytest.raises(UserError, match=r"trainA/4\.jpg: the file does not exist") as error:
             take(loader, 8)
-    assert "\n" not in str(error.value) and type(error.value) is UserError
+    user_sees(error.value)
+    assert type(error.value) is UserError
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("workers", [0, 1])
-def test_vanished_file_is_skipped_and_counted(config_for: ConfigFor, good_folder: Path, workers: int) -> None:
+def test_vanished_file_is_skipped_and_counted(
+    config_for: ConfigFor, good_folder: Path, workers: int, user_sees: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
     with build_train_loader(config_for(good_folder, workers=workers, on_bad_image="skip"), "cpu") as loader:
         gone = good_folder / "trainA" / "4.jpg"
         gone.unlink()
         batches = take(loader, 14)
         assert loader.state_dict() == {"sample": 14}
         assert loader.skipped == {str(gone): "the file does not exist"}
+    (warning,) = caplog.messages
+    user_sees(warning)
+    assert warning == f"{gone}: the file does not exist; left out from here on"
     assert [Path(b["paths_A"][0]).stem for b in batches].count("5") == 4  # its own two and those of file 4
 
 
-def test_bad_file_under_both_policies(config_for: ConfigFor, bad_file: Path) -> None:
-    folder = bad_file.parent.parent
-    with pytest.raises(UserError, match=bad_file.name):
+@pytest.mark.fault(1, 2, 3, 5)
+def test_bad_file_under_both_policies(
+    config_for: ConfigFor, bad_file: Path, user_sees: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, name = bad_file.parent.parent, bad_file.name
+    fault = {"empty.jpg": 1, "text.jpg": 1, "bomb.png": 3, "float.tif": 5}.get(name, 2)
+    with pytest.raises(UserError, match=name) as error:
         build_train_loader(config_for(folder), "cpu")
+    user_sees(error.value, fault)
     loader = build_train_loader(config_for(folder, on_bad_image="skip"), "cpu")
     assert loader.epoch_size == 7
+    (listed,) = [line for line in caplog.messages if name in line]
+    user_sees(listed, fault)
 
 
 def test_mixed_sizes_do_not_fit_one_batch(config_for: ConfigFor, good_folder: Path) -> None:

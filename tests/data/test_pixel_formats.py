@@ -16,6 +16,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.tiff import encode_tiff
 from tests.data.sample_images import needs_deep, noise
 from tests.images.test_high_bit_depth import deep, save
+from tests.reliability import Recorder
 
 ConfigFor = Callable[..., TrainConfig]
 
@@ -106,8 +107,9 @@ def test_floating_point_needs_a_range_and_the_error_names_the_extrema(config_for
     assert all(b["A"].abs().max() <= 1 for b in batches)
 
 
+@pytest.mark.fault(5)
 def test_clipped_values_are_counted_and_logged(
-    config_for: ConfigFor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    config_for: ConfigFor, tmp_path: Path, caplog: pytest.LogCaptureFixture, user_sees: Recorder
 ) -> None:
     caplog.set_level(logging.INFO)
     float_folder(tmp_path)
@@ -115,9 +117,9 @@ def test_clipped_values_are_counted_and_logged(
     values[:2, :5] = 7000.0
     save(tmp_path / "trainB" / "1.tif", values)
     build_train_loader(config_for(tmp_path, value_low=-1000.0, value_high=3000.0), "cpu")
-    assert [line for line in caplog.messages if "clipped" in line] == [
-        "B: 10 values (0.57 %) in 1 of 3 files lie outside -1000 to 3000 and are clipped"
-    ]
+    (message,) = [line for line in caplog.messages if "clipped" in line]
+    user_sees(message)
+    assert message == "B: 10 values (0.57 %) in 1 of 3 files lie outside -1000 to 3000 and are clipped"
 
 
 def test_a_range_that_nothing_uses_is_refused(config_for: ConfigFor, good_folder: Path) -> None:

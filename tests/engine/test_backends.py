@@ -47,10 +47,12 @@ def test_batches_of_every_shape_equal_torch(engine, runs):
     assert engine.run(torch.zeros(0, 3, 16, 16)).shape == (0, 3, 16, 16)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 10, 16), (1, 3, 16, 4), (1, 4, 16, 16), (3, 16, 16)], ids=str)
-def test_a_batch_that_does_not_fit_is_refused(engine, shape):
-    with pytest.raises(UserError, match=r"takes batches \[N, 3, H, W\] with sides from 8 in steps of 4"):
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("shape", [(1, 3, 10, 16), (1, 3, 2, 2), (1, 3, 16, 4), (1, 4, 16, 16), (3, 16, 16)], ids=str)
+def test_a_batch_that_does_not_fit_is_refused(engine, shape, user_sees):
+    with pytest.raises(UserError, match=r"takes batches \[N, 3, H, W\] with sides from 8 in steps of 4") as error:
         engine.run(torch.zeros(shape))
+    user_sees(error.value)
 
 
 def test_sixteen_threads_get_what_one_gets(engine):
@@ -282,8 +284,9 @@ def test_openvino_says_what_it_cannot_do(tmp_path, onnx_files):
         load_engine(changed, backend="openvino")
 
 
+@pytest.mark.fault(20)
 @pytest.mark.slow
-def test_compiled_code(tmp_path, runs):
+def test_compiled_code(tmp_path, runs, user_sees):
     """One build, since it takes half a minute: equality on all shapes, the limits, and every reason not to load it."""
     shapes = Shapes((1, 8, 16), (2, 32, 32), (4, 64, 72))
     out = build_engine(runs["grey_to_colour"], tmp_path / "g.pt2", direction="AtoB", shapes=shapes, device="cpu")
@@ -316,8 +319,9 @@ def test_compiled_code(tmp_path, runs):
         ),
     ):
         sidecar.write_text(json.dumps(metadata | {"compiled": metadata["compiled"] | wrong}))
-        with pytest.raises(UserError, match=reason):
+        with pytest.raises(UserError, match=reason) as error:
             load_engine(out)
+        user_sees(error.value)
     sidecar.write_text(json.dumps({key: value for key, value in metadata.items() if key != "compiled"}))
     with pytest.raises(UserError, match=r"is not the sidecar of a \.pt2 file"):
         load_engine(out)

@@ -149,6 +149,7 @@ def test_a_mixed_list_keeps_kinds_and_order(tmp_path):
     assert sorted(engine.seen) == sorted([(4, 3, 16, 16), (2, 3, 16, 16), (2, 3, 20, 12), (1, 3, 12, 8)])
 
 
+@pytest.mark.fault(22)
 def test_nothing_in_nothing_out():
     engine = Identity(3, out_channels=1)
     assert infer(engine, []) == []
@@ -175,7 +176,8 @@ def test_a_small_image_is_mirrored_many_times_where_the_network_wants_it():
     assert engine.seen == [(1, 3, 32, 32)]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (7, 9)])
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 2), (3, 2), (7, 9)])
 def test_images_below_the_least_side_are_mirrored_up_and_cropped_back(runs, size):
     x = pixels(*size, 3)
     engine = Identity(size_divisor=4, min_size=8)
@@ -187,6 +189,7 @@ def test_images_below_the_least_side_are_mirrored_up_and_cropped_back(runs, size
     assert torch.equal(made, whole[:, : size[0], : size[1]])
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
@@ -228,10 +231,11 @@ def test_images_below_the_least_side_are_mirrored_up_and_cropped_back(runs, size
         (Path("https://x.y/z.jpg"), r"^https://x\.y/z\.jpg: URLs are not fetched: download it, and give its bytes"),
     ],
 )
-def test_wrong_images_are_refused(images, reason):
+def test_wrong_images_are_refused(images, reason, user_sees):
     engine = Identity()
-    with pytest.raises(UserError, match=reason):
+    with pytest.raises(UserError, match=reason) as error:
         infer(engine, images)
+    user_sees(error.value)
     assert engine.seen == []
 
 
@@ -250,24 +254,29 @@ def test_what_looks_like_a_url_and_exists_is_a_file(tmp_path, monkeypatch):
     assert infer(Identity(), "https://x.y/z.png").size == (8, 8)
 
 
-def test_bad_files_are_refused_by_name(tmp_path):
+@pytest.mark.fault(1, 2)
+def test_bad_files_are_refused_by_name(tmp_path, user_sees):
     (tmp_path / "text.jpg").write_text("no image")
-    with pytest.raises(UserError, match=r"text\.jpg: not an image"):
+    with pytest.raises(UserError, match=r"text\.jpg: not an image") as error:
         infer(Identity(), tmp_path / "text.jpg")
+    user_sees(error.value, 1)
     path = tmp_path / "cut.png"
     Image.fromarray(pixels(64, 64, dtype=np.uint16)).save(path)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(UserError, match=r"cut\.png: damaged"):
+    with pytest.raises(UserError, match=r"cut\.png: damaged") as error:
         infer(Identity(1), path)
+    user_sees(error.value, 2)
     with Image.open(path) as lazy, pytest.raises(UserError, match="the PIL image cannot be used"):
         infer(Identity(1), lazy)
 
 
-def test_a_bomb_is_refused_from_its_header(tmp_path):
+@pytest.mark.fault(3)
+def test_a_bomb_is_refused_from_its_header(tmp_path, user_sees):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(30_000, 30_000))
-    with pytest.raises(UserError, match=r"bomb\.png: too many pixels"):
+    with pytest.raises(UserError, match=r"bomb\.png: too many pixels") as error:
         infer(Identity(), path)
+    user_sees(error.value)
 
 
 def test_a_result_that_is_not_finite_is_refused():

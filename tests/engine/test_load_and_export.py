@@ -151,15 +151,18 @@ def test_the_command_that_rebuilds_a_file_names_its_direction(tmp_path, onnx_fil
         load_engine(path, direction="BtoA", device="cpu")
 
 
-def test_an_onnx_file_that_was_changed_is_refused(tmp_path, onnx_files):
+@pytest.mark.fault(20)
+def test_an_onnx_file_that_was_changed_is_refused(tmp_path, onnx_files, user_sees):
     path = shutil.copy(onnx_files["colour"], tmp_path / "g.onnx")
     sidecar = shutil.copy(f"{onnx_files['colour']}.json", tmp_path / "g.onnx.json")
     load_engine(path, device="cpu")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"its sha256 differs.*export it again: python -m cyclegan_fast\.export"):
+    again = r"its sha256 differs.*export it again: python -m cyclegan_fast\.export"
+    with pytest.raises(UserError, match=again) as error:
         load_engine(path, device="cpu")
+    user_sees(error.value)
     sidecar.write_text("{")
     with pytest.raises(UserError, match=r"g\.onnx\.json is damaged.*export it again"):
         load_engine(path, device="cpu")
@@ -270,12 +273,15 @@ def test_directions_are_the_folders_also_after_training_them_swapped(
     assert expected.std() > 0.05
 
 
+@pytest.mark.fault(21)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_missing_device_is_an_error_never_a_quiet_fall(runs, onnx_files):
-    with pytest.raises(UserError, match="CUDAExecutionProvider"):
+def test_a_missing_device_is_an_error_never_a_quiet_fall(runs, onnx_files, user_sees):
+    with pytest.raises(UserError, match="CUDAExecutionProvider") as error:
         load_engine(onnx_files["colour"], device="cuda")
-    with pytest.raises(UserError, match="there is no device cuda"):
+    user_sees(error.value)
+    with pytest.raises(UserError, match="there is no device cuda") as error:
         load_engine(runs["colour"], device="cuda")
+    user_sees(error.value)
     assert load_engine(runs["colour"]).device == load_engine(onnx_files["colour"]).device == "cpu"
 
 
@@ -329,9 +335,11 @@ class Malice:
         return os.mkdir, (os.environ["MALICE_MARK"],)
 
 
-def test_a_malicious_pickle_is_refused(tmp_path, monkeypatch):
+@pytest.mark.fault(16)
+def test_a_malicious_pickle_is_refused(tmp_path, monkeypatch, user_sees):
     monkeypatch.setenv("MALICE_MARK", str(tmp_path / "ran"))
     torch.save({"model.1.weight": Malice()}, tmp_path / "latest_net_G.pth")
-    with pytest.raises(UserError, match="refused"):
+    with pytest.raises(UserError, match="refused") as error:
         load_engine(tmp_path / "latest_net_G.pth", device="cpu")
+    user_sees(error.value)
     assert not (tmp_path / "ran").exists()

@@ -149,6 +149,7 @@ def test_without_a_word_about_shapes_it_serves_up_to_16_images_of_a_megapixel(te
     ]
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -158,26 +159,31 @@ def test_without_a_word_about_shapes_it_serves_up_to_16_images_of_a_megapixel(te
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_an_engine_of_another_machine_is_refused_before_tensorrt_reads_it(engine_file, change, reason):
+def test_an_engine_of_another_machine_is_refused_before_tensorrt_reads_it(engine_file, change, reason, user_sees):
     sidecar = sidecar_of(engine_file)
     metadata = json.loads(sidecar.read_text())
     sidecar.write_text(json.dumps(metadata | {"compiled": metadata["compiled"] | change}))
     double.CALLS.clear()
-    with pytest.raises(UserError, match=rf"{reason}.*; export it again: .*--out {engine_file} --direction AtoB"):
+    again = rf"{reason}.*; export it again: .*--out {engine_file} --direction AtoB"
+    with pytest.raises(UserError, match=again) as error:
         load_engine(engine_file)
+    user_sees(error.value)
     assert double.CALLS == []
 
 
-def test_a_tampered_engine_is_refused_before_tensorrt_reads_it(engine_file):
+@pytest.mark.fault(20)
+def test_a_tampered_engine_is_refused_before_tensorrt_reads_it(engine_file, user_sees):
     content = bytearray(engine_file.read_bytes())
     content[-100] ^= 1
     engine_file.write_bytes(content)
     double.CALLS.clear()
-    with pytest.raises(UserError, match=r"is not the file that was exported.*export it again"):
+    with pytest.raises(UserError, match=r"is not the file that was exported.*export it again") as error:
         load_engine(engine_file)
+    user_sees(error.value)
     sidecar_of(engine_file).unlink()
-    with pytest.raises(UserError, match="holds machine code, which is not run unless"):
+    with pytest.raises(UserError, match="holds machine code, which is not run unless") as error:
         load_engine(engine_file)
+    user_sees(error.value)
     assert double.CALLS == []
 
 

@@ -180,7 +180,8 @@ def test_tilings_out_of_range_are_refused(settings):
         Tiling(*settings)
 
 
-def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_files, monkeypatch, caplog):
+@pytest.mark.fault(22)
+def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_files, monkeypatch, caplog, user_sees):
     image = np.random.default_rng(2).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     expected = infer(engine, image)
     monkeypatch.setattr(inference, "_WHOLE", 1000)
@@ -199,6 +200,7 @@ def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_fi
     for _ in range(2):
         infer(load_engine(onnx_files["colour"], device="cpu"), image)
     (warning,) = [record.getMessage() for record in caplog.records]  # once in a process
+    user_sees(warning)
     assert "pass colour.onnx in tiles, each with statistics of its own: a checkpoint of a residual" in warning
     infer(engine, image, tiling=Tiling("tile", 100))
     assert len(seen) == 4, "an image smaller than a tile is not cut"

@@ -87,6 +87,7 @@ def test_names_folders_formats_and_sizes_are_kept(images, tmp_path, runs, onnx_f
         assert (images / name).read_bytes() == before[name]
 
 
+@pytest.mark.fault(5)
 @needs_deep
 def test_sixteen_bits_are_kept(tmp_path, runs):
     (tmp_path / "in").mkdir()
@@ -274,7 +275,8 @@ def test_a_grid_does_not_take_the_place_of_a_result(tmp_path, runs):
         translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "out", reconstruct=True)
 
 
-def test_where_a_batch_needs_too_much_memory_its_images_go_one_by_one(images, tmp_path):
+@pytest.mark.fault(24)
+def test_where_a_batch_needs_too_much_memory_its_images_go_one_by_one(images, tmp_path, user_sees):
     class Small(Identity):
         most = 1
 
@@ -292,8 +294,9 @@ def test_where_a_batch_needs_too_much_memory_its_images_go_one_by_one(images, tm
     with pytest.raises(
         UserError,
         match=r"a batch of shape \[1, 3, 16, 16\] needs more memory than this machine has.* smaller batch size",
-    ):
+    ) as error:
         infer(engine, image(16, 16))
+    user_sees(error.value)
 
 
 def test_an_interrupted_run_keeps_what_is_done_and_says_how_to_go_on(images, tmp_path, runs, capsys, monkeypatch):

@@ -10,6 +10,7 @@ from cyclegan_fast.data.catalog.probe import inspect
 from cyclegan_fast.images import BadImageError, decode
 from cyclegan_fast.images.decode import read
 from cyclegan_fast.images.image_file import as_image_file
+from tests.reliability import Recorder
 
 CORNERS = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [240, 240, 240]]], dtype=np.uint8)
 UPRIGHT = np.kron(CORNERS, np.ones((16, 24, 1), dtype=np.uint8))  # [32, 48, 3]: a colour in each corner
@@ -72,15 +73,18 @@ def test_palette_cmyk_and_grey_become_rgb(tmp_path: Path) -> None:
     assert len(set(decode(tmp_path / "l.png", 3).getpixel((0, 0)))) == 1
 
 
+@pytest.mark.fault(6)
 def test_content_decides_and_animations_give_their_first_frame(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, user_sees: Recorder
 ) -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.png", format="GIF", save_all=True, append_images=frames[1:])
     monkeypatch.setattr(logs, "_reported", set())  # it warns once per process
     for _ in range(2):
         assert decode(tmp_path / "moving.png", 3).getpixel((5, 5)) == (255, 0, 0)
-    assert [record.getMessage() for record in caplog.records] == ["animated files: only the first frame is used"]
+    (warning,) = caplog.messages
+    user_sees(warning)
+    assert warning == "animated files: only the first frame is used"
 
 
 def test_every_bad_file_is_named_with_its_reason(bad_file: Path) -> None:

@@ -24,6 +24,7 @@ from cyclegan_fast.images.image_file import as_image_file
 from cyclegan_fast.images.tiff import encode_tiff
 from tests.data.sample_images import needs_deep, noise, png_header
 from tests.images.test_decode import TURNS
+from tests.reliability import Recorder
 
 GREY, RGB = PixelFormat(channels=1, depth="16"), PixelFormat(channels=3, depth="16")
 FLOAT = PixelFormat(channels=1, depth="float", low=-1000.0, high=3000.0)
@@ -239,6 +240,7 @@ def test_a_deep_file_with_a_wrong_name_is_read_by_its_content(tmp_path: Path) ->
     assert np.array_equal(read(path, GREY), pixels)
 
 
+@pytest.mark.fault(3)
 @pytest.mark.parametrize(
     "pixel_format",
     [
@@ -249,7 +251,7 @@ def test_a_deep_file_with_a_wrong_name_is_read_by_its_content(tmp_path: Path) ->
     ],
     ids=str,
 )
-def test_bombs_are_refused_from_their_header(tmp_path: Path, pixel_format: PixelFormat) -> None:
+def test_bombs_are_refused_from_their_header(tmp_path: Path, pixel_format: PixelFormat, user_sees: Recorder) -> None:
     bomb = png_header(30_000, 30_000)
     (tmp_path / "grey.png").write_bytes(bomb)
     header = bytearray(bomb[:33])
@@ -258,8 +260,9 @@ def test_bombs_are_refused_from_their_header(tmp_path: Path, pixel_format: Pixel
     with memory_limit(100_000_000):  # whole it would be gigabytes
         for name in ("grey.png", "colour.png"):
             for look in (probe, lambda path: read(path, pixel_format)):
-                with pytest.raises(BadImageError, match="too many pixels"):
+                with pytest.raises(BadImageError, match="too many pixels") as error:
                     look(tmp_path / name)
+    user_sees(error.value)
 
 
 @needs_deep

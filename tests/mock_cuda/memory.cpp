@@ -60,7 +60,7 @@ cudaError_t copy(const std::string& call, void* to, const void* from, size_t byt
     return break_capture(*s.capture, cudaErrorStreamCaptureUnsupported, what + " in a capture");
   const cudaError_t error = enqueue("memcpy", what + " " + std::to_string(bytes), s);
   if (from_device && target == nullptr) note("sync", what, s);
-  if (!to_device && from_device) std::memset(to, 0, bytes);
+  if (!to_device && from_device) std::memset(to, state().read_back, bytes);
   if (!to_device && !from_device) std::memcpy(to, from, bytes);
   return error;
 }

@@ -66,6 +66,7 @@ struct State {
   std::unordered_map<const void*, const char*> kernels;  // mangled names
   std::unordered_map<const void*, int> shared_memory;    // what a kernel has opted into
   bool logging = false;
+  int read_back = 0;  // every byte of an array that the host reads from a device
   std::string log, faults, refused;
 };
 

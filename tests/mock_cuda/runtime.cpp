@@ -214,6 +214,10 @@ API int mock_active(int device) {
   return state().active[device];
 }
 // Launches of kernels whose name contains `part` fail; "": none.
+API void mock_read_back(int byte) {
+  LOCK;
+  state().read_back = byte;
+}
 API void mock_refuse(const char* part) {
   LOCK;
   state().refused = part;

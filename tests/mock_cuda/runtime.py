@@ -82,6 +82,16 @@ def capturing() -> bool:
 
 
 @contextlib.contextmanager
+def nan_on_the_device() -> Iterator[None]:
+    """Within the block every array of floats that is read back is NaN; whole numbers are -1."""
+    _mock().mock_read_back(0xFF)
+    try:
+        yield
+    finally:
+        _mock().mock_read_back(0)
+
+
+@contextlib.contextmanager
 def refused_launches(part_of_name: str) -> Iterator[None]:
     """Within the block kernels of this name cannot be launched."""
     _mock().mock_refuse(part_of_name.encode())

@@ -22,6 +22,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
+from tests.reliability import Recorder
 
 FLAGS = (
     "--generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 --crop-size 32 --device cpu --workers 0 --max-steps 2"
@@ -167,12 +168,14 @@ def test_a_panorama_that_becomes_too_low_is_named(data: Path, tmp_path: Path) ->
         run(tmp_path, tmp_path / "run", "--preprocess scale_width --load-size 64")
 
 
-def test_resume_refuses_a_data_set_that_has_changed(data: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(18)
+def test_resume_refuses_a_data_set_that_has_changed(data: Path, tmp_path: Path, user_sees: Recorder) -> None:
     shutil.copytree(data, tmp_path / "data")
     run(tmp_path / "data", tmp_path / "run", "--max-steps 1")
     shutil.copy(tmp_path / "data" / "trainA" / "0.png", tmp_path / "data" / "trainA" / "new.png")
-    with pytest.raises(UserError, match=r"images were \[4, 4\], now \[5, 4\]"):
+    with pytest.raises(UserError, match=r"images were \[4, 4\], now \[5, 4\]") as error:
         run(tmp_path / "data", tmp_path / "run", "--resume auto")
+    user_sees(error.value)
 
 
 def test_a_finished_run_is_left_as_it_is(data: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from cyclegan_fast.config import TrainConfig, from_dict
 from cyclegan_fast.train import main
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import run_in_process, train_settings
+from tests.reliability import Recorder
 
 FLAGS = (
     "--generator resnet_1blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
@@ -86,6 +87,7 @@ def test_fifty_iterations_on_mixed_sizes(images: Path, tmp_path: Path) -> None:
     assert (newest(out) / "weights.safetensors").is_file()
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_a_resumed_run_is_the_run_that_never_stopped(images: Path, tmp_path: Path, amp: str) -> None:
     words = ["--data", images, *SMALL, "--amp", amp, "--epoch-size", 4, "--n-epochs", 2, "--n-epochs-decay", 2]
@@ -118,8 +120,9 @@ def test_a_resumed_record_holds_the_steps_before_the_checkpoint(images: Path, tm
     assert [r["losses"] for r in records(killed)] == [r["losses"] for r in records(straight)]
 
 
+@pytest.mark.fault(14)
 def test_a_full_disk_that_only_logs_meet_ends_no_run(
-    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, user_sees: Recorder
 ) -> None:
     """Between two checkpoints nothing can be written: events, TensorBoard, grids, report and status are logs."""
     disk = tmp_path / "disk"
@@ -145,6 +148,7 @@ def test_a_full_disk_that_only_logs_meet_ends_no_run(
         assert min(free) == 0 and [r["step"] for r in records(disk / "run")] == list(range(1, 11))
         assert newest(disk / "run").name == "step_00000010" and Run(disk / "run").finished
         about = [line for line in caplog.messages if "No space left" in line]
+        user_sees(about[0])
         assert len(about) == sum("training goes on" in line for line in about) <= 4
         assert sum("samples/step_" in line for line in about) == 1
     finally:
@@ -161,8 +165,9 @@ def test_a_log_that_cannot_be_printed_ends_no_run(images: Path, tmp_path: Path) 
     assert [r["step"] for r in records(tmp_path / "run")] == [1, 2]
 
 
+@pytest.mark.fault(12, 19)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_sigterm_ends_a_run_in_order_that_ignores_ctrl_c(images: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_a_run_in_order_that_ignores_ctrl_c(images: Path, tmp_path: Path, user_sees: Recorder) -> None:
     """A script's shell starts its background jobs so: SIGINT changes nothing, SIGTERM ends the step and saves."""
     out = tmp_path / "run"
     words = ["--data", images, "--out", out, *SMALL]
@@ -171,12 +176,14 @@ def test_sigterm_ends_a_run_in_order_that_ignores_ctrl_c(images: Path, tmp_path:
     second = train(*words, "--resume", "auto")
     assert second.returncode == 2
     assert "another run" in second.stderr
+    user_sees(second.stderr, 19)
     process.send_signal(signal.SIGINT)
     wait_for_steps(process, out, len(records(out)) + 3)  # two steps more at least began after the signal
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 3
-    assert "--resume auto" in output
+    (stopped,) = [line for line in output.splitlines() if "--resume auto" in line]
+    user_sees(stopped, 12)
     assert int(newest(out).name.removeprefix("step_")) == records(out)[-1]["step"]
 
 
@@ -228,13 +235,14 @@ main(words)
 """
 
 
+@pytest.mark.fault(12)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("when", ["images", "networks", "loader", "samples"])
 def test_a_signal_before_the_first_step_ends_with_the_same_status(
-    images: Path, tmp_path: Path, when: str, number: signal.Signals
+    images: Path, tmp_path: Path, when: str, number: signal.Signals, user_sees: Recorder
 ) -> None:
     """Until the trainer runs there is nothing to save; from then on a checkpoint of step 0 is."""
     out = tmp_path / "run"
@@ -244,6 +252,7 @@ def test_a_signal_before_the_first_step_ends_with_the_same_status(
     assert done.returncode == 3, done.stderr
     saved = when in ("loader", "samples")
     assert ("stopped by a signal before the first step: the same command starts it again" in done.stdout) != saved
+    user_sees(done.stdout.splitlines()[-1])
     assert out.exists() == saved and (not saved or newest(out).name == "step_00000000")
     again = train("--data", images, "--out", out, *SMALL, "--max-dataset-size", 6, "--resume", "--max-steps", 1)
     assert again.returncode == 0, again.stderr
@@ -312,23 +321,28 @@ def test_bad_input_is_answered_in_one_sentence(images: Path, tmp_path: Path) -> 
     one_sentence(train("--data", images, "--out", tmp_path / "y", *SMALL, "--amp", "fp16"), "bf16")
 
 
+@pytest.mark.fault(21)
 @pytest.mark.skipif(
     "torch" in sys.modules and __import__("torch").cuda.is_available(), reason="needs a machine without CUDA"
 )
-def test_cuda_graphs_without_cuda(images: Path, tmp_path: Path) -> None:
+def test_cuda_graphs_without_cuda(images: Path, tmp_path: Path, user_sees: Recorder) -> None:
     words = ["--data", images, *SMALL, "--max-steps", 1, "--out", tmp_path / "run"]
-    one_sentence(train(*words, "--cuda-graphs=on"), "--cuda-graphs=on: there is no CUDA device")
+    refused = train(*words, "--cuda-graphs=on")
+    one_sentence(refused, "--cuda-graphs=on: there is no CUDA device")
+    user_sees(refused.stderr)
     alone = train(*words, "--cuda-graphs")
     assert alone.returncode == 0, alone.stderr
     assert "cuda graphs: off, there is no CUDA device" in alone.stdout
 
 
-def test_resume_with_other_settings_lists_them(images: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(18)
+def test_resume_with_other_settings_lists_them(images: Path, tmp_path: Path, user_sees: Recorder) -> None:
     words = ["--data", images, *SMALL, "--out", tmp_path / "run", "--max-steps", 1]
     assert train(*words).returncode == 0
     one_sentence(train(*words), "--resume auto")
     done = train(*words, "--resume", "auto", "--lr", "1e-3", "--ngf", 8)
     one_sentence(done, "--lr was 0.0002, now 0.001", "--ngf was 4", f"--init-from {tmp_path / 'run'} --out ANOTHER")
+    user_sees(done.stderr)
 
 
 def test_starts_from_other_weights(images: Path, tmp_path: Path) -> None:
@@ -340,10 +354,13 @@ def test_starts_from_other_weights(images: Path, tmp_path: Path) -> None:
     assert all(a[key].equal(b[key]) for key in a)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(images: Path, tmp_path: Path) -> None:
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_a_loss_that_is_not_finite_stops_the_run(images: Path, tmp_path: Path, amp: str, user_sees: Recorder) -> None:
     out = tmp_path / "run"
-    done = train("--data", images, "--out", out, *SMALL, "--max-steps", 200, "--lr", "1e30")
-    one_sentence(done, "is not finite", "failed")
+    done = train("--data", images, "--out", out, *SMALL, "--max-steps", 200, "--lr", "1e30", "--amp", amp)
+    one_sentence(done, "the loss ", "is not finite", "failed")
+    user_sees(done.stderr)
     weights = load_file(next((out / "failed").glob("step_*")) / "weights.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
 
