@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import re
 import runpy
 import subprocess
 import sys
 import sysconfig
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ import setuptools
 
 from cyclegan_fast.ops import extension_available
 from tests.commands import run_in_process
+from tests.reliability import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
 USE = (
@@ -26,7 +29,35 @@ USE = (
 )
 
 
-def install(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Machine:
+    """A Python with its packages, and the programs on PATH."""
+
+    python: str
+    path: str
+
+
+def machine_without(folder: Path, *, programs: str = "", packages: str = "") -> Machine:
+    """This machine, without the programs and the packages whose whole names these expressions match."""
+    venv.create(folder / "env", symlinks=True)
+    site = next((folder / "env").glob("lib/python3*/site-packages"))
+    for entry in Path(setuptools.__file__).parents[1].iterdir():
+        if not re.fullmatch(rf"{packages}(-.*)?|.*editable.*|.*\.egg-link", entry.name):
+            (site / entry.name).symlink_to(entry)
+    (folder / "programs").mkdir()
+    for directory in reversed(os.environ["PATH"].split(os.pathsep)):
+        for program in Path(directory).iterdir() if Path(directory).is_dir() else ():
+            link = folder / "programs" / program.name
+            if not re.fullmatch(programs, program.name):
+                link.unlink(missing_ok=True)
+                link.symlink_to(program)
+    return Machine(str(folder / "env/bin/python"), str(folder / "programs"))
+
+
+HERE = Machine(sys.executable, os.environ["PATH"])
+
+
+def install(target: Path, machine: Machine = HERE, **environment: str) -> subprocess.CompletedProcess[str]:
     """pip install . into a folder of its own, from a copy of what git would give."""
     source = target.parent / "source"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
@@ -40,12 +71,27 @@ def install(target: Path, **environment: str) -> subprocess.CompletedProcess[str
         "--target",
     ]
     return subprocess.run(
-        [sys.executable, "-m", "pip", *flags, str(target), str(source)],
+        [machine.python, "-m", "pip", *flags, str(target), str(source)],
         capture_output=True,
         text=True,
         check=False,
-        env={k: v for k, v in os.environ.items() if k != "CYCLEGAN_FAST_REQUIRE_EXT"} | environment,
+        env=_environment() | {"PATH": machine.path} | environment,
     )
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, without what would hide a fault."""
+    hiding = ("CYCLEGAN_FAST_REQUIRE_EXT", "CXX", "CUDA_HOME", "PYTHONPATH")
+    return {name: value for name, value in os.environ.items() if name not in hiding}
+
+
+def doctor(machine: Machine, target: Path, **environment: str) -> str:
+    """What the doctor of an installed package prints."""
+    command = [machine.python, "-m", "cyclegan_fast.doctor"]
+    variables = _environment() | {"PATH": machine.path, "PYTHONPATH": str(target)} | environment
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=target)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def use(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,34 +102,62 @@ def use(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=target)
 
 
+@pytest.mark.fault(25)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(sys.platform != "linux", reason="the extension is built on Linux only")
-def test_pip_install_builds_the_extension(tmp_path: Path) -> None:
+def test_pip_install_builds_the_extension_though_the_nvcc_does_not_work(tmp_path: Path, user_sees: Recorder) -> None:
     # Unoptimised, and without the CUDA kernels: the suite's own extension is the same build in full.
-    done = install(tmp_path / "site", CYCLEGAN_FAST_CUDA="0", CMAKE_BUILD_TYPE="None")
+    nvcc = tmp_path / "cuda/bin/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho nvcc: error while loading shared libraries >&2\nexit 127\n")
+    nvcc.chmod(0o755)
+    cuda = {"CUDA_HOME": str(tmp_path / "cuda")}
+    done = install(tmp_path / "site", CMAKE_BUILD_TYPE="None", **cuda)
     assert done.returncode == 0, done.stderr
+    assert "no nvcc that works: the CUDA kernels are not compiled" in done.stdout
     used = use(tmp_path / "site", CYCLEGAN_FAST_REQUIRE_EXT="1")
     assert used.returncode == 0, used.stderr
     assert used.stdout.split(maxsplit=1) == ["0.1.0", "True (1, 4, 10, 10)\n"]
     assert [file.name for file in (tmp_path / "site/cyclegan_fast").glob("*.so")] == [
         f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     ]
+    found = re.search(rf"nvcc +({nvcc} does not run.*)", doctor(HERE, tmp_path / "site", **cuda))
+    assert found
+    user_sees(found[1])
 
 
+MISSING = {  # what is not there -> programs, packages, and what the doctor then says of it
+    "a compiler": (
+        r".*(g\+\+|c\+\+|clang|cc|gcc)(-[\d.]+)?",
+        "",
+        r"(no g\+\+: .*)\n +(fix: sudo apt-get install g\+\+)",
+    ),
+    "ninja": (r"ninja.*", "ninja", r"(absent: only --no-build-isolation needs it)\n +(fix: pip install ninja)"),
+}
+
+
+@pytest.mark.fault(25)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_without_a_compiler_it_installs_and_says_what_it_lacks(tmp_path: Path) -> None:
-    done = install(tmp_path / "site", CXX="no-such-compiler", CYCLEGAN_FAST_CUDA="0")
+@pytest.mark.parametrize("missing", MISSING)
+def test_without_a_part_of_the_build_it_installs_and_says_what_it_lacks(
+    tmp_path: Path, missing: str, user_sees: Recorder
+) -> None:
+    programs, packages, advice = MISSING[missing]
+    machine = machine_without(tmp_path / "machine", programs=programs, packages=packages)
+    done = install(tmp_path / "site", machine)
     assert done.returncode == 0, done.stderr
     assert "the extension was not built" in done.stdout + done.stderr
     used = use(tmp_path / "site")
     assert used.returncode == 0, used.stderr
     assert used.stdout.split(maxsplit=1) == ["0.1.0", "False (1, 4, 10, 10)\n"]
     assert "plain-torch reference takes over" in used.stderr
+    found = re.search(advice, doctor(machine, tmp_path / "site"))
+    assert found
+    user_sees(": ".join(found.groups()))
 
-    strict = {"CYCLEGAN_FAST_CUDA": "0", "CYCLEGAN_FAST_REQUIRE_EXT": "1"}
-    refused = install(tmp_path / "other" / "site", CXX="no-such-compiler", **strict)
+    refused = install(tmp_path / "other" / "site", machine, CYCLEGAN_FAST_REQUIRE_EXT="1")
     assert refused.returncode != 0
 
 

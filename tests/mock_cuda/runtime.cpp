@@ -213,11 +213,12 @@ API int mock_active(int device) {
   LOCK;
   return state().active[device];
 }
-// Launches of kernels whose name contains `part` fail; "": none.
+// Every byte of an array that the host reads from a device.
 API void mock_read_back(int byte) {
   LOCK;
   state().read_back = byte;
 }
+// Launches of kernels whose name contains `part` fail; "": none.
 API void mock_refuse(const char* part) {
   LOCK;
   state().refused = part;

@@ -92,9 +92,9 @@ def test_a_capture_that_fails_costs_other_runs_the_graph_alone(
 def test_batches_of_too_many_shapes(required: bool, user_sees: Recorder, caplog: pytest.LogCaptureFixture) -> None:
     graphed = warmed_up(make_step(), batch)
     graphed.required = required
-    for images in (2, 3, 4):
+    for count in (2, 3, 4):
         for _ in range(4):
-            graphed(*batch(images=images))
+            graphed(*batch(images=count))
     if required:
         with pytest.raises(UserError, match=r"batches of more than 4 shapes came, the last \[5, 3, 64, 64\]") as error:
             graphed(*batch(images=5))
