@@ -157,8 +157,9 @@ def test_without_a_part_of_the_build_it_installs_and_says_what_it_lacks(
     assert found
     user_sees(": ".join(found.groups()))
 
-    refused = install(tmp_path / "other" / "site", machine, CYCLEGAN_FAST_REQUIRE_EXT="1")
-    assert refused.returncode != 0
+    if missing == "a compiler":
+        refused = install(tmp_path / "other" / "site", machine, CYCLEGAN_FAST_REQUIRE_EXT="1")
+        assert refused.returncode != 0
 
 
 def test_an_isolated_build_asks_for_torch_only_where_there_is_none(tmp_path: Path) -> None:

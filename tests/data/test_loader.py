@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from cyclegan_fast import ops
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data import Loader, build_train_loader
 from cyclegan_fast.data.catalog.manifest import Manifest
@@ -127,7 +129,7 @@ def test_vanished_file_is_skipped_and_counted(
         batches = take(loader, 14)
         assert loader.state_dict() == {"sample": 14}
         assert loader.skipped == {str(gone): "the file does not exist"}
-    (warning,) = caplog.messages
+    (warning,) = [line for line in caplog.messages if str(gone) in line]
     user_sees(warning)
     assert warning == f"{gone}: the file does not exist; left out from here on"
     assert [Path(b["paths_A"][0]).stem for b in batches].count("5") == 4  # its own two and those of file 4
@@ -146,6 +148,22 @@ def test_bad_file_under_both_policies(
     assert loader.epoch_size == 7
     (listed,) = [line for line in caplog.messages if name in line]
     user_sees(listed, fault)
+
+
+@pytest.mark.fault(2)
+@pytest.mark.skipif(not ops.extension_available(), reason="the extension, which finds the damage, is missing")
+def test_damage_that_is_decoded_without_an_error(config_for: ConfigFor, good_folder: Path, user_sees: Recorder) -> None:
+    """In the middle of a JPEG, which Pillow reads to its end and DALI ends a process for."""
+    path = good_folder / "trainA" / "scratched.jpg"
+    noise(64, 64).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:2500] + bytes(60) + content[2560:])
+    with Image.open(path) as image:
+        image.load()
+    with pytest.raises(UserError, match=r"scratched\.jpg: damaged") as error:
+        build_train_loader(config_for(good_folder), "cpu")
+    user_sees(error.value)
+    assert build_train_loader(config_for(good_folder, on_bad_image="skip"), "cpu").epoch_size == 7
 
 
 def test_mixed_sizes_do_not_fit_one_batch(config_for: ConfigFor, good_folder: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from cyclegan_fast.checkpoint import native
@@ -138,19 +137,6 @@ def test_a_loss_that_stays_infinite_in_fp16_is_named(images: Path, tmp_path: Pat
     assert all(value.isfinite().all() for value in weights.values())
 
 
-@pytest.mark.fault(10)
-@pytest.mark.parametrize("amp", ["off", "bf16"])
-def test_a_gradient_that_is_not_finite_moves_no_weight(images: Path, tmp_path: Path, amp: str) -> None:
-    """Its losses are finite, so that the run goes on; Adam must not take the step in."""
-    run = trainer(images, tmp_path / "run", "--amp", amp, "--max-steps", 1)
-    weight = run.networks["G_A"].head.weight  # of the last convolution
-    weight.register_hook(lambda gradient: gradient * torch.inf)
-    before = {name: value.clone() for name, value in run.networks.state_dict().items()}
-    run.run()
-    after = run.networks.state_dict()
-    assert all(after[name].equal(value) for name, value in before.items() if name.startswith("G_"))
-
-
 # ---- Signals.
 @pytest.mark.fault(12)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -169,7 +155,8 @@ def test_a_second_signal_ends_a_run_at_once_and_nothing_is_torn(
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by a signal" not in output and not errors
     native.verify(newest(out))
-    again = train("--data", images, "--out", out, *FLAGS.split(), "--resume", "--max-steps", 400)
+    done = int(newest(out).name.removeprefix("step_"))
+    again = train("--data", images, "--out", out, *FLAGS.split(), "--resume", "--max-steps", done + 2)
     assert again.returncode == 0, again.stderr
     user_sees(next(line for line in again.stdout.splitlines() if line.startswith("continuing")))
 
