@@ -90,7 +90,7 @@ def doctor(machine: Machine, target: Path, **environment: str) -> str:
     command = [machine.python, "-m", "cyclegan_fast.doctor"]
     variables = _environment() | {"PATH": machine.path, "PYTHONPATH": str(target)} | environment
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, cwd=target)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in (0, 2) and not done.stderr, done.stdout + done.stderr
     return done.stdout
 
 
@@ -122,9 +122,9 @@ def test_pip_install_builds_the_extension_though_the_nvcc_does_not_work(tmp_path
     assert [file.name for file in (tmp_path / "site/cyclegan_fast").glob("*.so")] == [
         f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     ]
-    found = re.search(rf"nvcc +({nvcc} does not run.*)", doctor(HERE, tmp_path / "site", **cuda))
+    found = re.search(rf"({nvcc} does not run)\n +(fix: .+)", doctor(HERE, tmp_path / "site", **cuda))
     assert found
-    user_sees(found[1])
+    user_sees(": ".join(found.groups()))
 
 
 MISSING = {  # what is not there -> programs, packages, and what the doctor then says of it

@@ -114,7 +114,8 @@ def test_gradients_that_overflow_in_every_step_of_fp16_end_the_run(
     run = trainer(images, tmp_path / "run", "--amp", "fp16", "--lambda-A", "1e30", "--max-steps", 200)
     before = {name: value.clone() for name, value in run.networks.state_dict().items() if name[:3] in ("G_A", "G_B")}
     with pytest.raises(
-        UserError, match=r"^step 17: fp16 overflows without end; use --amp bf16, or .* saved in "
+        UserError,
+        match=r"^step 17: fp16 overflows without end; the weights of before it are saved in .*; use --amp bf16, or ",
     ) as error:
         run.run()
     user_sees(error.value)
@@ -129,7 +130,7 @@ def test_gradients_that_overflow_in_every_step_of_fp16_end_the_run(
 def test_a_loss_that_stays_infinite_in_fp16_is_named(images: Path, tmp_path: Path, user_sees: Recorder) -> None:
     run = trainer(images, tmp_path / "run", "--amp", "fp16", "--lr", "1e30", "--max-steps", 200)
     with pytest.raises(
-        UserError, match=r"the loss G_A and .* is not finite; .*use --amp bf16, or lower --lr$"
+        UserError, match=r"^step 17: the loss G_A and .* is not finite; .*; use --amp bf16, or lower --lr; "
     ) as error:
         run.run()
     user_sees(error.value)
