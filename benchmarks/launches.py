@@ -101,8 +101,7 @@ def kinds(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tup
     if name in ("add", "add_"):
         return {"add": 1}
     if name == "adam_step":
-        launches, scaled = math.ceil(len(arguments[0]) / MAX_WEIGHTS), arguments[-3] is not None
-        return {"optimizer": 1 + launches + scaled * launches}
+        return {"optimizer": 1 + 2 * math.ceil(len(arguments[0]) / MAX_WEIGHTS)}
     if name.startswith("_foreach"):
         return {"optimizer": 1}
     return {"other": 1}

@@ -292,7 +292,8 @@ def adam(dtype: torch.dtype) -> OpCase:
     networks = build_networks(ModelConfig(ngf=ADAM_CHANNELS, ndf=ADAM_CHANNELS)).to(DEVICE)
     initial = [w.detach() for w in networks.parameters() if w.requires_grad]
     elements = sum(w.numel() for w in initial)
-    moved = elements * (6 * 4 + (2 * 4 if dtype == torch.float32 else 2 * 2 + 2))
+    of_gradients = 2 * 2 * (4 if dtype == torch.float32 else 2)  # two, each read twice
+    moved = elements * (6 * 4 + of_gradients + (0 if dtype == torch.float32 else 2))
     gradients = [[torch.randn_like(w, dtype=dtype) for w in initial] for _ in range(2)]
     lr, loss = torch.full((), 2e-4, dtype=torch.float64, device=DEVICE), torch.ones((), device=DEVICE)
 

@@ -9,7 +9,7 @@
 //
 // and the 16-bit working weight is w, rounded. Three passes, all decisions on the device:
 //
-//   check:  which groups have a gradient that is not finite; only where there is a loss scale
+//   check:  which groups have a gradient that is not finite
 //   decide: a group is skipped whose losses or gradients are not finite, weights, moments and t
 //           untouched; t and the factors of the others; the next loss scale
 //   update: the formula above

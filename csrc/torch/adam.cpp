@@ -109,7 +109,7 @@ void run(const std::vector<AdamParams>& launches, const AdamDecideParams& decisi
   if constexpr (kCuda) {
     const Stream stream = current_stream(like);
     for (const AdamParams& p : launches) {
-      if (p.non_finite) check_status(kOp, adam_check_cuda(p, plan_of_check(p), stream), like);
+      check_status(kOp, adam_check_cuda(p, plan_of_check(p), stream), like);
     }
     check_status(kOp, adam_decide_cuda(decision, stream), like);
     for (const AdamParams& p : launches) {
@@ -126,7 +126,7 @@ void run(const std::vector<AdamParams>& launches, const AdamDecideParams& decisi
                         [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
       }
     };
-    if (decision.scale) for_each_launch(adam_check_cpu);
+    for_each_launch(adam_check_cpu);
     adam_decide_cpu(decision);
     for_each_launch(adam_update_cpu);
   }
@@ -183,8 +183,8 @@ void step(const Tensors& weights, const Tensors& exp_avgs, const Tensors& exp_av
     d.scale = scalar_of<float>("the loss scale", *loss_scale, ScalarType::Float, weights[0]);
     d.growth_tracker =
         scalar_of<int32_t>("the growth tracker", *growth_tracker, ScalarType::Int, weights[0]);
-    for (const AdamParams& p : launches.params) d.checks += checks_of<kCuda>(p);
   }
+  for (const AdamParams& p : launches.params) d.checks += checks_of<kCuda>(p);
 
   const int64_t updates_bytes = kMaxAdamGroups * int64_t(sizeof(AdamUpdate));
   const Tensor workspace =
@@ -194,7 +194,6 @@ void step(const Tensors& weights, const Tensors& exp_avgs, const Tensors& exp_av
   d.updates = reinterpret_cast<AdamUpdate*>(memory), d.non_finite = non_finite;
   for (AdamParams& p : launches.params) {
     p.updates = d.updates;
-    if (!loss_scale) continue;
     p.non_finite = non_finite, non_finite += checks_of<kCuda>(p);
   }
   run<kCuda>(launches.params, d, weights[0]);

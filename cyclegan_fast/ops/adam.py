@@ -28,10 +28,9 @@ def adam_step(
 ) -> None:
     """Updates the weights of each group as torch.optim.Adam does, without weight decay (Kingma and Ba 2015).
 
-    A group with a loss that is not finite, or with a loss scale a gradient that is not, is skipped: weights, moments
-    and step count stay as they are, and the loss scale halves. The host reads nothing, so that a CUDA graph can hold
-    the call. On CUDA it is one launch for the decisions, one more for each 64 weights, and with a loss scale another
-    one for each 64 weights, which looks at the gradients.
+    A group with a loss or a gradient that is not finite is skipped: weights, moments and step count stay as they are,
+    and the loss scale halves. The host reads nothing, so that a CUDA graph can hold the call. On CUDA it is one launch
+    for the decisions, and two more for each 64 weights, one of which looks at the gradients.
 
     Args:
         groups: one or two.

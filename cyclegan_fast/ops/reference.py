@@ -253,10 +253,7 @@ def adam_step(
 ) -> None:
     """See `cyclegan_fast.ops.adam_step`; every weight has a gradient. The host reads nothing."""
     gradients = [_sums_of_gradients(group) for group in groups]
-    skips = [
-        ~_all_finite([*group.losses, *(sums if loss_scale else [])])
-        for group, sums in zip(groups, gradients, strict=True)
-    ]
+    skips = [~_all_finite([*group.losses, *sums]) for group, sums in zip(groups, gradients, strict=True)]
     inv_scale = loss_scale.scale.double().reciprocal() if loss_scale else torch.ones_like(lr)
     for group, sums, skip in zip(groups, gradients, skips, strict=True):
         group.step.add_(~skip)

@@ -34,7 +34,7 @@ class Adam:
         self.steps = torch.zeros((), device=lr.device)
 
     def group(self, losses: list[Tensor], gradients: Gradients, others: Gradients | None = None) -> AdamGroup:
-        """Returns one update for `adam_step`: by the sum of both gradients, skipped if a loss is not finite."""
+        """Returns one update for `adam_step`: by the sum of both gradients, skipped if one or a loss is not finite."""
         rounded = [None if working is None else working.rounded for working in self.working]
         state = self.weights, self.exp_avg, self.exp_avg_sq, rounded, self.steps
         return AdamGroup(*state, gradients, others or [], losses)

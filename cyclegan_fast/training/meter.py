@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,43 +12,54 @@ from torch import Tensor
 
 from cyclegan_fast.training.step import Losses
 
+COUNTABLE = 2**24  # one by one in float32
+
 
 class Meter:
-    """Averages the steps since the last record; nothing is read back from the device until it is asked for."""
+    """Averages the steps since the last record; nothing is read back from the device until it is asked for.
 
-    def __init__(self) -> None:
+    Args:
+        updates: How many updates each optimizer has made, by what it trains: scalars of float32 on the device.
+    """
+
+    def __init__(self, updates: Mapping[str, Tensor] | None = None) -> None:
         self.waited: Callable[[], float] = lambda: 0.0
+        self.updates = dict(updates or {})
+        self.done = 0  # steps of the run so far
         self.reset()
 
-    def begin(self, waited: Callable[[], float]) -> None:
+    def begin(self, waited: Callable[[], float], done: int = 0) -> None:
         """Starts the clock: steps of before a resume count in the means, and not in the speed.
 
         Args:
             waited: Returns the seconds for which the steps have waited for data since its last call.
+            done: Steps of the run so far.
         """
-        self.waited = waited
+        self.waited, self.done = waited, done
         self.start, self.timed_steps = time.perf_counter(), 0
 
     def reset(self) -> None:
         """Starts a new record."""
         self.start, self.steps, self.timed_steps = time.perf_counter(), 0, 0
         self.sums: Losses = {}
-        self.values: dict[str, float] | None = None  # of the sums, once they have been read back
+        self.values: dict[str, float] | None = None  # of what `read` returns, once it has been read back
         self.generators_loss: Tensor | float = 0.0  # of the last step
 
     def add(self, losses: Losses) -> None:
         """Counts one step."""
-        self.steps, self.timed_steps = self.steps + 1, self.timed_steps + 1
+        self.steps, self.timed_steps, self.done = self.steps + 1, self.timed_steps + 1, self.done + 1
         self.values = None
         self.generators_loss = torch.stack([v for name, v in losses.items() if not name.startswith("D_")]).sum()
         for name, value in losses.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
 
     def read(self) -> dict[str, float]:
-        """Returns the sum of each loss, all in one copy from the device, which the host waits for."""
+        """Returns the sum of each loss and how many updates each optimizer has skipped; one copy, and so one wait."""
         if self.values is None:
-            values = torch.stack(list(self.sums.values())).tolist() if self.sums else []
-            self.values = dict(zip(self.sums, values, strict=True))
+            countable = min(self.done, COUNTABLE)
+            tensors = self.sums | {name: countable - updates for name, updates in self.updates.items()}
+            values = torch.stack(list(tensors.values())).tolist() if tensors else []
+            self.values = dict(zip(tensors, values, strict=True))
         return self.values
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,11 +73,18 @@ class Meter:
 
     def means(self) -> dict[str, float]:
         """Returns the mean of each loss."""
-        return {name: value / self.steps for name, value in self.read().items()}
+        values = self.read()
+        return {name: values[name] / self.steps for name in self.sums}
 
     def not_finite(self) -> list[str]:
         """Returns the names of the losses that were nan or inf in any step of the record."""
-        return [name for name, value in self.read().items() if not math.isfinite(value)]
+        values = self.read()
+        return [name for name in self.sums if not math.isfinite(values[name])]
+
+    def skipped(self) -> list[str]:
+        """Returns which optimizers have made fewer updates than there were steps."""
+        values = self.read()
+        return [name for name in self.updates if values[name] > 0]
 
     def steps_per_second(self) -> float:
         """Returns the steps since the last record by all the time since then: grids, reports and checkpoints count."""

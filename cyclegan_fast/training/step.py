@@ -215,8 +215,8 @@ class CycleGANStep:
     def update_weights(self, from_A: CycleResult, from_B: CycleResult, losses: Losses) -> None:
         """Updates the generators by the sum of both cycles' gradients, the discriminators, and the loss scale.
 
-        Either update is skipped, on the device itself, when one of its losses is not finite; with anomaly detection
-        both are, also when a gradient is not, so that all weights stay as they were before the step.
+        Either update is skipped, on the device itself, when one of its losses or gradients is not finite; with anomaly
+        detection both are, so that all weights stay as they were before the step.
         """
         of_D = [loss for name, loss in losses.items() if name.startswith("D_")]
         of_G = [loss for name, loss in losses.items() if not name.startswith("D_")]
@@ -240,6 +240,11 @@ class CycleGANStep:
         if self.amp_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.amp_dtype)
+
+    def updates_made(self) -> dict[str, Tensor]:
+        """Returns how many updates each optimizer has made, scalars on the device, by the networks that it trains."""
+        updates = {"the generators": self.optimizer_G.steps}
+        return updates | ({"the discriminators": self.optimizer_D.steps} if self.objective.lambda_gan else {})
 
     def set_learning_rate(self, lr: float) -> None:
         """Sets the rate of both optimizers."""

@@ -123,7 +123,7 @@ class Trainer:
         images = read_scored_images(config, domains, min_size=min_size)
         self.evaluator = Evaluator(self.translator, images, config)
         self.schedule = LearningRate(config.optim)
-        self.meter = Meter()
+        self.meter = Meter(self.step.updates_made())
         self.samples_guard = Unessential("sample grids are missing")
         # A GPU is asked now and then, as asking it waits for it.
         self.looks_at_each_step = self.device.type == "cpu" or config.run.detect_anomaly
@@ -181,7 +181,7 @@ class Trainer:
         self.report.update()
         self.progress.begin()
         self.evaluator.begin(self.done, read_events(self.config.run.out))
-        self.meter.begin(batches.waited)
+        self.meter.begin(batches.waited, self.done)
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))
             try:
@@ -261,10 +261,10 @@ class Trainer:
         fp16 = self.config.run.amp == "fp16"
         if fp16 and self.step.scaler.get_scale() >= MIN_LOSS_SCALE:
             return  # it overflows now and then; its scaler halves the scale and skips the update
-        losses = " and ".join(self.meter.not_finite())
-        if not (losses or fp16 or (self.step.detects_anomalies and self.step.optimizer_G.steps < self.done)):
-            return  # where an update was skipped, too few are counted
-        fault = f"the loss {losses} is not finite" if losses else "a gradient is not finite"
+        losses, skipped = " and ".join(self.meter.not_finite()), " and of ".join(self.meter.skipped())
+        if not (losses or skipped):
+            return
+        fault = f"the loss {losses} is not finite" if losses else f"a gradient of {skipped} is not finite"
         if fp16 and not losses:
             fault = "fp16 overflows without end"
         dump = self.checkpoints.dump(self._contents())

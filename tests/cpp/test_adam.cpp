@@ -203,13 +203,11 @@ void run_step(std::vector<std::unique_ptr<Weight>>& weights, Scalars& scalars, D
   for (const AdamParams& p : launches) checks += checks_of(p);
   Workspace found(checks * int64_t(sizeof(int32_t)));
   AdamDecideParams d = scalars.description(with_scale);
-  if (with_scale) {
-    int64_t first = 0;
-    for (AdamParams& p : launches) {
-      p.non_finite = static_cast<int32_t*>(static_cast<void*>(found.data())) + first;
-      check(p, what), first += checks_of(p);
-    }
-    d.non_finite = static_cast<int32_t*>(static_cast<void*>(found.data())), d.checks = checks;
+  d.non_finite = static_cast<int32_t*>(static_cast<void*>(found.data())), d.checks = checks;
+  int64_t first = 0;
+  for (AdamParams& p : launches) {
+    p.non_finite = static_cast<int32_t*>(static_cast<void*>(found.data())) + first;
+    check(p, what), first += checks_of(p);
   }
   decide(d, what);
   for (const AdamParams& p : launches) update(p, what);
@@ -237,12 +235,12 @@ void test_steps(const std::vector<Kind>& kinds, DType dtype, bool with_scale) {
     scalars.set_loss(1, round == 1 ? std::nan("") : 0.5);
     scalars.set_loss(2, round == 3 ? -HUGE_VAL : 0.5);
     Weight& last = *weights.back();
-    if (round == 2 && with_scale) {
+    if (round == 2) {
       last.second.set(last.kind.count - 1, std::numeric_limits<double>::infinity());
       if (!last.kind.second) last.first.set(last.kind.count - 1, -HUGE_VAL);
     }
     bool skipped[kMaxAdamGroups] = {round == 1, round == 3};
-    if (round == 2 && with_scale) skipped[last.kind.group] = true;
+    if (round == 2) skipped[last.kind.group] = true;
     run_step(weights, scalars, dtype, with_scale, what);
     bool overflow = false;
     for (int k = 0; k < kMaxAdamGroups; ++k) {

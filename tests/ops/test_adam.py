@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from dataclasses import dataclass
@@ -120,27 +121,28 @@ def test_many_steps_equal_torchs(device: str, dtype: torch.dtype, narrow: bool, 
             assert working is None or working.equal(ours.to(working.dtype))
 
 
+@pytest.mark.parametrize("reference", [False, True], ids=["kernel", "reference"])
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_group_that_is_not_finite_changes_no_bit(device: str, bad: float, scaled: bool) -> None:
-    """Its loss, or with a loss scale one value of one gradient of either cycle; the other group moves."""
+def test_a_group_that_is_not_finite_changes_no_bit(device: str, bad: float, scaled: bool, reference: bool) -> None:
+    """Its loss, or one value of one gradient of either cycle; the other group moves."""
     groups = [Group.random(SHAPES, torch.float32, device, narrow=True) for _ in range(2)]
-    for cycle, where in itertools.product(range(2 if scaled else 1), (0, 3, 7)):
+    for cycle, where in [*itertools.product(range(2), (0, 3, 7)), (None, 0)]:
         gradients = [group.random_gradients() for group in groups]
-        if scaled:
+        if cycle is None:
+            groups[1].loss.fill_(bad)
+        else:
             of_one = [g for g in gradients[1][cycle] if g is not None]
             spoilt = of_one[where % len(of_one)]
             spoilt[(-1,) * spoilt.dim()] = bad
-            loss_scale = LossScale(torch.tensor(8.0).to(device), torch.tensor(3, dtype=torch.int32).to(device), 2000)
-        else:
-            groups[1].loss.fill_(bad)
-            loss_scale = None
+        loss_scale = LossScale(torch.tensor(8.0).to(device), torch.tensor(3, dtype=torch.int32).to(device), 2000)
         before = [copy.deepcopy(group.tensors()) for group in groups]
-        run(groups, gradients, loss_scale=loss_scale)
+        with ops.use_reference() if reference else contextlib.nullcontext():
+            run(groups, gradients, loss_scale=loss_scale if scaled else None)
         assert all(a.equal(b) for a, b in zip(groups[1].tensors(), before[1], strict=True))
         assert not any(a.equal(b) for a, b in zip(groups[0].weights[:4], before[0], strict=False))
         assert all(t.isfinite().all() for t in groups[0].tensors())
-        if loss_scale is not None:
+        if scaled:
             assert (loss_scale.scale, loss_scale.growth_tracker) == (4.0, 0)
 
 

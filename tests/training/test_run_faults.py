@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from cyclegan_fast.checkpoint import native
@@ -136,6 +137,33 @@ def test_a_loss_that_stays_infinite_in_fp16_is_named(images: Path, tmp_path: Pat
     user_sees(error.value)
     weights = load_file(next((tmp_path / "run" / "failed").glob("step_*")) / "weights.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize(("network", "of"), [("G_A", "the generators"), ("D_B", "the discriminators")])
+def test_a_gradient_that_is_not_finite_moves_no_weight(
+    images: Path, tmp_path: Path, amp: str, network: str, of: str, user_sees: Recorder
+) -> None:
+    """Its losses are finite, and so are all other gradients."""
+    run = trainer(images, tmp_path / "run", "--amp", amp, "--max-steps", 9)
+    weights, before = run.networks[network], {}
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        if run.done < 3:
+            return gradient
+        before.update({name: value.clone() for name, value in weights.state_dict().items()})
+        return gradient * torch.where(torch.arange(gradient.numel()).view_as(gradient) == 1, torch.inf, 1.0)
+
+    next(weights.parameters()).register_hook(spoil)
+    with pytest.raises(
+        UserError, match=rf"^step 4: a gradient of {of} is not finite; the weights of before it"
+    ) as error:
+        run.run()
+    user_sees(error.value)
+    saved = load_file(next((tmp_path / "run" / "failed").glob("step_*")) / "weights.safetensors")
+    assert before and all(saved[f"{network}.{name}"].equal(value) for name, value in before.items())
+    assert all(value.isfinite().all() for value in saved.values())
 
 
 # ---- Signals.
