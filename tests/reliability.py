@@ -24,7 +24,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, STORED = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
 MARK, PROPERTY = "fault", "user sees"
-MAX_MESSAGES = 3  # of one test that the page shows for a fault
+MAX_MESSAGES = 3  # of one test about one fault: the first different ones
 
 
 @dataclass(frozen=True)
@@ -219,20 +219,21 @@ class Collector:
 
     def __init__(self) -> None:
         self.seen: dict[str, Seen] = {}
-        self.failed: list[str] = []
+        self.failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        test = report.nodeid.partition("[")[0]
         if report.failed:
-            self.failed.append(report.nodeid)
+            self.failed.add(test)
         if report.when != "call" or not report.passed:
             return
-        seen = self.seen.setdefault(report.nodeid.partition("[")[0], Seen())
+        seen = self.seen.setdefault(test, Seen())
         seen.cases += 1
         for name, value in report.user_properties:
             if name == PROPERTY:
                 number, text = value
                 of_fault = seen.messages.setdefault(str(number), [])
-                if text not in of_fault:
+                if text not in of_fault and len(of_fault) < MAX_MESSAGES:
                     of_fault.append(text)
 
 
@@ -271,7 +272,7 @@ def page(seen: dict[str, Seen]) -> str:
 
 def _row(fault: Fault, tests: dict[str, list[int]], seen: dict[str, Seen]) -> str:
     own = {test: seen.get(test, Seen()) for test, numbers in tests.items() if fault.number in numbers}
-    messages = [text for one in own.values() for text in one.messages.get(str(fault.number), [])[:MAX_MESSAGES]]
+    messages = [text for one in own.values() for text in one.messages.get(str(fault.number), [])]
     shown = [_code(text) for text in dict.fromkeys(messages)] or [fault.not_yet or "no message: it works"]
     names = [f"`{test}`" + f" ({one.cases} cases)" * (one.cases > 1) for test, one in own.items()] or ["not yet"]
     cells = str(fault.number), f"**{fault.what}**: {fault.promise}", "<br>".join(shown), "<br>".join(names)
@@ -299,17 +300,15 @@ def store(seen: dict[str, Seen]) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Runs the marked tests, and writes the page if none failed."""
+    """Runs the marked tests, and writes the page; what a test that fails has shown before stays."""
     from tests.mock_cuda import __main__ as mock
     from tests.mock_cuda import runtime
 
     collector = Collector()
     on_mock: list[Any] = [*mock.PYTEST[2:], "tests/mock_cuda"] if runtime.preloaded() else []
     status = pytest.main(["-q", "-m", MARK, "-p", "no:cacheprovider", *on_mock, *words], plugins=[collector])
-    if status != pytest.ExitCode.OK or collector.failed:
-        return int(status) or 1
-    store(stored() | collector.seen)
-    return 0
+    store(stored() | {name: one for name, one in collector.seen.items() if name not in collector.failed})
+    return int(status)
 
 
 if __name__ == "__main__":

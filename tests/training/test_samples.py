@@ -132,7 +132,7 @@ def test_a_full_gpu_costs_the_grid_and_nothing_else(
     monkeypatch.setattr(run.translator, "translate", full)
     assert run.run() == 0
     assert sample_steps(tmp_path) == []
-    (warning,) = [line for line in caplog.messages if "sample grid" in line]
+    warning = next(line for line in caplog.messages if "sample grid" in line)
     user_sees(warning)
     assert warning == "no sample grid: the memory is full; --sample-every 0 leaves them out"
 
