@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 import setuptools
 
+from cyclegan_fast.diagnosis.build import nvcc_path
 from cyclegan_fast.ops import extension_available
+from setup import find_program
 from tests.commands import run_in_process
 from tests.reliability import Recorder
 
@@ -125,6 +127,33 @@ def test_pip_install_builds_the_extension_though_the_nvcc_does_not_work(tmp_path
     found = re.search(rf"({nvcc} does not run)\n +(fix: .+)", doctor(HERE, tmp_path / "site", **cuda))
     assert found
     user_sees(": ".join(found.groups()))
+
+
+OLD_NVCC = """#!/bin/sh
+case "$*" in
+*--list-gpu-arch*) printf 'compute_80\\ncompute_90\\n' ;;
+*) exec {nvcc} "$@" ;;
+esac
+"""
+
+
+@pytest.mark.fault(25)
+@pytest.mark.skipif(nvcc_path() is None, reason="there is no nvcc")
+def test_an_nvcc_of_an_older_cuda_compiles_for_the_gpus_that_it_knows(tmp_path: Path, user_sees: Recorder) -> None:
+    """Asked for others it would compile nothing at all, not even what runs on a CPU."""
+    old = tmp_path / "cuda/bin/nvcc"
+    old.parent.mkdir(parents=True)
+    old.write_text(OLD_NVCC.format(nvcc=nvcc_path()))
+    old.chmod(0o755)
+    command = [find_program("cmake"), "-G", "Ninja", "-S", ROOT, "-B", tmp_path / "build"]
+    command += [f"-DCMAKE_MAKE_PROGRAM={find_program('ninja')}"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=_environment() | {"CUDA_HOME": str(tmp_path / "cuda")}
+    )
+    assert done.returncode == 0, done.stderr
+    user_sees(next(line for line in done.stdout.splitlines() if "this nvcc" in line).removeprefix("-- "))
+    rules = (tmp_path / "build/build.ninja").read_text()
+    assert "compute_90a" in rules and "compute_80,code=[compute_80" in rules and "compute_120" not in rules
 
 
 MISSING = {  # what is not there -> programs, packages, and what the doctor then says of it

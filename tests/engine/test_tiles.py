@@ -181,6 +181,13 @@ def test_tilings_out_of_range_are_refused(settings):
 
 
 @pytest.mark.fault(22)
+def test_a_side_of_30_000_pixels_passes_in_tiles_as_in_one_piece(engine):
+    values = image(12, 30_000)
+    made = infer(engine, values, tiling=Tiling("exact", 512))
+    torch.testing.assert_close(made, whole(engine, values), rtol=0, atol=1e-4)
+
+
+@pytest.mark.fault(22)
 def test_infer_cuts_large_images_by_itself_and_others_on_request(engine, onnx_files, monkeypatch, caplog, user_sees):
     image = np.random.default_rng(2).integers(0, 256, (70, 90, 3), dtype=np.uint8)
     expected = infer(engine, image)
