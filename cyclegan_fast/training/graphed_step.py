@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import Counter
 
@@ -68,21 +69,27 @@ class GraphedStep:
             self._do_without(shapes, f"batches of more than {MAX_GRAPHS} shapes came, the last {last}")
         elif self.eager_steps[shapes] < WARM_UP_STEPS:
             self.eager_steps[shapes] += 1
-        else:
-            try:
-                self.graphs[shapes] = CapturedStep(self, real_A, real_B)
-            except RuntimeError as error:
-                self.memory = torch.cuda.graph_pool_handle()
-                self._do_without(shapes, f"the step could not be captured: {' '.join(str(error).split())}", error)
+        elif fault := self._capture(shapes, real_A, real_B):
+            gc.collect()  # the frames of an exception hold what the capture made
+            self._do_without(shapes, f"the step could not be captured: {fault}")
 
-    def _do_without(self, shapes: Shapes, reason: str, cause: RuntimeError | None = None) -> None:
+    def _capture(self, shapes: Shapes, real_A: Tensor, real_B: Tensor) -> str:
+        """Captures the step for batches of these shapes; returns why that failed, or an empty string."""
+        try:
+            self.graphs[shapes] = CapturedStep(self, real_A, real_B)
+        except RuntimeError as error:
+            self.memory = torch.cuda.graph_pool_handle()
+            return " ".join(str(error).split())
+        return ""
+
+    def _do_without(self, shapes: Shapes, reason: str) -> None:
         """Lets steps with batches of these shapes run eagerly from here on.
 
         Raises:
             UserError: Graphs are required.
         """
         if self.required:
-            raise UserError(f"--cuda-graphs: {reason}; leave it out") from cause
+            raise UserError(f"--cuda-graphs: {reason}; leave it out")
         log.warning("cuda graphs: not for all steps, which take longer so: %s", reason)
         self.uncaptured.add(shapes)
 
