@@ -133,7 +133,11 @@ GROUPS: dict[str, tuple[Fault, ...]] = {
             "with `--cuda-graphs=on` an error with the reason; with `--cuda-graphs` a warning, and training goes on "
             "without the graph",
         ),
-        Fault(24, "The GPU's memory is full", "what was asked for, what is free, and which flags need less"),
+        Fault(
+            24,
+            "The memory is full, of the GPU or of the machine",
+            "what was asked for, what is free, and which flags need less",
+        ),
     ),
     "Installing": (
         Fault(

@@ -18,6 +18,7 @@ from cyclegan_fast.memory import TooLittleMemoryError, is_out_of_memory, memory_
 from cyclegan_fast.monitoring.run_status import read_status
 from cyclegan_fast.training.memory_advice import memory_advice
 from tests.commands import run_in_process
+from tests.reliability import Recorder
 from tests.training.test_samples import FLAGS, data, trainer
 
 __all__ = ["data"]
@@ -152,9 +153,10 @@ def test_other_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         run_in_process(lambda: dataset.main(["check", str(tmp_path)]))
 
 
+@pytest.mark.fault(24)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
-def test_a_process_that_may_not_have_more_memory(data: Path, tmp_path: Path) -> None:
+def test_a_process_that_may_not_have_more_memory(data: Path, tmp_path: Path, user_sees: Recorder) -> None:
     """Activations of 1024 px, where the process may have 700 MB more than it has with all libraries loaded."""
     words = [*FLAGS.split(), "--data", str(data), "--out", str(tmp_path / "run"), "--load-size", "1024"]
     words += ["--crop-size", "1024", "--ngf", "32", "--batch-size", "2", "--loader", "torch", "--sample-every", "0"]
@@ -169,5 +171,6 @@ def test_a_process_that_may_not_have_more_memory(data: Path, tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     last = done.stderr.splitlines()[-1]
+    user_sees(last)
     assert re.match(r"error: a step of this training needs more memory than this machine has \(", last), last
     assert re.search(r"\d GiB asked for at once, .* ulimit -v allows it \d+\.\d\d GiB of addresses\): what", last), last

@@ -74,11 +74,17 @@ class GraphedStep:
             self._do_without(shapes, f"the step could not be captured: {fault}")
 
     def _capture(self, shapes: Shapes, real_A: Tensor, real_B: Tensor) -> str:
-        """Captures the step for batches of these shapes; returns why that failed, or an empty string."""
+        """Captures the step for batches of these shapes; returns why that failed, or an empty string.
+
+        Raises:
+            RuntimeError: The memory does not suffice, and graphs are required.
+        """
         try:
             self.graphs[shapes] = CapturedStep(self, real_A, real_B)
         except RuntimeError as error:
             self.memory = torch.cuda.graph_pool_handle()
+            if self.required and is_out_of_memory(error):
+                raise
             return " ".join(str(error).split())
         return ""
 

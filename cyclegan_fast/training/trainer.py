@@ -261,10 +261,11 @@ class Trainer:
         fp16 = self.config.run.amp == "fp16"
         if fp16 and self.step.scaler.get_scale() >= MIN_LOSS_SCALE:
             return  # it overflows now and then; its scaler halves the scale and skips the update
-        losses, skipped = " and ".join(self.meter.not_finite()), " and of ".join(self.meter.skipped())
+        losses, skipped = " and ".join(self.meter.not_finite()), self.meter.skipped()
         if not (losses or skipped):
             return
-        fault = f"the loss {losses} is not finite" if losses else f"a gradient of {skipped} is not finite"
+        of = "" if self.step.detects_anomalies else f" of {' and of '.join(skipped)}"  # which skips both together
+        fault = f"the loss {losses} is not finite" if losses else f"a gradient{of} is not finite"
         if fp16 and not losses:
             fault = "fp16 overflows without end"
         dump = self.checkpoints.dump(self._contents())

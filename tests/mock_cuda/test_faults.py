@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,3 +110,23 @@ def test_batches_of_too_many_shapes(required: bool, user_sees: Recorder, caplog:
     with runtime.recorded() as calls:
         graphed(*batch(images=2))  # the others keep theirs
     assert [call.kind for call in calls].count("graph") == 1
+
+
+@pytest.mark.fault(24)
+def test_memory_that_runs_out_in_a_step_ends_the_run(images: Path, tmp_path: Path, user_sees: Recorder) -> None:
+    """The allocator's own error: all but 4 MiB of the device are taken before the first step."""
+    run = trainer(images, tmp_path / "run", "--max-steps", STEPS, "--batch-size", 2)
+    torch.cuda.empty_cache()
+    taken = torch.empty(torch.cuda.mem_get_info()[0] - (4 << 20), dtype=torch.uint8, device="cuda")
+    with pytest.raises(UserError) as error:
+        run.run()
+    del taken
+    user_sees(error.value)
+    asked, free, flags = (
+        r"[\d.]+ GiB asked for at once",
+        r"[\d.]+ GiB free of [\d.]+ GiB",
+        "--batch-size 1 .*--amp bf16 ",
+    )
+    assert re.match(
+        rf"a step of this training needs more memory than cuda has \({asked}, {free}, .*: .*{flags}", str(error.value)
+    )
