@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -34,6 +34,17 @@ from cyclegan_fast.training.step import CycleGANStep
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "train.md"
 NONE, BESIDE, AT_ONCE = "no checkpoint", "beside the training", "by the training thread"
 EVERY = (100, 1000, 5000)  # steps between two checkpoints
+
+
+class Turn(NamedTuple):
+    """Seconds of one turn."""
+
+    held: float
+    """For which saving held the training."""
+    work: float
+    """CPU time of all threads for a checkpoint."""
+    of_steps: list[float]
+    cpu_of_steps: list[float]
 
 
 class Subject:
@@ -64,23 +75,30 @@ class Subject:
             state={"step": self.step.state_dict()},
         )
 
-    def train(self, saving: str, steps: int) -> tuple[float, list[float]]:
-        """Saves a checkpoint and trains some steps, until it is written, too.
-
-        Returns:
-            The seconds for which saving held this thread, and those of each step.
-        """
-        began = time.perf_counter()
+    def save(self, saving: str) -> None:
+        """Returns when the training may go on."""
         if saving == BESIDE:
             self.checkpoints.save(self.contents())
         elif saving == AT_ONCE:
             write_checkpoint(self.checkpoints.folder, self.contents(), Retention(newest=1))
         if DEVICE.type == "cuda":  # the copies, for which the next step waits
             torch.cuda.synchronize()
+
+    def train(self, saving: str, steps: int) -> Turn:
+        """Saves a checkpoint and trains some steps, until it is written, too; then saves another one without a step."""
+        began = time.perf_counter()
+        self.save(saving)
         held = time.perf_counter() - began
-        seconds = [harness.time_once(self.run_step, DEVICE) / 1e3 for _ in range(steps)]
+        of_steps, cpu_of_steps = [], []
+        for _ in range(steps):
+            cpu = time.process_time()
+            of_steps.append(harness.time_once(self.run_step, DEVICE) / 1e3)
+            cpu_of_steps.append(time.process_time() - cpu)
         self.checkpoints.writer.wait()
-        return held, seconds
+        cpu = time.process_time()
+        self.save(saving)
+        self.checkpoints.writer.wait()
+        return Turn(held, time.process_time() - cpu, of_steps, cpu_of_steps)
 
 
 @pytest.mark.parametrize("saving", [NONE, BESIDE, AT_ONCE])
@@ -90,47 +108,38 @@ def test_saving(benchmark: Any, tmp_path: Path, saving: str) -> None:
     assert any((tmp_path / "checkpoints").glob("step_*")) == (saving != NONE)
 
 
-def measure(work: Workload, steps: int, rounds: int) -> dict[str, Any]:
-    """Lets the kinds of saving take turns, some steps each.
-
-    Returns:
-        All seconds by kind: of steps, and for which saving held the training thread; and the bytes of the tensors.
-    """
-    held: dict[str, list[float]] = {NONE: [], BESIDE: [], AT_ONCE: []}
-    of_steps: dict[str, list[float]] = {name: [] for name in held}
+def measure(work: Workload, steps: int, rounds: int) -> tuple[dict[str, list[Turn]], int]:
+    """Lets the kinds of saving take turns, some steps each; returns the turns by kind, and the bytes of the tensors."""
+    turns: dict[str, list[Turn]] = {NONE: [], BESIDE: [], AT_ONCE: []}
     with tempfile.TemporaryDirectory() as folder:
         subject = Subject(work, Path(folder))
-
-        def turn(saving: str) -> None:
-            once, each = subject.train(saving, steps)
-            held[saving].append(once)
-            of_steps[saving].extend(each)
-
-        cases = {saving: functools.partial(turn, saving) for saving in held}
+        cases = {name: functools.partial(lambda n: turns[n].append(subject.train(n, steps)), name) for name in turns}
         harness.interleave(cases, rounds=rounds, device=torch.device("cpu"), warm_up=0)
-        size = len(subject.checkpoints.memory.memory)
-    return {"steps": of_steps, "held": held, "bytes": size}
+        return turns, len(subject.checkpoints.memory.memory)
 
 
-def page(work: Workload, steps: int, found: dict[str, Any]) -> list[str]:
-    """The table, in Markdown. What a checkpoint costs: the time it holds the thread, and what its steps take longer."""
+def page(work: Workload, steps: int, turns: dict[str, list[Turn]], size: int) -> list[str]:
+    """The table, in Markdown, of medians; on a CPU a checkpoint costs at most all its CPU time."""
     machine = machine_info()
-    step = {name: statistics.median(seconds) for name, seconds in found["steps"].items()}
+    step = {name: statistics.median(s for turn in found for s in turn.of_steps) for name, found in turns.items()}
+    cpu_step = statistics.median(s for turn in turns[NONE] for s in turn.cpu_of_steps)
+    often = ", ".join(map(str, EVERY))
     lines = [
-        f"{work}; {found['bytes'] / 1e6:,.0f} MB of tensors, a checkpoint every {steps} steps, "
-        f"{len(found['held'][NONE])} turns of each kind; {torch.get_num_threads()} threads on {machine['cores']} cores "
-        f"of {machine['gpu'] or machine['cpu']}, where other programs were running (load {os.getloadavg()[0]:.1f}). "
-        "Written by `python -m benchmarks.bench_checkpoint`.",
+        f"{work}; {size / 1e6:,.0f} MB of tensors, a checkpoint every {steps} steps, {len(turns[NONE])} turns of each "
+        f"kind; torch's threads: {torch.get_num_threads()}, on {machine['cores']} cores of {machine['gpu'] or machine['cpu']}, "
+        f"where other programs were running (load {os.getloadavg()[0]:.1f}); a step takes {cpu_step:.1f} s of CPU "
+        "time. Written by `python -m benchmarks.bench_checkpoint`.",
         "",
-        f"| a checkpoint | holds the training | median step | costs at one in {', '.join(map(str, EVERY))} steps |",
-        "|---|---|---|---|",
-        f"| none | | {step[NONE]:.2f} s | |",
+        f"| a checkpoint | holds the training | CPU time | costs at most, one in {often} steps | median step |",
+        "|---|---|---|---|---|",
+        f"| none | | | | {step[NONE]:.1f} s |",
     ]
     for name in (BESIDE, AT_ONCE):
-        held = statistics.median(found["held"][name]) / step[NONE]
-        cost = held + max(0.0, steps * (step[name] / step[NONE] - 1))
-        shares = ", ".join(f"{100 * cost / every:.2g} %" for every in EVERY)
-        lines.append(f"| {name} | {held:.2f} steps | {step[name]:.2f} s | {shares} of the time |")
+        held = statistics.median(turn.held for turn in turns[name]) / step[NONE]
+        cost = statistics.median(turn.work for turn in turns[name]) / cpu_step
+        most = held if DEVICE.type == "cuda" else max(held, cost)  # a GPU's steps take little of the CPU's time
+        shares = ", ".join(f"{100 * most / every:.2g} %" for every in EVERY)
+        lines.append(f"| {name} | {held:.3f} steps | {cost:.3f} steps | {shares} of the time | {step[name]:.1f} s |")
     return [*lines, ""]
 
 
@@ -141,7 +150,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     work = Workload(size=arguments.size)
-    lines = page(work, arguments.steps, measure(work, arguments.steps, arguments.rounds))
+    lines = page(work, arguments.steps, *measure(work, arguments.steps, arguments.rounds))
     print("\n".join(lines))
     write_between_markers(PAGE, lines)
 
