@@ -127,8 +127,9 @@ def page(work: Workload, steps: int, turns: dict[str, list[Turn]], size: int) ->
     lines = [
         f"{work}; {size / 1e6:,.0f} MB of tensors, a checkpoint every {steps} steps, {len(turns[NONE])} turns of each "
         f"kind; torch's threads: {torch.get_num_threads()}, on {machine['cores']} cores of "
-        f"{machine['gpu'] or machine['cpu']}, where other programs were running (load {os.getloadavg()[0]:.1f}); a step takes {cpu_step:.1f} s of CPU "
-        "time. Written by `python -m benchmarks.bench_checkpoint`.",
+        f"{machine['gpu'] or machine['cpu']}, where other programs were running (load "
+        f"{os.getloadavg()[0]:.1f}); a step takes {cpu_step:.1f} s of CPU time. "
+        "Written by `python -m benchmarks.bench_checkpoint`.",
         "",
         f"| a checkpoint | holds the training | CPU time | costs at most, one in {often} steps | median step |",
         "|---|---|---|---|---|",
