@@ -45,7 +45,7 @@ from cyclegan_fast.logs import warn_once
 
 log = logging.getLogger(__name__)
 
-_ANIMATED = "animated files: only the first frame is used"
+FIRST_FRAME = "animated files: only the first frame is used"
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 NO_RANGE = (
     "floating-point, signed and 32-bit pixels have no known range: give --depth float, and the range with "
@@ -177,7 +177,7 @@ def _read_unscaled(source: ImageFile | Path | str, channels: int, *, all_bits: b
             return _part(unscaled_of(turned_upright(image), channels), as_image_file(source))
         stored = high_bit_depth.load(file, image)
         if stored.pages > 1:
-            warn_once(log, _ANIMATED)
+            warn_once(log, FIRST_FRAME)
         pixels = to_channels(stored._replace(pixels=narrowed(upright(stored))), channels)
         return _part(pixels, as_image_file(source))
 
@@ -207,7 +207,7 @@ def opened(file: BinaryIO, *, warn: bool = True) -> Iterator[tuple[BinaryIO, Ima
         if image.format == "TIFF":
             image.info.pop("xmp", None)  # Pillow turns by it, as no other does, and fails where it is stored as text
         if warn and getattr(image, "is_animated", False) and image.format != "MPO":
-            warn_once(log, _ANIMATED)
+            warn_once(log, FIRST_FRAME)
         yield file, image
 
 

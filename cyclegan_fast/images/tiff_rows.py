@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -12,9 +13,12 @@ import numpy as np
 
 from cyclegan_fast.files import building_file
 from cyclegan_fast.images.channels import to_channels
-from cyclegan_fast.images.decode import faults_of
+from cyclegan_fast.images.decode import FIRST_FRAME, faults_of
 from cyclegan_fast.images.packages import import_package
 from cyclegan_fast.images.tiff import check_page, page_image, stored_shape, write_options
+from cyclegan_fast.logs import warn_once
+
+log = logging.getLogger(__name__)
 
 _STRIP_ROWS = 64  # of what is written
 _MANY = 4 * 10**9  # bytes, from where a TIFF needs 64-bit offsets
@@ -40,6 +44,8 @@ class TiffRows:
             check_page(page)
             if page_image(page, np.zeros((0, 0, page.samplesperpixel), page.dtype)).orientation != 1:
                 raise ValueError("it lies on its side (its orientation tag): turn it first")
+            if len(self._file.pages) > 1:
+                warn_once(log, FIRST_FRAME)
             self.height, self.width = int(page.imagelength), int(page.imagewidth)
             self._mapped = self._map() if page.is_memmappable else None
             self.dtype = self.pixels(0, 1).dtype

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from cyclegan_fast import logs
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images import BadImageError
 from cyclegan_fast.images.decode import read_unscaled
@@ -91,6 +92,16 @@ def test_what_is_written_reads_back(tmp_path, dtype, channels, compress):
     assert rows.compressed == compress
     np.testing.assert_array_equal(rows.pixels(63, 130), stored[63:130])
     rows.close()
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+def test_further_pages_are_left_out_and_the_log_says_so(tmp_path, caplog, monkeypatch, pages):
+    monkeypatch.setattr(logs, "_reported", set())  # it warns once per process
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        for i in range(pages):
+            file.write(pixels("uint8", 3) // (i + 1), photometric="rgb", metadata=None)
+    np.testing.assert_array_equal(by_rows(tmp_path / "x.tif", 3), pixels("uint8", 3))
+    assert caplog.messages == ["animated files: only the first frame is used"] * (pages > 1)
 
 
 def test_a_break_leaves_the_older_file(tmp_path):

@@ -17,6 +17,7 @@ _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"bKGD", b"hIST", b"sPLT", b"sBIT", b"tIME"}
 _PIXELS |= {b"acTL", b"fcTL", b"fdAT"}
 _XMP, _RAW = b"XML:com.adobe.xmp", b"Raw profile type "
+_MAX_COLOUR = 32  # bytes of the largest of its chunks, cHRM
 _MAX_PROFILE = 2**20  # bytes that Pillow decompresses
 
 
@@ -51,6 +52,8 @@ def _take(kind: bytes, body: bytes, metadata: Metadata) -> None:
     elif kind == b"iCCP":
         metadata.profile = _inflated(body.partition(b"\0")[2][1:])
     elif kind in _COLOUR:
+        if len(body) > _MAX_COLOUR:
+            raise ValueError("too large")
         metadata.colour_chunks[kind] = body
     elif kind == b"eXIf":
         read_block(body, metadata)
