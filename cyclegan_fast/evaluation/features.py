@@ -54,12 +54,19 @@ class FeatureNetwork:
         """
         return torch.cat([self._extract_one(image) for image in images])
 
+    def check_channels(self, channels: int) -> None:
+        """Checks that images of so many channels can be taken: as many as the network's, or one.
+
+        Raises:
+            UserError: They cannot.
+        """
+        if channels not in (1, self.channels):
+            raise UserError(f"--features {self.name} takes {self.channels} channels, and the images have {channels}")
+
     @torch.inference_mode()
     def _extract_one(self, image: Tensor) -> Tensor:
-        if len(image) == 1:
-            image = image.expand(self.channels, -1, -1)
-        if len(image) != self.channels:
-            raise UserError(f"--features {self.name} takes {self.channels} channels, and the images have {len(image)}")
+        self.check_channels(len(image))
+        image = image.expand(self.channels, -1, -1)
         batch = image.float()[None]
         if self.size is not None and batch.shape[-2:] != (self.size, self.size):
             resized = F.interpolate(batch, (self.size, self.size), mode="bicubic", antialias=True)

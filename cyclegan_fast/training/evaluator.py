@@ -30,6 +30,10 @@ MIN_FIRST_SECONDS = 3.0  # that the first scores are expected to take at least
 PASSES_PER_STEP = 20  # forward passes of a generator that one image costs in a training step, about
 
 
+class _CancelledError(Exception):
+    """The run is to stop."""
+
+
 class Evaluator:
     """Scores the test images by the generators as they are at the moment.
 
@@ -45,22 +49,28 @@ class Evaluator:
         self.features: FeatureNetwork | None = None
         if run.features is not None and images[0]:
             self.features = load_features(run.features, translator.step.device, run.features_size)
+            for side in images:
+                self.features.check_channels(side[0].pixels.shape[2])
         self.protocol = with_features(describe_images(images, config.data), self.features)
         self.newest: dict[str, Any] | None = None  # the record of the newest scores: step, scores, spreads, protocol
         self.best: Mapping[str, Any] | None = None  # by --score, of this protocol
         self.scorer: Scorer | None = None
         self.began, self.first = time.monotonic(), 0  # when training began, and after which step
+        self.cancelled: Callable[[], bool] = lambda: False
         self.spent = 0.0  # seconds, of all scores since then
         self.last: float | None = None  # seconds, of the last scores
 
-    def begin(self, done: int, records: Sequence[dict[str, Any]]) -> None:
+    def begin(
+        self, done: int, records: Sequence[dict[str, Any]], cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
         """Starts the clock, right before the first step.
 
         Args:
             done: Steps that are done before.
             records: Those of the run so far, of which the best scores are still the best.
+            cancelled: Returns whether the run is to stop: scores that are being computed are then given up.
         """
-        self.began, self.first = time.monotonic(), done
+        self.began, self.first, self.cancelled = time.monotonic(), done, cancelled
         self.best = best_record([r for r in records if r.get("protocol") == self.protocol], self.config.run.score)
 
     def is_due(self, step: int, *, epoch_ended: bool, last: bool) -> bool:
@@ -101,6 +111,8 @@ class Evaluator:
                 scorer = self._scorer()
                 scores = scorer.score({direction: self._translations(direction) for direction in DIRECTIONS})
                 untranslated = scorer.untranslated()
+        except _CancelledError:
+            log.info("scores after step %d: given up, as the run is to stop", step)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -146,6 +158,8 @@ class Evaluator:
 
         def translated() -> Iterator[Translated]:
             for image in images:
+                if self.cancelled():
+                    raise _CancelledError
                 _, translation, reconstruction = self.translator.translate(domain, image)
                 yield Translated(translation, reconstruction)
 

@@ -180,7 +180,7 @@ class Trainer:
             self._save_samples()
         self.report.update()
         self.progress.begin()
-        self.evaluator.begin(self.done, read_events(self.config.run.out))
+        self.evaluator.begin(self.done, read_events(self.config.run.out), lambda: stop.requested)
         self.meter.begin(batches.waited, self.done)
         while self.done < self.total_steps and not stop.requested:
             self.step.set_learning_rate(self.schedule.at(self.epoch))

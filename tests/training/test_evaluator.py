@@ -23,6 +23,7 @@ from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training import evaluator as module
 from cyclegan_fast.training.evaluator import Evaluator
+from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
 
@@ -252,3 +253,30 @@ def test_features_that_cannot_be_used_end_the_run_before_it_begins(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(reason)):
         trainer(data, tmp_path / "run", flags)
+
+
+def test_a_stop_gives_up_scores_that_are_being_computed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run, stop = trainer(data, tmp_path, "--eval-every 2"), StopSignal()
+    translate, calls = run.translator.translate, []
+
+    def interrupted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        stop.requested = len(calls) == 3
+        return translate(*arguments)
+
+    monkeypatch.setattr(run.translator, "translate", interrupted)
+    assert run.run(stop) == EXIT_STOPPED
+    assert len(calls) == 3 and score_events(tmp_path) == []
+    assert "scores after step 2: given up, as the run is to stop" in caplog.messages
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_images_that_the_feature_network_does_not_take_end_the_run_before_it_begins(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", "trainA", "trainB", "testA", "testB")
+    program = torch.export.export(torch.nn.AdaptiveAvgPool2d(1), (torch.rand(1, 5, 16, 16),))
+    torch.export.save(program, tmp_path / "five.pt2")
+    with pytest.raises(UserError, match=r"--features five.pt2 takes 5 channels, and the images have 3"):
+        trainer(root, tmp_path / "run", f"--features {tmp_path / 'five.pt2'}")
