@@ -171,7 +171,8 @@ def keywords(call: ast.Call) -> dict[str | None, str]:
 def test_no_module_unpickles_runs_or_fetches(path: Path) -> None:
     tree = ast.parse(path.read_text("utf-8"))
     for name, call in calls(tree):
-        assert name not in FORBIDDEN, f"{path}:{call.lineno} calls {name}"
+        nothing = name == "exec" and [ast.unparse(argument) for argument in call.args] == ["''"]
+        assert nothing or name not in FORBIDDEN, f"{path}:{call.lineno} calls {name}"
         if name == "torch.load":
             assert keywords(call).get("weights_only") == "True", f"{path}:{call.lineno} unpickles"
         if name in ("np.load", "numpy.load"):

@@ -134,6 +134,9 @@ def with_errors(action: Callable[[], Any], interrupted: int = EXIT_INTERRUPTED) 
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        exec(
+            ""
+        )  # or Python ends by SIGINT where the interrupt passed an exec, such as that of a dataclass: bpo-1054041
         sys.exit(interrupted)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +36,16 @@ def test_a_command_ends_with_a_status_and_at_most_a_sentence(action: str, status
 def test_a_signal_that_was_ignored_from_the_start_stays_ignored(number: int) -> None:
     done = run(f"os.kill(os.getpid(), {int(number)})", preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+def test_an_interrupt_within_an_exec_ends_as_any_other(tmp_path: Path) -> None:
+    """As one that comes while a dataclass of a library is made, at its import; only `python -m` ended otherwise."""
+    program = "from cyclegan_fast.cli import with_errors\nwith_errors(lambda: exec('raise KeyboardInterrupt'), 3)\n"
+    (tmp_path / "program.py").write_text(program)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = [sys.executable, "-m", "program"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (3, "interrupted\n")
 
 
 def run(action: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cyclegan_fast import ops
 from cyclegan_fast.device import resolve_device
-from cyclegan_fast.engine.backends.external_runtime import first_line
+from cyclegan_fast.engine.backends.external_runtime import first_line, forget_trace
 from cyclegan_fast.engine.backends.sidecar import how_to_rebuild, read_required_sidecar
 from cyclegan_fast.engine.centred import centred
 from cyclegan_fast.engine.engine import Engine
@@ -69,6 +69,7 @@ def compile_package(generator: Generator, precision: Precision, shapes: Shapes, 
         try:
             program = torch.export.export(network, (batch,), dynamic_shapes=(sizes,))
             torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=settings)
+            forget_trace(program)
         except Exception as error:  # of inductor, and of the compiler that it calls
             raise UserError(f"AOTInductor could not compile the generator: {first_line(error)}") from error
         return Path(path).read_bytes()

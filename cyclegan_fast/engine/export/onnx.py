@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from cyclegan_fast import ops
+from cyclegan_fast.engine.backends.external_runtime import forget_trace
 from cyclegan_fast.engine.centred import centred
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.errors import UserError
@@ -36,4 +37,6 @@ def to_onnx(generator: Generator) -> bytes:
             dynamic_shapes=({0: torch.export.Dim("n", min=1)} | sides,),
         )
     assert program is not None  # dynamo=True without a file
-    return program.model_proto.SerializeToString()
+    content = program.model_proto.SerializeToString()
+    forget_trace(program.exported_program)
+    return content
