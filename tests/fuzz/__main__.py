@@ -110,7 +110,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{count:>9,} {name}")
     print(f"{result.cases.total():>9,} files in all, {len(result.finds)} finds in {given.out / 'finds'}")
     for name, text in result.finds.items():
-        print(f"{name}: {text.strip().splitlines()[-1][:200]}")
+        said = [line for line in text.split("\nFailing test case")[0].splitlines() if line and line[0] != " "]
+        print(f"{name}: {said[-1][:200]}")
     return 1 if result.finds else 0
 
 
