@@ -80,8 +80,8 @@ GROUPS: dict[str, tuple[Fault, ...]] = {
         Fault(
             10,
             "NaN or infinity in a loss or gradient",
-            "the weights stay as they were, the state is saved beside the checkpoints, and the run ends with status 2 "
-            "and the name of the loss; in every precision, and inside a CUDA graph",
+            "the weights that it would move stay as they were, the state is saved beside the checkpoints, and the run "
+            "ends with status 2 and the name of the loss; in every precision, and inside a CUDA graph",
         ),
         Fault(11, "fp16 overflows in every step", "the run ends after 17 skipped steps in a row and names bf16"),
         Fault(
@@ -170,11 +170,12 @@ HEAD = """\
 What is promised where something goes wrong, and the test that provokes it: real damage, real signals, a real full disk.
 
 **What survives.** A checkpoint is written beside its place and moved there whole, so whatever ends a process, the one
-before it loads. `--resume auto` goes on bit for bit as if nothing had happened. A step whose losses are not finite
-changes no weight. Results of `translate` appear under their names when they are whole. Nothing is overwritten unasked.
+before it loads. `--resume auto` goes on bit for bit as if nothing had happened. A loss or a gradient that is not finite
+changes no weight of its networks. Results of `translate` appear under their names when they are whole. Nothing is
+overwritten unasked.
 
-**What it costs.** A kill costs the steps since the last checkpoint, `--checkpoint-every` at most; a signal, a full disk
-for logs, or a file that vanishes cost none.
+**What it costs.** A kill costs the steps since the last checkpoint: `--checkpoint-every` steps or
+`--checkpoint-minutes`, whichever comes first. A signal, a full disk for logs, or a file that vanishes cost none.
 
 **What is bounded.** Images, settings and checkpoints are read within limits of size; batches wait in bounded memory; no
 wait outlives a stop that was asked for, or a process that died.
@@ -212,9 +213,9 @@ class Recorder:
 
 
 def readable(text: str) -> str:
-    """Returns a message without the folders of the test that provoked it."""
-    text = re.sub(r"/[^\s:'\"]*/pytest-of-[^/\s]+/pytest-\d+/(popen-gw\d+/)?[^/\s:;,'\")]+/?", "", text)
-    text = re.sub(r"/tmp/tmp[a-z0-9_]{8}/?", "", text)
+    """Returns a message without the folders of the test that provoked it; such a folder itself becomes DIR."""
+    folder = r"/[^\s:'\"]*/pytest-of-[^/\s]+/pytest-\d+/(?:popen-gw\d+/)?[^/\s:;,'\")]+|/tmp/tmp[a-z0-9_]{8}"
+    text = re.sub(rf"(?:{folder})(/(?=\w))?", lambda found: "" if found[1] else "DIR", text)
     return text.replace(f"{ROOT}/", "").replace(sys.executable, "python")
 
 
@@ -276,8 +277,8 @@ def page(seen: dict[str, Seen]) -> str:
 
 def _row(fault: Fault, tests: dict[str, list[int]], seen: dict[str, Seen]) -> str:
     own = {test: seen.get(test, Seen()) for test, numbers in tests.items() if fault.number in numbers}
-    messages = [text for one in own.values() for text in one.messages.get(str(fault.number), [])]
-    shown = [_code(text) for text in dict.fromkeys(messages)] or [fault.not_yet or "no message: it works"]
+    messages = [text for one in own.values() for text in one.messages.get(str(fault.number), [])[:MAX_MESSAGES]]
+    shown = [_code(text) for text in dict.fromkeys(messages)] or [fault.not_yet or "nothing: it works"]
     names = [f"`{test}`" + f" ({one.cases} cases)" * (one.cases > 1) for test, one in own.items()] or ["not yet"]
     cells = str(fault.number), f"**{fault.what}**: {fault.promise}", "<br>".join(shown), "<br>".join(names)
     return f"| {' | '.join(cells)} |"

@@ -85,7 +85,7 @@ class GraphedStep:
             self.memory = torch.cuda.graph_pool_handle()
             if self.required and is_out_of_memory(error):
                 raise
-            return " ".join(str(error).split())
+            return str(error).strip().partition("\n")[0]  # below it is torch's advice to its developers
         return ""
 
     def _do_without(self, shapes: Shapes, reason: str) -> None:
