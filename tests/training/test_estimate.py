@@ -60,7 +60,7 @@ def test_what_is_added_up(data: Path, tmp_path: Path) -> None:
     flags = "--max-steps 100 --sample-every 0 --eval-every 0 --checkpoint-every 30 --keep-checkpoints 0"
     found = estimate(train_settings(words(data, tmp_path / "run", *flags.split())))
     assert (found.steps, found.timed_steps, found.grids, found.scores, found.checkpoints) == (100, 5, 0, 0, 4)
-    assert found.seconds == found.seconds_before + 100 * found.seconds_per_step > 0
+    assert found.seconds == found.seconds_beside + 100 * found.seconds_per_step > 0
     assert found.disk_bytes == 4 * found.checkpoint_bytes > 0 and found.reserved_gib is None
     epochs = train_settings(["--data", str(data), *FLAGS.split(), "--n-epochs", "3", "--n-epochs-decay", "2"])
     assert estimate(with_settings(epochs, {"max_steps": None})).steps == 5 * 6
@@ -91,7 +91,7 @@ def test_how_many_times_a_run_is_scored(every: int | None, first: float, each: f
 
 def test_a_gpus_memory_is_what_its_allocator_holds() -> None:
     found = Estimate(
-        device=torch.device("cuda"), steps=1000, timed_steps=100, seconds_per_step=0.01, seconds_before=30.0, grids=2,
+        device=torch.device("cuda"), steps=1000, timed_steps=100, seconds_per_step=0.01, seconds_beside=35.0, grids=2,
         seconds_per_grid=5.0, scores=0, seconds_per_scores=0.0, peak_memory_gib=4.5, reserved_gib=6.25, checkpoints=3,
         checkpoint_bytes=2 * 10**9, grid_bytes=10**6,
     )  # fmt: skip

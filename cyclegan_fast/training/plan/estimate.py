@@ -37,8 +37,8 @@ class Estimate:
     steps: int
     timed_steps: int
     seconds_per_step: float
-    seconds_before: float
-    """Before the first step: finding and decoding the images, building the networks."""
+    seconds_beside: float
+    """Before the first step, finding and decoding the images and the first grid, and after the last one."""
     grids: int
     seconds_per_grid: float
     scores: int
@@ -56,8 +56,9 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """The whole run's time."""
+        grids = max(0, self.grids - 1) * self.seconds_per_grid
         steps = self.steps * self.seconds_per_step
-        return self.seconds_before + steps + self.grids * self.seconds_per_grid + self.scores * self.seconds_per_scores
+        return self.seconds_beside + steps + grids + self.scores * self.seconds_per_scores
 
     @property
     def disk_bytes(self) -> int:
@@ -80,25 +81,40 @@ def estimate(config: TrainConfig, *, seconds: float = 20.0) -> Estimate:
         resolve_device(config.run.device)
     except UserError as error:
         raise UserError(f"--estimate measures steps on the device that will train: {error}") from error
-    speeds: list[float] = []  # of the records, in steps per second
-    began = time.monotonic()
-    stop = StopSignal()
+    watch, stop = _Stopwatch(seconds), StopSignal()
 
     def on_log(record: dict[str, Any]) -> None:
-        nonlocal began, seconds
-        speeds.append(record["steps_per_second"])
-        if len(speeds) == 1:
-            seconds += time.monotonic() - began
-        enough = len(speeds) > 1 and time.monotonic() - began > seconds
-        stop.requested |= enough or len(speeds) == MAX_RECORDS
+        stop.requested |= watch.is_enough(record["steps_per_second"])
 
     with tempfile.TemporaryDirectory() as out, suppressed_output(PACKAGE), progress_hidden():
         trainer = Trainer(_dry(config, Path(out)), on_log=on_log)
-        started = time.monotonic()
         trainer.run(stop)
         if stop.signal is not None:
             raise KeyboardInterrupt
-        return _add_up(config, trainer, speeds, started - began)
+        return _add_up(config, trainer, watch)
+
+
+class _Stopwatch:
+    """Takes the times of a dry run at its records.
+
+    Args:
+        seconds: The time for steps, after those of the first record.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.began = self.last = time.monotonic()
+        self.speeds: list[float] = []  # of the records, in steps per second
+        self.before = 0.0  # seconds before the first step
+
+    def is_enough(self, speed: float) -> bool:
+        """Notes the speed of a record, and returns whether it is to be the last."""
+        self.last = time.monotonic()
+        if not self.speeds:
+            self.before = self.last - self.began - STEPS_PER_RECORD / speed
+            self.deadline = self.last + self.seconds
+        self.speeds.append(speed)
+        return len(self.speeds) == MAX_RECORDS or (len(self.speeds) > 1 and self.last > self.deadline)
 
 
 def _dry(config: TrainConfig, out: Path) -> TrainConfig:
@@ -114,10 +130,11 @@ def _dry(config: TrainConfig, out: Path) -> TrainConfig:
     )
 
 
-def _add_up(config: TrainConfig, trainer: Trainer, speeds: list[float], seconds_before: float) -> Estimate:
+def _add_up(config: TrainConfig, trainer: Trainer, watch: _Stopwatch) -> Estimate:
+    after = time.monotonic() - watch.last
     run, optim = config.run, config.optim
     steps = min((optim.n_epochs + optim.n_epochs_decay) * trainer.steps_per_epoch, run.max_steps or NEVER)
-    timed = speeds[1:] or speeds
+    timed = watch.speeds[1:] or watch.speeds
     seconds_per_step = sum(1 / speed for speed in timed) / len(timed)
     seconds_per_grid, grid_bytes = _measure_grid(trainer) if run.sample_every else (0.0, 0)
     memory = _memory(trainer.device)
@@ -134,7 +151,7 @@ def _add_up(config: TrainConfig, trainer: Trainer, speeds: list[float], seconds_
         steps=steps,
         timed_steps=len(timed) * STEPS_PER_RECORD,
         seconds_per_step=seconds_per_step,
-        seconds_before=seconds_before,
+        seconds_beside=watch.before + after,
         grids=1 + -(-steps // run.sample_every) if run.sample_every else 0,
         seconds_per_grid=seconds_per_grid,
         scores=scores,
