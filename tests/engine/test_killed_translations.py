@@ -89,6 +89,7 @@ report(True)
 """
 
 
+@pytest.mark.slow
 def test_every_file_under_a_final_name_is_whole(tmp_path: Path, runs) -> None:
     folder = tmp_path / "in"
     for i in range(32):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cyclegan_fast.engine import Tiling, infer
+from cyclegan_fast.config import PixelFormat
+from cyclegan_fast.engine import Engine, EngineInfo, ShapeLimits, Tiling, infer
 from cyclegan_fast.engine.translation.files import translate_files
 from cyclegan_fast.engine.translation.tasks import plan_tasks
 from cyclegan_fast.errors import MissingFileError, StorageError, UserError
@@ -151,6 +152,60 @@ def test_pixels_without_data_stay_without(tmp_path: Path, tiling, dtype, value, 
     assert abs(made[~expected].astype(float).mean() - _brighter(pixels[~missing])) < 1
 
 
+class Elevation(Brighter):
+    """Takes and makes elevations of 0 to 1000 metres."""
+
+    def __init__(self) -> None:
+        heights = PixelFormat(channels=1, depth="float", low=0.0, high=1000.0)
+        limits = ShapeLimits(size_divisor=4, min_size=8)
+        facts = {"name": "elevation", "device": "cpu", "precision": "fp32", "direction": "AtoB"}
+        Engine.__init__(self, EngineInfo(**facts, in_format=heights, out_format=heights, limits=limits))
+        self.seen, self.scale = [], 1
+
+
+@needs_deep
+@pytest.mark.parametrize("tiling", [None, Tiling("tile", tile=32)], ids=["as a whole", "by rows"])
+@pytest.mark.parametrize(
+    ("dtype", "value", "text"),
+    [
+        (np.float32, -9999, "-9999"), (np.float64, -9999.5, "-9999.5"), (np.int16, -32768, "-32768"),
+        (np.float32, np.finfo(np.float32).min, "-3.40282346638529e+38"), (np.uint16, 65535, "65535"),
+    ],
+)  # fmt: skip
+def test_floats_and_signed_values_without_data(tmp_path: Path, tiling, dtype, value, text) -> None:
+    import tifffile
+
+    heights = np.random.default_rng(0).uniform(0, 1000, (96, 80)).astype(dtype)
+    heights[:20] = heights[50:60, 30:40] = value
+    tag = (42113, 2, 0, text, True)
+    tifffile.imwrite(
+        tmp_path / "a.tif", heights, photometric="minisblack", metadata=None, extratags=[tag, PIXELS, TIES]
+    )
+    (done,) = translate_files(Elevation(), plan_tasks(tmp_path / "a.tif", tmp_path / "out"), tiling=tiling)
+    assert (done.fault, done.left_out) == ("", LeftOut())
+    with tifffile.TiffFile(tmp_path / "out" / "a.tif") as file:
+        assert file.pages[0].tags[42113].value == text
+        made = file.pages[0].asarray()
+    assert made.dtype == np.float32 and np.array_equal(made == np.float32(value), heights == value)
+    whole = heights != value
+    expected = ((heights[whole].astype(float) / 500 - 1) * 0.5 + 0.1 + 1) * 500
+    np.testing.assert_allclose(made[whole], expected, atol=1e-3)
+
+
+@needs_deep
+def test_colours_that_become_grey_and_transparency_leave_no_value_to_find(tmp_path: Path) -> None:
+    import tifffile
+
+    tag = (42113, 2, 0, "0", True)
+    for channels, into in ((3, 1), (4, 3)):
+        options = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+        pixels = np.zeros((24, 40, channels), np.uint8)
+        tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None, extratags=[tag], **options)
+        tasks = plan_tasks(tmp_path / "a.tif", tmp_path / "out", overwrite=True)
+        (done,) = translate_files(Identity(into), tasks)
+        assert (done.fault, done.left_out.by_rule) == ("", (NODATA,))
+
+
 def _brighter(values: np.ndarray) -> float:
     white = np.iinfo(values.dtype).max
     return float(((values / white * 2 - 1) * 0.5 + 0.1 + 1).mean() / 2 * white)
@@ -163,7 +218,7 @@ def _brighter(values: np.ndarray) -> float:
         ("0", np.uint8, {}, MetadataRules(nodata="drop")), ("0", np.uint8, {}, MetadataRules("none")),
         ("-9999", np.uint8, {}, KEEP), ("0.5", np.uint8, {}, KEEP), ("nan", np.uint8, {}, KEEP),
         ("none at all", np.uint8, {}, KEEP), ("300", np.uint8, {}, KEEP),
-        ("0", np.uint8, {"photometric": "miniswhite"}, KEEP), ("7", np.int32, {}, KEEP),
+        ("0", np.uint8, {"photometric": "miniswhite"}, KEEP), ("-7", np.int32, {}, KEEP),
     ],
 )  # fmt: skip
 def test_a_nodata_value_that_cannot_be_restored_is_left_out(tmp_path: Path, value, dtype, options, rules) -> None:

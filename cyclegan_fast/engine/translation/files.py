@@ -25,6 +25,7 @@ from cyclegan_fast.engine.translation.video_reader import import_av
 from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
+from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.images.encode import encode_as, format_for, same_format
 from cyclegan_fast.images.metadata import KEEP, Change, LeftOut, MetadataRules, carry_over, metadata_for
 from cyclegan_fast.images.model_io import InputImage, from_values, read_input
@@ -198,8 +199,10 @@ class _ImagePipeline:
         (height, width), (new_height, new_width) = image.values.shape[1:], pixels.shape[:2]
         change = Change((width, height), (new_width, new_height), pixels.shape[2])
         metadata = metadata_for(task.source, self._metadata)
-        if kind == "TIFF" and (nodata := nodata_to_restore(metadata, self._engine.in_format, self._metadata)):
-            restore_nodata(pixels, nodata, lambda low, high: image.values[:, low:high], change)
+        channels = self._engine.in_channels
+        if kind == "TIFF" and (nodata := nodata_to_restore(metadata, channels, pixels.dtype, self._metadata)):
+            stored = read_unscaled(task.source, channels)  # again, as few images have such a value
+            restore_nodata(pixels, nodata, lambda low, high: stored[low:high], change)
         content = carry_over(encode_as(kind, pixels), kind, metadata, change, self._metadata)
         if self._reconstruction is not None and back is not None:
             grid = sample_grid([[image.values, output, back]], ["input", "translated", "reconstruction"])

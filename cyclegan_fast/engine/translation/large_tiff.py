@@ -110,14 +110,14 @@ def translate_tiff(
         shape = (image.height * (first.shape[2] // image.width), first.shape[2], engine.out_channels)
         change = Change((image.width, image.height), (shape[1], shape[0]), shape[2])
         found = metadata_for(source, metadata)
-        nodata = nodata_to_restore(found, engine.in_format, metadata)
+        nodata = nodata_to_restore(found, engine.in_channels, dtype, metadata)
 
         def rows() -> Iterator[np.ndarray]:
             done = 0
             for band in itertools.chain([first], bands):
                 pixels = from_values(band, depth, engine.out_format)
                 if nodata:
-                    restore_nodata(pixels, nodata, image.rows, change, done)
+                    restore_nodata(pixels, nodata, file.pixels, change, done)
                 done += len(pixels)
                 yield pixels
 

@@ -37,6 +37,8 @@ _NEVER = {_MAKER_NOTE, 37724, EXIF, GPS, INTEROPERABILITY}  # data of programs; 
 _IPTC_START = b"\x1c"
 _LAYOUT_IN_TEXT = re.compile(r"<OME\b|ImageJ=|\"shape\"|SCANIMAGE|<MetaData\b")  # at its beginning
 _SAMPLES = _BITS, _PHOTOMETRIC, _CHANNELS, _EXTRAS, _FORMAT = 258, 262, 277, 338, 339
+_FORMATS = {1: "u", 2: "i", 3: "f"}
+_BITS_OF = {"u": (8, 16, 32, 64), "i": (8, 16, 32, 64), "f": (16, 32, 64)}
 _BEGINNING = 2000  # characters
 
 PRIVATE = "the maker notes, thumbnail and private tags, which belong to the input's file and may show it"
@@ -74,9 +76,10 @@ def read_tiff(file: BinaryIO, metadata: Metadata) -> None:
 
 def _samples(tags: dict[int, Tag], order: Order) -> Samples:
     found = {code: [int(number) for number in tag.numbers(order)] for code, tag in tags.items()}
-    bits, is_unsigned = set(found[_BITS] or [1]), set(found[_FORMAT] or [1]) == {1}
-    channels = (found[_CHANNELS] or [1])[0] - len(found[_EXTRAS])
-    return Samples((found[_PHOTOMETRIC] or [-1])[0], channels, bits.pop() if len(bits) == 1 and is_unsigned else 0)
+    kinds = {*zip(found[_FORMAT] or [1] * len(found[_BITS]), found[_BITS], strict=False)}
+    kind, bits = kinds.pop() if len(kinds) == 1 else (0, 0)
+    dtype = f"{_FORMATS[kind]}{bits // 8}" if kind in _FORMATS and bits in _BITS_OF[_FORMATS[kind]] else ""
+    return Samples((found[_PHOTOMETRIC] or [-1])[0], (found[_CHANNELS] or [1])[0], len(found[_EXTRAS]), dtype)
 
 
 def _read_directories(file: BinaryIO, metadata: Metadata, kind: _Kind, name: str) -> None:

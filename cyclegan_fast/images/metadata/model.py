@@ -57,9 +57,10 @@ class Samples(NamedTuple):
 
     photometric: int
     channels: int
-    """Without transparency and further bands."""
-    bits: int
-    """Of unsigned whole numbers; 0 of others."""
+    extras: int
+    """How many of the channels are transparency, or further bands."""
+    dtype: str
+    """As numpy has it; empty of several, of complex numbers, and of bits that are no whole bytes."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ has it is moved by one level, in each channel.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,12 @@ _PHOTOMETRIC = (1, 2)  # black is zero, and RGB: whose numbers are read as they 
 class Nodata(NamedTuple):
     """The value of the samples of pixels without data."""
 
-    value: int
-    dtype: type[np.uint8] | type[np.uint16]
-    """Of the input's samples."""
+    value: float
+
+    def missing(self, pixels: np.ndarray) -> np.ndarray:
+        """Which pixels [h, w, C], as `read_unscaled` gives them, have no data: bool [h, w]."""
+        found: np.ndarray = (pixels == self.value).all(2)
+        return found
 
     def restore(self, pixels: np.ndarray, missing: np.ndarray) -> None:
         """Marks pixels without data, and no others: [h, w, C], in place, by bool [h, w]."""
@@ -31,24 +35,23 @@ class Nodata(NamedTuple):
         pixels[missing] = level
 
 
-def nodata_of(metadata: Metadata, channels: int) -> Nodata | None:
-    """The nodata value of an image that is read with so many channels.
+def nodata_of(metadata: Metadata, channels: int, dtype: np.dtype) -> Nodata | None:
+    """The nodata value of an image that is read with so many channels, and whose result has that type.
 
-    None where there is none, or where it cannot be found among the values that are read: those of other than 8 and 16
-    bits are clipped or scaled, and colours may become grey.
+    None where there is none, or where it cannot be found among the values that are read, or is none of the result's:
+    whole numbers of odd bits are scaled, transparency is laid over white, colours may become grey.
     """
-    tag = metadata.directory.tags.get(GDAL_NODATA)
-    samples = metadata.samples
-    if tag is None or samples is None or samples.bits not in (8, 16) or samples.photometric not in _PHOTOMETRIC:
+    tag, samples = metadata.directory.tags.get(GDAL_NODATA), metadata.samples
+    if tag is None or samples is None or samples.photometric not in _PHOTOMETRIC or samples.extras:
         return None
     try:
         value = float(tag.text)
     except ValueError:
         return None
     is_as_read = samples.channels == channels or (samples.channels, channels) == (1, 3)
-    if not is_as_read or not value.is_integer() or not 0 <= value < 1 << samples.bits:
-        return None
-    return Nodata(int(value), np.uint8 if samples.bits == 8 else np.uint16)
+    stored = np.dtype(samples.dtype) if samples.dtype else None
+    is_in_both = stored is not None and _has(stored, value) and _has(dtype, value)
+    return Nodata(value) if is_as_read and is_in_both else None
 
 
 def drop_unless_restored(metadata: Metadata) -> None:
@@ -56,6 +59,13 @@ def drop_unless_restored(metadata: Metadata) -> None:
     if not metadata.has_nodata_restored and GDAL_NODATA in metadata.directory.tags:
         del metadata.directory.tags[GDAL_NODATA]
         note(metadata.by_rule, NODATA)
+
+
+def _has(dtype: np.dtype, value: float) -> bool:
+    """Whether a value is one of a type's."""
+    if dtype.kind == "f":
+        return math.isfinite(value) and abs(value) <= 1.0001 * float(np.finfo(dtype).max)  # as text is rounded
+    return value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
 def _neighbour(level: Any) -> Any:
