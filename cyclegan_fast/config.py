@@ -244,8 +244,8 @@ class RunConfig:
     keep_best: int = number(1, min=0)
     """How many of the best checkpoints, by --score, are never deleted; better scores are saved as they come."""
     score: str = DEFAULT_SCORE
-    """Which score tells the best: swd, color, cycle_l1, cycle_ssim; swd_AtoB; with --paired also l1, psnr, ssim; with
-    --features also fid, kid, density, coverage."""
+    """Which score tells the best: swd, color, cycle_l1, cycle_ssim, hidden, structure; swd_AtoB; with --paired also l1,
+    psnr, ssim; with --features also fid, kid, density, coverage."""
     watch: Literal["on", "off"] = choice("on", alone="on")
     """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike."""
     detect_anomaly: bool = False

@@ -37,6 +37,12 @@ METRICS: dict[str, Metric] = {
     ),
     "cycle_l1": Metric(False, "Cycle L1", "mean absolute difference of a test image and its reconstruction"),
     "cycle_ssim": Metric(True, "Cycle SSIM", "structural similarity of a test image and its reconstruction"),
+    "hidden": Metric(
+        False,
+        "Hidden information",
+        "error of the reconstruction after noise of 2 levels, by the error before: 1 where no patterns carry the input",
+    ),
+    "structure": Metric(True, "Structure kept", "correlation of the edges of a test image and its translation"),
     "l1": Metric(False, "L1", "mean absolute difference of a translation and its partner", "pairs"),
     "psnr": Metric(True, "PSNR", "peak signal-to-noise ratio of a translation against its partner, in dB", "pairs"),
     "ssim": Metric(True, "SSIM", "structural similarity of a translation and its partner", "pairs"),

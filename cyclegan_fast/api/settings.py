@@ -162,8 +162,8 @@ class FitSettings(TypedDict, total=False):
     keep_best: int
     """How many of the best checkpoints, by score, are never deleted; better scores are saved as they come."""
     score: str
-    """Which score tells the best: swd, color, cycle_l1, cycle_ssim; swd_AtoB; with paired=True also l1, psnr, ssim;
-    with     features also fid, kid, density, coverage."""
+    """Which score tells the best: swd, color, cycle_l1, cycle_ssim, hidden, structure; swd_AtoB; with paired=True
+    also l1,     psnr, ssim; with features also fid, kid, density, coverage."""
     watch: bool | Literal["on", "off"]
     """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike.
     True means on."""

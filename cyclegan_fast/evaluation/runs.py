@@ -17,6 +17,7 @@ from cyclegan_fast.checkpoint import Settings, kept_checkpoints, load_generators
 from cyclegan_fast.data.loaders.samples import Domain
 from cyclegan_fast.data.scored_images import describe_images, read_test_images
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, with_features
 from cyclegan_fast.images.tensors import to_model_range
@@ -160,6 +161,9 @@ class RunScorer:
         def translated() -> Iterator[Translated]:
             for pixels in self.images[direction]:
                 image = translators[direction](to_model_range(torch.from_numpy(pixels)[None].to(self.device)))
-                yield Translated(image[0], None if inverse is None else inverse(image)[0])
+                if inverse is None:
+                    yield Translated(image[0])
+                else:
+                    yield Translated(image[0], inverse(image)[0], inverse(with_noise(image))[0])
 
         return translated

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cyclegan_fast.evaluation.faithfulness import error_map, hidden_information, mean_error
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.sets import Images, SetComparison, Summary, unit_range
 from cyclegan_fast.evaluation.similarity import l1, psnr, ssim
+from cyclegan_fast.evaluation.structure import gradient_correlation
 from cyclegan_fast.metrics import DIRECTIONS, Direction
 
 
@@ -25,6 +27,8 @@ class Translated(NamedTuple):
     """[C', H, W]"""
     reconstruction: Tensor | None = None
     """[C, H, W]"""
+    noise_reconstruction: Tensor | None = None
+    """[C, H, W], of the translation with `faithfulness.with_noise`"""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Scorer:
                 source, reconstruction = load(self.images[direction][i]), unit_range(found.reconstruction)
                 note("cycle_l1", l1(reconstruction, source))
                 note("cycle_ssim", ssim(reconstruction, source))
+            self._note_faithfulness(direction, i, found, note)
             if self.paired:
                 image, partner = load(stored[i]), load(self.targets[direction][i])
                 for name, metric in (("l1", l1), ("psnr", psnr), ("ssim", ssim)):
@@ -102,6 +107,19 @@ class Scorer:
         scores = self._compare(direction, self.sets[direction].summarise(stored))
         scores.values.update({name: fmean(values) for name, values in similar.items()})
         return scores
+
+    def _note_faithfulness(
+        self, direction: Direction, i: int, found: Translated, note: Callable[[str, float], None]
+    ) -> None:
+        """Notes what the i-th translation hides, and how much of the structure it keeps."""
+        source = self.sets[direction].load(self.images[direction][i]) * 2 - 1  # [C, H, W] in [-1, 1]
+        if found.reconstruction is not None and found.noise_reconstruction is not None:
+            errors = [
+                mean_error(error_map(source[None], back[None]))
+                for back in (found.reconstruction, found.noise_reconstruction)
+            ]
+            note("hidden", float(hidden_information(*errors)))
+        note("structure", float(gradient_correlation(source[None], found.image[None])))
 
     def _compare(self, direction: Direction, summary: Summary) -> Scores:
         """Compares a set of images with the test images of the direction's target."""

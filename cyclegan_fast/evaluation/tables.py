@@ -8,6 +8,7 @@ from typing import Any
 from cyclegan_fast.metrics import METRICS, stem
 from cyclegan_fast.monitoring.chart import number
 
+_COLUMNS = 4  # metrics side by side, which fit 80 characters
 BESIDE = {
     "untranslated": "untranslated: the test images as they are",
     "halves": "halves: one half of the target's images by the other",
@@ -15,7 +16,7 @@ BESIDE = {
 
 
 def print_table(found: Mapping[str, Any]) -> None:
-    """Prints a row for all that was scored, and a column for each metric.
+    """Prints a row for all that was scored, and a column for each metric, in several tables if there are many.
 
     Args:
         found: ``{"protocol": str, "scored": [{"name": str, "values": {...}, "spreads": {...}}, ...], "best":
@@ -30,13 +31,18 @@ def print_table(found: Mapping[str, Any]) -> None:
     known = {stem(score) for _, row in rows for score in row["values"]}
     metrics = [name for name in METRICS if name in known]
     notes = ["↓ lower is better, ↑ higher", *(BESIDE[name] for name in beside)]
-    table = Table(title=found["protocol"], caption="; ".join(notes + ["* the best"] * bool(found.get("best"))))
-    table.add_column("")
-    for name in metrics:
-        table.add_column(f"{name} {'↑' if METRICS[name].higher_is_better else '↓'}", justify="right")
-    for name, row in rows:
-        table.add_row(name, *(_cell(row, metric) for metric in metrics))
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(found["protocol"], markup=False)
+    for start in range(0, len(metrics), _COLUMNS):
+        shown = metrics[start : start + _COLUMNS]
+        table = Table()
+        table.add_column("")
+        for name in shown:
+            table.add_column(f"{name} {'↑' if METRICS[name].higher_is_better else '↓'}", justify="right")
+        for name, row in rows:
+            table.add_row(name, *(_cell(row, metric) for metric in shown))
+        console.print(table)
+    console.print("; ".join(notes + ["* the best"] * bool(found.get("best"))), markup=False)
 
 
 def _cell(row: Mapping[str, Any], metric: str) -> str:

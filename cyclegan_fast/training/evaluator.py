@@ -14,6 +14,7 @@ from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data.held_out import HeldOutImage
 from cyclegan_fast.data.loaders.samples import Domain
 from cyclegan_fast.data.scored_images import Images, describe_images, read_test_images
+from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork, load_features
 from cyclegan_fast.evaluation.scorer import Scorer, Translated, with_features
 from cyclegan_fast.logs import warn_once
@@ -94,7 +95,7 @@ class Evaluator:
         """Returns how long the next scores take: as long as the last ones, or by the images that they translate."""
         if self.last is not None:
             return self.last
-        passes = 2 * sum(map(len, self.images))
+        passes = 3 * sum(map(len, self.images))
         return max(MIN_FIRST_SECONDS, passes / (PASSES_PER_STEP * self.config.optim.images_per_step) * seconds_per_step)
 
     def evaluate(self, step: int, events: EventLog) -> dict[str, float]:
@@ -161,7 +162,8 @@ class Evaluator:
                 if self.cancelled():
                     raise _CancelledError
                 _, translation, reconstruction = self.translator.translate(domain, image)
-                yield Translated(translation, reconstruction)
+                after_noise = self.translator.translate_back(domain, with_noise(translation[None])[0])
+                yield Translated(translation, reconstruction, after_noise)
 
         return translated
 

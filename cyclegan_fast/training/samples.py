@@ -65,6 +65,13 @@ class SampleTranslator:
             translation = full_precision(generator.forward(real))
             return [real[0], translation[0], full_precision(inverse.forward(translation))[0]]
 
+    def translate_back(self, domain: str, translation: Tensor) -> Tensor:
+        """Returns the reconstruction [C, H, W] of an image of `domain` by its translation [C', H, W], of any values."""
+        inverse = self.generators["B" if domain == "A" else "A"]
+        with torch.inference_mode(), self.step.autocast(), _evaluation(inverse):
+            layout = torch.channels_last if self.channels_last else torch.contiguous_format
+            return full_precision(inverse.forward(translation[None].contiguous(memory_format=layout)))[0]
+
 
 @contextlib.contextmanager
 def _evaluation(*networks: nn.Module) -> Iterator[None]:

@@ -90,7 +90,7 @@ def test_engines_are_scored_beside_the_checkpoints(run: Path, tmp_path: Path) ->
     assert engine["values"] == pytest.approx(network["values"], rel=1e-3)
     one = scores_of(tmp_path, run=run, engines=engines[1:])
     assert one["scored"][-1]["values"] == pytest.approx(
-        {name: network["values"][name] for name in ("swd_BtoA", "color_BtoA")}, rel=1e-3
+        {name: network["values"][name] for name in ("swd_BtoA", "color_BtoA", "structure_BtoA")}, rel=1e-3
     )
     assert one["best"] != "BtoA.safetensors"
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.feature_distances import density_and_coverage, frechet_distance, kernel_distance
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, as_stored, with_means
 from cyclegan_fast.evaluation.sets import Images, unit_range
 from cyclegan_fast.evaluation.similarity import psnr, ssim
 from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
+from cyclegan_fast.evaluation.structure import gradient_correlation
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.metrics import Direction
 
@@ -63,6 +65,19 @@ def test_translations_are_compared_with_the_images_of_their_target() -> None:
         assert untranslated.values[name] == scores.values[name]
 
 
+def test_what_translations_hide_and_keep_is_scored() -> None:
+    a, b = arrays(3, (20, 22, 3)), arrays(3, (20, 22, 1), seed=1)
+    honest = [Translated(tensor(x).mean(0, keepdim=True), tensor(x), with_noise(tensor(x)[None])[0]) for x in a]
+    hiding = [Translated((tensor(x) * 0).expand(3, -1, -1), tensor(x), tensor(x).flip(2)) for x in b]
+    scores = Scorer((a, b), CPU).score({"AtoB": lambda: honest, "BtoA": lambda: hiding}).values
+    assert scores["hidden_AtoB"] == pytest.approx(1, rel=0.05) and scores["hidden_BtoA"] > 20
+    expected = [gradient_correlation(tensor(x)[None], found.image[None]) for x, found in zip(a, honest, strict=True)]
+    assert scores["structure_AtoB"] == pytest.approx(float(torch.stack(expected).mean()), abs=1e-6)
+    assert scores["structure_BtoA"] == 0
+    without = Scorer((a, b), CPU).score({"AtoB": lambda: [x._replace(noise_reconstruction=None) for x in honest]})
+    assert "structure_AtoB" in without.values and "hidden_AtoB" not in without.values
+
+
 def test_domains_of_other_channels_have_no_score_untranslated() -> None:
     assert Scorer((arrays(2, (20, 20, 1)), arrays(2, (20, 20, 3))), CPU).untranslated() == Scores({})
 
@@ -94,7 +109,7 @@ def test_scores_of_generators_that_return_nan_are_nan() -> None:
     bad = torch.full((3, 16, 16), math.nan)
     directions: dict[Direction, object] = {"AtoB": None}
     scores = Scorer((a, b), CPU, paired=True).score({d: lambda: [Translated(bad, bad)] * 2 for d in directions})
-    assert len(scores.values) == 7 and all(math.isnan(value) for value in scores.values.values())
+    assert len(scores.values) == 8 and all(math.isnan(value) for value in scores.values.values())
 
 
 def test_means_over_both_directions() -> None:

@@ -18,6 +18,7 @@ from cyclegan_fast.api.run import Run
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.scorer import Scorer, Translated
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.monitoring.events import read_events
@@ -76,7 +77,7 @@ def test_scores_are_those_of_the_generators_of_their_step(
             with torch.no_grad():
                 inputs = [to_model_range(torch.from_numpy(x)[None]) for x in pixels]
                 outputs = [nets[there](x) for x in inputs]  # evaluation: no dropout
-                return [Translated(x[0], nets[back](x)[0]) for x in outputs]
+                return [Translated(x[0], nets[back](x)[0], nets[back](with_noise(x))[0]) for x in outputs]
 
         scorer = Scorer((arrays[0], arrays[1]), CPU)
         expected = scorer.score(
@@ -206,14 +207,14 @@ def test_by_default_scores_take_a_twentieth_of_the_time(monkeypatch: pytest.Monk
 
 
 def test_the_first_scores_wait_for_a_run_that_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """100 images each way are 200 passes there and back, which is the work of 10 steps."""
+    """100 images are 300 passes, there, back, and back again with noise, which is the work of 15 steps."""
     clock = Clock(monkeypatch)
     evaluator = Evaluator(None, ([None] * 50, [None] * 50), TrainConfig())  # type: ignore[arg-type, list-item]
     evaluator.begin(1000, [])  # a run that was continued
-    clock.now += 190 * 2.0
-    assert not evaluator.is_due(1190, epoch_ended=True, last=True)
+    clock.now += 290 * 2.0
+    assert not evaluator.is_due(1290, epoch_ended=True, last=True)
     clock.now += 12 * 2.0
-    assert evaluator.is_due(1202, epoch_ended=True, last=False)
+    assert evaluator.is_due(1302, epoch_ended=True, last=False)
 
 
 def test_an_interval_of_ones_own_is_kept_whatever_it_costs() -> None:
