@@ -85,7 +85,7 @@ def test_a_checkpoint_is_copied_into_pinned_memory_and_no_step_waits_for_it(imag
     }
     assert all(len(copies[number]) > 100 for number in (5, 10)) and all(len(copies[number]) < 3 for number in (6, 7, 9))
     for number in (5, 10):
-        assert [name for name in copies[number] if "pageable" in name] == ["cudaMemcpyAsync D2H pageable 32"]  # losses
+        assert sum("pageable" in name for name in copies[number]) == 1, "all losses together, and nothing else"
         waits = [call.name for call in steps[number] if call.kind == "sync" and "pageable" not in call.name]
         waits = [name for name in waits if name != "cudaEventSynchronize"]  # of the thread that writes
         assert len(waits) == 1 + 2, "for the losses, and then, when all is done, for the learning rate of each Adam"
