@@ -19,7 +19,7 @@ COMMANDS = {
     "translate": "translate an image, or a folder of them",
     "export": "turn a checkpoint into an engine or a file of weights",
     "model_card": "publish a trained model: a folder with weights, samples, scores and a model card",
-    "evaluate": "score a checkpoint on synthetic scenes with known truth",
+    "evaluate": "score checkpoints, engines or a folder of images",
     "report": "write a run's report again, or compare several runs on one page",
     "dataset": "render synthetic scenes, check a folder of images, plan a training",
     "demo": "the whole way in one command, with a report",

@@ -70,6 +70,7 @@ class Settings:
     versions: dict[str, str]  # of cyclegan_fast and torch that wrote it
     pixel_formats: dict[str, PixelFormat]  # of the images of A and B, as the networks name the domains
     scores: dict[str, float]  # of these weights, by name
+    protocol: str = ""  # how they were computed
 
 
 def save_checkpoint(
@@ -128,12 +129,14 @@ def read_settings(path: Path) -> Settings:
         name: from_dict(PixelFormat, pixel_format, where=where)
         for name, pixel_format in (stored.get("pixel_formats") or stored.get("forms") or {}).items()
     }
+    scored = read_scores(checkpoint)
     return Settings(
         config=config,
         progress=stored["progress"],
         versions=stored["versions"],
         pixel_formats=default_pixel_formats(config.model) | pixel_formats,
-        scores=dict(read_scores(checkpoint).scores),
+        scores=dict(scored.scores),
+        protocol=scored.protocol,
     )
 
 

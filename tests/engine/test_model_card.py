@@ -45,6 +45,41 @@ def test_scores_of_engines_do_not_pass_for_those_of_the_weights(run, tmp_path):
     assert json.loads((tmp_path / "h2z" / "scores.json").read_text()) == own
 
 
+def image_scores(step, swd):
+    values = {"swd": swd + 1, "swd_AtoB": swd, "swd_BtoA": swd + 2, "psnr_AtoB": None}
+    return {"name": f"step_{step}", "step": step, "values": values, "spreads": {"swd_AtoB": 0.25}}
+
+
+def test_scores_of_test_images_are_those_of_the_published_weights(run, tmp_path):
+    scores = {
+        "protocol": "5 + 5 test images",
+        "scored": [image_scores(1000, 31.5), image_scores(1234, 41.5), {**image_scores(0, 9.0), "step": None}],
+    }
+    (run / "scores.json").write_text(json.dumps(scores))
+    out = write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu")
+    text = (out / "README.md").read_text()
+    assert "| score | AtoB | BtoA | better is |" in text and "Of 5 + 5 test images." in text
+    assert "| Sliced Wasserstein distance | 41.5 ± 0.25 | 43.5 | lower |" in text and "PSNR" not in text
+    assert [row["step"] for row in json.loads((out / "scores.json").read_text())["scored"]] == [1234]
+    (run / "scores.json").write_text(json.dumps(scores | {"scored": scores["scored"][:1]}))
+    text = (write_card(run, tmp_path / "other", licence="cc-by-4.0", device="cpu") / "README.md").read_text()
+    assert "## Scores" not in text  # of other weights
+
+
+def test_scores_of_the_training_stand_in_for_those_of_a_command(run, tmp_path):
+    (run / "scores.json").unlink()
+    config = TrainConfig(
+        model=ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4),
+        data=DataConfig(data=tmp_path / "data", direction="BtoA"),
+    )
+    scores = {"swd_AtoB": 20.5, "swd_BtoA": 30.5}
+    folder, networks = tmp_path / "scored", build_networks(config.model)
+    save_checkpoint(folder / "checkpoints", 9, networks=networks, config=config, progress={"step": 9}, scores=scores)
+    text = (write_card(folder, tmp_path / "h2z", licence="cc-by-4.0", device="cpu") / "README.md").read_text()
+    assert "| Sliced Wasserstein distance | 30.5 | 20.5 | lower |" in text  # the networks' A is the folder's B
+    assert "Of test images. [scores.json]" in text
+
+
 def test_the_folder_holds_what_the_card_says(run, tmp_path):
     out = write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu")
     text = (out / "README.md").read_text()

@@ -89,22 +89,26 @@ def _load(checkpoint: Path) -> PublishedModel:
         return PublishedModel(generators={generator.direction: generator}, config=None, step=None, scores={})
     generators = load_both(checkpoint)
     _, stored = load_generators(checkpoint)
-    return PublishedModel(
-        generators=generators,
-        config=stored.config,
-        step=stored.progress.get("step"),
-        scores=_read_scores(checkpoint / "scores.json"),
-    )
+    step = stored.progress.get("step")
+    scores = _read_scores(checkpoint / "scores.json", step)
+    if not scores and stored.scores:
+        of_training = {"name": checkpoint.name, "step": step, "values": stored.scores, "spreads": {}}
+        scores = {"protocol": stored.protocol, "scored": [of_training]}
+    return PublishedModel(generators=generators, config=stored.config, step=step, scores=scores)
 
 
-def _read_scores(path: Path) -> dict[str, Any]:
-    """What python -m cyclegan_fast.evaluate wrote beside the run; empty if nothing."""
+def _read_scores(path: Path, step: int | None) -> dict[str, Any]:
+    """What python -m cyclegan_fast.evaluate wrote about these weights beside the run; empty if nothing."""
     if not path.is_file():
         return {}
     try:
-        return read_scores(path)
+        found = read_scores(path)
     except (OSError, DocumentError) as error:
         raise UserError(f"{path} cannot be read ({error}): score the run again, or remove it") from error
+    if "scored" not in found:  # by test images, of several checkpoints and engines
+        return found
+    rows = [row for row in found["scored"] if step is not None and row.get("step") == step]
+    return {**found, "scored": rows[:1]} if rows else {}
 
 
 def _test_folders(config: TrainConfig | None) -> dict[Direction, Path]:

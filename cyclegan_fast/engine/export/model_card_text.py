@@ -12,6 +12,7 @@ import yaml
 
 from cyclegan_fast.config import PixelFormat, TrainConfig
 from cyclegan_fast.engine.generator import Generator
+from cyclegan_fast.metrics import DIRECTIONS, METRICS
 from cyclegan_fast.nn import Direction
 from cyclegan_fast.version import __version__
 
@@ -93,7 +94,7 @@ def render_card(
         first=next(iter(model.generators)),
         networks=_network_table(model.generators),
         training="" if model.config is None else _training(model.config, model.step),
-        scores=_scores(model.scores) if model.scores else "",
+        scores=_test_scores(model) if "scored" in model.scores else _scores(model.scores) if model.scores else "",
         files=_table(
             ["file", "bytes", "sha256"],
             (
@@ -143,6 +144,28 @@ def _training(config: TrainConfig, step: int | None) -> str:
     }
     table = _table(["setting", "value"], ([name, str(value)] for name, value in settings.items()))
     return f"## Training\n\n{table}\n\nAll settings: [settings.yaml](settings.yaml).\n\n"
+
+
+def _test_scores(model: PublishedModel) -> str:
+    """The scores of the test images, a row for each metric; directions as the folders have them."""
+    (row,) = model.scores["scored"]
+    exchanged = model.config is not None and model.config.data.direction == "BtoA"  # what the networks call A and B
+    rows = []
+    for name, metric in METRICS.items():
+        names = [f"{name}_{direction}" for direction in (DIRECTIONS[::-1] if exchanged else DIRECTIONS)]
+        if any(row["values"].get(score) is not None for score in names):
+            better = "higher" if metric.higher_is_better else "lower"
+            rows.append([metric.title, *(_with_spread(row, score) for score in names), better])
+    table = _table(["score", *DIRECTIONS, "better is"], rows)
+    what = model.scores["protocol"] or "test images"
+    return f"## Scores\n\n{table}\n\nOf {what}. [scores.json](scores.json) has all of them.\n\n"
+
+
+def _with_spread(row: Mapping[str, Any], score: str) -> str:
+    value, spread = row["values"].get(score), row["spreads"].get(score)
+    if value is None:
+        return ""
+    return f"{value:.4g}" + (f" ± {spread:.2g}" if spread is not None else "")
 
 
 def _scores(scores: Mapping[str, Any]) -> str:
