@@ -12,7 +12,7 @@ from cyclegan_fast.images.metadata.model import Change, Metadata, Samples, resol
 from cyclegan_fast.images.metadata.tags import LONG, SHORT, UNDEFINED, Directory, Order, Tag, TagReader, exif_block
 
 ORIENTATION, EXIF, GPS, INTEROPERABILITY = 274, 34665, 34853, 40965
-DESCRIPTION, XMP, IPTC, PHOTOSHOP, PROFILE = 270, 700, 33723, 34377, 34675
+DESCRIPTION, XMP, IPTC, PROFILE = 270, 700, 33723, 34675
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)  # see `georeference`
 GDAL_METADATA, GDAL_NODATA = 42112, 42113
 _GEO = {*GEOREFERENCE, GDAL_METADATA, GDAL_NODATA}
@@ -26,20 +26,15 @@ _STRUCTURE |= {*range(332, 343), 343, 347, *range(512, 522), 529, 530, 531, 532,
 _EXIF_TAGS = range(33434, 42241)  # of the specification; the maker notes lie among them
 _MAKER_NOTE, _COMPONENTS, _BITS_PER_PIXEL, _WIDTH, _HEIGHT = 37500, 37121, 37122, 40962, 40963
 _COLOURS, _COLOURS_OF_EXIF = {318, 319}, {40961, 42240}  # white point, primaries; colour space, gamma
-_OF_PLACES = {
-    37396,
-    41492,
-    41486,
-    41487,
-    41488,
-}  # areas and points of the image, pixels of the sensor
+# Areas and points of the image, pixels of the sensor.
+_OF_PLACES = {37396, 41486, 41487, 41488, 41492}
 _NEVER = {_MAKER_NOTE, 37724, EXIF, GPS, INTEROPERABILITY}  # data of programs; places in the input's file
 _IPTC_START = b"\x1c"
 _LAYOUT_IN_TEXT = re.compile(r"<OME\b|ImageJ=|\"shape\"|SCANIMAGE|<MetaData\b")  # at its beginning
+_BEGINNING = 2000  # characters
 _SAMPLES = _BITS, _PHOTOMETRIC, _CHANNELS, _EXTRAS, _FORMAT = 258, 262, 277, 338, 339
 _FORMATS = {1: "u", 2: "i", 3: "f"}
 _BITS_OF = {"u": (8, 16, 32, 64), "i": (8, 16, 32, 64), "f": (16, 32, 64)}
-_BEGINNING = 2000  # characters
 
 PRIVATE = "the maker notes, thumbnail and private tags, which belong to the input's file and may show it"
 OF_PIXELS = "what describes the input's pixels (OME-XML and the like, places in the image)"
