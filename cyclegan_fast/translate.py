@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -126,7 +128,7 @@ def translate(
     results: list[TaskResult] = []
     start, interrupted = time.perf_counter(), False
     try:
-        with ProgressBar("files") as progress:
+        with ProgressBar("files") as progress, _libraries_suppressed():
             for result in translate_files(
                 loaded,
                 tasks,
@@ -174,6 +176,20 @@ def _report(results: list[TaskResult], every: int, asked: int, output: Path, sec
     for result in bad:
         print(printable(f"not translated: {result.task.source}: {result.fault}"), file=sys.stderr)
     return EXIT_USER_ERROR if bad else 0
+
+
+@contextlib.contextmanager
+def _libraries_suppressed() -> Iterator[None]:
+    """Suppresses what Pillow and tifffile print about damaged metadata: it is reported at the end, with its file."""
+    log_of_tifffile = logging.getLogger("tifffile")
+    level = log_of_tifffile.level
+    log_of_tifffile.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+            yield
+    finally:
+        log_of_tifffile.setLevel(level)
 
 
 def _profile_bytes(profile: str) -> bytes | None:

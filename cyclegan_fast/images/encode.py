@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.channels import to_pil
-from cyclegan_fast.images.decode import FORMATS
+from cyclegan_fast.images.decode import opened
 from cyclegan_fast.images.high_bit_depth import encode_png, encode_ppm
 from cyclegan_fast.images.packages import MissingPackageError
 from cyclegan_fast.images.tiff import encode_tiff
@@ -73,8 +73,7 @@ def _encode(kind: str, pixels: np.ndarray) -> bytes:
 
 
 def _format_of(source: Path) -> str:
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            return "JPEG" if image.format == "MPO" else str(image.format)  # a stereo JPEG: its first image
-    except UnidentifiedImageError:
-        return "TIFF"  # the one format that is read without Pillow
+    with opened(source.open("rb"), warn=False) as (_, image):
+        if image is None:
+            return "TIFF"  # the one format that is read without Pillow
+        return "JPEG" if image.format == "MPO" else str(image.format)  # a stereo JPEG: its first image

@@ -3,6 +3,8 @@
 import errno
 import io
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from cyclegan_fast.images.metadata.nodata import NODATA
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import needs_deep, noise
 from tests.engine.identity import Identity
+from tests.images.test_damaged_metadata import FILES
 from tests.images.test_georeference import KEYS, PIXELS, TIES, geotiff, ground, keys
 from tests.images.test_metadata import PROFILE, source
 
@@ -264,3 +267,20 @@ def test_what_infer_returns_has_the_profile_alone(tmp_path: Path) -> None:
     assert infer(Identity(), damaged).info == {}
     of_path, of_array = infer(Identity(), [path, np.asarray(noise(8, 8))])
     assert of_path.info == {"icc_profile": PROFILE} and isinstance(of_array, np.ndarray)
+
+
+def test_damaged_metadata_in_a_command(tmp_path: Path, runs) -> None:
+    """Each image is translated; one line names what is damaged, and no library prints about it."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [name for name in FILES if name not in ("100 MB of text.png", "circle.jpg")]
+    for name in names:
+        (folder / name).write_bytes(FILES[name]())
+    options = ["--engine", runs["colour"], "--input", folder, "--output", tmp_path / "out", "--device", "cpu"]
+    command = [sys.executable, "-m", "cyclegan_fast.translate", *map(str, options), "--threads", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0 and f"{len(names)} of {len(names)} files" in ended.stdout, ended
+    notes = {*ended.stderr.splitlines()} - {"note: images with damaged EXIF: they are taken as they lie"}
+    assert len(notes) == 1, notes
+    note = notes.pop()
+    assert note.startswith("note: metadata that results lack: ") and "damaged" in note and "too large" in note
