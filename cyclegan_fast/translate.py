@@ -39,6 +39,9 @@ def translate(
     resume: bool = False,
     overwrite: bool = False,
     reconstruct: bool = False,
+    faithfulness: bool = False,
+    faithfulness_reference: Path | None = None,
+    back_engine: Path | None = None,
     metadata: Literal["keep", "technical", "none"] = "keep",
     profile: str = "keep",
     nodata: Literal["restore", "drop"] = "restore",
@@ -75,7 +78,13 @@ def translate(
         resume: Leave out what has a result already, and do the rest: each is written whole or not at all.
         overwrite: Replace results that exist already.
         reconstruct: Translate each result back, too, and write grids of image, result and reconstruction into the
-            folder reconstructions of the output, except of large TIFFs. Needs a run's folder or a checkpoint.
+            folder reconstructions of the output, except of large TIFFs. Needs a run's folder or a checkpoint, or
+            --back-engine.
+        faithfulness: Measure how far each result can be trusted: faithfulness.csv, faithfulness.html with the ten worst
+            images, and maps of errors in the folder faithfulness of the output. Needs what --reconstruct needs.
+        faithfulness_reference: Folder of images, such as testA, whose translations are the measure of which results
+            stand out; by default the results themselves.
+        back_engine: The engine of the other direction, where --engine is a file that holds one alone.
         metadata: What results keep of the metadata of images: keep is all that is still true of them, technical the
             colour profile, resolution and georeference alone, without names, texts, and where and with which camera an
             image was taken.
@@ -94,8 +103,10 @@ def translate(
     """
     from cyclegan_fast.engine import Tiling, load_engine
     from cyclegan_fast.engine.inference import check_batch_size
+    from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck, check_inverse
     from cyclegan_fast.engine.translation.files import Reconstruction, translate_files
-    from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
+    from cyclegan_fast.engine.translation.tasks import grid_of, map_of, plan_tasks
+    from cyclegan_fast.images.find import list_images
     from cyclegan_fast.images.metadata import MetadataRules
     from cyclegan_fast.monitoring.progress import ProgressBar
 
@@ -106,25 +117,41 @@ def translate(
         raise UserError("--resume keeps the results that exist, --overwrite replaces them: use one of them")
     rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
-    every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct)
-    targets = {task.target.parent for task in every}
-    for folder in targets | ({grid_of(task, output).parent for task in every} if reconstruct else set()):
+    if faithfulness and resume:
+        raise UserError("--faithfulness compares all results, and --resume leaves some out: use --overwrite")
+    if faithfulness_reference is not None and not faithfulness:
+        raise UserError("--faithfulness-reference is what --faithfulness compares with: give both, or leave it out")
+    every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct, faithfulness=faithfulness)
+    folders = {task.target.parent for task in every}
+    folders |= {grid_of(task, output).parent for task in every} if reconstruct else set()
+    folders |= {map_of(task, output).parent for task in every} if faithfulness else set()
+    for folder in folders:
         remove_leftovers(folder)  # of a command that was killed
     tasks = [task for task in every if not (resume and task.target.is_file())]
-    if reconstruct and not engine.is_dir():
-        raise UserError("--reconstruct needs both generators: give a run's folder or a checkpoint as --engine")
-    if reconstruct and any(task.is_video for task in tasks):
-        raise UserError("--reconstruct makes grids of images, and the input holds videos: leave it out, or them")
+    back_wanted = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else None
+    if back_wanted and back_engine is None and not engine.is_dir():
+        raise UserError(
+            f"{back_wanted} needs both generators: give a run's folder or a checkpoint as --engine, or the file of the "
+            "other direction as --back-engine"
+        )
+    if back_wanted and any(task.is_video for task in tasks):
+        raise UserError(f"{back_wanted} is for images, and the input holds videos: leave it out, or them")
 
-    def load(direction: Literal["AtoB", "BtoA"] | None) -> Engine:
+    def load(path: Path, direction: Literal["AtoB", "BtoA"] | None) -> Engine:
         return load_engine(
-            engine, direction=direction, device=device, precision=precision, backend=backend, threads=threads
+            path, direction=direction, device=device, precision=precision, backend=backend, threads=threads
         )
 
-    loaded, reconstruction = load(direction), None
-    if reconstruct:
-        other = load("AtoB" if loaded.direction == "BtoA" else "BtoA")
-        reconstruction = Reconstruction(other, {task: grid_of(task, output) for task in tasks})
+    loaded, reconstruction, check = load(engine, direction), None, None
+    if back_wanted:
+        other = load(back_engine or engine, "AtoB" if loaded.direction == "BtoA" else "BtoA")
+        check_inverse(loaded, other)
+        if reconstruct:
+            reconstruction = Reconstruction(other, {task: grid_of(task, output) for task in tasks})
+        if faithfulness:
+            check = FaithfulnessCheck(loaded, other, output, tiling=tiling)
+            if faithfulness_reference is not None:
+                check.measure_reference(list_images(faithfulness_reference), str(faithfulness_reference))
     results: list[TaskResult] = []
     start, interrupted = time.perf_counter(), False
     try:
@@ -135,6 +162,7 @@ def translate(
                 batch_size=batch_size,
                 tiling=tiling,
                 reconstruction=reconstruction,
+                faithfulness=check,
                 metadata=rules,
                 progress=progress,
             ):
@@ -145,6 +173,8 @@ def translate(
         _report(results, len(every), len(tasks), output, time.perf_counter() - start, loaded)
         raise
     status = _report(results, len(every), len(tasks), output, time.perf_counter() - start, loaded)
+    if check is not None:
+        print(check.finish())
     if interrupted:
         count = len(tasks) - len(results)
         left = f"{count} {'was' if count == 1 else 'were'} left"

@@ -17,6 +17,7 @@ from cyclegan_fast.device import usable_cores
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import check_batch_size, tiling_for, translate_values
 from cyclegan_fast.engine.tiling.tiling import Tiling, check_tiling
+from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck
 from cyclegan_fast.engine.translation.large_tiff import goes_by_rows, tiff_pixels, translate_tiff
 from cyclegan_fast.engine.translation.nodata import nodata_to_restore, restore_nodata
 from cyclegan_fast.engine.translation.tasks import Task
@@ -65,6 +66,7 @@ def translate_files(
     batch_size: int = 8,
     tiling: Tiling | None = None,
     reconstruction: Reconstruction | None = None,
+    faithfulness: FaithfulnessCheck | None = None,
     metadata: MetadataRules = KEEP,
     progress: Progress = lambda *_: None,
 ) -> Iterator[TaskResult]:
@@ -78,6 +80,7 @@ def translate_files(
         batch_size: Images of one size, or tiles of one, that pass the network at a time.
         tiling: How large images and frames are cut, as for `infer`. TIFFs that are cut go in strips.
         reconstruction: Translates the results back, too, and writes grids; of images that are read as a whole.
+        faithfulness: Measures the results; of images that are read as a whole.
         metadata: What the results keep of the metadata of images.
         progress: Called with the files that are done, and how many there are; of a large one with fractions.
 
@@ -97,8 +100,11 @@ def translate_files(
     def results() -> Iterator[TaskResult]:
         for kind, some in groupby(tasks, functools.partial(_kind_of, engine=engine, tiling=tiling)):
             if kind == "image":
-                yield from _ImagePipeline(engine, batch_size, tiling, reconstruction, metadata, pool).translate(some)
+                pipeline = _ImagePipeline(engine, batch_size, tiling, reconstruction, faithfulness, metadata, pool)
+                yield from pipeline.translate(some)
                 continue
+            if faithfulness is not None:
+                log.warning("large TIFFs that are translated in strips have no faithfulness scores")
             for task in some:
                 if isinstance(kind, Tiling):
                     one = functools.partial(_translate_rows, engine, task, batch_size, kind, metadata, within)
@@ -137,11 +143,13 @@ class _ImagePipeline:
         batch_size: int,
         tiling: Tiling | None,
         reconstruction: Reconstruction | None,
+        faithfulness: FaithfulnessCheck | None,
         metadata: MetadataRules,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._engine, self._batch_size, self._tiling = engine, batch_size, tiling
         self._reconstruction, self._metadata, self._pool = reconstruction, metadata, pool
+        self._faithfulness = faithfulness
 
     def translate(self, tasks: Iterator[Task]) -> Iterator[TaskResult]:
         written: deque[Future[TaskResult]] = deque()
@@ -188,6 +196,9 @@ class _ImagePipeline:
         if self._reconstruction is not None:
             inverse = self._reconstruction.engine
             back = [*translate_values(inverse, outputs, batch_size=self._batch_size, tiling=self._tiling)]
+        if self._faithfulness is not None:
+            for (task, image), output in zip(images.items(), outputs, strict=True):
+                self._faithfulness.add(task, image.values, output)
         return {
             task: self._pool.submit(_or_fault, task, functools.partial(self._write, task, image, output, again))
             for (task, image), output, again in zip(images.items(), outputs, back, strict=True)

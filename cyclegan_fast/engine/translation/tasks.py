@@ -14,6 +14,7 @@ from cyclegan_fast.images.other_kinds import other_kind
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
 OUTPUT_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v"})  # of videos; others become .mkv, which takes any sound
 RECONSTRUCTIONS = "reconstructions"  # folder in the output, for grids
+FAITHFULNESS = "faithfulness"  # folder in the output, for maps
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Task:
         return self.source.suffix.lower() in VIDEO_SUFFIXES
 
 
-def plan_tasks(source: Path, output: Path, *, overwrite: bool = False, reconstruct: bool = False) -> list[Task]:
+def plan_tasks(
+    source: Path, output: Path, *, overwrite: bool = False, reconstruct: bool = False, faithfulness: bool = False
+) -> list[Task]:
     """Lists what to translate, sorted by path.
 
     Args:
@@ -39,6 +42,7 @@ def plan_tasks(source: Path, output: Path, *, overwrite: bool = False, reconstru
             is fixed. Of one image or video it may be a file to write, whose suffix is that of an image or a video.
         overwrite: Whether results may be there already. The input never is overwritten.
         reconstruct: Whether each result has a grid, `grid_of`, too.
+        faithfulness: Whether each result has a map, `map_of`, too.
 
     Raises:
         UserError: There is no such input, the output is a file where a folder is wanted, or a result would replace an
@@ -46,13 +50,17 @@ def plan_tasks(source: Path, output: Path, *, overwrite: bool = False, reconstru
     """
     root, paths = _inputs(source, output)
     if names_file(output):
-        _check_one_file(source, output, reconstruct)
+        _check_one_file(source, output, reconstruct, faithfulness)
     if source.is_dir() and _lies_in(output, source):
         raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
     tasks = [Task(path, output if names_file(output) else _target(output / path.relative_to(root))) for path in paths]
     inputs, results = _Inputs(paths), _Results()
     for task in tasks:
-        for target in (task.target, grid_of(task, output)) if reconstruct else (task.target,):
+        for target in (
+            task.target,
+            *([grid_of(task, output)] * reconstruct),
+            *([map_of(task, output)] * faithfulness),
+        ):
             if target in inputs:
                 raise UserError(f"{target} is one of the inputs and would be overwritten: choose another output folder")
             results.add(target, task.source)
@@ -154,7 +162,7 @@ def names_file(output: Path) -> bool:
     return not output.is_dir() and (bool(known) or output.is_file())
 
 
-def _check_one_file(source: Path, output: Path, reconstruct: bool) -> None:
+def _check_one_file(source: Path, output: Path, reconstruct: bool, faithfulness: bool) -> None:
     """Refuses a file as output where the input is another kind of thing, or nothing writes such a file."""
     if source.is_dir() or not source.exists():
         kind = "a folder" if source.is_dir() else "a pattern"
@@ -168,11 +176,22 @@ def _check_one_file(source: Path, output: Path, reconstruct: bool) -> None:
         )
     if reconstruct:
         raise UserError(f"--output {output} names a file, and --reconstruct writes a grid, too: name a folder")
+    if faithfulness:
+        raise UserError(f"--output {output} names a file, and --faithfulness writes scores, too: name a folder")
 
 
 def grid_of(task: Task, output: Path) -> Path:
     """The file for the grid of an image, its translation and its reconstruction."""
-    path = output / RECONSTRUCTIONS / task.target.relative_to(output)
+    return _beside(task, output, RECONSTRUCTIONS)
+
+
+def map_of(task: Task, output: Path) -> Path:
+    """The file for the map of a translation's errors."""
+    return _beside(task, output, FAITHFULNESS)
+
+
+def _beside(task: Task, output: Path, folder: str) -> Path:
+    path = output / folder / task.target.relative_to(output)
     return path.with_name(f"{path.name}.png")
 
 

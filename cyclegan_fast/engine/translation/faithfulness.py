@@ -1,0 +1,189 @@
+"""`translate --faithfulness`: scores and maps of each translated image, and a page with the worst ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cyclegan_fast.engine.engine import Engine
+from cyclegan_fast.engine.inference import translate_values
+from cyclegan_fast.engine.tiling.tiling import Tiling
+from cyclegan_fast.engine.translation.tasks import Task, map_of
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluation.faithfulness import Faithfulness, measure
+from cyclegan_fast.evaluation.outliers import MIN_IMAGES, Distribution
+from cyclegan_fast.files import write_atomically
+from cyclegan_fast.images import BadImageError
+from cyclegan_fast.images.model_io import read_input
+from cyclegan_fast.monitoring.faithfulness_page import WorstImage, write_faithfulness_page
+from cyclegan_fast.monitoring.grids import encode
+from cyclegan_fast.monitoring.heat_map import heat_map
+
+log = logging.getLogger(__name__)
+
+NUMBERS = Faithfulness._fields[:7]
+WORST = 10  # images on the page
+HIDES = 2.0  # a median of the hidden score from which on the generators are suspect
+
+
+class Measured(NamedTuple):
+    """An image that was translated."""
+
+    task: Task
+    scores: dict[str, float]
+
+
+class FaithfulnessCheck:
+    """Measures translations as they are made.
+
+    Args:
+        engine: The generator.
+        inverse: That of the other direction.
+        output: The folder of the results.
+        tiling: How large images are cut.
+
+    Raises:
+        UserError: Both translate in the same direction, or the one cannot take what the other makes.
+    """
+
+    def __init__(self, engine: Engine, inverse: Engine, output: Path, *, tiling: Tiling | None = None) -> None:
+        check_inverse(engine, inverse)
+        self.engine, self.inverse, self.output, self.tiling = engine, inverse, output, tiling
+        self.measured: list[Measured] = []
+        self.reference: Distribution | None = None
+        self.reference_name = "the translated images themselves"
+
+    def measure_reference(self, files: Sequence[Path], name: str) -> None:
+        """Takes the distribution that images are compared with from files, which are translated in memory.
+
+        Raises:
+            UserError: Fewer than 8 of them can be read.
+        """
+        scores = []
+        for file in files:
+            try:
+                values, output = self._translate(file)
+            except BadImageError as error:
+                log.warning("%s; left out of the reference", error)
+                continue
+            scores.append(_scores(self._measure(values, output)))
+        if len(scores) < MIN_IMAGES:
+            raise UserError(
+                f"--faithfulness-reference {name}: {len(scores)} images; a distribution needs {MIN_IMAGES} or more"
+            )
+        self.reference, self.reference_name = Distribution.of(scores), f"{len(scores)} images of {name}"
+
+    def add(self, task: Task, values: Tensor, output: Tensor) -> None:
+        """Measures a translation, and writes its map.
+
+        Args:
+            task: Its files.
+            values: The input, [C, H, W] in [-1, 1].
+            output: The translation, [C', H', W'].
+
+        Raises:
+            UserError: The reconstruction has another shape, or the map cannot be written.
+        """
+        found = self._measure(values, output)
+        path = map_of(task, self.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, encode(heat_map(found.noise_error[0, 0]), "PNG"))
+        self.measured = [one for one in self.measured if one.task != task]  # of a batch that failed halfway
+        self.measured.append(Measured(task, _scores(found)))
+
+    def finish(self) -> str:
+        """Writes faithfulness.csv and faithfulness.html; returns what was found, in a sentence."""
+        if not self.measured:
+            return "faithfulness: no image was measured"
+        reference = self.reference or Distribution.of([one.scores for one in self.measured])
+        reasons = [reference.reasons(one.scores) for one in self.measured]
+        write_atomically(self.output / "faithfulness.csv", self._csv(reasons).encode("utf-8", "surrogateescape"))
+        hidden = median(one.scores["hidden"] for one in self.measured)
+        if hidden >= HIDES:
+            log.warning(
+                "reconstructions get %.1f times worse by noise of 2 levels: the generators hide the input in patterns "
+                "that nobody sees, or the translations have little contrast; a low cycle error then says nothing",
+                hidden,
+            )
+        count = sum(map(bool, reasons))
+        if reference.count < MIN_IMAGES:
+            verdict = f"none is flagged, as that takes {MIN_IMAGES} images to compare with"
+        else:
+            verdict = f"{count} of {len(self.measured)} images stand out from {self.reference_name}"
+        page = write_faithfulness_page(
+            self.output / "faithfulness.html",
+            self._worst(reference, reasons),
+            medians={name: _median(one.scores[name] for one in self.measured) for name in NUMBERS},
+            count=len(self.measured),
+            verdict=verdict,
+        )
+        return f"faithfulness: {verdict}; {page}"
+
+    def _worst(self, reference: Distribution, reasons: Sequence[list[str]]) -> list[WorstImage]:
+        """The images that stand out most, translated once more."""
+        by_image = list(zip(self.measured, reasons, strict=True))
+        by_image.sort(key=lambda pair: -max(reference.deviations(pair[0].scores).values(), default=0.0))
+        worst: list[WorstImage] = []
+        for one, why in by_image[:WORST]:
+            values, output = self._translate(one.task.source)
+            found = self._measure(values, output)
+            images = values, output, found.reconstruction[0], found.noise_reconstruction[0]
+            shown: list[Tensor | Image.Image] = [*images, heat_map(found.noise_error[0, 0])]
+            worst.append(WorstImage(str(one.task.source), shown, one.scores, why))
+        return worst
+
+    def _csv(self, reasons: Sequence[list[str]]) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file", *NUMBERS, "flagged", "why"])
+        for one, why in zip(self.measured, reasons, strict=True):
+            numbers = [f"{one.scores[name]:.6g}" for name in NUMBERS]
+            writer.writerow([one.task.source, *numbers, "yes" if why else "no", "; ".join(why)])
+        return text.getvalue()
+
+    def _translate(self, file: Path) -> tuple[Tensor, Tensor]:
+        values = read_input(file, self.engine.in_format, self.engine.out_format).values
+        return values, translate_values(self.engine, [values], tiling=self.tiling)[0]
+
+    def _measure(self, values: Tensor, output: Tensor) -> Faithfulness:
+        def inverse(images: Tensor) -> Tensor:
+            return torch.stack(translate_values(self.inverse, [*images], tiling=self.tiling)).cpu()
+
+        try:
+            return measure(values[None].cpu(), output[None].cpu(), inverse)
+        except ValueError as error:
+            raise UserError(f"no faithfulness, as the reconstruction has another shape: {error}") from error
+
+
+def check_inverse(engine: Engine, inverse: Engine) -> None:
+    """Refuses an engine that cannot translate the results of another one back.
+
+    Raises:
+        UserError: It translates in the same direction, or takes or makes images of other channels.
+    """
+    if engine.direction is not None and engine.direction == inverse.direction:
+        raise UserError(f"--back-engine {inverse.name} translates {inverse.direction}, as --engine: give the other one")
+    if (engine.in_channels, engine.out_channels) != (inverse.out_channels, inverse.in_channels):
+        raise UserError(
+            f"--back-engine {inverse.name} makes {inverse.out_channels} channels of {inverse.in_channels}, but "
+            f"--engine makes {engine.out_channels} of {engine.in_channels}: give the engine of the other direction"
+        )
+
+
+def _scores(found: Faithfulness) -> dict[str, float]:
+    return {name: float(getattr(found, name)[0]) for name in NUMBERS}
+
+
+def _median(values: Iterable[float]) -> float:
+    finite = [value for value in values if not math.isnan(value)]
+    return median(finite) if finite else math.nan

@@ -1,0 +1,171 @@
+"""translate --faithfulness: scores, maps and the page, with runs, engine files and a reference."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cyclegan_fast.engine import load_engine
+from cyclegan_fast.engine.inference import translate_values
+from cyclegan_fast.engine.translation.faithfulness import NUMBERS
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluation.faithfulness import measure
+from cyclegan_fast.evaluation.outliers import Distribution
+from cyclegan_fast.images.model_io import read_input
+from cyclegan_fast.monitoring.heat_map import heat_map
+from cyclegan_fast.translate import translate
+
+
+def smooth(height: int, width: int, seed: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    rng = np.random.default_rng(seed)
+    planes = [128 + 100 * np.sin(x * a / 9 + y * b / 7) for a, b in rng.uniform(0.2, 1, (3, 2))]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    root = tmp_path / "in"
+    (root / "deep").mkdir(parents=True)
+    for i in range(10):
+        Image.fromarray(smooth(24 + i % 2, 40, i)).save(root / f"{i}.png")
+    noise = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "deep" / "odd, one.png")
+    return root
+
+
+def rows(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "faithfulness.csv").open(newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+def run(out: Path, images: Path, engine: Path, **options: Any) -> dict[str, dict[str, str]]:
+    found = translate(engine=engine, input=images, output=out, device="cpu", faithfulness=True, batch_size=4, **options)
+    assert found == 0
+    return rows(out)
+
+
+def test_every_image_has_scores_and_a_map(
+    images: Path, tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run(tmp_path / "out", images, runs["colour"])
+    assert list(found) == [str(path) for path in sorted(images.rglob("*.png"))]
+    engine, inverse = (load_engine(runs["colour"], direction=x, device="cpu") for x in ("AtoB", "BtoA"))
+
+    def back(translations: Tensor) -> Tensor:
+        return torch.stack(translate_values(inverse, [*translations]))
+
+    for path in (images / "3.png", images / "deep" / "odd, one.png"):
+        values = read_input(path, engine.in_format, engine.out_format).values
+        expected = measure(values[None], translate_values(engine, [values])[0][None], back)
+        for name in NUMBERS:
+            assert float(found[str(path)][name]) == pytest.approx(float(getattr(expected, name)[0]), rel=1e-3)
+        drawn = tmp_path / "out" / "faithfulness" / f"{path.relative_to(images)}.png"
+        difference = np.asarray(Image.open(drawn), int) - np.asarray(heat_map(expected.noise_error[0, 0]), int)
+        assert difference.shape == (*values.shape[1:], 3) and np.abs(difference).max() <= 2
+    page = (tmp_path / "out" / "faithfulness.html").read_text()
+    assert page.count("<img") == 10 * 5 and page.count("lagged") >= 10
+    assert "images stand out from the translated images themselves; " in capsys.readouterr().out
+
+
+def test_results_and_metadata_are_those_without_it(images: Path, tmp_path: Path, runs: dict[str, Path]) -> None:
+    run(tmp_path / "with", images, runs["colour"])
+    assert translate(engine=runs["colour"], input=images, output=tmp_path / "without", device="cpu", batch_size=4) == 0
+    for path in (tmp_path / "without").rglob("*.png"):
+        assert path.read_bytes() == (tmp_path / "with" / path.relative_to(tmp_path / "without")).read_bytes()
+
+
+def test_engine_files_of_both_directions(
+    images: Path, tmp_path: Path, runs: dict[str, Path], onnx_files: dict[str, Path]
+) -> None:
+    by_run = run(tmp_path / "run", images, runs["colour"])
+    by_file = run(tmp_path / "file", images, onnx_files["colour"], back_engine=onnx_files["colour_BtoA"])
+    for file, row in by_run.items():
+        assert float(by_file[file]["cycle"]) == pytest.approx(float(row["cycle"]), rel=1e-3)
+    options: dict[str, Any] = {"input": images, "output": tmp_path / "new", "device": "cpu", "faithfulness": True}
+    with pytest.raises(UserError, match=r"--faithfulness needs both generators: .* --back-engine"):
+        translate(engine=onnx_files["colour"], **options)
+    with pytest.raises(UserError, match="AtoB"):
+        translate(engine=onnx_files["colour"], back_engine=onnx_files["colour"], **options)
+    with pytest.raises(UserError, match="of the other direction"):
+        translate(engine=runs["grey_to_colour"], back_engine=onnx_files["colour_BtoA"], **options)
+
+
+def test_results_are_compared_with_a_reference(
+    images: Path, tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = tmp_path / "testA"
+    reference.mkdir()
+    for i in range(9):
+        Image.fromarray(smooth(24, 40, 100) + np.uint8(i)).save(reference / f"{i}.png")  # nearly alike
+    usual = run(tmp_path / "usual", reference, runs["colour"])
+    distribution = Distribution.of([{name: float(row[name]) for name in NUMBERS} for row in usual.values()])
+    (reference / "bad.png").write_bytes(b"no image")
+    found = run(tmp_path / "out", images, runs["colour"], faithfulness_reference=reference)
+    expected = {
+        file: "; ".join(distribution.reasons({name: float(row[name]) for name in NUMBERS}))
+        for file, row in found.items()
+    }
+    assert {file: row["why"] for file, row in found.items()} == expected and any(expected.values())
+    assert all(row["flagged"] == ("yes" if row["why"] else "no") for row in found.values())
+    assert f"stand out from 9 images of {reference}" in capsys.readouterr().out
+    (reference / "8.png").unlink()
+    (reference / "7.png").unlink()
+    options: dict[str, Any] = {"engine": runs["colour"], "input": images, "output": tmp_path / "new", "device": "cpu"}
+    with pytest.raises(UserError, match="7 images; a distribution needs 8 or more"):
+        translate(**options, faithfulness=True, faithfulness_reference=reference)
+    with pytest.raises(UserError, match="give both, or leave it out"):
+        translate(**options, faithfulness_reference=reference)
+
+
+def test_generators_that_hide_are_named(
+    images: Path, tmp_path: Path, runs: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    """A translation that shows gray, and holds its input in less than half a level."""
+    module = "cyclegan_fast.engine.translation"
+
+    def hide(engine: Any, values: list[Tensor], **_: Any) -> list[Tensor]:
+        if engine.direction == "AtoB":
+            return [value * (0.4 / 127.5) for value in values]
+        return [(value * (127.5 / 0.4)).clamp(-1, 1) for value in values]
+
+    for name in ("files", "faithfulness"):
+        monkeypatch.setattr(f"{module}.{name}.translate_values", hide)
+    caplog.set_level(logging.WARNING)
+    found = run(tmp_path / "out", images, runs["colour"])
+    assert all(float(row["cycle"]) < 1e-6 and float(row["hidden"]) > 20 for row in found.values())
+    assert sum("the generators hide the input in patterns that nobody sees" in line for line in caplog.messages) == 1
+
+
+def test_what_cannot_be_measured_is_refused(images: Path, tmp_path: Path, runs: dict[str, Path]) -> None:
+    options: dict[str, Any] = {"engine": runs["colour"], "device": "cpu", "faithfulness": True}
+    with pytest.raises(UserError, match="--resume leaves some out: use --overwrite"):
+        translate(input=images, output=tmp_path / "out", resume=True, **options)
+    with pytest.raises(UserError, match="--faithfulness writes scores, too: name a folder"):
+        translate(input=images / "1.png", output=tmp_path / "out.png", **options)
+    (images / "a.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match="--faithfulness is for images, and the input holds videos"):
+        translate(input=images, output=tmp_path / "out", **options)
+
+
+def test_few_images_are_measured_and_none_is_flagged(
+    images: Path, tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run(tmp_path / "out", images / "deep", runs["colour"])
+    assert [row["flagged"] for row in found.values()] == ["no"]
+    assert "none is flagged, as that takes 8 images to compare with" in capsys.readouterr().out
+
+
+def test_colors_of_maps() -> None:
+    drawn = np.asarray(heat_map(torch.tensor([[0.0, 0.25, 1.0, torch.nan]])))[0].tolist()
+    assert drawn == [[0, 0, 4], [252, 255, 164], [252, 255, 164], [255, 255, 255]]
+    gray = np.asarray(heat_map(torch.linspace(0, 0.25, 200)[None]).convert("L"), int)[0]
+    assert (np.diff(gray) >= 0).all()  # larger errors are brighter
