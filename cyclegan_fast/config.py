@@ -127,6 +127,8 @@ class OptimConfig:
     """Adam's decay of the second moment."""
     eps: float = number(1e-8, min=0, max=FINITE)
     """Adam's epsilon."""
+    ema: float = number(0.0, min=0, max=BELOW_ONE)
+    """Decay of the moving average of the generators' weights, which then translates images; 0 for none. Often 0.999."""
     n_epochs: int = number(100, min=0)
     """Epochs at the full learning rate."""
     n_epochs_decay: int = number(100, min=0)

@@ -1,11 +1,12 @@
 """Our checkpoints: one folder each, written under another name and moved into place in one step.
 
     <run>/checkpoints/step_00001200/
-        weights.safetensors   every network, keys "G_A.stem.weight", contiguous NCHW
-        settings.json         the run's full settings, its progress, the versions that wrote it
-        state.safetensors     what else an exact resume needs: tensors ...
-        state.json            ... and the structure that holds them (see `tree`)
-        manifest.json         sha256 and size of each file above
+        weights.safetensors      every network, keys "G_A.stem.weight", contiguous NCHW; with --ema averaged generators
+        settings.json            the run's full settings, its progress, the versions that wrote it
+        raw_weights.safetensors  with --ema: the generators as they are trained, not averaged
+        state.safetensors        what else an exact resume needs: tensors ...
+        state.json               ... and the structure that holds them (see `tree`)
+        manifest.json            sha256 and size of each file above
 
 Whatever kills the process leaves the earlier checkpoints as they were; whatever a disk does to the bytes is found on
 loading, by the manifest. There is no pickle anywhere.
@@ -32,7 +33,14 @@ from cyclegan_fast.checkpoint.folder import (
     verify,
 )
 from cyclegan_fast.checkpoint.retention import KEEP_ALL, Retention, Scored
-from cyclegan_fast.checkpoint.saving import Networks, checkpoint_contents, default_pixel_formats, write_checkpoint
+from cyclegan_fast.checkpoint.saving import (
+    RAW_WEIGHTS,
+    WEIGHTS,
+    Networks,
+    checkpoint_contents,
+    default_pixel_formats,
+    write_checkpoint,
+)
 from cyclegan_fast.checkpoint.tree import unpack
 from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, freeze
 from cyclegan_fast.config import PixelFormat, TrainConfig, from_dict
@@ -140,14 +148,19 @@ def read_settings(path: Path) -> Settings:
     )
 
 
-def load_weights(path: Path, networks: Networks) -> None:
+def load_weights(path: Path, networks: Networks, *, raw: bool = False) -> None:
     """Loads the named networks from a checkpoint (or the newest in a run folder).
+
+    Args:
+        path: The checkpoint.
+        networks: By name.
+        raw: Load generators as they were trained, where the checkpoint has averages of them (--ema).
 
     Raises:
         UserError: There is no checkpoint, it is damaged, or it does not fit the networks.
     """
     checkpoint = find_checkpoint(path)
-    weights = _weights_of(checkpoint, networks)
+    weights = _weights_of(checkpoint, networks, raw=raw)
     for name, network in networks.items():
         assign_weights(network, weights[name], f"{checkpoint}: {name}")
 
@@ -170,10 +183,17 @@ def load_state(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], state)
 
 
-def load_generators(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, nn.Module], Settings]:
+def load_generators(
+    path: Path, device: torch.device | str = "cpu", *, raw: bool = False
+) -> tuple[dict[str, nn.Module], Settings]:
     """Builds G_A and G_B of a checkpoint (or of the newest in a run folder), in evaluation and frozen.
 
     Draws no random numbers.
+
+    Args:
+        path: The checkpoint.
+        device: Where to load them.
+        raw: Load them as they were trained, where the checkpoint has averages of them (--ema).
 
     Returns:
         The generators by name, and the checkpoint's settings.
@@ -186,16 +206,17 @@ def load_generators(path: Path, device: torch.device | str = "cpu") -> tuple[dic
     with torch.device("meta"):  # the weights are loaded anyway: nothing is drawn for them
         model = settings.config.model
         networks = {"G_A": build_generator(model, "AtoB"), "G_B": build_generator(model, "BtoA")}
-    weights = _weights_of(checkpoint, networks)  # checked before any memory is taken for them
+    weights = _weights_of(checkpoint, networks, raw=raw)  # checked before any memory is taken for them
     for name, network in networks.items():
         network.to_empty(device=device)
         assign_weights(network, weights[name], f"{checkpoint}: {name}")
     return {name: freeze(network) for name, network in networks.items()}, settings
 
 
-def _weights_of(checkpoint: Path, networks: Networks) -> dict[str, dict[str, torch.Tensor]]:
+def _weights_of(checkpoint: Path, networks: Networks, *, raw: bool) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of the named networks, which fit them."""
-    tensors = read_tensors(checkpoint, "weights.safetensors")
+    averaged = RAW_WEIGHTS in read_manifest(checkpoint)
+    tensors = read_tensors(checkpoint, RAW_WEIGHTS if raw and averaged else WEIGHTS)
     weights = {}
     for name, network in networks.items():
         prefix = f"{name}."

@@ -21,6 +21,7 @@ from cyclegan_fast.files import building_folder, remove_folder, remove_leftovers
 from cyclegan_fast.version import __version__
 
 Networks = Mapping[str, nn.Module] | nn.ModuleDict
+WEIGHTS, RAW_WEIGHTS = "weights.safetensors", "raw_weights.safetensors"
 
 
 def checkpoint_contents(
@@ -31,12 +32,14 @@ def checkpoint_contents(
     progress: dict[str, Any],
     pixel_formats: Mapping[str, PixelFormat] | None = None,
     state: dict[str, Any] | None = None,
+    raw_networks: Networks | None = None,
 ) -> Contents:
     """Returns what a checkpoint is made of, with the tensors themselves, which the next step changes.
 
     Args:
         scored: The training steps done, and the scores of these weights; those that are not finite are left out.
         networks: As the others, of `save_checkpoint`.
+        raw_networks: Those of which `networks` has averages, which go on training.
     """
     pixel_formats = pixel_formats or default_pixel_formats(config.model)
     settings = {
@@ -48,8 +51,9 @@ def checkpoint_contents(
         "pixel_formats": {name: to_dict(pixel_format) for name, pixel_format in pixel_formats.items()},
         "config": to_dict(config),
     }
-    weights = {f"{net}.{key}": value for net in networks for key, value in networks[net].state_dict().items()}
-    files: dict[str, bytes | Mapping[str, Tensor]] = {"weights.safetensors": weights, "settings.json": _json(settings)}
+    files: dict[str, bytes | Mapping[str, Tensor]] = {WEIGHTS: _weights(networks), "settings.json": _json(settings)}
+    if raw_networks:
+        files[RAW_WEIGHTS] = _weights(raw_networks)
     if state is not None:
         tensors: dict[str, Tensor] = {}
         structure = _json(pack(state, tensors))
@@ -81,6 +85,10 @@ def write_checkpoint(folder: Path, contents: Contents, keep: Retention) -> Path:
 def default_pixel_formats(model: ModelConfig) -> dict[str, PixelFormat]:
     """8-bit images of A and B."""
     return {"A": PixelFormat(channels=model.channels_A), "B": PixelFormat(channels=model.channels_B)}
+
+
+def _weights(networks: Networks) -> dict[str, Tensor]:
+    return {f"{net}.{key}": value for net in networks for key, value in networks[net].state_dict().items()}
 
 
 def _superseded(folder: Path, keep: Retention) -> list[Path]:

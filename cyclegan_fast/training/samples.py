@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class SampleTranslator:
-    """Translates the held-out images with the generators as they are at the moment.
+    """Translates the held-out images with the generators as a checkpoint of the moment would hold them.
 
     It runs eagerly, one image at a time, and changes nothing that a training step reads: no weight, no running
     statistics, no random numbers, no memory of a CUDA graph. cuDNN chooses its algorithms as in training, with which
@@ -36,7 +36,8 @@ class SampleTranslator:
         self, step: CycleGANStep, images: tuple[Sequence[HeldOutImage], Sequence[HeldOutImage]], *, channels_last: bool
     ) -> None:
         self.step, self.images, self.channels_last = step, images, channels_last
-        self.generators = {"A": step.networks["G_A"], "B": step.networks["G_B"]}  # by the domain that they take
+        networks = step.inference_networks
+        self.generators = {"A": networks["G_A"], "B": networks["G_B"]}  # by the domain that they take
 
     def rows(self) -> list[SampleRow]:
         """Returns the images of A, then those of B, each with its translation and its reconstruction.

@@ -24,6 +24,7 @@ from cyclegan_fast.nn.working_weights import gradient_leaves, make_working_weigh
 from cyclegan_fast.ops.adam import adam_step
 from cyclegan_fast.training.adam import Adam, Gradients, LossScaler
 from cyclegan_fast.training.concurrency import choose_concurrency
+from cyclegan_fast.training.ema import AveragedGenerators
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
 from cyclegan_fast.training.joint_gradients import JointGradients, joins_passes
 from cyclegan_fast.training.objective import discriminator_loss, generator_loss, gradient_penalty, l1_losses
@@ -60,7 +61,7 @@ class CycleResult:
 
 
 class CycleGANStep:
-    """Holds what a step changes: the networks, their two optimizers, the two image pools and the loss scale.
+    """Holds what a step changes: networks, averaged generators, two optimizers, two image pools and the loss scale.
 
     Args:
         networks: G_A, G_B, D_A and D_B, on their device.
@@ -72,6 +73,7 @@ class CycleGANStep:
         self.objective, self.optim = config.objective, config.optim
         G_A, G_B, D_A, D_B = (networks[name] for name in ("G_A", "G_B", "D_A", "D_B"))
         self.device = next(G_A.parameters()).device
+        self.averaged = AveragedGenerators({"G_A": G_A, "G_B": G_B}, config.optim.ema) if config.optim.ema else None
         self.amp_dtype = AMP_DTYPES.get(config.run.amp)
         make_working_weights(networks, self.amp_dtype if reads_working_weights(config, self.device) else None)
         self.leaves = {network: gradient_leaves(network) for network in networks.values()}
@@ -228,6 +230,8 @@ class CycleGANStep:
             updates.append(self.optimizer_D.group(of_D, gradients))
         o = self.optim
         adam_step(updates, lr=self.lr, betas=(o.beta1, o.beta2), eps=o.eps, loss_scale=self.scaler.state)
+        if self.averaged is not None:
+            self.averaged.update(self.optimizer_G.steps)
 
     def refresh_working_weights(self) -> None:
         """Rounds those anew whose weights something else than a step has changed."""
@@ -245,6 +249,11 @@ class CycleGANStep:
         """Returns how many updates each optimizer has made, scalars on the device, by the networks that it trains."""
         updates = {"the generators": self.optimizer_G.steps}
         return updates | ({"the discriminators": self.optimizer_D.steps} if self.objective.lambda_gan else {})
+
+    @property
+    def inference_networks(self) -> dict[str, nn.Module]:
+        """The networks as a checkpoint holds them: the generators averaged, where --ema asks for it."""
+        return dict(self.networks.items()) | (self.averaged.networks if self.averaged is not None else {})
 
     def set_learning_rate(self, lr: float) -> None:
         """Sets the rate of both optimizers."""
@@ -264,6 +273,8 @@ class CycleGANStep:
         """Continues exactly where `state_dict` was taken."""
         for name in ("optimizer_G", "optimizer_D", "scaler", "pool_A", "pool_B"):
             getattr(self, name).load_state_dict(state[name])
+        if self.averaged is not None:
+            self.averaged.updates.copy_(self.optimizer_G.steps)
 
 
 def full_precision(x: Tensor) -> Tensor:

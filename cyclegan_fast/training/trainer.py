@@ -293,7 +293,8 @@ class Trainer:
         """What a checkpoint of this moment is made of."""
         return checkpoint_contents(
             self.evaluator.scored(self.done),
-            networks=self.networks,
+            networks=self.step.inference_networks,
+            raw_networks=self.step.averaged and self.step.averaged.trained,
             config=self.config,
             progress={"step": self.done, "epoch": self.epoch, "images": list(self.loader.samples.counts)},
             pixel_formats=self.pixel_formats,
@@ -313,7 +314,9 @@ class Trainer:
         stored = native.read_settings(checkpoint)
         differences = image_differences(stored, self.pixel_formats, self.loader.samples.counts)
         refuse(checkpoint, self.config, differences)
-        native.load_weights(checkpoint, self.networks)
+        native.load_weights(checkpoint, self.step.inference_networks)
+        if self.step.averaged is not None:
+            native.load_weights(checkpoint, self.step.averaged.trained, raw=True)
         state = native.load_state(checkpoint)
         try:
             self._load_state_dict(state)
@@ -332,6 +335,8 @@ class Trainer:
             native.load_weights(checkpoint, self.networks)
         else:
             reference_format.load_reference_folder(source, self.networks)
+        if self.step.averaged is not None:
+            self.step.averaged.restart()
         log.info("starting from the weights of %s", checkpoint or source)
 
     def _state_dict(self) -> dict[str, Any]:
