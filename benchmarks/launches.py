@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.results import write_page
 from benchmarks.time_model import Launch, launches_of, one_after_the_other, side_by_side
 from cyclegan_fast import ops
-from cyclegan_fast.config import ModelConfig, RunConfig, TrainConfig
+from cyclegan_fast.config import ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.ops.adam import MAX_WEIGHTS
 from cyclegan_fast.training import step as training_step
@@ -102,7 +102,7 @@ def kinds(name: str, inputs: list[Tensor], outputs: list[Tensor], arguments: tup
         return {"add": 1}
     if name == "adam_step":
         return {"optimizer": 1 + 2 * math.ceil(len(arguments[0]) / MAX_WEIGHTS)}
-    if name.startswith("_foreach"):
+    if name.startswith(("_foreach", "_fused_sgd")):
         return {"optimizer": 1}
     return {"other": 1}
 
@@ -132,9 +132,9 @@ class Watch(TorchDispatchMode):
         return result
 
 
-def watch_step(run: dict[str, Any], **model: Any) -> Found:
+def watch_step(run: dict[str, Any], *, ema: float = 0.0, **model: Any) -> Found:
     """What a training step issues after the first one, which makes the image pools."""
-    config = TrainConfig(model=ModelConfig(**model), run=RunConfig(**run))
+    config = TrainConfig(model=ModelConfig(**model), optim=OptimConfig(ema=ema), run=RunConfig(**run))
     in_order = mock.patch.object(training_step, "choose_concurrency", lambda *arguments: lambda images: sequential)
     with device.mode():
         networks = device.networks(lambda: build_networks(config.model))
@@ -194,6 +194,7 @@ def count() -> dict[str, Found]:
     """Everything, by name."""
     cases: dict[str, Callable[[], Found]] = {name: lambda run=run: watch_step(run) for name, run in SETTINGS.items()}
     cases["step, bf16, narrow convolutions"] = watch_narrow_step
+    cases["step, bf16, averaged generators"] = lambda: watch_step(SETTINGS["step, bf16"], ema=0.999)
     cases |= {name: lambda dtype=dtype: watch_engine(dtype) for name, dtype in ENGINES.items()}
     return {name: case() for name, case in cases.items()}
 

@@ -26,6 +26,7 @@ def export(
     tensorrt: Literal["standard", "rtx"] = "standard",
     compute_capabilities: tuple[str, ...] | None = None,
     inspect: bool = False,
+    raw_weights: bool = False,
 ) -> None:
     """Exports one trained generator as .onnx, .engine, .pt2, .safetensors or .pth; the suffix of --out selects which.
 
@@ -59,6 +60,7 @@ def export(
         compute_capabilities: Of the GPUs that rtx builds for, such as 8.6 12.0. By default all from 8.0 on that compute
             in this precision; 7.5 (Turing) is built for on request.
         inspect: With rtx: write the compiled layers, with their types, into <out>.layers.md.
+        raw_weights: Of a run trained with --ema: export the weights as they are trained, not their average.
     """
     import torch
 
@@ -81,6 +83,7 @@ def export(
             tensorrt=tensorrt,
             compute_capabilities=compute_capabilities,
             inspect=inspect,
+            raw_weights=raw_weights,
         )
     size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
     if out.suffix in (".onnx", ".pt2", ".engine"):

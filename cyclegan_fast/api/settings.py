@@ -65,6 +65,8 @@ class FitSettings(TypedDict, total=False):
     """Adam's decay of the second moment."""
     eps: float
     """Adam's epsilon."""
+    ema: float
+    """Decay of the moving average of the generators' weights, which then translates images; 0 for none. Often 0.999."""
     n_epochs: int
     """Epochs at the full learning rate."""
     n_epochs_decay: int

@@ -154,10 +154,10 @@ def load_weights(path: Path, networks: Networks, *, raw: bool = False) -> None:
     Args:
         path: The checkpoint.
         networks: By name.
-        raw: Load generators as they were trained, where the checkpoint has averages of them (--ema).
+        raw: Load the generators as they are trained, of a checkpoint that has averages of them (--ema), too.
 
     Raises:
-        UserError: There is no checkpoint, it is damaged, or it does not fit the networks.
+        UserError: There is no checkpoint, it is damaged, it does not fit the networks, or it holds no raw weights.
     """
     checkpoint = find_checkpoint(path)
     weights = _weights_of(checkpoint, networks, raw=raw)
@@ -193,13 +193,13 @@ def load_generators(
     Args:
         path: The checkpoint.
         device: Where to load them.
-        raw: Load them as they were trained, where the checkpoint has averages of them (--ema).
+        raw: Load them as they are trained, of a checkpoint that has averages of them (--ema), too.
 
     Returns:
         The generators by name, and the checkpoint's settings.
 
     Raises:
-        UserError: There is no checkpoint, or it is damaged.
+        UserError: There is no checkpoint, it is damaged, or it holds no raw weights.
     """
     checkpoint = find_checkpoint(path)
     settings = read_settings(checkpoint)
@@ -215,8 +215,9 @@ def load_generators(
 
 def _weights_of(checkpoint: Path, networks: Networks, *, raw: bool) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of the named networks, which fit them."""
-    averaged = RAW_WEIGHTS in read_manifest(checkpoint)
-    tensors = read_tensors(checkpoint, RAW_WEIGHTS if raw and averaged else WEIGHTS)
+    if raw and RAW_WEIGHTS not in read_manifest(checkpoint):
+        raise UserError(f"{checkpoint} holds no raw weights, as its generators are no averages (--ema)")
+    tensors = read_tensors(checkpoint, RAW_WEIGHTS if raw else WEIGHTS)
     weights = {}
     for name, network in networks.items():
         prefix = f"{name}."

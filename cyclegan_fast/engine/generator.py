@@ -82,7 +82,7 @@ class Generator:
         }
 
 
-def load_generator(path: Path, direction: Direction | None = None) -> Generator:
+def load_generator(path: Path, direction: Direction | None = None, *, raw: bool = False) -> Generator:
     """Loads one generator to the CPU.
 
     Args:
@@ -90,6 +90,7 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
             .pth of the reference.
         direction: AtoB or BtoA, after the folders trainA and trainB. By default what the file holds, and AtoB where it
             holds both or does not store it.
+        raw: Load the generator as it is trained, of a checkpoint that has its average (--ema), too.
 
     Raises:
         UserError: The path holds no such thing, it is damaged, or it holds the other direction only.
@@ -98,7 +99,9 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
     if not path.exists():
         raise MissingFileError(f"{path} does not exist; give a run folder, a checkpoint, a .safetensors or a .pth file")
     if path.is_dir():
-        return load_both(path)[direction or "AtoB"]
+        return load_both(path, raw=raw)[direction or "AtoB"]
+    if raw:
+        raise UserError(f"{path}: raw weights lie in checkpoints beside averaged ones (--ema); name one, or a run")
     if path.suffix == ".safetensors":
         return _load_safetensors(path, direction)
     if path.suffix == ".pth":
@@ -106,8 +109,8 @@ def load_generator(path: Path, direction: Direction | None = None) -> Generator:
     raise UserError(f"{path}: a generator is a run folder, a checkpoint, a .safetensors or a .pth file")
 
 
-def load_both(path: Path, device: torch.device | str = "cpu") -> dict[Direction, Generator]:
-    """Loads both generators of a checkpoint, or of the newest in a run folder.
+def load_both(path: Path, device: torch.device | str = "cpu", *, raw: bool = False) -> dict[Direction, Generator]:
+    """Loads both generators of a checkpoint, or of the newest in a run folder; `raw` as in `load_generator`.
 
     Returns:
         The generators by what they translate, in the folders' names: a run trained with ``--direction BtoA`` took
@@ -116,7 +119,7 @@ def load_both(path: Path, device: torch.device | str = "cpu") -> dict[Direction,
     Raises:
         UserError: There is no checkpoint, or it is damaged.
     """
-    generators, settings = load_generators(path, device)
+    generators, settings = load_generators(path, device, raw=raw)
     model, A, B = settings.config.model, settings.pixel_formats["A"], settings.pixel_formats["B"]
     if settings.config.data.direction == "BtoA":
         model, generators = _swap_channels(model), {"G_A": generators["G_B"], "G_B": generators["G_A"]}

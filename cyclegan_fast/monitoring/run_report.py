@@ -32,6 +32,7 @@ REPORT_NAME, SETTINGS_NAME = "report.html", "config.yaml"
 MAX_STEPS_SHOWN = 8  # in the strip of each direction
 LAST_SIDE, STRIP_SIDE = 256, 128  # pixels that images of the report have at most
 MAX_SHARE = 0.02  # of a run's time that its report may take
+AVERAGED = "Images and scores are those of the averaged generators, --ema {}."
 USAGE = """import cyclegan_fast
 
 engine = cyclegan_fast.load_engine("{out}", direction="{direction}")
@@ -118,6 +119,7 @@ def write_run_report(folder: Path, status: RunStatus | None = None, *, path: Pat
         history=sample_history(folder, note),
         status=status,
         scores=_read_scores(folder),
+        summary=AVERAGED.format(ema) if (ema := settings.get("optim", {}).get("ema")) else None,
         usage=usage if _has_checkpoint(folder) else None,
     )
 

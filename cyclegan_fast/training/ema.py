@@ -14,9 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from cyclegan_fast.checkpoint.weights import freeze
-
-WARM_UP = 9.0  # of the last t + 10 updates' share: 1 - (1 + t) / (10 + t) = 9 / (10 + t)
+WARM_UP = 9.0  # the share of the newest weights is at first 1 - (1 + t) / (10 + t) = 9 / (10 + t)
 
 
 class AveragedGenerators:
@@ -31,23 +29,26 @@ class AveragedGenerators:
 
     def __init__(self, generators: Mapping[str, nn.Module], decay: float) -> None:
         self.trained, self.decay = dict(generators), decay
-        self.networks = {name: freeze(copy.deepcopy(network)) for name, network in self.trained.items()}
+        self.networks = {name: _frozen_copy(network) for name, network in self.trained.items()}
         self.weights, self.averages = _pairs(self.trained, self.networks, "parameters")
         self.buffers, self.copies = _pairs(self.trained, self.networks, "buffers")
-        self.updates = self.weights[0].new_zeros(())  # that the averages have seen; floating-point, as Adam's count is
+        self.updates = torch.zeros((), device=self.weights[0].device)  # that the averages have seen, as Adam counts
 
     @torch.no_grad()
     def update(self, updates: Tensor) -> None:
         """Adds the trained weights to the averages, which stay as they are where the last update was skipped.
 
         Args:
-            updates: How many there have been, a scalar on the device: one more than before, or as many.
+            updates: How many there have been, a scalar float32 on the device: one more than before, or as many.
         """
-        updates = updates.to(self.updates)
-        share = (WARM_UP / (updates + (WARM_UP + 1))).clamp_min(1 - self.decay) * (updates - self.updates)
-        differences = torch._foreach_sub(self.weights, self.averages)
-        torch._foreach_mul_(differences, share)
-        torch._foreach_add_(self.averages, differences)
+        share = (WARM_UP / (updates + (WARM_UP + 1))).clamp_min(1 - self.decay)
+        rate = share * (self.updates - updates)  # -share, or 0 after an update that was skipped
+        # The one operator of torch that moves many tensors at once by a share that is on the device:
+        # x -= rate * (gradient + weight_decay * x) is x += share * (weights - x).
+        torch._fused_sgd_(
+            self.averages, self.weights, [], lr=rate, weight_decay=-1.0,
+            momentum=0.0, dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
+        )  # fmt: skip
         self._copy_buffers()
         self.updates.copy_(updates)
 
@@ -62,12 +63,22 @@ class AveragedGenerators:
             torch._foreach_copy_(self.copies, self.buffers)
 
 
+def _frozen_copy(network: nn.Module) -> nn.Module:
+    """The same network in evaluation, with copies of its weights and buffers that are not trained."""
+    copies: dict[int, Tensor] = {id(w): nn.Parameter(w.detach().clone(), False) for w in network.parameters()}
+    copies |= {id(buffer): buffer.clone() for buffer in network.buffers()}
+    return copy.deepcopy(network, copies).eval()
+
+
 def _pairs(
     sources: Mapping[str, nn.Module], targets: Mapping[str, nn.Module], kind: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters or buffers of some networks, and those of their copies."""
+    """The parameters or buffers of some networks, and those of their copies.
+
+    As tensors of the same memory that count their changes apart: working weights look at the count of the weights.
+    """
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for name, source in sources.items():
         for tensors, network in zip(found, (source, targets[name]), strict=True):
-            tensors += getattr(network, kind)()
+            tensors += [tensor.data for tensor in getattr(network, kind)()]
     return found

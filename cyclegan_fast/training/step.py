@@ -255,6 +255,11 @@ class CycleGANStep:
         """The networks as a checkpoint holds them: the generators averaged, where --ema asks for it."""
         return dict(self.networks.items()) | (self.averaged.networks if self.averaged is not None else {})
 
+    @property
+    def raw_networks(self) -> dict[str, nn.Module]:
+        """The generators that `inference_networks` has averages of; none without --ema."""
+        return {} if self.averaged is None else self.averaged.trained
+
     def set_learning_rate(self, lr: float) -> None:
         """Sets the rate of both optimizers."""
         self.lr.fill_(lr)

@@ -119,6 +119,8 @@ class Trainer:
         torch.manual_seed(config.run.seed)
         self.networks = _networks(config, self.device)
         self.step = CycleGANStep(self.networks, config)
+        if config.optim.ema:
+            log.info("samples, scores and checkpoints are those of the averaged generators: --ema %g", config.optim.ema)
         self.translator = SampleTranslator(self.step, held_out, channels_last=config.run.channels_last)
         images = read_scored_images(config, domains, min_size=min_size)
         self.evaluator = Evaluator(self.translator, images, config)
@@ -294,7 +296,7 @@ class Trainer:
         return checkpoint_contents(
             self.evaluator.scored(self.done),
             networks=self.step.inference_networks,
-            raw_networks=self.step.averaged and self.step.averaged.trained,
+            raw_networks=self.step.raw_networks,
             config=self.config,
             progress={"step": self.done, "epoch": self.epoch, "images": list(self.loader.samples.counts)},
             pixel_formats=self.pixel_formats,
@@ -315,8 +317,8 @@ class Trainer:
         differences = image_differences(stored, self.pixel_formats, self.loader.samples.counts)
         refuse(checkpoint, self.config, differences)
         native.load_weights(checkpoint, self.step.inference_networks)
-        if self.step.averaged is not None:
-            native.load_weights(checkpoint, self.step.averaged.trained, raw=True)
+        if self.step.raw_networks:
+            native.load_weights(checkpoint, self.step.raw_networks, raw=True)
         state = native.load_state(checkpoint)
         try:
             self._load_state_dict(state)

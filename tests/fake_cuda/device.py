@@ -34,4 +34,12 @@ def _let_autocast_believe() -> None:
     torch.cuda.is_bf16_supported = lambda *arguments, **options: True
 
 
+def _let_sgd_be_fake() -> torch.library.Library:
+    """torch's optimizer over many tensors, which averages weights, has no implementation for fake tensors."""
+    library = torch.library.Library("aten", "IMPL", "Meta")
+    library.impl("_fused_sgd_.tensor_lr", lambda *arguments, **options: None)
+    return library
+
+
 _let_autocast_believe()
+_SGD = _let_sgd_be_fake()  # lasts as long as it lives

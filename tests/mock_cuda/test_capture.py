@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "micro-batches": {"optim": {"grad_accumulation": 2, "batch_size": 1}, "amp": "fp16"},
     "U-Net": {"model": {"generator": "unet_128"}},
     "batch norm": {"model": {"norm": "batch"}},
+    "averaged generators": {"optim": {"ema": 0.999}, "model": {"norm": "batch"}, "amp": "fp16"},
     "batch 16": {"optim": {"batch_size": 16}, "amp": "bf16", "side_by_side": "on"},
 }  # fmt: skip
 

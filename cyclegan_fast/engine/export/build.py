@@ -84,6 +84,7 @@ def build_engine(
     tensorrt: FlavourName = "standard",
     compute_capabilities: Sequence[str] | None = None,
     inspect: bool = False,
+    raw_weights: bool = False,
 ) -> Path:
     """Builds an engine file, or a file of weights, of one generator; the suffix of `out` names the kind.
 
@@ -111,6 +112,7 @@ def build_engine(
         compute_capabilities: Of the GPUs that rtx builds for, such as "8.6" and "12.0"; by default all from 8.0 on that
             compute in this precision.
         inspect: Whether rtx writes the compiled layers and their types into ``<out>.layers.md``, too.
+        raw_weights: Whether the generator is exported as it is trained, of a checkpoint that has its average (--ema).
 
     Returns:
         `out`.
@@ -129,7 +131,7 @@ def build_engine(
     if out.is_dir():
         raise UserError(f"cannot write {out}: it is a folder; name a file")
     _check_tensorrt(out, tensorrt, compute_capabilities, inspect)
-    generator = load_generator(Path(checkpoint), direction)
+    generator = load_generator(Path(checkpoint), direction, raw=raw_weights)
     if out.suffix in _WEIGHTS:
         if precision != "fp32" or shapes is not None or images is not None:
             raise UserError(
