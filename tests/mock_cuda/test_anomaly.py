@@ -25,9 +25,10 @@ def test_gradients_are_looked_at_inside_the_graph(
     assert len(by_step(calls)) == STEPS - WARM_UP_STEPS and runtime.take_faults() == []
 
 
-def test_a_step_is_replayed_eagerly(images: Path, tmp_path: Path) -> None:
-    """The count of updates is read as zero, as if one had been skipped, and all results as finite."""
+def test_a_step_is_replayed_beside_the_graph(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update that counts as skipped, and results that are all read as finite."""
     run = trainer(images, tmp_path / "run", "--max-steps", STEPS, "--detect-anomaly")
-    with pytest.raises(UserError, match=r"step 1: a gradient is not finite; .* are finite when it is replayed"):
+    monkeypatch.setattr(run.meter, "skipped", lambda: ["the generators"] * (run.done == WARM_UP_STEPS + 2))
+    with pytest.raises(UserError, match=r"step 5: a gradient is not finite; .* are finite when it is replayed"):
         run.run()
     assert runtime.take_faults() == []
