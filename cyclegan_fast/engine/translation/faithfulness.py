@@ -6,10 +6,9 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -36,13 +35,6 @@ WORST = 10  # images on the page
 HIDES = 2.0  # a median of the hidden score from which on the generators are suspect
 
 
-class Measured(NamedTuple):
-    """An image that was translated."""
-
-    task: Task
-    scores: dict[str, float]
-
-
 class FaithfulnessCheck:
     """Measures translations as they are made.
 
@@ -59,7 +51,7 @@ class FaithfulnessCheck:
     def __init__(self, engine: Engine, inverse: Engine, output: Path, *, tiling: Tiling | None = None) -> None:
         check_inverse(engine, inverse)
         self.engine, self.inverse, self.output, self.tiling = engine, inverse, output, tiling
-        self.measured: list[Measured] = []
+        self.measured: dict[Task, dict[str, float]] = {}  # the scores of each image
         self.reference: Distribution | None = None
         self.reference_name = "the translated images themselves"
 
@@ -98,24 +90,23 @@ class FaithfulnessCheck:
         path = map_of(task, self.output)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, encode(heat_map(found.noise_error[0, 0]), "PNG"))
-        self.measured = [one for one in self.measured if one.task != task]  # of a batch that failed halfway
-        self.measured.append(Measured(task, _scores(found)))
+        self.measured[task] = _scores(found)  # again, where a batch failed halfway
 
     def finish(self) -> str:
         """Writes faithfulness.csv and faithfulness.html; returns what was found, in a sentence."""
         if not self.measured:
             return "faithfulness: no image was measured"
-        reference = self.reference or Distribution.of([one.scores for one in self.measured])
-        reasons = [reference.reasons(one.scores) for one in self.measured]
+        reference = self.reference or Distribution.of([*self.measured.values()])
+        reasons = {task: reference.reasons(scores) for task, scores in self.measured.items()}
         write_atomically(self.output / "faithfulness.csv", self._csv(reasons).encode("utf-8", "surrogateescape"))
-        hidden = median(one.scores["hidden"] for one in self.measured)
+        hidden = _median(scores["hidden"] for scores in self.measured.values())
         if hidden >= HIDES:
             log.warning(
                 "reconstructions get %.1f times worse by noise of 2 levels: the generators hide the input in patterns "
                 "that nobody sees, or the translations have little contrast; a low cycle error then says nothing",
                 hidden,
             )
-        count = sum(map(bool, reasons))
+        count = sum(map(bool, reasons.values()))
         if reference.count < MIN_IMAGES:
             verdict = f"none is flagged, as that takes {MIN_IMAGES} images to compare with"
         else:
@@ -123,32 +114,34 @@ class FaithfulnessCheck:
         page = write_faithfulness_page(
             self.output / "faithfulness.html",
             self._worst(reference, reasons),
-            medians={name: _median(one.scores[name] for one in self.measured) for name in NUMBERS},
+            medians={name: _median(scores[name] for scores in self.measured.values()) for name in NUMBERS},
             count=len(self.measured),
             verdict=verdict,
         )
         return f"faithfulness: {verdict}; {page}"
 
-    def _worst(self, reference: Distribution, reasons: Sequence[list[str]]) -> list[WorstImage]:
+    def _worst(self, reference: Distribution, reasons: Mapping[Task, list[str]]) -> list[WorstImage]:
         """The images that stand out most, translated once more."""
-        by_image = list(zip(self.measured, reasons, strict=True))
-        by_image.sort(key=lambda pair: -max(reference.deviations(pair[0].scores).values(), default=0.0))
+
+        def deviation(task: Task) -> float:
+            return max(reference.deviations(self.measured[task]).values(), default=0.0)
+
         worst: list[WorstImage] = []
-        for one, why in by_image[:WORST]:
-            values, output = self._translate(one.task.source)
+        for task in sorted(self.measured, key=deviation, reverse=True)[:WORST]:
+            values, output = self._translate(task.source)
             found = self._measure(values, output)
             images = values, output, found.reconstruction[0], found.noise_reconstruction[0]
             shown: list[Tensor | Image.Image] = [*images, heat_map(found.noise_error[0, 0])]
-            worst.append(WorstImage(str(one.task.source), shown, one.scores, why))
+            worst.append(WorstImage(str(task.source), shown, self.measured[task], reasons[task]))
         return worst
 
-    def _csv(self, reasons: Sequence[list[str]]) -> str:
+    def _csv(self, reasons: Mapping[Task, list[str]]) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["file", *NUMBERS, "flagged", "why"])
-        for one, why in zip(self.measured, reasons, strict=True):
-            numbers = [f"{one.scores[name]:.6g}" for name in NUMBERS]
-            writer.writerow([one.task.source, *numbers, "yes" if why else "no", "; ".join(why)])
+        for task, scores in self.measured.items():
+            numbers = [f"{scores[name]:.6g}" for name in NUMBERS]
+            writer.writerow([task.source, *numbers, "yes" if reasons[task] else "no", "; ".join(reasons[task])])
         return text.getvalue()
 
     def _translate(self, file: Path) -> tuple[Tensor, Tensor]:
