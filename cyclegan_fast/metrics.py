@@ -100,3 +100,9 @@ def best_record(records: Sequence[Mapping[str, Any]], score: str) -> Mapping[str
         if is_better(score, value, None if best is None else best["scores"][score]):
             best = record
     return best
+
+
+def score_records(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the records with scores by the protocol of the newest ones, which alone compare with each other."""
+    found = [event for event in events if event.get("scores")]
+    return [event for event in found if event.get("protocol") == found[-1].get("protocol")]

@@ -10,7 +10,7 @@ import numpy as np
 
 from cyclegan_fast.config import ObjectiveConfig, TrainConfig, from_dict
 from cyclegan_fast.errors import MissingFileError
-from cyclegan_fast.metrics import DEFAULT_SCORE, best_record
+from cyclegan_fast.metrics import DEFAULT_SCORE, best_record, score_records
 from cyclegan_fast.monitoring.events import EVENTS_NAME, is_log_record, read_events
 from cyclegan_fast.monitoring.run_status import RunStatus, read_status
 
@@ -63,8 +63,6 @@ class Run:
         Raises:
             UserError: There is no such score.
         """
-        from cyclegan_fast.monitoring.evaluations import score_records
-
         best = best_record(score_records(self.scores), score)
         return None if best is None else best["step"]
 

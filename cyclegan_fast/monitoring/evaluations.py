@@ -6,19 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, METRICS, best_record
+from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, METRICS, best_record, score_records
 from cyclegan_fast.monitoring.chart import Points, line_chart, number
 from cyclegan_fast.monitoring.curves import with_numbers
 from cyclegan_fast.monitoring.markup import el
 
 Record = Mapping[str, Any]  # step, scores, and mostly spreads, protocol, untranslated
 ARROWS = {"AtoB": "A → B", "BtoA": "B → A"}
-
-
-def score_records(events: Sequence[Record]) -> list[Record]:
-    """Returns the records with scores by the protocol of the newest ones, which alone compare with each other."""
-    found = [event for event in events if event.get("scores")]
-    return [event for event in found if event.get("protocol") == found[-1].get("protocol")]
 
 
 def score_line(record: Record, best: Record | None, score: str = DEFAULT_SCORE) -> str:

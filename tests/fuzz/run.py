@@ -12,6 +12,7 @@ import argparse
 import faulthandler
 import hashlib
 import json
+import logging
 import resource
 import tempfile
 import time
@@ -140,6 +141,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int)
     given_words = parser.parse_args(words)
     warnings.simplefilter("ignore")  # of decoders, about metadata
+    logging.getLogger("cyclegan_fast").setLevel(logging.ERROR)
     limit = _status("VmSize") + _MAX_ADDRESSES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import io
 import json
-import logging
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -460,4 +459,3 @@ TARGETS = {
     "onnx": Target(_graphs, _read_graph),
     "video": Target(_videos, _read_video),
 }
-logging.getLogger("cyclegan_fast").setLevel(logging.ERROR)

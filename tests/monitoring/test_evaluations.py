@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cyclegan_fast.monitoring.evaluations import best_table, score_charts, score_line, score_records
+from cyclegan_fast.metrics import score_records
+from cyclegan_fast.monitoring.evaluations import best_table, score_charts, score_line
 from cyclegan_fast.monitoring.events import EventLog, read_events
 from cyclegan_fast.monitoring.markup import to_html
 from cyclegan_fast.monitoring.report import write_report
