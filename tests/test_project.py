@@ -31,6 +31,7 @@ COMMANDS = [
     re.escape(f'pip install "{TORCH}"'),
     r"pip install torch==[\d.]+",
     re.escape(f"pip install {' '.join(BUILD_TOOLS)}"),
+    rf"pip install ({'|'.join(re.escape(tool) for tool in BUILD_TOOLS)})$",  # the one that is missing
     r"pip install [\w./-]*\.whl",
 ]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
