@@ -6,7 +6,8 @@ trains two small CycleGANs from photos (A) to label maps (B). The photos and the
 many trees. The photos of the other one hold none, its label maps as many as before: its discriminator asks for trees,
 and it paints them where there are none. The class map of each test scene tells which pixels it invented.
 
-The result is faithfulness.json in --out: areas under the ROC curve, for pixels (the maps) and for images (the scores).
+Both translate the same test photos: once without trees, and once with them. The result is faithfulness.json in --out:
+areas under the ROC curve, for pixels (the maps) and for images (the scores).
 """
 
 from __future__ import annotations
@@ -210,14 +211,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2500, help="of training, for each of the two")
     parser.add_argument("--seed", type=int, default=0, help="of scenes and training")
     args = parser.parse_args()
-    judged = {}
-    for name, share in (("sound", 1.0), ("hallucinating", args.share)):
-        data, run = args.out / f"data_{name}", args.out / f"run_{name}"
+    shares = {"sound": 1.0, "hallucinating": args.share}
+    for name, share in shares.items():
+        data = args.out / f"data_{name}"
         if not data.exists():
             render(data, args.size, args.train, args.test, args.object, share, args.seed)
-        train(data, run, args.size, args.steps, args.seed)
-        judged[name] = judge(run, data, args.object)
-    found = compare(judged)
+        train(data, args.out / f"run_{name}", args.size, args.steps, args.seed)
+    found = {}
+    for data, title in (("data_hallucinating", "without"), ("data_sound", "with")):
+        judged = {name: judge(args.out / f"run_{name}", args.out / data, args.object) for name in shares}
+        found[f"photos {title} it"] = compare(judged)
     text = json.dumps(found, indent=1)
     (args.out / "faithfulness.json").write_text(text + "\n")
     print(text)
