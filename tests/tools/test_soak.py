@@ -80,6 +80,8 @@ def test_checks_of_a_run(soak: Soak) -> None:
     (soak.run / "samples").mkdir()
     (soak.run / "samples" / ".partial-0123456789ab").touch()
     soak._check_run(clean=False, finished=None)  # as a kill may leave it
+    soak._check_run(clean=True, finished=None)  # and a run that ends before its first step leaves it
+    soak.step = 6
     with pytest.raises(Broken, match=r"left behind: .*partial-0123456789ab"):
         soak._check_run(clean=True, finished=None)
     weights = next(soak.run.glob("checkpoints/*/weights.safetensors"))

@@ -150,12 +150,13 @@ class Soak:
             native.load_state(checkpoint)
             self.counts["checkpoints that were loaded"] += 1
         step = native.read_settings(newest).progress["step"]
+        saved = step > self.step  # one that is stopped before its first step has cleared nothing
         if step < self.step or (finished is not None and step != finished):
             raise Broken(f"the newest checkpoint is of step {step}, after {finished or self.step}")
         self.step = step
         read_events(self.run)
         json.loads((self.run / "status.json").read_text())
-        if clean:
+        if clean and saved:
             self._check_leftovers(self.run)
 
     def _check_images(self) -> list[Path]:
