@@ -84,7 +84,7 @@ def test_an_error_in_the_middle_of_a_call_leaves_the_engine_usable(engine, error
         return compute(batch)
 
     monkeypatch.setattr(engine, "_compute", failing)
-    with pytest.raises(UserError if isinstance(error, torch.OutOfMemoryError) else type(error)):
+    with pytest.raises(UserError if isinstance(error, torch.OutOfMemoryError | MemoryError) else type(error)):
         infer(engine, images, batch_size=1)
     for result, expected in zip(infer(engine, images, batch_size=1), right, strict=True):
         assert np.abs(result.astype(int) - expected).max() <= 1
