@@ -48,7 +48,10 @@ child = pool.submit(os.getpid).result()
 wait()
 """,
     "lock": LOCK + "wait()",
-    "forked": LOCK + "child = os.fork(); wait()",
+    "forked": LOCK
+    + "begun, begin = os.pipe(); child = os.fork()\n"
+    + "os.read(begun, 1) if child else os.write(begin, b'.')  # the child has run what a fork runs\n"
+    + "wait()",
     "forkserver": LOCK
     + "process = multiprocessing.get_context('forkserver').Process(target=time.sleep, args=(600,))\n"
     + "process.start(); child = process.pid; wait()",
