@@ -153,7 +153,7 @@ def test_the_command_takes_videos_beside_images(tmp_path, runs, capsys):
     for name in (r"cut\.mov", r"text\.mkv"):
         assert re.search(rf"{name}: it cannot be read as a video \(.*[Ii]nvalid data", said.err)
     assert len(read_video(tmp_path / "out" / "ride.mp4").frames) == 5
-    with pytest.raises(UserError, match="grids of images, and the input holds videos"):
+    with pytest.raises(UserError, match="--reconstruct is for images, and the input holds videos"):
         translate(engine=runs["colour"], input=tmp_path / "in", output=tmp_path / "new", reconstruct=True)
 
 

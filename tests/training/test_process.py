@@ -18,15 +18,16 @@ def faults_of_a_step():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 keep_freed_memory()
-first, second = faults_of_a_step(), faults_of_a_step()
+first = faults_of_a_step()
+later = min(faults_of_a_step() for _ in range(5))  # the system itself may move pages during one of them
 keep_freed_memory(False)
-print(first, second, faults_of_a_step())
+print(first, later, faults_of_a_step())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_steps_use_the_memory_of_the_step_before_until_training_ends() -> None:
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
-    first, second, afterwards = map(int, done.stdout.split())
-    assert 10 * second < first, "the second step's pages were there already"
-    assert 10 * second < afterwards, "what was free was returned at the end"
+    first, later, afterwards = map(int, done.stdout.split())
+    assert 10 * later < first, "a later step's pages were there already"
+    assert 10 * later < afterwards, "what was free was returned at the end"
