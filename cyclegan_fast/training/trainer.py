@@ -143,6 +143,7 @@ class Trainer:
         out = self.config.run.out
         with self.held, stop or StopSignal() as stop, contextlib.ExitStack() as stack:
             stop.at_once = False
+            stack.callback(setattr, torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
             if self.device.type == "cpu":
                 keep_freed_memory()
                 stack.callback(keep_freed_memory, False)
