@@ -85,7 +85,7 @@ ALL = [
     "--batch-size 1 --grad-accumulation 8 (the same updates, one image at a time)",
     "--side-by-side off (one cycle after the other: half, where both ran at once)",
     "--activation-checkpointing (a quarter more work)",
-    "--amp bf16 (nearly half, and faster)",
+    "--amp bf16 (activations in 16 bits)",
     "--crop-size 128 (a quarter)",
     "--loader torch (images are not cached)",
     "--ngf 32 --ndf 32 (half, for smaller networks)",

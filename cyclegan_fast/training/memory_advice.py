@@ -30,7 +30,7 @@ def _flags(config: TrainConfig, device: torch.device, loader: str) -> Iterator[s
     if not run.activation_checkpointing and model.generator.startswith("resnet") and model.norm != "batch":
         yield "--activation-checkpointing (a quarter more work)"
     if run.amp == "off" and device.type == "cuda":
-        yield "--amp bf16 (nearly half, and faster)"
+        yield "--amp bf16 (activations in 16 bits)"
     if data.has_one_size:
         yield f"--crop-size {max(32, data.crop_size // 2 // 4 * 4)} (a quarter)"
     else:

@@ -34,11 +34,11 @@ from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
-from cyclegan_fast.training.anomaly import explain_anomaly
 from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.evaluator import Evaluator, read_scored_images
 from cyclegan_fast.training.example_data import refuse_pairs, takes_example_data, with_example_data
+from cyclegan_fast.training.finite_check import FiniteCheck
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.memory_advice import memory_advice
 from cyclegan_fast.training.meter import Meter
@@ -63,8 +63,6 @@ from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 from cyclegan_fast.training.watch import Watch
 
 log = logging.getLogger(__name__)
-
-MIN_LOSS_SCALE = 1.0  # of fp16: it starts at 65,536 and is halved by every step that overflows
 
 OnLog = Callable[[dict[str, Any]], object]
 
@@ -126,10 +124,8 @@ class Trainer:
         self.evaluator = Evaluator(self.translator, images, config)
         self.schedule = LearningRate(config.optim)
         self.meter = Meter(self.step.updates_made())
+        self.finite_check = FiniteCheck(self.step, self.meter, config)
         self.samples_guard = Unessential("sample grids are missing")
-        # A GPU is asked now and then, as asking it waits for it.
-        self.looks_at_each_step = self.device.type == "cpu" or config.run.detect_anomaly
-        self.batch: dict[str, Any] | None = None  # of the last step, for --detect-anomaly
         self.done = 0  # steps trained so far
         self.epoch_loss = torch.zeros((), device=self.device)  # sum of the generators' losses over this epoch
 
@@ -199,7 +195,7 @@ class Trainer:
             self.meter.add(losses)
             self.epoch_loss += self.meter.generators_loss
             self.done += 1
-            self.batch = batch if self.config.run.detect_anomaly else None
+            self.finite_check.note(batch)
             self._after_step()
         if self.meter.steps:
             self._stop_unless_finite()
@@ -217,7 +213,7 @@ class Trainer:
         """Logs, samples, ends the epoch and saves a checkpoint, each where it is due."""
         run, last = self.config.run, self.done == self.total_steps
         log_due = last or self.done % run.log_every == 0
-        if log_due or self.looks_at_each_step:
+        if log_due or self.finite_check.at_each_step:
             self._stop_unless_finite()
         record = self._log() if log_due else None
         sample_due = _divides(run.sample_every, self.done) or (last and run.sample_every > 0)
@@ -260,29 +256,11 @@ class Trainer:
         self.epoch_loss.zero_()
 
     def _stop_unless_finite(self) -> None:
-        """Ends the run at a loss that is not finite: it has changed no weights, but nothing good comes after it."""
-        fp16 = self.config.run.amp == "fp16"
-        if fp16 and self.step.scaler.get_scale() >= MIN_LOSS_SCALE:
-            return  # it overflows now and then; its scaler halves the scale and skips the update
-        losses, skipped = " and ".join(self.meter.not_finite()), self.meter.skipped()
-        if not (losses or skipped):
-            return
-        of = "" if self.step.detects_anomalies else f" of {' and of '.join(skipped)}"  # which skips both together
-        fault = f"the loss {losses} is not finite" if losses else f"a gradient{of} is not finite"
-        if fp16 and not losses:
-            fault = "fp16 overflows without end"
-        dump = self.checkpoints.dump(self._contents())
-        first = self.done - (1 if self.looks_at_each_step else self.meter.steps) + 1
-        where = f"step {self.done}" if first == self.done else f"steps {first} to {self.done}"
-        advice = self._anomaly() or (
-            f"{'use --amp bf16' if fp16 else 'look at the images of that step'}, or lower --lr; the same command with "
-            "--resume auto --detect-anomaly names layer and tensor"
-        )
-        raise UserError(f"{where}: {fault}; the weights of before it are saved in {dump}; {advice}")
-
-    def _anomaly(self) -> str:
-        """Replays the last step under --detect-anomaly, and returns what was not finite in it."""
-        return explain_anomaly(self.networks, self.config, self.batch) if self.batch else ""
+        """Ends the run at a step that is not finite: it has changed no weights, but nothing good comes after it."""
+        if fault := self.finite_check.fault():
+            dump = self.checkpoints.dump(self._contents())
+            where, advice = self.finite_check.where(self.done), self.finite_check.advice()
+            raise UserError(f"{where}: {fault}; the weights of before it are saved in {dump}; {advice}")
 
     def _save_samples(self) -> None:
         """Writes a grid of the held-out images as the generators translate them now."""
