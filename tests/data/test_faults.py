@@ -1,6 +1,6 @@
 """Images and folders that are odd or wrong, with every loader: the same pixels, or the same sentence before training.
 
-Damaged files, bombs and files that vanish are in test_loader.py, archives in test_locations.py.
+Damaged files, bombs and files that vanish are in test_loader.py, archives in test_locations.py and test_shards.py.
 """
 
 from __future__ import annotations

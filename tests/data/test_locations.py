@@ -1,71 +1,38 @@
-"""Lists, shards, several locations and pairs, with every loader; and what is refused of them."""
+"""Folders, lists and shards, one or several, with every loader; and what is refused of them."""
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import shutil
-import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from cyclegan_fast.config import DataConfig, ModelConfig, RunConfig, TrainConfig, from_dict, to_dict
-from cyclegan_fast.data import build_train_loader, check_images
+from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.audit.groups import list_groups
 from cyclegan_fast.data.locations.domains import locate
 from cyclegan_fast.data.locations.locations import find_images
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.training.trainer import Trainer
-from tests.data.sample_images import BAD_FILES, noise
+from tests.data.sample_images import BAD_FILES
+from tests.data.sample_locations import (
+    assert_same_images,
+    batches,
+    make_images,
+    make_shard,
+    png,
+    refused,
+    settings,
+    side_by_side,
+)
 from tests.data.test_folders import make_run
-
-
-def make_images(folder: Path, count: int, seed: int = 0) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{i}.png" for i in range(count)]
-    for i, path in enumerate(paths):
-        noise(40, 36, seed=seed + i).save(path)
-    return paths
-
-
-def make_shard(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def png(seed: int) -> bytes:
-    out = io.BytesIO()
-    noise(40, 36, seed=seed).save(out, "PNG")
-    return out.getvalue()
-
-
-def settings(loader_name: str, **data: Any) -> TrainConfig:
-    options = {"loader": loader_name, "load_size": 36, "crop_size": 32, "workers": 0} | data
-    return TrainConfig(data=DataConfig(**options), run=RunConfig(seed=3))
-
-
-def batches(config: TrainConfig, count: int) -> list[dict[str, Any]]:
-    with build_train_loader(config, "cpu") as loader:
-        return list(islice(loader, count))
-
-
-def assert_same_images(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
-    for a, b in zip(left, right, strict=True):
-        assert torch.equal(a["A"], b["A"]) and torch.equal(a["B"], b["B"])
 
 
 # ---- Each kind of location gives what the folder gives ----
@@ -118,126 +85,7 @@ def test_shards_are_resumed_in_the_middle(loader_name: str, tmp_path: Path) -> N
         assert_same_images(list(islice(loader, 6)), whole[4:])
 
 
-# ---- Pairs ----
-def side_by_side(folder: Path, count: int) -> None:
-    """A above 128 and B its negative, so that a pair is known by its sum."""
-    folder.mkdir(parents=True)
-    for i in range(count):
-        left = np.asarray(noise(40, 36, seed=i))
-        Image.fromarray(np.concatenate([left, 255 - left], axis=1)).save(folder / f"{i}.png")
-
-
-@pytest.mark.parametrize("serial", [False, True])
-def test_both_halves_of_an_image_are_a_pair(loader_name: str, tmp_path: Path, serial: bool) -> None:
-    side_by_side(tmp_path / "train", 5)
-    found = batches(settings(loader_name, data=tmp_path, paired=True, serial_batches=serial), 10)
-    for batch in found:
-        assert (batch["A"] + batch["B"]).abs().max() < 2.5 / 127.5  # resized, cropped and mirrored alike
-    names = [batch["paths_A"][0] for batch in found]
-    assert len(set(names[:5])) == 5 and (names[:5] == sorted(names[:5])) == serial
-    assert all(name.endswith("(left half)") for name in names)
-
-
-def test_an_image_of_odd_width_loses_its_middle_column(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from cyclegan_fast.images.decode import PixelFormat, read
-    from cyclegan_fast.images.image_file import ImageFile
-
-    pixels = np.asarray(noise(9, 5))
-    Image.fromarray(pixels).save(tmp_path / "x.png")
-    left = ImageFile(str(tmp_path / "x.png"), half="left")
-    right = replace(left, half="right")
-    assert np.array_equal(read(left, PixelFormat()), pixels[:, :4]) and np.array_equal(
-        read(right, PixelFormat()), pixels[:, 5:]
-    )
-    assert [image.size for image in check_images([left, right])] == [(4, 5)] * 2  # type: ignore[union-attr]
-
-
-def test_two_folders_are_paired_by_name(loader_name: str, tmp_path: Path) -> None:
-    for i, path in enumerate(make_images(tmp_path / "trainA", 5)):
-        (tmp_path / "trainB").mkdir(exist_ok=True)
-        Image.fromarray(255 - np.asarray(noise(40, 36, seed=i))).save(tmp_path / "trainB" / f"{path.stem}.bmp")
-    for batch in batches(settings(loader_name, data=tmp_path, paired=True), 10):
-        assert (batch["A"] + batch["B"]).abs().max() < 2.5 / 127.5
-        assert Path(batch["paths_A"][0]).stem == Path(batch["paths_B"][0]).stem
-
-
-def test_a_bad_image_takes_its_partner_with_it(loader_name: str, tmp_path: Path) -> None:
-    make_images(tmp_path / "trainA", 5)
-    make_images(tmp_path / "trainB", 5, seed=50)
-    (tmp_path / "trainB" / "2.png").write_bytes(b"")
-    (tmp_path / "quarantine.txt").write_text("trainA/4.png\n")
-    found = batches(settings(loader_name, data=tmp_path, paired=True, on_bad_image="skip"), 9)
-    assert {Path(batch["paths_A"][0]).stem for batch in found} == {"0", "1", "3"}
-    assert all(Path(b["paths_A"][0]).stem == Path(b["paths_B"][0]).stem for b in found)
-
-
-def test_one_of_a_pair_that_goes_bad_later_ends_the_run(loader_name: str, tmp_path: Path) -> None:
-    make_images(tmp_path / "trainA", 3)
-    make_images(tmp_path / "trainB", 3, seed=50)
-    config = settings(loader_name, data=tmp_path, paired=True, on_bad_image="skip", serial_batches=True)
-    with build_train_loader(config, "cpu") as loader:
-        (tmp_path / "trainB" / "1.png").unlink()
-        with pytest.raises(UserError, match=r"trainB/1\.png"):
-            list(islice(loader, 3))
-
-
-def test_names_that_come_twice_are_distinguished_by_their_folders(tmp_path: Path) -> None:
-    for day in ("mon", "tue"):
-        make_images(tmp_path / "x" / day, 2)
-    members = {f"{day}/{i}.jpg": png(50 + i) for day in ("tue", "mon") for i in range(2)}
-    locations = {"data_A": (str(tmp_path / "x"),), "data_B": (str(make_shard(tmp_path / "b.tar", members)),)}
-    images, partners = (domain.files for domain in locate(DataConfig(paired=True, **locations)))
-    assert [source.member for source in partners] == ["mon/0.jpg", "mon/1.jpg", "tue/0.jpg", "tue/1.jpg"]
-    assert [Path(source.path).parent.name for source in images] == ["mon", "mon", "tue", "tue"]
-    (tmp_path / "x" / "mon" / "0.jpg").write_bytes(png(0))
-    with pytest.raises(UserError, match=r"these come again: .*mon/0\.jpg"):
-        locate(DataConfig(paired=True, **locations))
-
-
-def test_a_folder_without_pairs_explains_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no pairs; --paired takes a folder train"):
-        locate(DataConfig(data=tmp_path, paired=True))
-
-
-@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
-def test_direction_and_number_apply_to_pairs(loader_name: str, tmp_path: Path, direction: str) -> None:
-    side_by_side(tmp_path / "train", 5)
-    config = settings(
-        loader_name, data=tmp_path, paired=True, direction=direction, max_dataset_size=3, serial_batches=True
-    )
-    found = batches(config, 4)
-    first, second = ("left", "right") if direction == "AtoB" else ("right", "left")
-    assert [batch["paths_A"][0] for batch in found] == [
-        f"{tmp_path}/train/{i}.png ({first} half)" for i in (0, 1, 2, 0)
-    ]
-    assert all(batch["paths_B"][0].endswith(f"({second} half)") for batch in found)
-
-
-def test_pairs_are_resumed_in_the_middle(loader_name: str, tmp_path: Path) -> None:
-    side_by_side(tmp_path / "train", 5)
-    config = settings(loader_name, data=tmp_path, paired=True)
-    whole = batches(config, 9)
-    with build_train_loader(config, "cpu") as loader:
-        loader.load_state_dict({"sample": 3})
-        assert_same_images(list(islice(loader, 6)), whole[3:])
-
-
-def test_images_without_a_partner_are_named(tmp_path: Path) -> None:
-    make_images(tmp_path / "trainA", 6)
-    make_images(tmp_path / "trainB", 1)
-    with pytest.raises(UserError, match=r"no partner.*1\.png.*2\.png.*3\.png and 2 more"):
-        build_train_loader(settings("torch", data=tmp_path, paired=True), "cpu")
-
-
 # ---- What is refused ----
-def refused(location: str) -> str:
-    with pytest.raises(UserError) as caught:
-        find_images([location])
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("name", ["/etc/x.png", "../x.png", "a/../../x.png"])
 def test_a_member_that_leads_out_of_its_shard_is_refused(tmp_path: Path, name: str) -> None:
     assert "leads out" in refused(str(make_shard(tmp_path / "a.tar", {"0.png": png(0), name: png(1)})))
@@ -344,114 +192,6 @@ def test_bad_members_of_a_shard_are_found_before_training(loader_name: str, tmp_
         build_train_loader(settings(loader_name, **locations), "cpu")
     found = batches(settings(loader_name, on_bad_image="skip", **locations), 4)
     assert {b["paths_A"][0].split(":")[1] for b in found} == {"0.png", "1.png"}
-
-
-# ---- The index of a shard ----
-def many(path: Path, count: int = 600) -> Path:
-    """A shard whose members' headers are worth keeping; they need not be images to be indexed."""
-    return make_shard(path, {f"{i:04d}.{end}": bytes(i % 9) for i in range(count // 2) for end in ("png", "txt")})
-
-
-def test_headers_are_read_once_and_again_when_the_shard_changes(tmp_path: Path) -> None:
-    shard = many(tmp_path / "a.tar")
-    first = find_images([str(shard)])
-    stored = tmp_path / ".cyclegan_fast" / "shards" / "a.tar.json"
-    assert len(first) == 300 and stored.exists()
-
-    status = shard.stat()
-    with shard.open("r+b") as file:  # unreadable, but with the length and time that the index knows
-        file.write(bytes(tarfile.BLOCKSIZE))
-    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert find_images([str(shard)]) == first
-    os.utime(shard)
-    assert "no image" in refused(str(shard))  # an archive that begins with zeros is empty
-
-    again = many(shard, count=800)
-    assert len(find_images([str(again)])) == 400
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda stored: stored.write_bytes(stored.read_bytes()[:-50]),
-        lambda stored: stored.write_text("[]"),
-        lambda stored: stored.write_text(stored.read_text().replace('"0000.png",512,', '"0000.png",99999999,')),
-        lambda stored: stored.write_text(stored.read_text().replace('"0000.png",512,', '"0000.png","512",')),
-    ],
-    ids=["cut", "other", "outside", "type"],
-)
-def test_a_damaged_index_of_a_shard_is_made_anew(tmp_path: Path, damage: Callable[[Path], object]) -> None:
-    shard = many(tmp_path / "a.tar")
-    first = find_images([str(shard)])
-    stored = tmp_path / ".cyclegan_fast" / "shards" / "a.tar.json"
-    before = stored.read_bytes()
-    damage(stored)
-    assert stored.read_bytes() != before
-    assert find_images([str(shard)]) == first and stored.read_bytes() == before
-
-
-def test_beside_a_shard_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "data").mkdir()
-    shard = many(tmp_path / "data" / "a.tar")
-    (tmp_path / "data" / ".cyclegan_fast").write_text("in the way of a folder")
-    first = find_images([str(shard)])
-    (stored,) = (tmp_path / "cache" / "cyclegan_fast" / "shards").iterdir()
-    before = stored.stat().st_mtime_ns
-    assert find_images([str(shard)]) == first and stored.stat().st_mtime_ns == before
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "data" / ".cyclegan_fast"))  # nowhere at all
-    assert find_images([str(shard)]) == first
-
-
-def test_small_shards_leave_no_trace(tmp_path: Path) -> None:
-    find_images([str(many(tmp_path / "a.tar", count=100))])
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
-
-
-@pytest.mark.parametrize("header_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
-def test_long_names_of_every_kind_of_archive(tmp_path: Path, header_format: int) -> None:
-    name = "/".join(["a-folder-with-a-long-name"] * 5) + "/" + "x" * 60 + "-\u00fc.png"
-    with tarfile.open(tmp_path / "a.tar", "w", format=header_format) as archive:
-        info = tarfile.TarInfo(name)
-        info.size = len(png(0))
-        archive.addfile(info, io.BytesIO(png(0)))
-    (image,) = find_images([str(tmp_path / "a.tar")])
-    assert image.member == name and image.read() == png(0)
-
-
-def test_a_member_with_holes_is_refused(tmp_path: Path) -> None:
-    with (tmp_path / "x.png").open("wb") as file:
-        file.truncate(2**20)
-    subprocess.run(["tar", "--sparse", "-cf", "a.tar", "x.png"], cwd=tmp_path, check=True)
-    assert "holes" in refused(str(tmp_path / "a.tar"))
-
-
-def test_patterns_of_shards(tmp_path: Path) -> None:
-    names = ["day/a-8.tar", "day/a-9.tar", "day/a-10.tar", "night/a-8.tar"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        make_shard(tmp_path / name, {"0.png": png(0)})
-    for pattern, expected in (
-        ("day/a-{8..10}.tar", names[:3]),
-        ("{night,day}/a-8.tar", [names[3], names[0]]),
-        ("*/a-8.tar", [names[0], names[3]]),
-        ("{day,night}/a-?.tar", [names[0], names[1], names[3]]),
-    ):
-        found = [source.path for source in find_images([str(tmp_path / pattern)])]
-        assert found == [str(tmp_path / name) for name in expected], pattern
-    assert "day/a-11.tar" in refused(str(tmp_path / "day/a-{8..11}.tar"))
-
-
-def test_the_manifest_of_shards_is_stored_beside_the_first(tmp_path: Path) -> None:
-    for name in ("x/0.tar", "y/0.tar"):
-        (tmp_path / name).parent.mkdir()
-        make_shard(tmp_path / name, {"0.png": png(0), "1.png": png(1)})
-    make_images(tmp_path / "b", 2, seed=9)
-    (tmp_path / "x" / "quarantine.txt").write_text("0.tar:1.png\n")
-    data = DataConfig(data_A=(str(tmp_path / "*" / "0.tar"),), data_B=(str(tmp_path / "b"),))
-    assert [domain.catalog_folder for domain in locate(data)] == [tmp_path / "x", tmp_path / "b"]
-    config = settings("torch", data_A=data.data_A, data_B=data.data_B)
-    assert build_train_loader(config, "cpu").samples.counts == (3, 2)
 
 
 # ---- What may not be read ----

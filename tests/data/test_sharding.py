@@ -20,7 +20,7 @@ from cyclegan_fast.data.loaders.sharding import assign_ranks
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import PixelFormat
 from cyclegan_fast.images.image_file import ImageFile
-from tests.data.test_locations import make_images, make_shard, png, settings
+from tests.data.sample_locations import make_images, make_shard, png, settings
 
 
 def files(folder: str, count: int) -> Domain:

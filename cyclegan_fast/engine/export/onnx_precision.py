@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def typed_onnx(
 def _cast(content: bytes, dtype: torch.dtype, in_float: set[str]) -> bytes:
     """All weights and activations to `dtype`, except of the kinds of node `in_float` and at both ends."""
     import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto
 
     half = TensorProto.FLOAT16 if dtype == torch.float16 else TensorProto.BFLOAT16
     model = onnx.load_from_string(content)
@@ -71,22 +71,47 @@ def _cast(content: bytes, dtype: torch.dtype, in_float: set[str]) -> bytes:
     start = next(i for i, node in enumerate(graph.node) if node.op_type in ("Pad", "Conv"))
     stay = {name for node in graph.node if node.op_type in in_float for name in node.input[1:]}
     stay |= {name for node in graph.node[:start] for name in node.input}
+    _round_weights(graph, dtype, half, stay)
+    nodes = [*graph.node[:start], *_with_casts(graph.node[start:], graph.output[0].name, half, in_float)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    if half == TensorProto.BFLOAT16:
+        _raise_opset(model, _BF16_OPSET)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def _round_weights(graph: Any, dtype: torch.dtype, half: int, stay: set[str]) -> None:
+    """Rounds the float32 weights of a graph, but for those that `stay` names."""
+    from onnx import TensorProto, helper, numpy_helper
+
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and tensor.name not in stay:
             bits = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(dtype).view(torch.int16)
             tensor.CopyFrom(helper.make_tensor(tensor.name, half, tensor.dims, bits.numpy().tobytes(), raw=True))
+
+
+def _with_casts(computing: Sequence[Any], output: str, half: int, in_float: set[str]) -> list[Any]:
+    """The nodes of a graph with those that convert between float32 and `half` among them.
+
+    Args:
+        computing: The nodes in order; the first one reads the float32 input.
+        output: The name of the graph's output.
+        half: The type of ONNX.
+        in_float: The kinds of node that compute in float32.
+    """
+    from onnx import TensorProto, helper
 
     nodes: list[Any] = []
 
     def cast(source: str, target: str, to: int) -> None:
         nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_to_{target}", to=to))
 
-    nodes += graph.node[:start]
-    input, output = graph.node[start].input[0], graph.output[0].name
-    read_in_half = {name for node in graph.node[start:] if node.op_type not in in_float for name in node.input}
+    input = computing[0].input[0]
+    read_in_half = {name for node in computing if node.op_type not in in_float for name in node.input}
     made_in_float: set[str] = set()
     cast(input, f"{input}_half", half)
-    for node in graph.node[start:]:
+    for node in computing:
         node.input[:] = [f"{name}_half" if name == input else name for name in node.input]
         (result,) = node.output
         if node.op_type in in_float:
@@ -104,12 +129,7 @@ def _cast(content: bytes, dtype: torch.dtype, in_float: set[str]) -> bytes:
             cast(f"{output}_half", output, TensorProto.FLOAT)
         else:
             nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    if half == TensorProto.BFLOAT16:
-        _raise_opset(model, _BF16_OPSET)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return nodes
 
 
 def _quantise(content: bytes, calibration: Iterator[Tensor], *, float_bias: bool) -> bytes:
