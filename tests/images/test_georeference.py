@@ -34,12 +34,12 @@ def geotiff(path: Path, *tags: tuple[object, ...], shape: tuple[int, int] = (24,
     return path
 
 
-def result(path: Path, width: int = 40, height: int = 24, channels: int = 3):
+def result(path: Path, width: int = 40, height: int = 24, channels: int = 3, **rules):
     """The tags of the result, by their numbers, and what it lacks."""
     import tifffile
 
     plain = encode_as("TIFF", np.zeros((height, width, channels), np.uint8))
-    content, left_out = over(plain, "TIFF", path, Change((40, 24), (width, height), channels))
+    content, left_out = over(plain, "TIFF", path, Change((40, 24), (width, height), channels), **rules)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         return {tag.code: tag.value for tag in file.pages[0].tags}, left_out
 
@@ -109,6 +109,14 @@ def test_what_holds_for_the_pixels_of_the_input_alone_is_left_out_and_named(tmp_
         assert 270 not in made and "OME-XML" in left_out.by_rule[0]
     made, left_out = result(geotiff(tmp_path / "a.tif", description="a field in May"))
     assert made[270] == "a field in May" and left_out == LeftOut()
+
+
+def test_technical_has_no_texts_of_gdal(tmp_path: Path) -> None:
+    metadata = '<GDALMetadata>\n  <Item name="AUTHOR">somebody</Item>\n</GDALMetadata>'
+    path = geotiff(tmp_path / "a.tif", PIXELS, TIES, keys(KEYS), (42112, 2, 0, metadata, True))
+    assert "somebody" in result(path)[0][42112]
+    made, left_out = result(path, which="technical")
+    assert {33550, 33922, 34735} <= made.keys() and 42112 not in made and left_out == LeftOut()
 
 
 def test_rational_polynomials_hold_for_the_size_alone(tmp_path: Path) -> None:

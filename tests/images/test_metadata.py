@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
+from cyclegan_fast.images.decode import decode
 from cyclegan_fast.images.encode import encode_as
 from cyclegan_fast.images.metadata import Change, LeftOut, MetadataRules, carry_over, metadata_for
 from tests.data.sample_images import needs_deep, noise, with_chunk
@@ -102,6 +103,24 @@ def test_the_resolution_turns_and_grows_with_the_image(tmp_path: Path, of: str, 
     expected = (150 * 2, 300 * 3) if sideways else (300 * 2, 150 * 3)
     dpi = made.info["dpi"] if kind != "WEBP" else _dpi_of_exif(made)
     assert np.allclose(np.array(dpi, float), np.array(expected), rtol=2e-4), dpi
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize(("resolution", "unit"), [((1e8, 5e7), 2), ((4, 3.5), 1)])
+def test_a_resolution_that_a_header_cannot_hold_is_in_exif(tmp_path: Path, kind: str, resolution: tuple, unit: int):
+    path, (x, y) = tmp_path / "a.tif", resolution
+    noise(40, 24).save(path, x_resolution=x, y_resolution=y, resolution_unit=unit)
+    made, _, left_out = carried(path, kind)
+    found = made.getexif()
+    assert (found[282], found[283], found[296]) == (x, y, unit) and left_out == LeftOut()
+    assert not made.info.get("aspect")
+
+
+def test_a_resolution_that_no_format_can_hold_is_named(tmp_path: Path) -> None:
+    noise(40, 24).save(tmp_path / "a.tif", dpi=(1e8, 1e8))
+    assert carried(tmp_path / "a.tif", "BMP")[2].lost == ("a resolution that BMP cannot hold",)
+    _, _, left_out = carried(tmp_path / "a.tif", "TIFF", Change((1, 1), (40, 24), 3))  # 4e9 pixels to the inch
+    assert left_out.lost == ("a resolution that no format can hold",)
 
 
 @needs_deep
@@ -207,6 +226,19 @@ def test_what_a_format_cannot_hold_is_named(tmp_path: Path) -> None:
     assert carried(tmp_path / "long.png", "JPEG")[2].lost == (
         "EXIF, XMP, IPTC or a comment of more than 64 kB, which JPEG cannot hold",
     )
+
+
+def test_xmp_turns_what_it_turns_in_reading_and_nothing_else(tmp_path: Path) -> None:
+    for quote, size, dpi in ((b'"', (40, 24), (150, 300)), (b"'", (24, 40), (300, 150))):
+        path = source(tmp_path, "JPEG", exif=b"", xmp=XMP.replace(b'"6"', quote + b"6" + quote))
+        assert decode(path, 3).size == size
+        assert np.allclose(carried(path, "JPEG", Change(size, size, 3))[0].info["dpi"], dpi)
+
+
+def test_a_webp_without_metadata_stays_as_it_is_encoded(tmp_path: Path) -> None:
+    noise(40, 24).save(tmp_path / "a.png")
+    _, content, left_out = carried(tmp_path / "a.png", "WEBP")
+    assert b"VP8X" not in content and left_out == LeftOut()
 
 
 @pytest.mark.parametrize(

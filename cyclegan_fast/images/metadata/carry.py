@@ -21,9 +21,9 @@ from typing import BinaryIO
 
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
 from cyclegan_fast.images.metadata import exif, georeference, nodata, xmp
-from cyclegan_fast.images.metadata.exif import GDAL_METADATA, GEOREFERENCE, IPTC, PROFILE, XMP, note
+from cyclegan_fast.images.metadata.exif import GDAL_METADATA, IPTC, OF_GEOTIFF, PROFILE, XMP
 from cyclegan_fast.images.metadata.jpeg import read_jpeg, write_jpeg
-from cyclegan_fast.images.metadata.model import Change, Metadata, MetadataRules
+from cyclegan_fast.images.metadata.model import Change, Metadata, MetadataRules, Resolution, checked_resolution, note
 from cyclegan_fast.images.metadata.png import read_png, write_png
 from cyclegan_fast.images.metadata.small import read_bmp, read_gif, write_bmp, write_gif
 from cyclegan_fast.images.metadata.tags import BYTES, UNDEFINED, Directory, Tag, add_tags
@@ -160,13 +160,20 @@ def _adapt(metadata: Metadata, change: Change, rules: MetadataRules) -> None:
         metadata.colour_chunks.clear()
         note(metadata.lost, "the colour chunks of a PNG of other colours than the result's")
     if metadata.resolution:
-        x, y = metadata.resolution[:2] if metadata.orientation < 5 else metadata.resolution[1::-1]
-        metadata.resolution = metadata.resolution._replace(x=x * change.scale[0], y=y * change.scale[1])
+        _rescale(metadata, metadata.resolution, *change.scale)
+
+
+def _rescale(metadata: Metadata, resolution: Resolution, across: float, down: float) -> None:
+    """Lets the resolution turn with the image, and grow with its size."""
+    x, y = resolution[:2] if metadata.orientation < 5 else resolution[1::-1]
+    metadata.resolution = checked_resolution(x * across, y * down, resolution.unit)
+    if metadata.resolution is None and resolution.unit:
+        note(metadata.lost, "a resolution that no format can hold")
 
 
 def _drop_what_is_personal(metadata: Metadata) -> None:
     """Leaves what places and shows the pixels; nothing is reported, as that is what was asked for."""
-    technical = {*GEOREFERENCE, GDAL_METADATA, exif.GDAL_NODATA}
+    technical = OF_GEOTIFF - {GDAL_METADATA}  # which holds whatever texts its author wanted
     tags = {code: tag for code, tag in metadata.directory.tags.items() if code in technical}
     metadata.directory = Directory(tags)
     metadata.xmp = metadata.iptc = metadata.comment = b""
@@ -177,7 +184,7 @@ def _drop_what_is_personal(metadata: Metadata) -> None:
 def _drop_what_has_no_room(metadata: Metadata, kind: str) -> None:
     tags = metadata.directory.tags
     if kind != "TIFF":
-        geo = tags.keys() & {*GEOREFERENCE, GDAL_METADATA, exif.GDAL_NODATA}
+        geo = tags.keys() & OF_GEOTIFF
         for code in geo:
             del tags[code]
         if geo:

@@ -8,14 +8,14 @@ import struct
 from collections.abc import Container
 from typing import BinaryIO, NamedTuple
 
-from cyclegan_fast.images.metadata.model import Change, Metadata, Samples, resolution_of, resolution_tags
+from cyclegan_fast.images.metadata.model import Change, Metadata, Samples, note, resolution_of, resolution_tags
 from cyclegan_fast.images.metadata.tags import LONG, SHORT, UNDEFINED, Directory, Order, Tag, TagReader, exif_block
 
 ORIENTATION, EXIF, GPS, INTEROPERABILITY = 274, 34665, 34853, 40965
 DESCRIPTION, XMP, IPTC, PROFILE = 270, 700, 33723, 34675
 GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737, 50844)  # see `georeference`
 GDAL_METADATA, GDAL_NODATA = 42112, 42113
-_GEO = {*GEOREFERENCE, GDAL_METADATA, GDAL_NODATA}
+OF_GEOTIFF = {*GEOREFERENCE, GDAL_METADATA, GDAL_NODATA}
 # Document and page name, maker, model, positions on the page, software, date, artist, host, white point, primaries,
 # ratings, copyright, Windows' texts: about the image, whatever its pixels are.
 _DESCRIPTIVE = {DESCRIPTION, 269, 271, 272, 282, 283, 285, 286, 287, 296, 305, 306, 315, 316, 318, 319, 18246, 18249}
@@ -49,7 +49,7 @@ class _Kind(NamedTuple):
 
 _INNER = {EXIF: _Kind(_EXIF_TAGS, {INTEROPERABILITY: _Kind(range(1, 4099), {})}), GPS: _Kind(range(32), {})}
 _OF_EXIF = _Kind(_DESCRIPTIVE | {ORIENTATION}, _INNER)
-_OF_TIFF = _Kind(_DESCRIPTIVE | _GEO | {ORIENTATION, XMP, IPTC, PROFILE, *_SAMPLES}, _INNER)
+_OF_TIFF = _Kind(_DESCRIPTIVE | OF_GEOTIFF | {ORIENTATION, XMP, IPTC, PROFILE, *_SAMPLES}, _INNER)
 
 
 def read_block(block: bytes, metadata: Metadata) -> None:
@@ -162,9 +162,3 @@ def exif_of(metadata: Metadata, *, for_resolution: bool = False) -> bytes:
     """
     wanted = bool(metadata.directory) or (for_resolution and metadata.resolution is not None)
     return exif_block(upright_tags(metadata), metadata.order) if wanted else b""
-
-
-def note(names: list[str], name: str) -> None:
-    """Adds a name that is not among them yet."""
-    if name not in names:
-        names.append(name)

@@ -11,8 +11,8 @@ import re
 
 import numpy as np
 
-from cyclegan_fast.images.metadata.exif import GDAL_METADATA, GEOREFERENCE, note
-from cyclegan_fast.images.metadata.model import Change, Metadata
+from cyclegan_fast.images.metadata.exif import GDAL_METADATA, GEOREFERENCE
+from cyclegan_fast.images.metadata.model import Change, Metadata, note
 from cyclegan_fast.images.metadata.tags import DOUBLE, SHORT, TEXT, Tag
 
 PIXEL_SCALE, TIE_POINTS, MATRIX, KEYS, _DOUBLES, _TEXTS, RPC = GEOREFERENCE

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
-from cyclegan_fast.images.metadata.exif import PRIVATE, exif_of, note, read_block
-from cyclegan_fast.images.metadata.model import Metadata, Resolution, checked_resolution
+from cyclegan_fast.images.metadata.exif import PRIVATE, exif_of, read_block
+from cyclegan_fast.images.metadata.model import Metadata, Resolution, checked_resolution, note
 
 _SOI, _SOS, _APP0, _APP1, _APP2, _APP13, _APP14, _COMMENT = 0xD8, 0xDA, 0xE0, 0xE1, 0xE2, 0xED, 0xEE, 0xFE
 _JFIF, _EXIF, _PROFILE, _PHOTOSHOP = b"JFIF\0", b"Exif\0\0", b"ICC_PROFILE\0", b"Photoshop 3.0\0"
@@ -42,8 +42,9 @@ def read_jpeg(file: BinaryIO, metadata: Metadata) -> None:
 
 def write_jpeg(content: bytes, metadata: Metadata) -> bytes:
     """Puts metadata into an encoded JPEG."""
+    density = _density(metadata.resolution) if metadata.resolution else b""
     segments = [
-        (_APP1, _EXIF, exif_of(metadata)),
+        (_APP1, _EXIF, exif_of(metadata, for_resolution=not density)),
         (_APP1, _XMP, metadata.xmp),
         (_APP13, _PHOTOSHOP, _resource(metadata.iptc)),
         (_COMMENT, b"", metadata.comment),
@@ -62,7 +63,10 @@ def write_jpeg(content: bytes, metadata: Metadata) -> bytes:
     for number, part in enumerate(parts, 1):
         written += _segment(_APP2, _PROFILE + bytes((number, len(parts))) + part)
     start = 4 + struct.unpack(">H", content[4:6])[0] if content[3] == _APP0 else 2  # behind the segment of JFIF
-    return _with_density(content[:start], metadata) + written + content[start:]
+    head = content[:start]
+    if density and len(head) >= 18:  # the segment of JFIF
+        head = head[:13] + density + head[18:]
+    return head + written + content[start:]
 
 
 def _segment(kind: int, content: bytes) -> bytes:
@@ -97,15 +101,13 @@ def _segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     raise ValueError("too many segments")
 
 
-def _with_density(head: bytes, metadata: Metadata) -> bytes:
-    """The beginning of a JPEG, with the resolution in the segment of JFIF."""
-    if not metadata.resolution or len(head) < 18:
-        return head
-    unit, (x, y) = min(_in_units(metadata.resolution), key=lambda found: _rounding(*found[1]))
+def _density(resolution: Resolution) -> bytes:
+    """A resolution as JFIF holds it, in 16-bit numbers; empty where that is EXIF's to hold."""
+    unit, (x, y) = min(_in_units(resolution), key=lambda found: _rounding(*found[1]))
     numbers = round(x), round(y)
     if not all(0 < number < 2**16 for number in numbers) or (unit == 0 and numbers != (x, y)):
-        return head  # EXIF may hold it
-    return head[:13] + struct.pack(">BHH", unit, *numbers) + head[18:]
+        return b""
+    return struct.pack(">BHH", unit, *numbers)
 
 
 def _in_units(resolution: Resolution) -> list[tuple[int, tuple[float, float]]]:

@@ -127,6 +127,12 @@ class Metadata:
         return self.orientation > 1
 
 
+def note(names: list[str], name: str) -> None:
+    """Adds a name that is not among them yet."""
+    if name not in names:
+        names.append(name)
+
+
 def resolution_of(tags: dict[int, Tag], order: Order) -> Resolution | None:
     """Takes the resolution out of tags."""
     unit = tags.pop(RESOLUTION_UNIT, Tag(SHORT, (2).to_bytes(2, "little" if order == "<" else "big")))

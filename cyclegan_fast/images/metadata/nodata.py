@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cyclegan_fast.images.metadata.exif import GDAL_NODATA, note
-from cyclegan_fast.images.metadata.model import Metadata
+from cyclegan_fast.images.metadata.exif import GDAL_NODATA
+from cyclegan_fast.images.metadata.model import Metadata, note
 
 NODATA = "GDAL's nodata value, since the translation gives those pixels other values"
 _PHOTOMETRIC = (1, 2)  # black is zero, and RGB: whose numbers are read as they stand

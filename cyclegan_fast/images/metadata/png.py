@@ -6,8 +6,8 @@ import struct
 import zlib
 from typing import BinaryIO
 
-from cyclegan_fast.images.metadata.exif import PRIVATE, exif_of, note, read_block
-from cyclegan_fast.images.metadata.model import Metadata, checked_resolution
+from cyclegan_fast.images.metadata.exif import PRIVATE, exif_of, read_block
+from cyclegan_fast.images.metadata.model import Metadata, Resolution, checked_resolution, note
 from cyclegan_fast.images.metadata.tags import MAX_BYTES
 from cyclegan_fast.images.png_text import MAX_TEXT, MAX_TEXTS, chunks, text_size
 
@@ -70,15 +70,24 @@ def write_png(content: bytes, metadata: Metadata) -> bytes:
         note(metadata.lost, "a colour profile of more than 1 MB, which readers refuse in a PNG")
     elif metadata.profile:
         written.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.profile)))
-    if metadata.resolution:
-        x, y = metadata.resolution.per("m") if metadata.resolution.unit else metadata.resolution[:2]
-        written.append((b"pHYs", struct.pack(">IIB", round(x), round(y), bool(metadata.resolution.unit))))
-    if exif := exif_of(metadata):
+    density = _density(metadata.resolution) if metadata.resolution else b""
+    if density:
+        written.append((b"pHYs", density))
+    if exif := exif_of(metadata, for_resolution=not density):
         written.append((b"eXIf", exif))
     if metadata.xmp:
         written.append((b"iTXt", _XMP + b"\0\0\0\0\0" + metadata.xmp))
     packed = b"".join(_chunk(kind, body) for kind, body in [*written, *metadata.texts])
     return content[:_HEADER_END] + packed + content[_HEADER_END:]
+
+
+def _density(resolution: Resolution) -> bytes:
+    """A resolution as pHYs holds it, in whole numbers; empty where that is EXIF's to hold."""
+    x, y = resolution.per("m") if resolution.unit else resolution[:2]
+    numbers = round(x), round(y)
+    if not all(0 < number < 2**31 for number in numbers) or (not resolution.unit and numbers != (x, y)):
+        return b""
+    return struct.pack(">IIB", *numbers, bool(resolution.unit))
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

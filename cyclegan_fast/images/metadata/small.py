@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
-from cyclegan_fast.images.metadata.exif import PRIVATE, note
-from cyclegan_fast.images.metadata.model import Metadata, checked_resolution
+from cyclegan_fast.images.metadata.exif import PRIVATE
+from cyclegan_fast.images.metadata.model import Metadata, checked_resolution, note
 
 _BMP_RESOLUTION = 38  # where it lies in the header: pixels for a metre
 _BMP_HEADER = 54
@@ -33,7 +33,11 @@ def write_bmp(content: bytes, metadata: Metadata) -> bytes:
     """Puts the resolution into an encoded BMP."""
     if not metadata.resolution:
         return content
-    density = struct.pack("<ii", *(min(round(value), 2**31 - 1) for value in metadata.resolution.per("m")))
+    numbers = [round(value) for value in metadata.resolution.per("m")]
+    if not all(0 < number < 2**31 for number in numbers):
+        note(metadata.lost, "a resolution that BMP cannot hold")
+        return content
+    density = struct.pack("<ii", *numbers)
     return content[:_BMP_RESOLUTION] + density + content[_BMP_RESOLUTION + 8 :]
 
 

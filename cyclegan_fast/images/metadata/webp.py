@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from cyclegan_fast.images.metadata.exif import exif_of, note, read_block
-from cyclegan_fast.images.metadata.model import Change, Metadata
+from cyclegan_fast.images.metadata.exif import exif_of, read_block
+from cyclegan_fast.images.metadata.model import Change, Metadata, note
 from cyclegan_fast.images.metadata.tags import MAX_BYTES
 
 _HAS_PROFILE, _HAS_ALPHA, _HAS_EXIF, _HAS_XMP = 0x20, 0x10, 0x08, 0x04
@@ -42,6 +42,8 @@ def read_webp(file: BinaryIO, metadata: Metadata) -> None:
 def write_webp(content: bytes, metadata: Metadata, change: Change) -> bytes:
     """Puts metadata into an encoded WebP of one frame."""
     exif = exif_of(metadata, for_resolution=True)
+    if not (metadata.profile or exif or metadata.xmp):
+        return content
     chunks = [(kind, body) for kind, body in _chunks(content) if kind != b"VP8X"]
     flags = (
         _HAS_PROFILE * bool(metadata.profile) | _HAS_EXIF * bool(exif) | _HAS_XMP * bool(metadata.xmp)

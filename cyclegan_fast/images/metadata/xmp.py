@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cyclegan_fast.images.metadata.exif import note
-from cyclegan_fast.images.metadata.model import Change, Metadata
+from cyclegan_fast.images.metadata.model import Change, Metadata, note
 
 # Marks of thumbnails, and of further data in the file: more XMP, images of depth, gain maps, videos.
 _OTHER_PARTS = re.compile(
@@ -15,8 +14,8 @@ OF_PARTS = "XMP with a thumbnail, or about other parts of the file than the imag
 
 
 def orientation_of(xmp: bytes) -> int:
-    """The orientation that it holds, as in EXIF."""
-    found = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", xmp)
+    """The orientation that Pillow turns an image by, as in EXIF, where its EXIF has none."""
+    found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', xmp)
     return int(found[1]) if found else 1
 
 
