@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 import time
@@ -19,6 +20,7 @@ from cyclegan_fast.logs import printable
 if TYPE_CHECKING:
     from cyclegan_fast.engine import Engine
     from cyclegan_fast.engine.translation.files import TaskResult
+    from cyclegan_fast.engine.translation.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ def translate(
     from cyclegan_fast.engine.inference import check_batch_size
     from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck, check_inverse
     from cyclegan_fast.engine.translation.files import Reconstruction, translate_files
-    from cyclegan_fast.engine.translation.tasks import grid_of, map_of, plan_tasks
+    from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
     from cyclegan_fast.images.find import list_images
     from cyclegan_fast.images.metadata import MetadataRules
     from cyclegan_fast.monitoring.progress import ProgressBar
@@ -115,45 +117,38 @@ def translate(
         raise UserError("--tile and --overlap are about how images are cut: choose a way with --statistics")
     if resume and overwrite:
         raise UserError("--resume keeps the results that exist, --overwrite replaces them: use one of them")
-    rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
-    tiling = None if statistics is None else Tiling(statistics, tile, overlap)
     if faithfulness and resume:
         raise UserError("--faithfulness compares all results, and --resume leaves some out: use --overwrite")
     if faithfulness_reference is not None and not faithfulness:
         raise UserError("--faithfulness-reference is what --faithfulness compares with: give both, or leave it out")
+    needs_inverse = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else ""
+    _check_inverse_flags(needs_inverse, engine, back_engine)
+    rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
+    tiling = None if statistics is None else Tiling(statistics, tile, overlap)
     every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct, faithfulness=faithfulness)
-    folders = {task.target.parent for task in every}
-    folders |= {grid_of(task, output).parent for task in every} if reconstruct else set()
-    folders |= {map_of(task, output).parent for task in every} if faithfulness else set()
-    for folder in folders:
-        remove_leftovers(folder)  # of a command that was killed
+    _clear_leftovers(every, output, reconstruct, faithfulness)
     tasks = [task for task in every if not (resume and task.target.is_file())]
-    back_wanted = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else None
-    if back_wanted and back_engine is None and not engine.is_dir():
-        raise UserError(
-            f"{back_wanted} needs both generators: give a run's folder or a checkpoint as --engine, or the file of the "
-            "other direction as --back-engine"
-        )
-    if back_wanted and any(task.is_video for task in tasks):
-        raise UserError(f"{back_wanted} is for images, and the input holds videos: leave it out, or them")
+    if needs_inverse and any(task.is_video for task in tasks):
+        raise UserError(f"{needs_inverse} is for images, and the input holds videos: leave it out, or them")
+    references = [] if faithfulness_reference is None else list_images(faithfulness_reference)
 
-    def load(path: Path, direction: Literal["AtoB", "BtoA"] | None) -> Engine:
-        return load_engine(
-            path, direction=direction, device=device, precision=precision, backend=backend, threads=threads
-        )
-
-    loaded, reconstruction, check = load(engine, direction), None, None
-    if back_wanted:
-        other = load(back_engine or engine, "AtoB" if loaded.direction == "BtoA" else "BtoA")
-        check_inverse(loaded, other)
+    load = functools.partial(load_engine, device=device, precision=precision, backend=backend, threads=threads)
+    loaded, reconstruction, check = load(engine, direction=direction), None, None
+    if needs_inverse:
+        inverse = load(back_engine or engine, direction="AtoB" if loaded.direction == "BtoA" else "BtoA")
+        check_inverse(loaded, inverse)
         if reconstruct:
-            reconstruction = Reconstruction(other, {task: grid_of(task, output) for task in tasks})
+            reconstruction = Reconstruction(inverse, {task: grid_of(task, output) for task in tasks})
         if faithfulness:
-            check = FaithfulnessCheck(loaded, other, output, tiling=tiling)
+            check = FaithfulnessCheck(loaded, inverse, output, tiling=tiling)
             if faithfulness_reference is not None:
-                check.measure_reference(list_images(faithfulness_reference), str(faithfulness_reference))
+                check.measure_reference(references, str(faithfulness_reference))
     results: list[TaskResult] = []
     start, interrupted = time.perf_counter(), False
+
+    def report() -> int:
+        return _report(results, len(every), len(tasks), output, time.perf_counter() - start, loaded)
+
     try:
         with ProgressBar("files") as progress, _libraries_suppressed():
             for result in translate_files(
@@ -170,18 +165,51 @@ def translate(
     except KeyboardInterrupt:
         interrupted = True
     except StorageError:  # ends it for all, but what is done is done
-        _report(results, len(every), len(tasks), output, time.perf_counter() - start, loaded)
+        report()
         raise
-    status = _report(results, len(every), len(tasks), output, time.perf_counter() - start, loaded)
+    status = report()
     if check is not None:
         print(check.finish())
     if interrupted:
-        count = len(tasks) - len(results)
-        left = f"{count} {'was' if count == 1 else 'were'} left"
-        how = "" if overwrite else ": the same command with --resume goes on"
-        print(f"interrupted, {left}{how}", file=sys.stderr)
+        again = "" if overwrite else "--overwrite starts anew" if faithfulness else "--resume goes on"
+        _report_interruption(len(tasks) - len(results), again)
         return EXIT_INTERRUPTED
     return status
+
+
+def _check_inverse_flags(needed_for: str, engine: Path, back_engine: Path | None) -> None:
+    """Checks that there is a generator of the other direction where a flag needs one, and only there.
+
+    Raises:
+        UserError: There is none, or nothing uses it.
+    """
+    if back_engine is not None and not needed_for:
+        raise UserError(
+            "--back-engine translates results back, as --reconstruct and --faithfulness do: give one of them, or leave "
+            "it out"
+        )
+    if needed_for and back_engine is None and not engine.is_dir():
+        raise UserError(
+            f"{needed_for} needs both generators: give a run's folder or a checkpoint as --engine, or the file of the "
+            "other direction as --back-engine"
+        )
+
+
+def _clear_leftovers(tasks: list[Task], output: Path, reconstruct: bool, faithfulness: bool) -> None:
+    """Removes what a command that was killed left in the folders that are written into."""
+    from cyclegan_fast.engine.translation.tasks import grid_of, map_of
+
+    folders = {task.target.parent for task in tasks}
+    folders |= {grid_of(task, output).parent for task in tasks} if reconstruct else set()
+    folders |= {map_of(task, output).parent for task in tasks} if faithfulness else set()
+    for folder in folders:
+        remove_leftovers(folder)
+
+
+def _report_interruption(count: int, again: str) -> None:
+    """Prints how many files are left, and which flag does them."""
+    left = f"{count} {'was' if count == 1 else 'were'} left"
+    print(f"interrupted, {left}" + f": the same command with {again}" * bool(again), file=sys.stderr)
 
 
 def _report(results: list[TaskResult], every: int, asked: int, output: Path, seconds: float, engine: Engine) -> int:

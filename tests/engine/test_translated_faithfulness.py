@@ -93,6 +93,10 @@ def test_engine_files_of_both_directions(
     options: dict[str, Any] = {"input": images, "output": tmp_path / "new", "device": "cpu", "faithfulness": True}
     with pytest.raises(UserError, match=r"--faithfulness needs both generators: .* --back-engine"):
         translate(engine=onnx_files["colour"], **options)
+    with pytest.raises(UserError, match=r"--back-engine translates results back, as .*: give one of them, or leave"):
+        translate(
+            engine=onnx_files["colour"], back_engine=onnx_files["colour_BtoA"], **options | {"faithfulness": False}
+        )
     with pytest.raises(UserError, match="AtoB"):
         translate(engine=onnx_files["colour"], back_engine=onnx_files["colour"], **options)
     with pytest.raises(UserError, match="of the other direction"):
@@ -154,6 +158,43 @@ def test_what_cannot_be_measured_is_refused(images: Path, tmp_path: Path, runs: 
     (images / "a.mp4").write_bytes(b"")
     with pytest.raises(UserError, match="--faithfulness is for images, and the input holds videos"):
         translate(input=images, output=tmp_path / "out", **options)
+
+
+def test_a_reconstruction_that_is_there_is_not_made_again(
+    images: Path, tmp_path: Path, runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+
+    def counted(engine: Any, values: list[Tensor], **options: Any) -> list[Tensor]:
+        passes.append(len(values) if engine.direction == "BtoA" else 0)
+        return translate_values(engine, values, **options)
+
+    for name in ("files", "faithfulness"):
+        monkeypatch.setattr(f"cyclegan_fast.engine.translation.{name}.translate_values", counted)
+    alone = run(tmp_path / "alone", images / "deep", runs["colour"])
+    needed = sum(passes)
+    passes.clear()
+    both = run(tmp_path / "both", images / "deep", runs["colour"], reconstruct=True)
+    assert sum(passes) == needed and both == alone
+
+
+def test_an_interrupted_run_names_the_flag_that_starts_anew(
+    images: Path, tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> list[Tensor]:
+        raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"engine": runs["colour"], "input": images, "output": tmp_path / "out", "device": "cpu"}
+    with monkeypatch.context() as patched:
+        patched.setattr("cyclegan_fast.engine.translation.files.translate_values", interrupted)
+        assert translate(**options, faithfulness=True) == 130
+    said = capsys.readouterr()
+    assert said.err == "interrupted, 11 were left: the same command with --overwrite starts anew\n"
+    assert "no image was measured" in said.out
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"\(1 of 22 results\): choose another folder, or --overwrite$"):
+        translate(**options, faithfulness=True)
 
 
 def test_few_images_are_measured_and_none_is_flagged(

@@ -79,12 +79,7 @@ def read_shard(shard: str) -> tuple[list[ImageFile], Counter[str]]:
                 _store(shard, stamp, found)
     except UserError:
         raise
-    except (
-        tarfile.TarError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as error:  # tarfile's numbers and chains of headers, too
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:  # of numbers, and chains of headers
         with Path(shard).open("rb") as file:
             compressed = file.read(6).startswith(_MAGIC)
         raise UserError(

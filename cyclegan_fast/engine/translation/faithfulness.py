@@ -40,16 +40,12 @@ class FaithfulnessCheck:
 
     Args:
         engine: The generator.
-        inverse: That of the other direction.
+        inverse: That of the other direction, by `check_inverse`.
         output: The folder of the results.
         tiling: How large images are cut.
-
-    Raises:
-        UserError: Both translate in the same direction, or the one cannot take what the other makes.
     """
 
     def __init__(self, engine: Engine, inverse: Engine, output: Path, *, tiling: Tiling | None = None) -> None:
-        check_inverse(engine, inverse)
         self.engine, self.inverse, self.output, self.tiling = engine, inverse, output, tiling
         self.measured: dict[Task, dict[str, float]] = {}  # the scores of each image
         self.reference: Distribution | None = None
@@ -75,18 +71,19 @@ class FaithfulnessCheck:
             )
         self.reference, self.reference_name = Distribution.of(scores), f"{len(scores)} images of {name}"
 
-    def add(self, task: Task, values: Tensor, output: Tensor) -> None:
+    def add(self, task: Task, values: Tensor, output: Tensor, reconstruction: Tensor | None = None) -> None:
         """Measures a translation, and writes its map.
 
         Args:
             task: Its files.
             values: The input, [C, H, W] in [-1, 1].
             output: The translation, [C', H', W'].
+            reconstruction: What the inverse makes of it, [C, H, W], where that is known.
 
         Raises:
             UserError: The reconstruction has another shape, or the map cannot be written.
         """
-        found = self._measure(values, output)
+        found = self._measure(values, output, reconstruction)
         path = map_of(task, self.output)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, encode(heat_map(found.noise_error[0, 0]), "PNG"))
@@ -148,12 +145,13 @@ class FaithfulnessCheck:
         values = read_input(file, self.engine.in_format, self.engine.out_format).values
         return values, translate_values(self.engine, [values], tiling=self.tiling)[0]
 
-    def _measure(self, values: Tensor, output: Tensor) -> Faithfulness:
+    def _measure(self, values: Tensor, output: Tensor, reconstruction: Tensor | None = None) -> Faithfulness:
         def inverse(images: Tensor) -> Tensor:
             return torch.stack(translate_values(self.inverse, [*images], tiling=self.tiling)).cpu()
 
+        known = None if reconstruction is None else reconstruction[None].cpu()
         try:
-            return measure(values[None].cpu(), output[None].cpu(), inverse)
+            return measure(values[None].cpu(), output[None].cpu(), inverse, known)
         except ValueError as error:
             raise UserError(f"no faithfulness, as the reconstruction has another shape: {error}") from error
 

@@ -30,6 +30,7 @@ from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.images.encode import encode_as, format_for, same_format
 from cyclegan_fast.images.metadata import KEEP, Change, LeftOut, MetadataRules, carry_over, metadata_for
 from cyclegan_fast.images.model_io import InputImage, from_values, read_input
+from cyclegan_fast.logs import warn_once
 from cyclegan_fast.monitoring.grids import encode, sample_grid
 from cyclegan_fast.monitoring.progress import Progress
 
@@ -104,7 +105,7 @@ def translate_files(
                 yield from pipeline.translate(some)
                 continue
             if faithfulness is not None:
-                log.warning("large TIFFs that are translated in strips have no faithfulness scores")
+                warn_once(log, "large TIFFs that are translated in strips have no faithfulness scores")
             for task in some:
                 if isinstance(kind, Tiling):
                     one = functools.partial(_translate_rows, engine, task, batch_size, kind, metadata, within)
@@ -128,8 +129,9 @@ def _kind_of(task: Task, *, engine: Engine, tiling: Tiling | None) -> Literal["i
         return "video"
     try:
         cut = tiling_for(engine, tiff_pixels(task.source), tiling)
-        by_rows = same_format(task.source, task.target) and goes_by_rows(task.source, engine.in_channels)
-        return cut if cut is not None and by_rows else "image"
+        if cut is None or not same_format(task.source, task.target):
+            return "image"
+        return cut if goes_by_rows(task.source, engine.in_channels) else "image"
     except Exception:  # whatever is wrong with the file is found again, and reported, when it is read
         return "image"
 
@@ -197,8 +199,8 @@ class _ImagePipeline:
             inverse = self._reconstruction.engine
             back = [*translate_values(inverse, outputs, batch_size=self._batch_size, tiling=self._tiling)]
         if self._faithfulness is not None:
-            for (task, image), output in zip(images.items(), outputs, strict=True):
-                self._faithfulness.add(task, image.values, output)
+            for (task, image), output, again in zip(images.items(), outputs, back, strict=True):
+                self._faithfulness.add(task, image.values, output, again)
         return {
             task: self._pool.submit(_or_fault, task, functools.partial(self._write, task, image, output, again))
             for (task, image), output, again in zip(images.items(), outputs, back, strict=True)

@@ -66,7 +66,8 @@ def plan_tasks(
             results.add(target, task.source)
     existing = [target for target in results.targets if target.exists()]
     if existing and not overwrite:
-        raise UserError(_why_not_again(existing, len(results.targets), "file" if names_file(output) else "folder"))
+        kind = "file" if names_file(output) else "folder"
+        raise UserError(_why_not_again(existing, len(results.targets), kind, may_resume=not faithfulness))
     return tasks
 
 
@@ -89,9 +90,8 @@ class _Results:
 
     def __init__(self) -> None:
         self.targets: list[Path] = []
-        self._found: dict[
-            str, list[tuple[Path, Path]]
-        ] = {}  # with their sources, by names without case and accents' form
+        # With their sources, by names without case and accents' form.
+        self._found: dict[str, list[tuple[Path, Path]]] = {}
 
     def add(self, target: Path, source: Path) -> None:
         """Adds a result.
@@ -146,10 +146,14 @@ def _are_one_name(first: Path, second: Path) -> bool:
     return True
 
 
-def _why_not_again(existing: list[Path], count: int, kind: str) -> str:
+def _why_not_again(existing: list[Path], count: int, kind: str, *, may_resume: bool) -> str:
     """What to do about those of `count` results that exist already."""
     if count == 1:
         return f"{existing[0]} exists already: choose another {kind}, or use --overwrite"
+    if not may_resume:
+        return (
+            f"{existing[0]} exists already ({len(existing)} of {count} results): choose another folder, or --overwrite"
+        )
     return (
         f"{existing[0]} exists already ({len(existing)} of {count} results): choose another folder, or use --resume "
         "(do the rest) or --overwrite"
