@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -127,22 +128,36 @@ def with_errors(action: Callable[[], Any], interrupted: int = EXIT_INTERRUPTED) 
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        if error.filename is None or error.errno not in _OF_PATHS:
+    except (ImportError, OSError) as error:
+        if _ended_the_import_of_torch(error):
+            sentence = f"torch does not load ({error}): python -m cyclegan_fast.doctor names the fix"
+        elif isinstance(error, OSError) and error.filename is not None and error.errno in _OF_PATHS:
+            sentence = _sentence(error)
+        else:
             raise
-        print(f"error: {printable(_sentence(error))}", file=sys.stderr)
+        print(f"error: {printable(sentence)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        exec(
-            ""
-        )  # or Python ends by SIGINT where the interrupt passed an exec, such as that of a dataclass: bpo-1054041
+        # Where the interrupt passed an exec, such as that of a dataclass, Python ends by SIGINT in spite of the status,
+        # but for a later exec: bpo-1054041.
+        exec("")
         sys.exit(interrupted)
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _ended_the_import_of_torch(error: Exception) -> bool:
+    """Whether torch is missing, or broken: a library that it needs is not there, for example."""
+    if "torch" in sys.modules:
+        return False
+    names = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return "torch" in names or (isinstance(error, ImportError) and error.name == "torch")
+
+
 def _memory_sentence(error: MemoryError | RuntimeError) -> str:
     """What is said of memory that ran out where nothing says what helps; any other error is raised again."""
+    if isinstance(error, RuntimeError) and "torch" not in sys.modules:
+        raise error  # not torch's
     import torch
 
     from cyclegan_fast.memory import memory_errors

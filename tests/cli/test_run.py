@@ -61,3 +61,34 @@ with_errors(lambda: {action})
 """
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No module named 'torch'"),
+        ("import ctypes; ctypes.CDLL('/there/is/no.so')", "/there/is/no.so: cannot open shared object file"),
+        ("raise ImportError('half of it is missing')", "half of it is missing"),
+    ],
+)
+def test_a_torch_that_does_not_load_is_a_sentence(content: str | None, reason: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "torch").mkdir()
+        (tmp_path / "torch" / "__init__.py").write_text(content)
+    missing = "import sys; sys.modules.pop('torch', None); sys.meta_path.insert(0, Nothing())\n" * (content is None)
+    program = (
+        "class Nothing:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch': raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        f"{missing}"
+        "from cyclegan_fast.train import main\n"
+        "main(['--max-steps', '1'])"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: torch does not load ({reason}")
+    assert line.endswith("): python -m cyclegan_fast.doctor names the fix")
