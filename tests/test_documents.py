@@ -297,7 +297,6 @@ READERS: dict[str, Callable[[Path], Reader]] = {
 }
 
 ODD_KEYS = ["\n", "\x1b[31m", "\u2028", "\ud800", "", "x" * 5000, "a b", "../x"]
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 
 ODD = st.one_of(
     st.none(),
@@ -343,7 +342,7 @@ def test_every_reader_takes_what_it_gets_or_refuses_it_in_a_sentence(
     values, read = READERS[kind](tmp_path_factory.mktemp("reader"))
     everywhere = places(values)
 
-    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(everywhere), ODD, st.booleans())
     def try_one(place: tuple[Any, ...], odd: Any, drop: bool) -> None:
         try:

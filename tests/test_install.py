@@ -228,6 +228,17 @@ def test_make_gpu_without_a_gpu_names_what_it_leaves_out() -> None:
     assert "tests/ops/test_instance_norm_act.py" in done.stdout
 
 
+def test_the_gpu_tests_need_no_hypothesis(tmp_path: Path) -> None:
+    """`make gpu` installs nothing; what a Python must have for it stands in benchmarks/gpu.py."""
+    (tmp_path / "hypothesis.py").write_text("raise ModuleNotFoundError(__name__)")
+    words = ["-p", "no:hypothesispytest", "-m", "gpu", "--collect-only", "-q", "tests/training/test_step_gpu.py"]
+    command = [sys.executable, "-m", "pytest", *words]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_what_wheels_are_tried_with_runs_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not extension_available():
         pytest.skip("the extension is missing")
