@@ -83,7 +83,8 @@ def _as_json(groups: Groups, missing: set[str]) -> str:
         "verdict": _verdict(missing),
         "findings": {title: [asdict(finding) for finding in findings] for title, findings in groups.items()},
     }
-    text, home = json_format.dumps(report, indent=2), os.environ.get("HOME", "").rstrip("/")
+    text = json_format.dumps(report, indent=2)
+    home = json_format.dumps(os.environ.get("HOME", "").rstrip("/"))[1:-1]  # as the text has it, letters escaped
     return text.replace(home, "~") if home else text
 
 

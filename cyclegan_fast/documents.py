@@ -174,12 +174,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def reason_in_short(error: Exception) -> str:
-    """What a library says of a file, as one line that is cut where it is long: names out of the file may be in it."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
-
-
 def _check_number(value: Any, shape: Number, name: str) -> None:
     is_number = isinstance(value, int if shape.whole else int | float) and not isinstance(value, bool)
     if not is_number or (isinstance(value, float) and not math.isfinite(value)):

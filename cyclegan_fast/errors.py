@@ -27,6 +27,12 @@ def reading_error(message: str, cause: OSError) -> UserError:
     return (MissingFileError if isinstance(cause, FileNotFoundError) else UserError)(message)
 
 
+def one_line(error: BaseException | str) -> str:
+    """Returns a message as one line, cut where it is long: what a library reports may quote a whole file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns ``", did you mean 'x'?"`` for the known name nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1)

@@ -31,7 +31,7 @@ def memory_errors(what: str, device: torch.device, advice: Callable[[], str]) ->
 
     Args:
         what: What needs the memory, to begin the sentence.
-        device: Where it is wanted; the host's memory, which a GPU's work needs too, is told from the GPU's.
+        device: Where it is wanted; the host's memory, which a GPU's work needs too, is distinguished from the GPU's.
         advice: Returns what reduces the need, to end the sentence; asked only then.
 
     Raises:

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cyclegan_fast.diagnosis.findings import Finding, import_fault, is_there, one_line, version_of
+from cyclegan_fast.diagnosis.findings import Finding, import_fault, is_there, version_of
+from cyclegan_fast.errors import one_line
 from cyclegan_fast.logs import suppressed_output
 
 BUILD = "pip install -e ."

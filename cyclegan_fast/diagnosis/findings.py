@@ -7,16 +7,15 @@ import importlib
 import importlib.util
 import os
 import signal
-import sys
 import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
+from cyclegan_fast.errors import one_line
 from cyclegan_fast.telemetry import telemetry_disabled
 
 NeededFor = Literal["training", "extension", "option", "caution", "broken"]
-_MAX_REASON = 500  # characters
 
 
 @dataclass(frozen=True)
@@ -64,25 +63,26 @@ def import_fault(module: str) -> str:
     os.close(write)
     with os.fdopen(read, "rb") as pipe:
         reason = pipe.read().decode()
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        return f"the process died of {signal.Signals(os.WTERMSIG(status)).name} on import"
-    return reason
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return f"{how_it_ended(status)} on import" if status else reason
 
 
-def one_line(error: BaseException | str) -> str:
-    """What an error says, as one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 3]}..."
+def how_it_ended(status: int) -> str:
+    """What became of a process that failed, by its exit code; one that a signal ended has a negative one."""
+    ended = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return f"the process {ended}"
 
 
 def _report_and_end(module: str, write: int) -> None:
-    """Ends the forked process, after what is wrong went through the pipe."""
+    """Ends the forked process, with status 0 once what is wrong went through the pipe."""
+    status = 1
     with contextlib.suppress(BaseException):
-        for stream in (sys.stdin, sys.stdout, sys.stderr):
-            os.dup2(os.open(os.devnull, os.O_RDWR), stream.fileno())
-        os.write(write, _fault_here(module).encode())
-    os._exit(0)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):  # by their numbers: sys.stdin may be None, or no file
+            os.dup2(nothing, stream)
+        os.write(write, _fault_here(module).encode(errors="replace"))
+        status = 0
+    os._exit(status)
 
 
 def _fault_here(module: str) -> str:

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from cyclegan_fast.diagnosis.findings import Finding, one_line
-from cyclegan_fast.errors import did_you_mean
+from cyclegan_fast.diagnosis.findings import Finding
+from cyclegan_fast.errors import did_you_mean, one_line
 
 SHARED_MEMORY = "/dev/shm"
 CHECKPOINT_BYTES = 350 * 10**6  # of the paper's networks with their moments: 28.3 million weights, three times 4 bytes

@@ -7,7 +7,8 @@ import re
 import sys
 from typing import NamedTuple
 
-from cyclegan_fast.diagnosis.findings import Finding, import_fault, is_there, one_line, version_of
+from cyclegan_fast.diagnosis.findings import Finding, import_fault, is_there, version_of
+from cyclegan_fast.errors import one_line
 
 MIN_TORCH = (2, 11)
 TORCH = "torch>=2.11"

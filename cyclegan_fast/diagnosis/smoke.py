@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from cyclegan_fast.diagnosis.build import BUILD
-from cyclegan_fast.diagnosis.findings import Finding, NeededFor, is_there, one_line
+from cyclegan_fast.diagnosis.findings import Finding, NeededFor, how_it_ended, is_there
 from cyclegan_fast.diagnosis.packages import TORCH
+from cyclegan_fast.errors import one_line
 
 _LIMIT = 900  # seconds for all rows; TensorRT takes minutes for one
 _ROWS = "cyclegan_fast.diagnosis.smoke_rows"
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _NEEDS = {  # row: (modules, whether a CUDA device, the extra that brings the modules)
-    "torch": ((), False, ""),
     "CUDA graphs": ((), True, ""),
     "ONNX Runtime": (_ONNX, False, "onnx"),
     "OpenVINO": ((*_ONNX, "openvino"), False, "onnx,openvino"),
@@ -76,7 +75,7 @@ def run_rows(rows: Sequence[str], folder: str, *, limit: float = _LIMIT) -> dict
 def _run_process(words: list[str], limit: float) -> tuple[list[dict[str, Any]], str]:
     """(the lines of JSON that a process of rows printed, how it ended)."""
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)])
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONFAULTHANDLER": "0"}
+    environment = os.environ | {"PYTHONPATH": path}
     command = [sys.executable, "-m", _ROWS, *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=limit, check=False)
@@ -84,10 +83,8 @@ def _run_process(words: list[str], limit: float) -> tuple[list[dict[str, Any]], 
     except subprocess.TimeoutExpired as error:
         output = (error.stdout or b"").decode() if isinstance(error.stdout, bytes) else error.stdout or ""
         return _json_lines(output), f"did not end within {limit:g} seconds"
-    if status < 0:
-        return _json_lines(output), f"the process died of {signal.Signals(-status).name}"
-    last = errors.strip().rpartition("\n")[2]
-    return _json_lines(output), f"the process ended with status {status}{f' ({one_line(last)})' if last else ''}"
+    last = "" if status < 0 else errors.strip().rpartition("\n")[2]
+    return _json_lines(output), how_it_ended(status) + (f" ({one_line(last)})" if last else "")
 
 
 def _json_lines(output: str) -> list[dict[str, Any]]:

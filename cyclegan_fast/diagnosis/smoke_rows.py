@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cyclegan_fast.diagnosis.findings import one_line
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -33,8 +33,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cyclegan_fast.config import PixelFormat
-from cyclegan_fast.documents import reason_in_short
-from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.errors import MissingFileError, UserError, one_line
 from cyclegan_fast.images import high_bit_depth, tiff
 from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, to_channels, to_pil, upright
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
@@ -262,7 +261,7 @@ def reason_of(source: ImageFile | Path | str, error: Exception) -> str:
         return "the file does not exist"
     if isinstance(error, PermissionError | IsADirectoryError):
         return f"cannot be read ({error.strerror})"
-    reason = reason_in_short(error)
+    reason = one_line(error)
     return f"damaged or unsupported ({reason})" if isinstance(error, OSError | SyntaxError) else reason
 
 

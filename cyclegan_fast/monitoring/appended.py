@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from cyclegan_fast.errors import one_line
+
 log = logging.getLogger(__name__)
 
 _MAX_HELD = 16 * 2**20  # bytes of records that wait for room
@@ -80,6 +82,6 @@ class Unessential:
         if not isinstance(error, Exception):  # an interrupt, say
             return False
         if not self.warned:
-            log.warning("%s: %s; training goes on", self.what, " ".join(str(error).split()) or type(error).__name__)
+            log.warning("%s: %s; training goes on", self.what, one_line(error))
         self.warned = True
         return True

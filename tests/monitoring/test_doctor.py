@@ -21,7 +21,7 @@ import torch
 from cyclegan_fast import doctor as doctor_command
 from cyclegan_fast import ops
 from cyclegan_fast.diagnosis import build, smoke
-from cyclegan_fast.diagnosis.findings import Finding, NeededFor
+from cyclegan_fast.diagnosis.findings import Finding, NeededFor, import_fault
 from cyclegan_fast.diagnosis.gpu import covers, driver_fault, gpu
 from cyclegan_fast.diagnosis.machine import BUILD_VARIABLES, SWITCHES
 from cyclegan_fast.diagnosis.packages import CORE, EXTRAS, TESTED_TORCH
@@ -159,15 +159,19 @@ def test_says_what_is_here(healthy: Done) -> None:
     assert fixes and all(fix in result.stdout for fix in fixes)
 
 
-def test_json_holds_the_same_findings_and_no_home_folder(healthy: Done) -> None:
+def test_json_holds_the_same_findings_and_no_home_folder(healthy: Done, tmp_path: Path) -> None:
     report = json.loads(healthy.stdout)
     assert (healthy.returncode, healthy.stderr) == (0, "")
     assert set(report) == {"cyclegan_fast", "system", "verdict", "findings"}
     assert finding(healthy, "torch")["ok"] and finding(healthy, "torch")["message"].startswith(torch.__version__)
     assert finding(healthy, "extension")["ok"] == ops.extension_available()
-    poor = doctor("--json", flags=("-S",), HOME=str(ROOT))
+    home = tmp_path / "Zoë"
+    home.mkdir()
+    program(home / "bin", "nvcc", "exit 1")
+    poor = doctor("--json", flags=("-S",), HOME=str(home), CUDA_HOME=str(home))
     assert poor.returncode == 2 and json.loads(poor.stdout)["verdict"] == "Training cannot run here yet."
-    assert str(ROOT) not in poor.stdout
+    assert finding(poor, "nvcc")["message"] == "~/bin/nvcc does not run"
+    assert str(ROOT) not in doctor("--json", flags=("-S",), HOME=str(ROOT)).stdout
 
 
 def test_help_shows_an_example() -> None:
@@ -196,6 +200,22 @@ def test_a_package_that_does_not_load_is_a_fault_even_if_it_kills_the_process(fa
     assert old["message"] == "2020.1.1, but 2024.9.22 or newer is needed" and "cyclegan-fast[deep]" in old["fix"]
     assert all(finding(faulty, name)["needed_for"] == "broken" for name in ("av", "tifffile", "imagecodecs"))
     assert json.loads(faulty.stdout)["verdict"].startswith("Training runs here, but not all of it")
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("import os; os._exit(3)", "the process ended with status 3 on import"),
+        ("raise OSError('no /caf\\udce9')", "no /caf?"),
+    ],
+)
+def test_whatever_ends_an_import_is_a_fault(
+    code: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_package.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert import_fault("broken_package") == fault
+    assert import_fault("json") == ""
 
 
 def test_what_is_optional_and_absent_is_no_fault(doubtful: Done) -> None:
@@ -289,12 +309,35 @@ def test_an_nvcc_that_does_not_run_is_a_fault(faulty: Done) -> None:
 
 
 # ---- The GPU.
-@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch is one for CUDA")
-def test_a_driver_without_a_torch_that_uses_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+@pytest.mark.parametrize(
+    ("torch_cuda", "visible", "message", "fix"),
+    [
+        (
+            None,
+            None,
+            "there is an NVIDIA driver, but this torch is built for the CPU only",
+            'pip install --force-reinstall "torch>=2.11"',
+        ),
+        ("13.0", "-1", "CUDA_VISIBLE_DEVICES=-1 leaves torch no device", "unset CUDA_VISIBLE_DEVICES"),
+        ("13.0", None, "torch for CUDA 13.0 finds no device", "nvidia-smi"),
+    ],
+)
+def test_a_driver_without_a_device_of_torch(
+    torch_cuda: str | None,
+    visible: str | None,
+    message: str,
+    fix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", torch_cuda)
     monkeypatch.setenv("PATH", program(tmp_path, "nvidia-smi", "exit 0"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     (found,) = gpu({})
-    assert found.message == "there is an NVIDIA driver, but this torch is built for the CPU only"
-    assert found.fix == 'pip install --force-reinstall "torch>=2.11"'
+    assert (found.message, found.fix) == (message, fix)
 
 
 @needs_extension

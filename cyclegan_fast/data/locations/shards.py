@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from cyclegan_fast.data.catalog.manifest import FOLDER
-from cyclegan_fast.documents import read_json, reason_in_short, shown
-from cyclegan_fast.errors import MissingFileError, UserError, reading_error
+from cyclegan_fast.documents import read_json, shown
+from cyclegan_fast.errors import MissingFileError, UserError, one_line, reading_error
 from cyclegan_fast.files import user_cache, write_atomically
 from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, match_files, other_kind
 from cyclegan_fast.images.image_file import ImageFile
@@ -83,7 +83,7 @@ def read_shard(shard: str) -> tuple[list[ImageFile], Counter[str]]:
         with Path(shard).open("rb") as file:
             compressed = file.read(6).startswith(_MAGIC)
         raise UserError(
-            compressed_archive(shard) if compressed else f"{shard}: this archive is damaged ({reason_in_short(error)})"
+            compressed_archive(shard) if compressed else f"{shard}: this archive is damaged ({one_line(error)})"
         ) from error
     except OSError as error:
         raise reading_error(f"{shard}: this archive cannot be read ({error.strerror or error})", error) from error
