@@ -59,6 +59,7 @@ def fuzz(
             command += ["--seconds", str(max(end - time.monotonic(), 0.0))]
         if number is not None:
             command += ["--seed", str(number)]
+        (folder / "case").unlink(missing_ok=True)  # of the process before, which may be another run's
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             break
@@ -81,9 +82,7 @@ def fuzz(
 def _note_death(folder: Path, done: subprocess.CompletedProcess[str]) -> str:
     """Stores the file that was read last as a find; returns its target."""
     case = folder / "case"
-    if not case.is_file():
-        raise RuntimeError(f"no file was tried: {done.stderr}")
-    name, _, content = case.read_bytes().partition(b"\n")
+    name, _, content = (case.read_bytes() if case.is_file() else b"").partition(b"\n")
     if not name:
         raise RuntimeError(f"no file was tried: {done.stderr}")
     how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"status {done.returncode}"

@@ -32,8 +32,7 @@ MAX_PEAK = 1536 * 2**20  # bytes that reading one may take: the largest image th
 _MAX_ADDRESSES = 4 * 2**30  # bytes beyond those of the process at its start, at which an allocation fails
 _HANGS = 120  # seconds after which the process ends itself, with a traceback
 
-settings.register_profile(
-    "fuzz",
+_SETTINGS = settings(
     database=None,
     deadline=None,
     phases=[Phase.generate],  # a case of a few changes needs no shrinking
@@ -66,7 +65,7 @@ class Fuzzer:
             self.seeds[name] = target.seeds()
         seeds = self.seeds[name]
 
-        @settings(settings.get_profile("fuzz"), max_examples=examples, derandomize=number is None)
+        @settings(_SETTINGS, max_examples=examples, derandomize=number is None)
         @given(st.integers(0, len(seeds) - 1), changes())
         def one(which: int, wanted: list[Change]) -> None:
             if time.monotonic() < until:

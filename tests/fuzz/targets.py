@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -275,8 +276,6 @@ class _Checkpoint:
         self.files: dict[str, bytes] = {}
 
     def seeds(self) -> list[bytes]:
-        import tempfile
-
         torch.manual_seed(0)
         networks = {"G_A": build_generator(MODEL), "G_B": build_generator(MODEL, "BtoA")}
         moments = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The bounded run: always the same few hundred files; `make fuzz` reads others for as long as it is told to."""
+"""The bounded run: always the same few hundred files; `make fuzz` reads others for MINUTES."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from tests.fuzz.run import Fuzzer
 from tests.fuzz.targets import TARGETS, Target
 
 EXAMPLES = 40  # files of each kind
-needs_linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is not told here")
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from /proc"
+)
 
 
 @needs_linux
