@@ -155,7 +155,7 @@ def test_other_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 @pytest.mark.fault(24)
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's size from /proc, and limits it")
 def test_a_process_that_may_not_have_more_memory(data: Path, tmp_path: Path, user_sees: Recorder) -> None:
     """Activations of 1024 px, where the process may have 700 MB more than it has with all libraries loaded."""
     words = [*FLAGS.split(), "--data", str(data), "--out", str(tmp_path / "run"), "--load-size", "1024"]

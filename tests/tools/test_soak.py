@@ -22,7 +22,7 @@ from tools.soak.long_lived import held
 from tools.soak.report import plot
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what a process holds")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
 
 
 def noisy(rise: float, noise: float, count: int = 60) -> list[float]:

@@ -53,20 +53,18 @@ def main(data: Path, work: Path) -> None:
             answers.write(json.dumps(held()) + "\n")
 
 
-def held(process: int | str = "self") -> dict[str, int]:
-    """What a process holds: bytes of memory, threads, open files, and, of this one, child processes and objects."""
-    folder = Path("/proc") / str(process)
+def held() -> dict[str, int]:
+    """What this process holds: bytes of memory, threads, open files, child processes and objects."""
+    folder = Path("/proc/self")
     fields = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-    found = {
+    children = (task / "children" for task in (folder / "task").iterdir())
+    return {
         "rss": int(fields["VmRSS"].split()[0]) * 1024,
         "threads": int(fields["Threads"]),
         "files": len(os.listdir(folder / "fd")),  # noqa: PTH208 - a Path would be one more
+        "children": sum(len(path.read_text().split()) for path in children if path.exists()),
+        "objects": len(gc.get_objects()),
     }
-    if process == "self":
-        children = (task / "children" for task in (folder / "task").iterdir())
-        found["children"] = sum(len(path.read_text().split()) for path in children if path.exists())
-        found["objects"] = len(gc.get_objects())
-    return found
 
 
 def _train(data: Path, out: Path, cycle: int) -> None:
