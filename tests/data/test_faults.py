@@ -163,7 +163,7 @@ def test_folders_that_cannot_be_trained_on(
 
 
 @pytest.mark.fault(9)
-@pytest.mark.parametrize("name", ["../out.png", "/tmp/out.png", "link.png"])
+@pytest.mark.parametrize("name", ["../out.png", "/out.png", "link.png"])
 def test_members_that_lead_out_of_an_archive(
     loader_name: str, good_folder: Path, name: str, user_sees: Recorder
 ) -> None:
@@ -180,7 +180,7 @@ def test_members_that_lead_out_of_an_archive(
     with pytest.raises(UserError, match=r"a\.tar: the member .* (leads out of|is a link)") as error:
         build_train_loader(settings(loader_name, good_folder, **locations), "cpu")
     user_sees(error.value)
-    assert not (good_folder.parent / "out.png").exists()
+    assert not (good_folder / name).exists()
 
 
 def test_a_worker_that_is_killed_is_one_sentence(good_folder: Path) -> None:
