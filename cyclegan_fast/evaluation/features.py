@@ -8,6 +8,7 @@ one channel are repeated to three. Nothing is ever downloaded.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ from torch import Tensor
 
 from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.telemetry import telemetry_disabled
+
+log = logging.getLogger(__name__)
 
 INCEPTION = "inception"
 WEIGHTS_URL = (
@@ -51,6 +55,7 @@ class FeatureNetwork:
 
         Raises:
             UserError: The network does not take them.
+            torch.OutOfMemoryError: The memory is too small, whichever runtime noticed it.
         """
         return torch.cat([self._extract_one(image) for image in images])
 
@@ -74,6 +79,8 @@ class FeatureNetwork:
         try:
             found = self.run(batch.contiguous())
         except Exception as error:  # each runtime raises types of its own
+            if is_out_of_memory(error):
+                raise torch.OutOfMemoryError(str(error)) from error
             shape = "x".join(map(str, batch.shape))
             raise UserError(
                 f"--features {self.name} does not take an input of {shape} ({_first_line(error)}): name the side that "
@@ -180,6 +187,8 @@ def _load_onnx(path: Path, device: torch.device) -> Loaded:
     wanted = ["CUDAExecutionProvider"] * (device.type == "cuda") + ["CPUExecutionProvider"]
     providers = [provider for provider in wanted if provider in ort.get_available_providers()]
     session = ort.InferenceSession(str(path), options, providers=providers)
+    if session.get_providers()[0] != wanted[0]:
+        log.info("--features %s runs on the CPU, as this ONNX Runtime cannot use CUDA", path)
     (entry,) = session.get_inputs()
     shape = [side if isinstance(side, int) else None for side in entry.shape]
 

@@ -101,10 +101,10 @@ class Evaluator:
     def evaluate(self, step: int, events: EventLog) -> dict[str, float]:
         """Scores the test images, and writes and logs the scores.
 
+        Where the device's memory is too small for it, as training needs it all, a warning is logged and there are none.
+
         Returns:
             What a display of the run's progress shows of them.
-
-        Where the device's memory is too small for it, as training needs it all, a warning is logged and there are none.
         """
         start = time.monotonic()
         try:
@@ -114,7 +114,7 @@ class Evaluator:
                 untranslated = scorer.untranslated()
         except _CancelledError:
             log.info("scores after step %d: given up, as the run is to stop", step)
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             warn_once(log, "no scores: the memory is full; --eval-every 0 leaves them out")

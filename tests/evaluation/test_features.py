@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,19 @@ def test_a_file_gets_images_of_its_size_from_0_to_1(tmp_path: Path, kind: str) -
         assert five.channels == 5 and five.extract([torch.rand(5, 20, 20)]).shape == (1, 5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_file_of_onnx_runs_on_the_cpu_where_onnx_runtime_has_no_cuda(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = write(".onnx", tmp_path, Small().eval())
+    if "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
+        pytest.skip("here it has")
+    run, *_ = module._load_onnx(path, torch.device("cuda"))
+    assert run(torch.ones(1, 3, 32, 32)).flatten().tolist() == [1, 1, 1]
+    assert caplog.messages == [f"--features {path} runs on the CPU, as this ONNX Runtime cannot use CUDA"]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_size_that_the_network_does_not_take_is_one_sentence(tmp_path: Path) -> None:
     path = write(".pt", tmp_path, Small().eval())
@@ -78,6 +92,15 @@ def test_a_size_that_the_network_does_not_take_is_one_sentence(tmp_path: Path) -
         load_features(str(path), CPU, size=36)
     assert "\n" not in str(error.value)
     assert load_features(str(path), CPU).size == 224
+
+
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError, Exception])  # the last: as of ONNX Runtime
+def test_a_full_memory_is_no_fault_of_the_network(kind: type[Exception]) -> None:
+    def full(images: torch.Tensor) -> torch.Tensor:
+        raise kind("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
+        FeatureNetwork("x", full, 16).extract([torch.rand(3, 16, 16)])
 
 
 def test_features_of_places_are_averaged_and_other_results_refused() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from cyclegan_fast.training import step as training_step
 from cyclegan_fast.training.step import CycleGANStep
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
+from tests.smooth_images import write_smooth_images
 
 MODEL = {"generator": "resnet_1blocks", "discriminator": "n_layers", "n_layers": 1, "ngf": 4, "ndf": 4}
 GENERATORS = ("G_A", "G_B")
@@ -123,10 +123,7 @@ def test_a_skipped_update_leaves_it_untouched(fault: str) -> None:
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for domain in ("trainA", "trainB", "testA", "testB"):
-        (root / domain).mkdir()
-        for i in range(4):
-            small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-            small.resize((48, 40), Image.Resampling.BICUBIC).save(root / domain / f"{i}.png")
+        write_smooth_images(root / domain, 4, rng)
     return root
 
 

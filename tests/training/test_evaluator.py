@@ -19,6 +19,7 @@ from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.faithfulness import with_noise
+from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scorer, Translated
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.monitoring.events import read_events
@@ -27,6 +28,7 @@ from cyclegan_fast.training.evaluator import Evaluator
 from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
+from tests.smooth_images import write_smooth_images
 
 FLAGS = (
     "--generator resnet_2blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
@@ -38,10 +40,7 @@ CPU = torch.device("cpu")
 def write_images(root: Path, *folders: str, count: int = 5, mode: str = "RGB") -> Path:
     rng = np.random.default_rng(0)
     for folder in folders:
-        (root / folder).mkdir(parents=True)
-        for i in range(count):
-            small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).convert(mode)
-            small.resize((48, 40), Image.Resampling.BICUBIC).save(root / folder / f"{i}.png")
+        write_smooth_images(root / folder, count, rng, mode=mode)
     return root
 
 
@@ -168,15 +167,14 @@ def test_domains_of_other_channels_are_scored(tmp_path: Path) -> None:
     assert event["scores"].keys() >= {"swd_AtoB", "swd_BtoA", "swd", "color", "cycle_l1"} and not event["untranslated"]
 
 
-def test_a_full_gpu_costs_the_scores_and_nothing_else(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_memory_that_the_feature_network_fills_costs_the_scores_and_nothing_else(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def full(_: torch.Tensor) -> torch.Tensor:
+        raise MemoryError
+
     run = trainer(data, tmp_path, "--eval-every 3")
-
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(run.translator, "translate", full)
+    run.evaluator.features = FeatureNetwork("full", full, None)
     assert run.run() == 0
     assert score_events(tmp_path) == []
     assert caplog.messages.count("no scores: the memory is full; --eval-every 0 leaves them out") == 1

@@ -18,6 +18,7 @@ from cyclegan_fast.monitoring.samples import MAX_SIDE, SampleRow, read_samples, 
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
 from tests.reliability import Recorder
+from tests.smooth_images import write_smooth_images
 
 FLAGS = (
     "--generator resnet_2blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
@@ -29,10 +30,7 @@ FLAGS = (
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for domain in ("trainA", "trainB", "testA", "testB"):
-        (root / domain).mkdir()
-        for i in range(6):
-            small = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))  # smooth: JPEG changes it little
-            small.resize((48, 40), Image.Resampling.BICUBIC).save(root / domain / f"{i}.png")
+        write_smooth_images(root / domain, 6, rng, coarse=3)
     return root
 
 
@@ -124,14 +122,15 @@ def test_compiled_networks_are_sampled_without_compiling_them_anew(data: Path, t
 def test_a_full_gpu_costs_the_grid_and_nothing_else(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, user_sees: Recorder
 ) -> None:
-    run = trainer(data, tmp_path, "--sample-every 3")
+    run = trainer(data, tmp_path, "--sample-every 3 --eval-every 3")
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(run.translator, "translate", full)
     assert run.run() == 0
-    assert sample_steps(tmp_path) == []
+    assert sample_steps(tmp_path) == [] and scores_of(tmp_path) == {}
+    assert caplog.messages.count("no scores: the memory is full; --eval-every 0 leaves them out") == 1
     warning = next(line for line in caplog.messages if "sample grid" in line)
     user_sees(warning)
     assert warning == "no sample grid: the memory is full; --sample-every 0 leaves them out"
