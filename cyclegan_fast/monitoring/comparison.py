@@ -12,13 +12,21 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from PIL import Image
 
-from cyclegan_fast.metrics import METRICS
+from cyclegan_fast.metrics import METRICS, score_records
 from cyclegan_fast.monitoring.chart import Points, colour, line_chart, number
 from cyclegan_fast.monitoring.curves import CURVES, EXACT, NAMES, UNITS, loss_title, with_numbers
 from cyclegan_fast.monitoring.events import is_log_record, read_events
 from cyclegan_fast.monitoring.grids import reduced
 from cyclegan_fast.monitoring.markup import el
-from cyclegan_fast.monitoring.page import ImageBlock, as_text, breakable, image_cards, section, write_page
+from cyclegan_fast.monitoring.page import (
+    ImageBlock,
+    as_text,
+    breakable,
+    image_cards,
+    section,
+    table_card,
+    write_page,
+)
 from cyclegan_fast.monitoring.progress import duration
 from cyclegan_fast.monitoring.report import training_seconds
 from cyclegan_fast.monitoring.run_report import REPORT_NAME, current_status, read_settings
@@ -109,7 +117,7 @@ def _overview(runs: Sequence[ComparedRun], page: Path) -> Element:
             as_text(status.machine.get("gpu") or status.machine.get("cpu") or "") if status else "",
         )
         lines.append(el("tr", _run_name(run, i, page), *(el("td", value) for value in values)))
-    return section("Runs", _table(head, lines))
+    return section("Runs", table_card(head, lines))
 
 
 def _run_name(run: ComparedRun, i: int, page: Path) -> Element:
@@ -128,16 +136,8 @@ def _differences(runs: Sequence[ComparedRun]) -> Element:
         el("tr", el("th", name, scope="row"), *(el("td", *breakable(run.settings.get(name, ""))) for run in runs))
         for name in differing
     ]
-    return section("Settings that differ", _table(["setting", *(run.label for run in runs)], lines, "differences"))
-
-
-def _table(head: Sequence[str], lines: Sequence[Element], kind: str = "") -> Element:
-    titles = el("tr", *(el("th", title, scope="col") for title in head))
-    return el(
-        "div",
-        el("div", el("table", el("thead", titles), el("tbody", *lines)), class_="scroll"),
-        class_=f"card runs {kind}".strip(),
-    )
+    heads = ["setting", *(run.label for run in runs)]
+    return section("Settings that differ", table_card(heads, lines, kind="differences"))
 
 
 def _last_images(runs: Sequence[ComparedRun]) -> Element | None:
@@ -212,7 +212,17 @@ def _curves(runs: Sequence[ComparedRun]) -> Element | None:
         line_chart(title, lines, smooth=title not in EXACT, raw=False, unit=UNITS.get(title, ""), names=labels)
         for title, lines in with_numbers(charts).items()
     ]
-    return section("Curves", el("p", NAMES, class_="hint"), el("div", *drawn, class_="charts")) if drawn else None
+    hints = [el("p", hint, class_="hint") for hint in (NAMES, *_protocols(runs))]
+    return section("Curves", *hints, el("div", *drawn, class_="charts")) if drawn else None
+
+
+def _protocols(runs: Sequence[ComparedRun]) -> list[str]:
+    """Names the protocols by which the runs were scored, where they differ."""
+    newest = {run.label: records[-1].get("protocol") for run in runs if (records := score_records(run.events))}
+    if len(set(newest.values())) < 2:
+        return []
+    named = "; ".join(f"{label}: {protocol or 'unknown'}" for label, protocol in newest.items())
+    return [f"Scores do not compare between runs that were scored by different protocols. {named}."]
 
 
 def _lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:
@@ -228,8 +238,8 @@ def _lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:
 
 
 def _score_lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:
-    """The values of a score, by run."""
+    """The values of a score by run, of each those by its newest protocol."""
     return {
-        run.label: [(event["step"], event["scores"].get(name)) for event in run.events if "scores" in event]
+        run.label: [(record["step"], record["scores"].get(name)) for record in score_records(run.events)]
         for run in runs
     }

@@ -10,6 +10,7 @@ from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, METRICS, best_recor
 from cyclegan_fast.monitoring.chart import Points, line_chart, number
 from cyclegan_fast.monitoring.curves import with_numbers
 from cyclegan_fast.monitoring.markup import el
+from cyclegan_fast.monitoring.page import table_card
 
 Record = Mapping[str, Any]  # step, scores, and mostly spreads, protocol, untranslated
 ARROWS = {"AtoB": "A → B", "BtoA": "B → A"}
@@ -81,14 +82,9 @@ def best_table(events: Sequence[Record]) -> Element | None:
             )
         )
     heads = ("", "Best", "at step", f"Last (step {records[-1]['step']:,})", "Untranslated", "Better is")
-    table = el("table", el("thead", el("tr", *(el("th", head, scope="col") for head in heads))), el("tbody", *rows))
     protocol = records[-1].get("protocol", "")
-    return el(
-        "div",
-        el("div", table, class_="scroll"),
-        el("p", f"Mean of both directions{f'; {protocol}' if protocol else ''}.", class_="hint"),
-        class_="card runs",
-    )
+    what = el("p", f"Mean of both directions{f'; {protocol}' if protocol else ''}.", class_="hint")
+    return table_card(heads, rows, what)
 
 
 def _value(record: Record, name: str) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from cyclegan_fast.monitoring.chart import number
 from cyclegan_fast.monitoring.grids import reduced, to_image
 from cyclegan_fast.monitoring.markup import el
-from cyclegan_fast.monitoring.page import ImageBlock, breakable, image_cards, section, write_page
+from cyclegan_fast.monitoring.page import ImageBlock, breakable, image_cards, section, table_card, write_page
 
 COLUMNS = ("input", "translation", "reconstruction", "reconstruction after noise", "error after noise")
 TITLES = {
@@ -62,7 +62,7 @@ def write_faithfulness_page(
            "red 0.06, pale yellow 0.25 and more."),
     )  # fmt: skip
     body = [_row(f"{i}. {Path(one.name).name}", one.scores) for i, one in enumerate(worst, 1)]
-    table = _table([_row(f"Median of {count}", medians), *body])
+    table = table_card(("", *TITLES.values()), [_row(f"Median of {count}", medians), *body])
     cards = [_card(i, one) for i, one in enumerate(worst, 1)]
     return write_page(path, "Faithfulness", head, section("Numbers", table), section("The worst first", *cards))
 
@@ -81,9 +81,3 @@ def _card(rank: int, one: WorstImage) -> Element:
 def _row(name: str, scores: Mapping[str, float]) -> Element:
     cells = (el("td", "not a number" if math.isnan(scores[key]) else number(scores[key])) for key in TITLES)
     return el("tr", el("th", name, scope="row"), *cells)
-
-
-def _table(rows: Sequence[Element]) -> Element:
-    heads = el("tr", *(el("th", head, scope="col") for head in ("", *TITLES.values())))
-    table = el("table", el("thead", heads), el("tbody", *rows))
-    return el("div", el("div", table, class_="scroll"), class_="card runs")

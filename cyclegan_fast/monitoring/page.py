@@ -123,6 +123,20 @@ def breakable(text: str) -> list[Element | str]:
     return [first, *(part for piece in rest for part in (el("wbr"), piece))]
 
 
+def table_card(heads: Sequence[str], rows: Sequence[Element], *below: Element, kind: str = "") -> Element:
+    """Draws a table that scrolls sideways where it is wide.
+
+    Args:
+        heads: Of the columns.
+        rows: Elements <tr>.
+        below: What stands below it in its card.
+        kind: A further class of the style sheet.
+    """
+    titles = el("tr", *(el("th", head, scope="col") for head in heads))
+    table = el("table", el("thead", titles), el("tbody", *rows))
+    return el("div", el("div", table, class_="scroll"), *below, class_=f"card runs {kind}".strip())
+
+
 def settings_table(title: str, rows: Mapping[str, Any]) -> Element:
     """Draws names and values in two columns."""
     body = [el("tr", el("th", name, scope="row"), el("td", str(value))) for name, value in rows.items()]

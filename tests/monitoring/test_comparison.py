@@ -180,12 +180,29 @@ def test_labels_tell_runs_apart() -> None:
     assert labels_of([Path("/x/a"), Path("/y/b")]) == ["a", "b"]
 
 
+def add_score(folder: Path, swd: float, protocol: str) -> None:
+    with EventLog(folder, resume_step=30) as log:
+        log.write(30, scores={"swd": swd, "swd_AtoB": swd, "swd_BtoA": swd}, protocol=protocol)
+
+
 def test_scores_of_all_runs_share_a_chart(make: Make, tmp_path: Path) -> None:
     a, b = make("a"), make("b")
     for folder, value in ((a, 40.0), (b, 30.0)):
-        with EventLog(folder, resume_step=30) as log:
-            log.write(30, scores={"swd": value, "swd_AtoB": value, "swd_BtoA": value}, protocol="4 + 4 images")
+        add_score(folder, value, "4 + 4 images")
     assert report(a, b).returncode == 0
     page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert "Sliced Wasserstein distance: a ends at 40, b ends at 30" in page
     assert "Generators (adversarial): G_A: a ends at" in page
+    assert "do not compare" not in page
+
+
+def test_scores_by_different_protocols_are_kept_apart(make: Make, tmp_path: Path) -> None:
+    a, b = make("a"), make("b")
+    for folder, swd, protocol in ((a, 77.0, "2 + 2 images"), (a, 40.0, "4 + 4 images"), (b, 30.0, "8 + 8 images")):
+        add_score(folder, swd, protocol)
+    assert report(a, b).returncode == 0
+    page = Page((tmp_path / "comparison.html").read_text(encoding="utf-8"))
+    assert "scored by different protocols. a: 4 + 4 images; b: 8 + 8 images." in text_of(page)
+    scores = page.all("path")[-2:]  # the last chart
+    assert [path["data-mean"] for path in scores] == ["a", "b"]
+    assert all(path["d"].count("M") == 1 and "L" not in path["d"] for path in scores)  # one score each
