@@ -13,6 +13,7 @@ from cyclegan_fast.errors import UserError, did_you_mean
 
 Direction = Literal["AtoB", "BtoA"]
 DIRECTIONS: tuple[Direction, Direction] = ("AtoB", "BtoA")
+OPPOSITE: dict[Direction, Direction] = {"AtoB": "BtoA", "BtoA": "AtoB"}
 DEFAULT_SCORE = "swd"
 
 

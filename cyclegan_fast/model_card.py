@@ -25,7 +25,7 @@ def model_card(
 
     The card is README.md with the head that model hubs read. Weights are .safetensors, which load_engine, translate and
     export take. Places on this machine are left out of the settings. Scores are those that
-    python -m cyclegan_fast.evaluate left as scores.json in the run's folder.
+    python -m cyclegan_fast.evaluate left as scores.json in the run's folder, or else those of the training.
 
     Args:
         checkpoint: A run's folder (its newest checkpoint), a checkpoint, a .safetensors or .pth file.

@@ -22,7 +22,7 @@ from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scores, with_features
 from cyclegan_fast.evaluation.sets import Images, SetComparison
-from cyclegan_fast.evaluation.similarity import l1, psnr, ssim
+from cyclegan_fast.evaluation.similarity import PAIR_METRICS
 from cyclegan_fast.evaluation.sliced_wasserstein import PATCH
 from cyclegan_fast.images.decode import read
 from cyclegan_fast.images.image_file import ImageFile
@@ -38,24 +38,7 @@ def score_folder(
     paired: bool = False,
     features: FeatureNetwork | None = None,
 ) -> dict[str, Any]:
-    """Scores a folder of images against another one; the arguments are those of `FolderComparison`.
-
-    Returns:
-        ``{"protocol", "scored": [{"name", "values", "spreads"}], "halves": {"values", "spreads"}}``.
-
-    Raises:
-        UserError: A folder holds no image, images cannot be read or are too small, or have no partner.
-    """
-    comparison = FolderComparison(images, against, device, size=size, count=count, paired=paired, features=features)
-    return {
-        "protocol": comparison.protocol,
-        "scored": [{"name": str(images), **asdict(comparison.score())}],
-        "halves": asdict(comparison.halves()),
-    }
-
-
-class FolderComparison:
-    """Compares the images of a folder with those of another one.
+    """Scores the images of a folder against those of another one, and a half of the latter by its other half.
 
     Args:
         images: The folder of the images that are scored.
@@ -66,49 +49,27 @@ class FolderComparison:
         paired: Score each image against the one of the same name, too.
         features: A network for FID, KID, density and coverage; None leaves those out.
 
+    Returns:
+        ``{"protocol", "scored": [{"name", "values", "spreads"}], "halves": {"values", "spreads"}}``.
+
     Raises:
         UserError: A folder holds no image, images cannot be read or are too small, or have no partner.
     """
-
-    def __init__(
-        self,
-        images: Path,
-        against: Path,
-        device: torch.device,
-        *,
-        size: int | None = None,
-        count: int | None = None,
-        paired: bool = False,
-        features: FeatureNetwork | None = None,
-    ) -> None:
-        files = _list(images), _list(against)
-        if paired:
-            files = partners(*files)
-        chosen = [[side[i] for i in draw_shown(len(side), count or len(side))] for side in files]
-        pixel_format = _pixel_format([inspect(file) for side in chosen for file in side])
-        self.images, self.real = ([_read(file, pixel_format, size) for file in side] for side in chosen)
-        self.paired = paired
-        self.comparison = SetComparison((self.images, self.real), device, features)
-        resized = f"resized to {size}x{size} (bicubic)" if size else f"as they are ({_sizes(self.images, self.real)})"
-        pairs = " that are pairs" * paired
-        self.protocol = with_features(
-            f"{len(self.images)} images of {images} against {len(self.real)} of {against}{pairs}, {resized}", features
-        )
-
-    def score(self) -> Scores:
-        """Scores the one folder against the other."""
-        real, images = (self.comparison.summarise(side) for side in (self.real, self.images))
-        values, spreads = self.comparison.compare(images, real)
-        if self.paired:
-            load = self.comparison.load
-            pairs = [(load(one), load(two)) for one, two in zip(self.images, self.real, strict=True)]
-            for name, metric in (("l1", l1), ("psnr", psnr), ("ssim", ssim)):
-                values[name] = fmean(metric(one, two) for one, two in pairs)
-        return Scores(values, spreads)
-
-    def halves(self) -> Scores:
-        """Scores a half of the images of `against` by its other half: what as good images would reach at best."""
-        return Scores(*self.comparison.compare_halves(self.real))
+    if size is not None and size < PATCH:
+        raise UserError(f"--size must be at least {PATCH}, got {size}")
+    scored, real = _read_folders(_list(images), _list(against), size=size, count=count, paired=paired)
+    comparison = SetComparison((scored, real), device, features)
+    values, spreads = comparison.compare(comparison.summarise(scored), comparison.summarise(real))
+    if paired:
+        values |= _score_pairs(comparison, scored, real)
+    resized = f"resized to {size}x{size} (bicubic)" if size else f"as they are ({_sizes(scored, real)})"
+    pairs = " that are pairs" * paired
+    protocol = f"{len(scored)} images of {images} against {len(real)} of {against}{pairs}, {resized}"
+    return {
+        "protocol": with_features(protocol, features),
+        "scored": [{"name": str(images), **asdict(Scores(values, spreads))}],
+        "halves": asdict(Scores(*comparison.compare_halves(real))),
+    }
 
 
 def _list(folder: Path) -> list[ImageFile]:
@@ -116,6 +77,36 @@ def _list(folder: Path) -> list[ImageFile]:
         raise MissingFileError(f"{folder}: there is no such folder")
     with readable(folder):
         return [ImageFile(str(path)) for path in list_folder(folder)]
+
+
+def _read_folders(
+    *folders: list[ImageFile], size: int | None, count: int | None, paired: bool
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Reads up to `count` images of both folders; the n-th of one and the n-th of the other are a pair if `paired`."""
+    files = partners(*folders) if paired else folders
+    chosen = [[side[i] for i in draw_shown(len(side), count or len(side))] for side in files]
+    pixel_format = _pixel_format([inspect(file) for side in chosen for file in side])
+    scored, real = ([_read(file, pixel_format, size) for file in side] for side in chosen)
+    if paired:
+        _check_pairs(chosen[0], scored, real)
+    return scored, real
+
+
+def _check_pairs(files: Sequence[ImageFile], images: Images, partner_images: Images) -> None:
+    for file, image, partner in zip(files, images, partner_images, strict=True):
+        if image.shape != partner.shape:
+            raise UserError(
+                f"{file}: has {_size(image)} pixels and its partner {_size(partner)}; --size resizes all images to one"
+            )
+
+
+def _score_pairs(comparison: SetComparison, images: Images, partner_images: Images) -> dict[str, float]:
+    """Returns the means over all pairs."""
+    found = [
+        [metric(comparison.load(one), comparison.load(two)) for metric in PAIR_METRICS.values()]
+        for one, two in zip(images, partner_images, strict=True)
+    ]
+    return dict(zip(PAIR_METRICS, map(fmean, zip(*found, strict=True)), strict=True))
 
 
 def _pixel_format(known: Sequence[ImageMetadata]) -> PixelFormat:
@@ -137,8 +128,12 @@ def _read(file: ImageFile, pixel_format: PixelFormat, size: int | None) -> np.nd
         square = DataConfig(preprocess="resize_and_crop", load_size=size, crop_size=size)
         return np.ascontiguousarray(transforms.resize(pixels, square))
     if min(pixels.shape[:2]) < PATCH:
-        raise UserError(f"{file}: has {pixels.shape[1]}x{pixels.shape[0]} pixels; {PATCH} of each side are needed")
+        raise UserError(f"{file}: has {_size(pixels)} pixels; {PATCH} of each side are needed")
     return pixels
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
 
 
 def _sizes(*sets: Images) -> str:

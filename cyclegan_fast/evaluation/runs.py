@@ -21,7 +21,7 @@ from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, with_features
 from cyclegan_fast.images.tensors import to_model_range
-from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, Direction, best_record
+from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, OPPOSITE, Direction, best_record
 from cyclegan_fast.monitoring.progress import ProgressBar
 from cyclegan_fast.nn import image_requirements
 
@@ -156,7 +156,7 @@ class RunScorer:
     def _translated(
         self, translators: Translators, direction: Direction, cycle: bool
     ) -> Callable[[], Iterator[Translated]]:
-        inverse = translators.get("BtoA" if direction == "AtoB" else "AtoB") if cycle else None
+        inverse = translators.get(OPPOSITE[direction]) if cycle else None
 
         def translated() -> Iterator[Translated]:
             for pixels in self.images[direction]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from cyclegan_fast.evaluation.faithfulness import error_map, hidden_information, mean_error
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.sets import Images, SetComparison, Summary, unit_range
-from cyclegan_fast.evaluation.similarity import l1, psnr, ssim
+from cyclegan_fast.evaluation.similarity import PAIR_METRICS, l1, ssim
 from cyclegan_fast.evaluation.structure import gradient_correlation
-from cyclegan_fast.metrics import DIRECTIONS, Direction
+from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE, Direction
 
 
 class Translated(NamedTuple):
@@ -77,7 +77,7 @@ class Scorer:
         """Scores the test images of each domain as if they were translations; none if A and B differ in channels."""
         if not self.comparable:
             return Scores({})
-        return with_means([self._compare(direction, self._real(_other(direction))) for direction in DIRECTIONS])
+        return with_means([self._compare(direction, self._real(OPPOSITE[direction])) for direction in DIRECTIONS])
 
     def halves(self) -> Scores:
         """Scores a half of each domain's test images by the other half: what as good translations would reach at best.
@@ -102,7 +102,7 @@ class Scorer:
             self._note_faithfulness(direction, i, found, note)
             if self.paired:
                 image, partner = load(stored[i]), load(self.targets[direction][i])
-                for name, metric in (("l1", l1), ("psnr", psnr), ("ssim", ssim)):
+                for name, metric in PAIR_METRICS.items():
                     note(name, metric(image, partner))
         scores = self._compare(direction, self.sets[direction].summarise(stored))
         scores.values.update({name: fmean(values) for name, values in similar.items()})
@@ -132,9 +132,12 @@ class Scorer:
 
 
 def as_stored(image: Tensor, dtype: np.dtype) -> np.ndarray:
-    """Turns an image [C, H, W] in [-1, 1] into the pixels [H, W, C] of a file: rounded to 8 or 16 bits, or float32."""
+    """Turns an image [C, H, W] in [-1, 1] into the pixels [H, W, C] of a file: rounded to 8 or 16 bits, or float32.
+
+    An image with NaN, which no integer holds, is float32 in any case.
+    """
     pixels = image.permute(1, 2, 0)
-    if not np.issubdtype(dtype, np.integer):
+    if not np.issubdtype(dtype, np.integer) or image.isnan().any():
         return pixels.float().cpu().contiguous().numpy()
     levels = np.iinfo(dtype).max
     return (unit_range(pixels) * levels).round().int().cpu().contiguous().numpy().astype(dtype)
@@ -165,7 +168,3 @@ def with_means(scores: Iterable[Scores]) -> Scores:
         if name + there in spreads and name + back in spreads:
             spreads[name] = math.hypot(spreads[name + there], spreads[name + back]) / 2
     return Scores(values, spreads)
-
-
-def _other(direction: Direction) -> Direction:
-    return "BtoA" if direction == "AtoB" else "AtoB"

@@ -39,6 +39,9 @@ def ssim(one: Tensor, two: Tensor) -> float:
     return float((luminance * structure).mean())
 
 
+PAIR_METRICS = {"l1": l1, "psnr": psnr, "ssim": ssim}  # of a translation and its partner
+
+
 def _smooth(values: Tensor) -> Tensor:
     """Weights [..., H, W] by the Gaussian along both axes, without padding; by shifts, so without cuDNN."""
     size = min(_WINDOW, *(side - 1 + side % 2 for side in values.shape[-2:]))

@@ -104,8 +104,9 @@ def test_images_are_scored_as_a_file_stores_them(dtype: type) -> None:
     assert (as_stored(image, np.dtype(np.float32))[..., 0] == image[0].numpy()).all()
 
 
-def test_scores_of_generators_that_return_nan_are_nan() -> None:
-    a, b = arrays(2, (16, 16, 3), np.float32), arrays(2, (16, 16, 3), np.float32, seed=1)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_scores_of_generators_that_return_nan_are_nan(dtype: type) -> None:
+    a, b = arrays(2, (16, 16, 3), dtype), arrays(2, (16, 16, 3), dtype, seed=1)
     bad = torch.full((3, 16, 16), math.nan)
     directions: dict[Direction, object] = {"AtoB": None}
     scores = Scorer((a, b), CPU, paired=True).score({d: lambda: [Translated(bad, bad)] * 2 for d in directions})

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from cyclegan_fast.checkpoint import load_generators
+from cyclegan_fast.checkpoint import kept_checkpoints, read_settings
 from cyclegan_fast.config import TrainConfig, to_dict
 from cyclegan_fast.data.catalog.quarantine import list_usable_images
 from cyclegan_fast.data.rng import draw_shown
@@ -23,11 +23,11 @@ from cyclegan_fast.engine.tiling.rows import TensorRows, reduce
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import building_folder, storage_errors
 from cyclegan_fast.images.model_io import read_input
+from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid
 from cyclegan_fast.monitoring.scores import read_scores
 from cyclegan_fast.nn import Direction
 
-_OPPOSITE: dict[Direction, Direction] = {"AtoB": "BtoA", "BtoA": "AtoB"}
 _SAMPLES = 4  # images of each direction
 _SAMPLE_SIDE = 256  # pixels that the longer side of a sample has at most
 # Settings with paths on the machine that trained, and how that machine was used.
@@ -87,12 +87,12 @@ def _load(checkpoint: Path) -> PublishedModel:
     if checkpoint.is_file():
         generator = load_generator(checkpoint)
         return PublishedModel(generators={generator.direction: generator}, config=None, step=None, scores={})
-    generators = load_both(checkpoint)
-    _, stored = load_generators(checkpoint)
+    newest = kept_checkpoints(checkpoint)[-1]  # once, as a run may go on meanwhile
+    generators, stored = load_both(newest), read_settings(newest)
     step = stored.progress.get("step")
     scores = _read_scores(checkpoint / "scores.json", step)
     if not scores and stored.scores:
-        of_training = {"name": checkpoint.name, "step": step, "values": stored.scores, "spreads": {}}
+        of_training = {"name": newest.name, "step": step, "values": stored.scores, "spreads": {}}
         scores = {"protocol": stored.protocol, "scored": [of_training]}
     return PublishedModel(generators=generators, config=stored.config, step=step, scores=scores)
 
@@ -144,8 +144,8 @@ def _write_samples(
     """
     engines = {d: TorchBackend(generator, name=d, device=device) for d, generator in generators.items()}
     names = []
-    for direction in (direction for direction in _OPPOSITE if direction in images):
-        engine, back = engines[direction], engines.get(_OPPOSITE[direction])
+    for direction in (direction for direction in DIRECTIONS if direction in images):
+        engine, back = engines[direction], engines.get(OPPOSITE[direction])
         paths = list_usable_images(images[direction])
         some = [paths[i] for i in sorted(draw_shown(len(paths), _SAMPLES))]
         columns = [[read_input(path, engine.in_format, engine.out_format).values for path in some]]
