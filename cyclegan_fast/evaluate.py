@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
-from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, find_metric
+from cyclegan_fast.metrics import DEFAULT_SCORE, OPPOSITE, Direction, find_metric
 from cyclegan_fast.monitoring.events import finite
 
 if TYPE_CHECKING:
     import torch
 
+    from cyclegan_fast.engine import Engine
     from cyclegan_fast.evaluation.runs import Translators
     from cyclegan_fast.evaluation.scenes import Translate
 
@@ -27,6 +29,18 @@ _COLUMNS = {
     "class accuracy": "class_accuracy",
     "class IoU": "class_iou",
     "L1": "l1",
+}
+_MODES = ("checkpoint", "run", "images")  # flags, of which each evaluation has one
+_ONLY_WITH = {
+    "data": ("checkpoint", "run"),
+    "against": ("images",),
+    "batch_size": ("checkpoint",),
+    "engines": ("checkpoint", "run"),
+    "max_drop": ("checkpoint",),
+    "score": ("run",),
+    "features": ("run", "images"),
+    "size": ("images",),
+    "paired": ("images",),
 }
 
 
@@ -74,7 +88,8 @@ def evaluate(
         max_drop: With --checkpoint: how much of the pixel accuracy an engine may lose, by default 0.01; the status is 2
             if it loses more.
         score: With --run: which score tells the best checkpoint.
-        features: A network for FID, KID, density and coverage: inception, or a file: .onnx, .pt2, or TorchScript (.pt).
+        features: With --run or --images: a network for FID, KID, density and coverage: inception, or a file: .onnx,
+            .pt2, or TorchScript (.pt).
         features_size: Side in pixels of that network's input; by default what its file states, or 224.
         size: With --images: side in pixels to which all images are resized; by default they stay as they are.
         paired: With --images: score each image against the one of the same name, too.
@@ -82,21 +97,14 @@ def evaluate(
     Returns:
         Exit status.
     """
+    _check_flags(locals())
     from cyclegan_fast.device import resolve_device
     from cyclegan_fast.evaluation.features import load_features
     from cyclegan_fast.evaluation.folders import score_folder
     from cyclegan_fast.evaluation.runs import score_run
     from cyclegan_fast.evaluation.tables import print_table
 
-    modes = {"--checkpoint": checkpoint, "--run": run, "--images": images}
-    given = [flag for flag, value in modes.items() if value is not None]
-    if len(given) != 1:
-        got = f"got {' and '.join(given)}" if given else "got none of them"
-        raise UserError(f"what is to be scored is named by one of {', '.join(modes)}; {got}")
-    for flag, value in (("--batch-size", batch_size), ("--limit", limit), ("--size", size)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag} must be at least 1, got {value}")
-    if max_drop is not None and not (engines and checkpoint):
+    if max_drop is not None and not engines:
         raise UserError("--max-drop is about engines: name them with --engines")
     if features_size is not None and features is None:
         raise UserError("--features-size is the input of a network: name that with --features")
@@ -117,9 +125,39 @@ def evaluate(
         assert images is not None and against is not None
         found = score_folder(images, against, where, size=size, count=limit, paired=paired, features=network)
     print_table(found)
+    _write(out, found)
+    return 0
+
+
+def _check_flags(values: Mapping[str, Any]) -> None:
+    """Checks that one thing is to be scored, by flags that have an effect on it.
+
+    Args:
+        values: The arguments of `evaluate`, by name.
+
+    Raises:
+        UserError: There is none or another one, or a flag has none; or a number is below 1.
+    """
+    given = [mode for mode in _MODES if values[mode] is not None]
+    if len(given) != 1:
+        got = f"got {' and '.join(map(_flag, given))}" if given else "got none of them"
+        raise UserError(f"what is to be scored is named by one of {', '.join(map(_flag, _MODES))}; {got}")
+    parameters = inspect.signature(evaluate).parameters
+    for name, modes in _ONLY_WITH.items():
+        if given[0] not in modes and values[name] != parameters[name].default:
+            raise UserError(f"{_flag(name)} goes with {' or '.join(map(_flag, modes))}, not with {_flag(given[0])}")
+    for name in ("batch_size", "limit", "size"):
+        if values[name] is not None and values[name] < 1:
+            raise UserError(f"{_flag(name)} must be at least 1, got {values[name]}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _write(out: Path, found: Mapping[str, Any]) -> None:
     write_atomically(out, (json.dumps(finite(found), indent=1, allow_nan=False) + "\n").encode())
     print(f"written to {out}")
-    return 0
 
 
 def _load_engines(paths: tuple[Path, ...], device: str, exchanged: bool) -> list[tuple[str, Translators]]:
@@ -127,18 +165,25 @@ def _load_engines(paths: tuple[Path, ...], device: str, exchanged: bool) -> list
 
     Two of different directions are scored together, so that their reconstructions are, too.
     """
-    from cyclegan_fast.engine import infer, load_engine
+    from cyclegan_fast.engine import infer
 
     found: list[tuple[str, Translators]] = []
     for path in paths:
-        engine = load_engine(path, device=device)
-        if engine.direction is None:
-            raise UserError(f"{path} does not state its direction: --engines takes exported files")
-        direction = DIRECTIONS[(engine.direction == "BtoA") != exchanged]
-        found.append((path.name, {direction: functools.partial(infer, engine)}))
+        engine, direction = _load_engine(path, device)
+        named = OPPOSITE[direction] if exchanged else direction
+        found.append((path.name, {named: functools.partial(infer, engine)}))
     if len(found) == 2 and found[0][1].keys() != found[1][1].keys():
         return [(" + ".join(name for name, _ in found), {**found[0][1], **found[1][1]})]
     return found
+
+
+def _load_engine(path: Path, device: str) -> tuple[Engine, Direction]:
+    from cyclegan_fast.engine import load_engine
+
+    engine = load_engine(path, device=device)
+    if engine.direction is None:
+        raise UserError(f"{path} does not state its direction: --engines takes exported files")
+    return engine, engine.direction
 
 
 def _score_on_scenes(
@@ -168,8 +213,7 @@ def _score_on_scenes(
         print_scores(engine_scores, "Engines: ")
         drops = _drops(scores, engine_scores, 0.01 if max_drop is None else max_drop)
         scores = engine_scores | {"checkpoint": scores}
-    write_atomically(out, (json.dumps(scores, indent=1) + "\n").encode())
-    print(f"written to {out}")
+    _write(out, scores)
     for line in drops:
         print(line, file=sys.stderr)
     return EXIT_USER_ERROR if drops else 0
@@ -191,18 +235,16 @@ def _network_translators(checkpoint: Path, device: torch.device) -> dict[str, Tr
 
 def _engine_translators(paths: tuple[Path, ...], device: str, batch_size: int) -> dict[str, Translate]:
     """Loads engines of one or both directions; returns them by direction."""
-    from cyclegan_fast.engine import infer, load_engine
+    from cyclegan_fast.engine import infer
 
     translators: dict[str, Translate] = {}
     for path in paths:
-        engine = load_engine(path, device=device)
-        if engine.direction is None:
-            raise UserError(f"{path} does not state its direction: --engines takes exported files")
-        if engine.direction in translators:
-            raise UserError(f"{path} is a second one of {engine.direction}: --engines takes one of each direction")
+        engine, direction = _load_engine(path, device)
+        if direction in translators:
+            raise UserError(f"{path} is a second one of {direction}: --engines takes one of each direction")
         if (engine.in_channels, engine.out_channels) != (3, 3):
             raise UserError(f"{path}: translates grey or other images; the scenes are in colour on both sides")
-        translators[engine.direction] = functools.partial(infer, engine, batch_size=batch_size)
+        translators[direction] = functools.partial(infer, engine, batch_size=batch_size)
     return translators
 
 

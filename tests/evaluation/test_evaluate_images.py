@@ -22,6 +22,7 @@ from cyclegan_fast.metrics import DIRECTIONS
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
+from tests.smooth_images import write_smooth_images
 
 FLAGS = (
     "--generator resnet_1blocks --ngf 4 --ndf 4 --discriminator n_layers --n-layers 1 --load-size 36 --crop-size 32 "
@@ -30,13 +31,8 @@ FLAGS = (
 )
 
 
-def write_images(folder: Path, count: int, seed: int, *, mode: str = "RGB", size: tuple[int, int] = (48, 40)) -> Path:
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True)
-    for i in range(count):
-        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).convert(mode)
-        small.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")
-    return folder
+def write_images(folder: Path, count: int, seed: int, *, size: tuple[int, int] = (48, 40)) -> Path:
+    return write_smooth_images(folder, count, np.random.default_rng(seed), coarse=6, size=size)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +144,11 @@ def test_folders_of_pairs_are_scored_pair_by_pair(tmp_path: Path) -> None:
     pairs = [(_unit(x / f"{i}.png"), _unit(y / f"{i}.png")) for i in range(4)]
     assert row["values"]["psnr"] == pytest.approx(np.mean([psnr(a, b) for a, b in pairs]), rel=1e-4)
     assert row["values"]["ssim"] == pytest.approx(np.mean([ssim(a, b) for a, b in pairs]), abs=1e-5)
+    write_images(tmp_path / "larger", 4, seed=3, size=(50, 40))
+    with pytest.raises(
+        UserError, match=r"x/\d\.png: has 48x40 pixels and its partner 50x40; --size resizes all images"
+    ):
+        evaluate(images=x, against=tmp_path / "larger", paired=True, out=tmp_path / "s.json", device="cpu")
     (y / "3.png").rename(y / "4.png")
     with pytest.raises(UserError, match="--paired: these have no partner"):
         evaluate(images=x, against=y, paired=True, out=tmp_path / "s.json", device="cpu")
@@ -198,6 +199,14 @@ def test_features_of_folders(tmp_path: Path) -> None:
         ({"run": Path("r"), "features_size": 3}, "--features-size is the input of a network"),
         ({"run": Path("r"), "features": "f.pt2"}, "--features f.pt2: there is no such file"),
         ({"images": Path("i"), "size": 0}, "--size must be at least 1, got 0"),
+        ({"run": Path("r"), "paired": True}, "--paired goes with --images, not with --run"),
+        ({"run": Path("r"), "batch_size": 4}, "--batch-size goes with --checkpoint, not with --run"),
+        ({"images": Path("i"), "data": Path("d")}, "--data goes with --checkpoint or --run, not with --images"),
+        (
+            {"checkpoint": Path("c"), "features": "f.pt2"},
+            "--features goes with --run or --images, not with --checkpoint",
+        ),
+        ({"run": Path("r"), "engines": (Path("e"),), "max_drop": 0.1}, "--max-drop goes with --checkpoint"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -214,6 +223,8 @@ def test_folders_that_cannot_be_compared(tmp_path: Path) -> None:
     small = write_images(tmp_path / "small", 1, seed=0, size=(6, 20))
     with pytest.raises(UserError, match="has 6x20 pixels; 7 of each side are needed"):
         evaluate(images=small, against=small, out=tmp_path / "s.json", device="cpu")
+    with pytest.raises(UserError, match="--size must be at least 7, got 6"):
+        evaluate(images=small, against=small, size=6, out=tmp_path / "s.json", device="cpu")
     (tmp_path / "five").mkdir()
     five = np.zeros((20, 20, 5), np.uint8)
     tifffile.imwrite(tmp_path / "five" / "x.tif", five, photometric="minisblack", planarconfig="contig")
