@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
-from cyclegan_fast.metrics import DEFAULT_SCORE, OPPOSITE, Direction, find_metric
+from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, OPPOSITE, Direction, find_metric
 from cyclegan_fast.monitoring.events import finite
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _load_engine(path: Path, device: str) -> tuple[Engine, Direction]:
     engine = load_engine(path, device=device)
     if engine.direction is None:
         raise UserError(f"{path} does not state its direction: --engines takes exported files")
-    return engine, engine.direction
+    return engine, DIRECTIONS[engine.direction == "BtoA"]
 
 
 def _score_on_scenes(
