@@ -39,7 +39,7 @@ from cyclegan_fast.images.channels import MODES, StoredImage, narrowed, to_chann
 from cyclegan_fast.images.image_file import ImageFile, as_image_file
 from cyclegan_fast.images.orientation import turned_upright
 from cyclegan_fast.images.other_kinds import SIGNATURE_BYTES, kind_by_content
-from cyclegan_fast.images.png_text import without_bad_metadata
+from cyclegan_fast.images.png_chunks import without_bad_metadata
 from cyclegan_fast.logs import warn_once
 
 log = logging.getLogger(__name__)

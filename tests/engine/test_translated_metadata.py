@@ -1,6 +1,5 @@
 """Metadata on the whole way of a file: read, through an engine, and in the result that other programs open."""
 
-import errno
 import io
 import logging
 import subprocess
@@ -16,7 +15,7 @@ from cyclegan_fast.engine import Engine, EngineInfo, ShapeLimits, Tiling, infer
 from cyclegan_fast.engine.translation.files import translate_files
 from cyclegan_fast.engine.translation.tasks import plan_tasks
 from cyclegan_fast.errors import MissingFileError, StorageError, UserError
-from cyclegan_fast.images.metadata import KEEP, LeftOut, MetadataRules, carry
+from cyclegan_fast.images.metadata import KEEP, LeftOut, MetadataRules
 from cyclegan_fast.images.metadata.nodata import NODATA
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import needs_deep, noise
@@ -107,15 +106,22 @@ def test_animations_and_pages_have_the_metadata_of_the_file_and_of_its_first_pag
             assert made.info["icc_profile"] == PROFILE and getattr(made, "n_frames", 1) == 1
 
 
-def test_a_disk_that_is_full_is_no_damaged_metadata(tmp_path: Path, monkeypatch) -> None:
-    def full(file, directory, order) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_a_disk_that_is_full_is_no_damaged_metadata(tmp_path: Path) -> None:
+    """The pixels have room, and the tags have none."""
+    resource = pytest.importorskip("resource", reason="limits on files of POSIX")
     pytest.importorskip("tifffile")
     path = geotiff(tmp_path / "map.tif", PIXELS, TIES, shape=(96, 80))
-    monkeypatch.setattr(carry, "add_tags", full)
-    with pytest.raises(StorageError, match=r"cannot write .*map\.tif: No space left on device"):
-        list(translate_files(Identity(), plan_tasks(path, tmp_path / "out"), tiling=Tiling("tile", tile=32)))
+    tiling = Tiling("tile", tile=32)
+    (done,) = translate_files(
+        Identity(), plan_tasks(path, tmp_path / "plain"), tiling=tiling, metadata=MetadataRules("none")
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (done.task.target.stat().st_size, hard))
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*map\.tif: File too large"):
+            list(translate_files(Identity(), plan_tasks(path, tmp_path / "out"), tiling=tiling))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "out").iterdir()) == []
 
 

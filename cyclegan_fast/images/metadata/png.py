@@ -9,7 +9,7 @@ from typing import BinaryIO
 from cyclegan_fast.images.metadata.exif import PRIVATE, exif_of, read_block
 from cyclegan_fast.images.metadata.model import Metadata, Resolution, checked_resolution, note
 from cyclegan_fast.images.metadata.tags import MAX_BYTES
-from cyclegan_fast.images.png_text import MAX_TEXT, MAX_TEXTS, chunks, text_size
+from cyclegan_fast.images.png_chunks import MAX_TEXT, MAX_TEXTS, chunks, text_size
 
 _HEADER_END = 33  # bytes of the signature and the header, behind which chunks of metadata may lie
 _COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM", b"mDCV", b"cLLI")

@@ -1,8 +1,8 @@
-"""PNGs whose metadata Pillow refuses, and the file with it.
+"""The chunks of PNGs, and those files that Pillow refuses for their metadata.
 
-More text or profile than it decompresses, as it guards against texts that are made to fill the memory: scenes of
-renderers, histories of editors. And chunks whose check sum is wrong. The pixels need none of it, so it is left out
-before Pillow sees the file.
+It takes no more text or profile than it decompresses, as it guards against texts that are made to fill the memory
+(scenes of renderers, histories of editors), and no chunk whose check sum is wrong. The pixels need none of it, so it is
+left out before Pillow sees the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT, MAX_TEXTS = 2**19, 2**24  # bytes of a chunk, and of all together, decompressed; far below Pillow's limits
 _SMALL = 400  # bytes that never decompress to more than MAX_TEXT
-_METADATA = {b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB", b"cICP"}
+_PIXELS = {b"tRNS", b"acTL", b"fcTL", b"fdAT"}  # transparency and frames, though their names are those of metadata
 
 
 def without_bad_metadata(file: BinaryIO) -> BinaryIO:
@@ -27,7 +27,7 @@ def without_bad_metadata(file: BinaryIO) -> BinaryIO:
         return file
     total, dropped = 0, list[tuple[int, int]]()
     for start, length, kind in chunks(file):
-        if kind not in _METADATA:
+        if not _is_metadata(kind):
             continue
         size = MAX_TEXT + 1
         if length <= MAX_TEXTS:
@@ -53,6 +53,11 @@ def chunks(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
         length, kind = struct.unpack(">I4s", header)
         yield start, length, kind
         start += 12 + length
+
+
+def _is_metadata(kind: bytes) -> bool:
+    """Whether readers may leave a chunk out, as its first letter, a small one, says."""
+    return kind.isalpha() and kind[:1].islower() and kind not in _PIXELS
 
 
 def text_size(kind: bytes, body: bytes) -> int:
