@@ -55,7 +55,11 @@ def build_info() -> tuple[dict[str, Any], str]:
 
 def compiler() -> Finding:
     """The C++ compiler, of CXX or g++, which has to compile and link a program."""
-    words = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    try:
+        words = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    except ValueError as error:
+        message = f"CXX={os.environ['CXX']} is no command ({one_line(error)})"
+        return Finding("compiler", False, message, "unset CXX", "broken")
     path = shutil.which(words[0])
     if path is None:
         message = f"no {words[0]}: neither the extension nor a .pt2 engine can be built here"

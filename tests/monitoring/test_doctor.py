@@ -301,6 +301,13 @@ def test_no_compiler_is_no_fault_and_one_that_fails_is(doubtful: Done, faulty: D
 def test_the_compiler_is_that_of_cxx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
     assert "no no-such-compiler: " in build.compiler().message
+    monkeypatch.setenv("CXX", 'g++ "-O2')
+    found = build.compiler()
+    assert (found.ok, found.message, found.fix) == (
+        False,
+        'CXX=g++ "-O2 is no command (No closing quotation)',
+        "unset CXX",
+    )
 
 
 def test_an_nvcc_that_does_not_run_is_a_fault(faulty: Done) -> None:
