@@ -111,6 +111,12 @@ def test_flags_that_help_and_are_not_on(settings: dict[str, object], device: tor
     assert "--loader torch" not in memory_advice(config, device, "dali")
 
 
+@pytest.mark.parametrize(("crop_size", "flag"), [(64, "; --crop-size 32 (a quarter); "), (60, ""), (16, "")])
+def test_a_crop_that_is_small_already_is_not_halved(crop_size: int, flag: str) -> None:
+    advice = memory_advice(with_settings(TrainConfig(), {"crop_size": crop_size}), CPU)
+    assert flag in advice and ("--crop-size" in advice) == bool(flag)
+
+
 def test_images_of_any_size_are_to_be_cropped() -> None:
     config = with_settings(TrainConfig(), {"preprocess": "none"})
     assert "--preprocess scale_width_and_crop --crop-size 256 (" in memory_advice(config, CPU)

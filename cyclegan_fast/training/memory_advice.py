@@ -31,9 +31,9 @@ def _flags(config: TrainConfig, device: torch.device, loader: str) -> Iterator[s
         yield "--activation-checkpointing (a quarter more work)"
     if run.amp == "off" and device.type == "cuda":
         yield "--amp bf16 (activations in 16 bits)"
-    if data.has_one_size:
-        yield f"--crop-size {max(32, data.crop_size // 2 // 4 * 4)} (a quarter)"
-    else:
+    if data.has_one_size and data.crop_size >= 64:
+        yield f"--crop-size {data.crop_size // 2 // 4 * 4} (a quarter)"
+    elif not data.has_one_size:
         yield f"--preprocess scale_width_and_crop --crop-size {data.crop_size} (no image larger than that)"
     if loader == "cache":
         yield "--loader torch (images are not cached)"
