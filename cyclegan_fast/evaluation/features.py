@@ -90,7 +90,8 @@ class FeatureNetwork:
         if not isinstance(found, Tensor) or found.ndim not in (2, 4) or len(found) != 1:
             what = f"shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise UserError(f"--features {self.name} returns {what}; expected features [1, D] or [1, D, h, w]")
-        return (found if found.ndim == 2 else found.mean(dim=(2, 3))).double().cpu()
+        features = (found if found.ndim == 2 else found.mean(dim=(2, 3))).double().cpu()
+        return torch.full_like(features, torch.nan) if image.isnan().any() else features  # which a network may hide
 
 
 def load_features(name: str, device: torch.device, size: int | None = None) -> FeatureNetwork:

@@ -87,39 +87,32 @@ class Scorer:
         return with_means(_named(d, *self.sets[d].compare_halves(self.targets[d])) for d in DIRECTIONS)
 
     def _score_direction(self, direction: Direction, translated: Iterable[Translated]) -> Scores:
-        load, stored = self.sets[direction].load, list[np.ndarray]()
-        similar: dict[str, list[float]] = {}
-
-        def note(name: str, value: float) -> None:
-            similar.setdefault(f"{name}_{direction}", []).append(value)
-
+        stored = list[np.ndarray]()
+        of_images: dict[str, list[float]] = {}
         for i, found in enumerate(translated):
             stored.append(as_stored(found.image, self.targets[direction][0].dtype))
-            if found.reconstruction is not None:
-                source, reconstruction = load(self.images[direction][i]), unit_range(found.reconstruction)
-                note("cycle_l1", l1(reconstruction, source))
-                note("cycle_ssim", ssim(reconstruction, source))
-            self._note_faithfulness(direction, i, found, note)
-            if self.paired:
-                image, partner = load(stored[i]), load(self.targets[direction][i])
-                for name, metric in PAIR_METRICS.items():
-                    note(name, metric(image, partner))
+            for name, value in self._score_image(direction, i, found, stored[i]).items():
+                of_images.setdefault(f"{name}_{direction}", []).append(value)
         scores = self._compare(direction, self.sets[direction].summarise(stored))
-        scores.values.update({name: fmean(values) for name, values in similar.items()})
+        scores.values.update({name: fmean(values) for name, values in of_images.items()})
         return scores
 
-    def _note_faithfulness(
-        self, direction: Direction, i: int, found: Translated, note: Callable[[str, float], None]
-    ) -> None:
-        """Notes what the i-th translation hides, and how much of the structure it keeps."""
-        source = self.sets[direction].load(self.images[direction][i]) * 2 - 1  # [C, H, W] in [-1, 1]
-        if found.reconstruction is not None and found.noise_reconstruction is not None:
-            errors = [
-                mean_error(error_map(source[None], back[None]))
-                for back in (found.reconstruction, found.noise_reconstruction)
-            ]
-            note("hidden", float(hidden_information(*errors)))
-        note("structure", float(gradient_correlation(source[None], found.image[None])))
+    def _score_image(self, direction: Direction, i: int, found: Translated, stored: np.ndarray) -> dict[str, float]:
+        """Scores the i-th translation by its input, its reconstructions and, as it is stored, its partner."""
+        load = self.sets[direction].load
+        source = load(self.images[direction][i])  # [C, H, W] in [0, 1]
+        signed = source[None] * 2 - 1  # [1, C, H, W] in [-1, 1]
+        scores = {"structure": float(gradient_correlation(signed, found.image[None]))}
+        if found.reconstruction is not None:
+            reconstruction = unit_range(found.reconstruction)
+            scores |= {"cycle_l1": l1(reconstruction, source), "cycle_ssim": ssim(reconstruction, source)}
+            if found.noise_reconstruction is not None:
+                backs = found.reconstruction, found.noise_reconstruction
+                scores["hidden"] = float(hidden_information(*(mean_error(error_map(signed, x[None])) for x in backs)))
+        if self.paired:
+            translation, partner = load(stored), load(self.targets[direction][i])
+            scores |= {name: metric(translation, partner) for name, metric in PAIR_METRICS.items()}
+        return scores
 
     def _compare(self, direction: Direction, summary: Summary) -> Scores:
         """Compares a set of images with the test images of the direction's target."""

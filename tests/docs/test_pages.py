@@ -20,7 +20,7 @@ from tests.data.sample_images import noise
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 --crop-size 32 --workers 0 --device cpu"
-ELSEWHERE = (".demo", ".evaluate", ".doctor")  # tests/test_demo.py, tests/evaluation, tests/monitoring
+ELSEWHERE = (".demo", ".evaluate", ".doctor")  # tests/test_demo.py, tests/evaluation, tests/diagnosis
 PAGES = (
     *("index.md", "train.md", "results_are_bad.md", "example_data.md", "data.md", "monitoring.md"),
     "from_the_reference.md",

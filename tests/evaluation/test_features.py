@@ -94,6 +94,14 @@ def test_a_size_that_the_network_does_not_take_is_one_sentence(tmp_path: Path) -
     assert load_features(str(path), CPU).size == 224
 
 
+def test_features_of_an_image_with_nan_are_nan() -> None:
+    """Also where the network rounds its input to 8 bits, as Inception does."""
+    network = FeatureNetwork("x", lambda images: (images * 255).to(torch.uint8).float().mean(dim=(2, 3)), 16)
+    images = torch.full((2, 3, 16, 16), 0.2)
+    images[0, 1, 5, 5] = torch.nan
+    assert network.extract(images).isnan().all(dim=1).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError, Exception])  # the last: as of ONNX Runtime
 def test_a_full_memory_is_no_fault_of_the_network(kind: type[Exception]) -> None:
     def full(images: torch.Tensor) -> torch.Tensor:
