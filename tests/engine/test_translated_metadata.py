@@ -179,6 +179,7 @@ class Elevation(Brighter):
     [
         (np.float32, -9999, "-9999"), (np.float64, -9999.5, "-9999.5"), (np.int16, -32768, "-32768"),
         (np.float32, np.finfo(np.float32).min, "-3.40282346638529e+38"), (np.uint16, 65535, "65535"),
+        (np.float32, np.finfo(np.float32).min, "-3.4028235e+38"), (np.int64, -9999, "-9999"),
     ],
 )  # fmt: skip
 def test_floats_and_signed_values_without_data(tmp_path: Path, tiling, dtype, value, text) -> None:
@@ -228,6 +229,7 @@ def _brighter(values: np.ndarray) -> float:
         ("-9999", np.uint8, {}, KEEP), ("0.5", np.uint8, {}, KEEP), ("nan", np.uint8, {}, KEEP),
         ("none at all", np.uint8, {}, KEEP), ("300", np.uint8, {}, KEEP),
         ("0", np.uint8, {"photometric": "miniswhite"}, KEEP), ("-7", np.int32, {}, KEEP),
+        ("inf", np.uint8, {}, KEEP),
     ],
 )  # fmt: skip
 def test_a_nodata_value_that_cannot_be_restored_is_left_out(tmp_path: Path, value, dtype, options, rules) -> None:

@@ -6,7 +6,6 @@ has it is moved by one level, in each channel.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +63,8 @@ def drop_unless_restored(metadata: Metadata) -> None:
 def _has(dtype: np.dtype, value: float) -> bool:
     """Whether a value is one of a type's."""
     if dtype.kind == "f":
-        return math.isfinite(value) and abs(value) <= 1.0001 * float(np.finfo(dtype).max)  # as text is rounded
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(dtype.type(value)))  # rounded, as its text is
     return value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
