@@ -235,6 +235,22 @@ def test_xmp_turns_what_it_turns_in_reading_and_nothing_else(tmp_path: Path) -> 
         assert np.allclose(carried(path, "JPEG", Change(size, size, 3))[0].info["dpi"], dpi)
 
 
+def test_exif_of_several_segments_is_read_as_pillow_reads_it(tmp_path: Path) -> None:
+    """The first says how the image lies; a large one goes on in the next."""
+    path = source(tmp_path, "JPEG", exif=b"")
+    content = path.read_bytes()
+    text = "a long story " * 9000
+    large = exif({274: ("H", [6]), 270: ("s", text), 271: ("s", "Maker")})
+    for blocks in ((camera(orientation=6), camera(orientation=1)), (large[:65_000], large[65_000:])):
+        segments = b"".join(b"\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block for block in blocks)
+        path.write_bytes(content[:20] + segments + content[20:])
+        assert decode(path, 3).size == (40, 24)
+        made, _, left_out = carried(path, "PNG")
+        assert np.allclose(made.info["dpi"], (150, 300), rtol=1e-3)
+        assert made.getexif()[271] == "Maker" and left_out.lost == ()
+    assert made.getexif()[270] == text
+
+
 def test_a_webp_without_metadata_stays_as_it_is_encoded(tmp_path: Path) -> None:
     noise(40, 24).save(tmp_path / "a.png")
     _, content, left_out = carried(tmp_path / "a.png", "WEBP")

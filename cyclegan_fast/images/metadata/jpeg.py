@@ -16,17 +16,19 @@ _IPTC = 0x0404  # a resource of Photoshop
 _UNITS: dict[int, Literal["", "inch", "cm"]] = {1: "inch", 2: "cm"}  # of JFIF; others know a ratio only
 _MAX_SEGMENTS = 4096
 _ROOM = 65533  # bytes of a segment's content
+_MAX_PARTS = 255  # segments of a profile, which are numbered by a byte, or of EXIF
 
 
 def read_jpeg(file: BinaryIO, metadata: Metadata) -> None:
     """Reads the metadata of the first image in a file."""
     parts: dict[int, bytes] = {}  # of the profile
+    exif: list[bytes] = []  # which may need several segments
     for kind, content in _segments(file):
         if kind == _APP0 and content.startswith(_JFIF) and len(content) >= 12:
             unit, x, y = struct.unpack(">BHH", content[7:12])
             metadata.resolution = checked_resolution(x, y, _UNITS.get(unit, ""))
-        elif kind == _APP1 and content.startswith(_EXIF):
-            read_block(content, metadata)
+        elif kind == _APP1 and content.startswith(_EXIF) and len(exif) < _MAX_PARTS:
+            exif.append(content[len(_EXIF) :])
         elif kind == _APP1 and content.startswith(_XMP):
             metadata.xmp = content[len(_XMP) :]
         elif kind == _APP2 and content.startswith(_PROFILE) and len(content) > len(_PROFILE) + 1:
@@ -38,6 +40,8 @@ def read_jpeg(file: BinaryIO, metadata: Metadata) -> None:
         elif _APP0 < kind <= _APP0 + 15 and kind != _APP14:
             note(metadata.by_rule, PRIVATE)
     metadata.profile = b"".join(parts[number] for number in sorted(parts))
+    if exif:
+        read_block(b"".join(exif), metadata)
 
 
 def write_jpeg(content: bytes, metadata: Metadata) -> bytes:
@@ -57,7 +61,7 @@ def write_jpeg(content: bytes, metadata: Metadata) -> bytes:
             written += _segment(kind, name + segment)
     step = _ROOM - len(_PROFILE) - 2
     parts = [metadata.profile[start : start + step] for start in range(0, len(metadata.profile), step)]
-    if len(parts) > 255:
+    if len(parts) > _MAX_PARTS:
         note(metadata.lost, "a colour profile of more than 16 MB, which JPEG cannot hold")
         parts = []
     for number, part in enumerate(parts, 1):
