@@ -50,7 +50,7 @@ def fuzz(
         number: The first seed; without one the files are always the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    end = None if seconds is None else time.monotonic() + seconds
+    began, end = time.time(), None if seconds is None else time.monotonic() + seconds
     left, log = list(targets), folder / "log.jsonl"
     log.unlink(missing_ok=True)
     while left:
@@ -75,7 +75,8 @@ def fuzz(
     for line in lines:
         if "cases" in line:
             cases[line["target"]] += line["cases"]
-    finds = {path.stem: path.read_text() for path in sorted((folder / "finds").glob("*.txt"))}
+    stored = sorted((folder / "finds").glob("*.txt"))  # those of earlier runs, too, which may be fixed
+    finds = {path.stem: path.read_text() for path in stored if path.stat().st_mtime >= began}
     return Result(cases, finds)
 
 

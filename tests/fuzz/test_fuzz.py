@@ -40,6 +40,10 @@ def test_a_reader_that_kills_the_process_is_found_and_the_others_go_on(
     hook += "    if b'generator' not in path.read_bytes():\n        os.kill(os.getpid(), signal.SIGSEGV)\n"
     (tmp_path / "sitecustomize.py").write_text(f"{hook}cyclegan_fast.train.resolve = resolve\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(":")]))
+    earlier = tmp_path / "out" / "finds" / "bmp-0123456789ab.txt"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("of another run, and fixed since")
+    os.utime(earlier, (0, 0))
     result = fuzz(tmp_path / "out", targets=["config.yaml", "bmp"], examples=5)
     (name,) = result.finds
     assert name.startswith("config.yaml-") and result.finds[name].startswith("the process ended with SIGSEGV")
