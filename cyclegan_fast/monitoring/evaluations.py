@@ -43,9 +43,13 @@ def value_text(value: float | None) -> str:
 
 
 def score_charts(events: Sequence[Record]) -> list[Element]:
-    """Draws a chart for each metric, with both directions and a mark at the best step of their mean."""
-    records = score_records(events)
-    charts = []
+    """Draws a chart for each metric, with both directions and a mark at the best step of their mean.
+
+    None of a single record, which the table shows as well.
+    """
+    records, charts = score_records(events), []
+    if len(records) < 2:
+        return []
     for name, metric in METRICS.items():
         lines = {ARROWS[direction]: _points(records, f"{name}_{direction}") for direction in DIRECTIONS}
         best = best_record(records, name)

@@ -170,7 +170,8 @@ def _test_scores(events: Sequence[Mapping[str, Any]]) -> Element | None:
     table = best_table(events)
     if table is None:
         return None
-    return section("Scores of the test images", table, el("div", *score_charts(events), class_="charts"))
+    charts = score_charts(events)
+    return section("Scores of the test images", table, *[el("div", *charts, class_="charts")] * bool(charts))
 
 
 def _curves(events: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> Element | None:

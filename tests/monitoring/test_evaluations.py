@@ -50,6 +50,7 @@ def test_the_report_shows_the_best_step_of_each_metric(tmp_path: Path, values: l
     assert len(rows) == 2
     assert all(text in rows[0] for text in ("20 ± 0.5", "2,000", "55.5", "lower"))
     assert all(text in rows[1] for text in ("0.7", "3,000", "higher"))
+    assert score_charts(events[:2]) == []  # one point is no curve
     charts = [to_html(chart) for chart in score_charts(events)]
     assert len(charts) == 2 and "best at step 2,000" in charts[0] and charts[0].count('class="mark"') == 1
     assert "A → B" in charts[1] and "B → A" not in charts[1]
