@@ -64,8 +64,8 @@ def translate(
     translated are named at the end, and the status is then 2; all others are done.
 
     Args:
-        engine: A run's folder (its newest checkpoint), a checkpoint, or an .onnx, .engine, .pt2 or .safetensors file,
-            or a .pth of the reference; --model is the same.
+        engine: A run's folder (its newest checkpoint), RUN/best, a checkpoint, or an .onnx, .engine, .pt2 or
+            .safetensors file, or a .pth of the reference; --model is the same.
         input: An image, a video, a folder of them, or a pattern in quotes: 'photos/**/*.jpg'.
         output: Folder for the results, which may not lie in the input folder; of one image or video also the file to
             write, such as zebra.png.
@@ -103,6 +103,7 @@ def translate(
     Returns:
         Exit status: 0, 2 if a file could not be translated, or 130 if it was interrupted.
     """
+    from cyclegan_fast.checkpoint import named_checkpoint
     from cyclegan_fast.engine import Tiling, load_engine
     from cyclegan_fast.engine.inference import check_batch_size
     from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck, check_inverse
@@ -122,6 +123,7 @@ def translate(
     if faithfulness_reference is not None and not faithfulness:
         raise UserError("--faithfulness-reference is what --faithfulness compares with: give both, or leave it out")
     needs_inverse = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else ""
+    engine = named_checkpoint(engine)
     _check_inverse_flags(needs_inverse, engine, back_engine)
     rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)

@@ -32,6 +32,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.trainer import Trainer
+from cyclegan_fast.translate import translate
 from tests.commands import train_settings
 
 SMALL = (
@@ -302,6 +303,11 @@ def test_the_best_is_kept_and_can_be_named(scored_images: Path, tmp_path: Path, 
     assert load_generator(tmp_path / "best", "BtoA").direction == "BtoA"
     assert load_engine(tmp_path / "best", device="cpu").direction == "AtoB"
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step_00000008"
+    words = {"input": scored_images / "testA", "device": "cpu", "reconstruct": True}  # which needs both generators
+    for engine, out in (tmp_path / "best", tmp_path / "by_name"), (found, tmp_path / "by_path"):
+        assert translate(engine=engine, output=out, **words) == 0
+    results = [sorted(path for path in (tmp_path / out).rglob("*") if path.is_file()) for out in ("by_name", "by_path")]
+    assert [path.read_bytes() for path in results[0]] == [path.read_bytes() for path in results[1]] != []
 
 
 def test_the_best_of_before_a_resume_stays_the_best(scored_images: Path, tmp_path: Path) -> None:
