@@ -121,6 +121,8 @@ class OptimConfig:
     """Micro-batches of --batch-size whose gradients make one update, and so one step. The paper: 1."""
     lr: float = number(2e-4, min=0, max=FINITE)
     """Adam's learning rate at the start."""
+    lr_rule: Literal["none", "sqrt", "linear"] = choice("none", alone="sqrt")
+    """How --lr, then meant for updates of one image, grows with their images: none, by the square root, or linear."""
     beta1: float = number(0.5, min=0, max=BELOW_ONE)
     """Adam's decay of the first moment."""
     beta2: float = number(0.999, min=0, max=BELOW_ONE)

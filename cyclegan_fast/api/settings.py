@@ -59,6 +59,9 @@ class FitSettings(TypedDict, total=False):
     """Micro-batches of batch_size whose gradients make one update, and so one step. The paper: 1."""
     lr: float
     """Adam's learning rate at the start."""
+    lr_rule: bool | Literal["none", "sqrt", "linear"]
+    """How lr, then meant for updates of one image, grows with their images: none, by the square root, or linear.
+    True means sqrt."""
     beta1: float
     """Adam's decay of the first moment."""
     beta2: float

@@ -11,12 +11,33 @@ PLATEAU_FACTOR = 0.2
 PLATEAU_THRESHOLD = 0.01  # relative: a loss must fall by 1 % to count as better
 PLATEAU_PATIENCE = 5  # epochs without a better loss before the rate drops
 
+LR_EXPONENTS = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
+
+
+def scaled_learning_rate(lr: float, images: int, rule: str) -> float:
+    """Returns the rate for updates of so many images (of each domain, on all devices together), by `--lr-rule`.
+
+    docs/quality.md compares the rules.
+
+    Args:
+        lr: The rate for updates of one image.
+        images: Images of each domain whose gradients make one update.
+        rule: none, sqrt or linear.
+    """
+    return float(lr * images ** LR_EXPONENTS[rule])
+
 
 class LearningRate:
-    """Adam's learning rate in each epoch; the plateau policy also watches the generators' loss."""
+    """Adam's learning rate in each epoch; the plateau policy also watches the generators' loss.
 
-    def __init__(self, config: OptimConfig) -> None:
+    Args:
+        config: Adam, the policy, and the rule by which the rate grows with the images of an update.
+        images_per_update: Those of each domain, on all devices together; by default those of one device's step.
+    """
+
+    def __init__(self, config: OptimConfig, images_per_update: int | None = None) -> None:
         self.config = config
+        self.lr = scaled_learning_rate(config.lr, images_per_update or config.images_per_step, config.lr_rule)
         self.best = math.inf
         self.bad_epochs = 0
         self.drops = 0
@@ -25,12 +46,12 @@ class LearningRate:
         """Returns the rate in epoch 1, 2, ...; linear: lr (1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1))."""
         c = self.config
         if c.lr_policy == "linear":
-            return c.lr * (1 - max(0, epoch - c.n_epochs) / (c.n_epochs_decay + 1))
+            return self.lr * (1 - max(0, epoch - c.n_epochs) / (c.n_epochs_decay + 1))
         if c.lr_policy == "step":
-            return c.lr * c.lr_gamma ** ((epoch - 1) // c.lr_decay_iters)
+            return self.lr * c.lr_gamma ** ((epoch - 1) // c.lr_decay_iters)
         if c.lr_policy == "cosine":  # half a wave over the whole run
-            return c.lr * (1 + math.cos(math.pi * (epoch - 1) / (c.n_epochs + c.n_epochs_decay))) / 2
-        return c.lr * PLATEAU_FACTOR**self.drops
+            return self.lr * (1 + math.cos(math.pi * (epoch - 1) / (c.n_epochs + c.n_epochs_decay))) / 2
+        return self.lr * PLATEAU_FACTOR**self.drops
 
     def observe(self, loss: float) -> None:
         """Updates the plateau policy with the generators' mean loss of the epoch that has ended."""

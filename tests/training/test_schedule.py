@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cyclegan_fast.config import OptimConfig
-from cyclegan_fast.training.schedule import LearningRate
+from cyclegan_fast.training.schedule import LearningRate, scaled_learning_rate
 from tests.plain.step import plain_learning_rate
 
 
@@ -34,3 +34,15 @@ def test_plateau_drops_after_six_epochs_without_a_better_loss_and_resumes() -> N
     for s in (schedule, resumed):
         s.observe(0.995)
         assert s.at(9) == pytest.approx(4e-5)
+
+
+def test_the_rate_grows_with_the_images_of_an_update_by_the_rule_in_every_policy() -> None:
+    assert [scaled_learning_rate(2e-4, 16, rule) for rule in ("none", "sqrt", "linear")] == [2e-4, 8e-4, 3.2e-3]
+    for policy in ("linear", "step", "plateau", "cosine"):
+        plain = LearningRate(OptimConfig(lr_policy=policy, batch_size=2, grad_accumulation=8))
+        scaled = LearningRate(OptimConfig(lr_policy=policy, batch_size=2, grad_accumulation=8, lr_rule="sqrt"))
+        assert [scaled.at(e) for e in (1, 120, 200)] == pytest.approx([4 * plain.at(e) for e in (1, 120, 200)])
+
+
+def test_the_rule_counts_the_images_of_all_devices() -> None:
+    assert LearningRate(OptimConfig(lr_rule="linear", batch_size=2), images_per_update=8).at(1) == pytest.approx(1.6e-3)
