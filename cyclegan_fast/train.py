@@ -41,7 +41,8 @@ def train(*, config: Path | None = None, print_config: bool = False, estimate: b
     Args:
         config: YAML file of settings (as --print-config shows them); flags override it.
         print_config: Print the resolved settings as YAML and stop.
-        estimate: Print the time, memory and disk that the run will take, and stop: measured in a few steps of it.
+        estimate: Print the time, memory and disk that the run will take, and stop: measured in a few steps of it, or
+            with --device cuda where there is no GPU a prediction.
         given: Settings by name.
     """
     import yaml
@@ -69,10 +70,15 @@ def train(*, config: Path | None = None, print_config: bool = False, estimate: b
 
 
 def _print_estimate(settings: TrainConfig) -> None:
-    from cyclegan_fast.training.plan.estimate import as_text, estimate
+    from cyclegan_fast.training.plan import estimate, prediction
 
-    log.info("training a few steps, of which nothing is kept")
-    for line in as_text(estimate(settings), settings.run.out):
+    if prediction.is_all_there_is(settings.run.device):
+        log.info("no GPU is here: what follows is counted and predicted, not measured")
+        lines = prediction.as_text(prediction.predict(settings))
+    else:
+        log.info("training a few steps, of which nothing is kept")
+        lines = estimate.as_text(estimate.estimate(settings), settings.run.out)
+    for line in lines:
         print(line)
 
 

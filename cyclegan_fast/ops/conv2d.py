@@ -123,13 +123,13 @@ def bfloat16_is_slow(device: torch.device, *, channels_last: bool = True) -> boo
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """x on the CPU in the type that autocast wants; on CUDA torch's own operators see to it."""
-    return x if x.is_cuda else x.to(autocast_dtype(x))
+    """x on the CPU in the type that autocast wants; elsewhere torch's own operators see to it."""
+    return x.to(autocast_dtype(x)) if x.is_cpu else x
 
 
 def _is_ours(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether our kernels for the CPU run it."""
-    if x.is_cuda or _algorithm == "torch" or _isa == "plain" or runs_reference(x):
+    if not x.is_cpu or _algorithm == "torch" or _isa == "plain" or runs_reference(x):
         return False
     return (
         (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _is_ours_in_bfloat16(weight)))

@@ -100,13 +100,13 @@ def why_not_side_by_side(config: TrainConfig, device: torch.device) -> str:
 
 def choose_concurrency(config: TrainConfig, device: torch.device) -> Callable[[torch.Tensor], Runner]:
     """Returns the function that picks the runner of a step from its images [N, C, H, W] of one domain."""
-    choice, max_pixels = config.run.side_by_side, MAX_PIXELS[device.type]
+    choice = config.run.side_by_side
     if choice == "off" or why_not_side_by_side(config, device):
         return lambda images: sequential
     concurrent: Runner = TwoStreams(device) if device.type == "cuda" else TwoThreads()
 
     def choose(images: torch.Tensor) -> Runner:
         pixels = images[:, 0].numel() // config.optim.grad_accumulation
-        return concurrent if choice == "on" or pixels <= max_pixels else sequential
+        return concurrent if choice == "on" or pixels <= MAX_PIXELS[device.type] else sequential
 
     return choose

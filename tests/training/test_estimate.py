@@ -102,13 +102,6 @@ def test_a_gpus_memory_is_what_its_allocator_holds() -> None:
     ]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_the_device_nothing_is_guessed(data: Path, tmp_path: Path) -> None:
-    done = run_in_process(lambda: main([*words(data, tmp_path / "run"), "--device", "cuda", "--estimate"]))
-    assert done.returncode == 2
-    assert "--estimate measures steps on the device that will train: there is no device cuda" in done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures a process's memory with wait4")
 def test_memory_and_disk_are_within_15_percent_of_what_the_run_takes(data: Path, tmp_path: Path) -> None:
