@@ -107,6 +107,9 @@ Failures:
 A straight line through the cycles after the first {WARM_UP:.0%}, by least squares, memory in MiB. Flat is a slope
 within {SURE:g} standard errors of none, or a rise over all of these cycles of less than {TOLERANCE:.0%} of the mean.
 
+Of the objects, each export leaves some 340 of torch's own behind (the symbolic shapes of `torch.export`), and each
+process that decodes images a weak reference, which torch removes again beyond 128 of them.
+
 | process, quantity | mean | slope per cycle | rise | flat |
 |---|---|---|---|---|
 {rows}
