@@ -1,4 +1,4 @@
-"""python -m cyclegan_fast.dataset: renders the synthetic scenes, checks the images of a set, plans a training."""
+"""python -m cyclegan_fast.dataset: renders scenes, unpacks an archive, checks the images of a set, plans a training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.cli.program import as_typed
@@ -21,13 +21,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, seed: int = 0) -> None:
-    """Renders synthetic scenes as label maps (domain A) and photos (domain B), with a hidden truth for the score.
+def scenes(
+    out: Path,
+    *,
+    kind: Literal["labels", "style", "transfiguration", "seasons", "enhancement", "geometry"] = "labels",
+    size: int = 64,
+    train: int = 1000,
+    test: int = 100,
+    seed: int = 0,
+) -> None:
+    """Renders synthetic scenes in two domains, with a hidden truth for the score.
 
-    Example: python -m cyclegan_fast.dataset scenes --out data/scenes --size 64 --train 1000 --test 100 --seed 0
+    For example:
+        python -m cyclegan_fast.dataset scenes --out data/scenes --size 64 --train 1000 --test 100 --seed 0
+        python -m cyclegan_fast.dataset scenes --kind seasons --out data/seasons
+
+    The folder is there once all of it is rendered, and not before.
 
     Args:
         out: Folder to write: trainA, trainB, testA, testB, truth and scenes.json.
+        kind: What A and B show: labels (label maps, photos), style (paintings, photos), transfiguration (plain houses,
+            striped ones), seasons (summer, winter), enhancement (noisy, flat photos; clean ones of a shallow focus),
+            geometry (houses, trees: what a CycleGAN cannot do).
         size: Side of the images in pixels, 32 to 1024.
         train: Training images per domain; A and B show different scenes.
         test: Test scenes; each exists in both domains, under one name.
@@ -36,8 +51,34 @@ def scenes(out: Path, *, size: int = 64, train: int = 1000, test: int = 100, see
     from cyclegan_fast.data.scenes import render_dataset
 
     with storage_errors(f"cannot write the data set {out}"):
-        render_dataset(out, size, train, test, seed)
+        render_dataset(out, size, train, test, seed, kind)
     print(f"{out}: {train} + {train} training and {test} + {test} test images of {size}x{size} pixels")
+
+
+def unpack(archive: Path, /, *, out: Path | None = None) -> None:
+    """Unpacks the archive of a data set that is on this disk into a folder as training reads it.
+
+    For example:
+        python -m cyclegan_fast.dataset unpack horse2zebra.zip
+        python -m cyclegan_fast.dataset unpack facades.tar.gz --out data/facades
+
+    Images are taken from folders named trainA, trainB, testA, testB, or train, val, test of pairs side by side; what
+    else is in it is left out. Nothing is downloaded. Members that lead out of the archive, and links, are refused. The
+    folder is there once all of it is unpacked, and not before.
+
+    Args:
+        archive: A .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz file.
+        out: Folder to write; by default the archive's name without its ending.
+    """
+    from cyclegan_fast.data.unpack import unpack as unpack_archive
+
+    out = out or Path(archive.name.partition(".")[0] or "data")
+    found = unpack_archive(archive, out)
+    print(f"{out}: {', '.join(f'{name} {count:,}' for name, count in found.images.items())} images")
+    if found.left_out:
+        print(f"{found.left_out:,} other files were left out")
+    paired = " --paired" * ("train" in found.images)
+    print(f"python -m cyclegan_fast.dataset check {shlex.quote(str(out))}{paired} reads them all")
 
 
 def check(
@@ -257,7 +298,7 @@ def _print_report(report: AuditReport) -> None:
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with these words; by default those of this process."""
-    run_command({"scenes": scenes, "check": check, "plan": plan}, words)
+    run_command({"scenes": scenes, "unpack": unpack, "check": check, "plan": plan}, words)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,26 @@ def building_folder(target: Path) -> Iterator[Path]:
         file.close()
 
 
+@contextlib.contextmanager
+def building_new_folder(out: Path) -> Iterator[Path]:
+    """Yields an empty folder that becomes `out`, where there is none or an empty one, as `building_folder` does.
+
+    Folders above that are missing are made.
+
+    Raises:
+        UserError: `out` already holds files.
+        OSError: It cannot be written.
+    """
+    target = out.resolve()
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{out}: already holds files; name a new folder with --out, or remove this one")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with building_folder(target) as partial:
+        yield partial
+        if target.exists():
+            target.rmdir()  # it is empty, and no rename on Windows replaces it
+
+
 def remove_folder(folder: Path) -> None:
     """Removes a folder so that at every moment it is either whole or gone."""
     leaving = _fresh_name(folder.parent)

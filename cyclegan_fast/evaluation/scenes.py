@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cyclegan_fast.data.locations.folders import list_domains
 from cyclegan_fast.data.scenes import CLASSES, FACTS_NAME, PALETTE, TRUTH_FOLDER
-from cyclegan_fast.documents import DocumentError, Number, check, read_json
+from cyclegan_fast.documents import DocumentError, Maybe, Number, check, read_json, shown
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.evaluation.reader import Reader
 from cyclegan_fast.images import load_images
@@ -81,8 +81,8 @@ def load_scene_tests(root: Path, limit: int | None = None) -> SceneTests:
     """Reads the test scenes, all or the first `limit`, and their truth.
 
     Raises:
-        UserError: `root` is no data set written by `render_dataset`, has no test scenes, was rendered by another
-            version, or its side is no multiple of 4.
+        UserError: `root` is no data set of labels and photos written by `render_dataset`, has no test scenes, was
+            rendered by another version, or its side is no multiple of 4.
     """
     if not (root / FACTS_NAME).is_file():
         raise UserError(
@@ -90,9 +90,14 @@ def load_scene_tests(root: Path, limit: int | None = None) -> SceneTests:
         )
     try:
         info = read_json(root / FACTS_NAME)
-        check(info, {"palette": [[Number(0, 255)]], "seed": Number(0)})
+        check(info, {"palette": [[Number(0, 255)]], "seed": Number(0), "kind": Maybe(str)})
     except (OSError, DocumentError) as error:
         raise UserError(f"{root / FACTS_NAME} is damaged ({error}); render the data set again") from error
+    if (kind := info.get("kind") or "labels") != "labels":  # None: of an earlier version
+        raise UserError(
+            f"{root}: scenes of the kind {shown(kind)}, whose classes are no labels to be read; score translations of "
+            f"testA with --images FOLDER --against {root / 'testB'} --paired"
+        )
     if info["palette"] != PALETTE.tolist():
         raise UserError(f"{root}: rendered with other label colours, by another version; render the data set again")
     labels, photos = (paths[:limit] for paths in list_domains(root, "test"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.files import building_folder, storage_errors
+from cyclegan_fast.files import storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,4 @@ def scene_size(data: DataConfig) -> int:
 
 def _render(folder: Path, size: int) -> None:
     with storage_errors(f"cannot write the rendered scenes {folder}"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with building_folder(folder) as partial:
-            render_dataset(partial, size, TRAIN_IMAGES, TEST_IMAGES, seed=0)
+        render_dataset(folder, size, TRAIN_IMAGES, TEST_IMAGES, seed=0)

@@ -20,7 +20,7 @@ from cyclegan_fast.config import TrainConfig
 from tests.commands import run_in_process
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*program.COMMANDS, "dataset scenes", "dataset check"]
+PAGES = [*program.COMMANDS, "dataset scenes", "dataset unpack", "dataset check"]
 
 WRONG = {
     "trian": "unknown command 'trian', did you mean 'train'? (python -m cyclegan_fast --help lists all)",
@@ -97,6 +97,9 @@ WRONG = {
     "dataset --size 3": "a command is missing",
     "dataset chek": "unknown command 'chek', did you mean 'check'?",
     "dataset scenes": "--out is missing",
+    "dataset scenes --out a --kind winter": "--kind must be labels, style, transfiguration, seasons, ",
+    "dataset unpack": "ARCHIVE is missing",
+    "dataset unpack nix.zip": "nix.zip: there is no such archive; name a .zip, .tar or .tar.gz file",
 }
 
 

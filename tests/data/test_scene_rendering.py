@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +100,33 @@ def test_a_used_folder_is_not_written_over(tmp_path: Path) -> None:
     render_dataset(tmp_path, 32, 1, 1, 0)
     with pytest.raises(UserError, match="already holds files"):
         render_dataset(tmp_path, 32, 1, 1, 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_a_killed_rendering_leaves_no_folder_that_looks_whole(tmp_path: Path) -> None:
+    out = tmp_path / "scenes"
+    command = [sys.executable, "-m", "cyclegan_fast.dataset", "scenes", "--out", str(out), "--size", "64"]
+    process = subprocess.Popen([*command, "--train", "20000"], start_new_session=True)
+    try:
+        end = time.monotonic() + 60
+        while not any(tmp_path.glob(".partial-*/trainA/*.jpg")) and time.monotonic() < end:
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
+    assert any(tmp_path.glob(".partial-*/trainA/*.jpg")) and not out.exists()
+    render_dataset(out, 32, 1, 1, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"]  # what was left behind is gone, too
+    assert len(contents(out)) == 6
+
+
+def test_an_empty_folder_is_taken_and_any_other_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    render_dataset(tmp_path / "empty", 32, 1, 1, 0)
+    assert len(contents(tmp_path / "empty")) == 6
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="used: already holds files; name a new folder with --out"):
+        render_dataset(tmp_path / "used", 32, 1, 1, 0)
+    assert contents(tmp_path / "used") == {"notes.txt": b"mine"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "used"]

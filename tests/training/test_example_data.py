@@ -85,13 +85,13 @@ def test_the_size_is_that_of_the_settings(load: int, crop: int, size: int) -> No
 
 
 def test_rendering_that_is_broken_off_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken_off(folder: Path, *_: object, **__: object) -> None:
-        (folder / "trainA").mkdir()
+    def broken_off(_: object, jobs: list) -> None:
+        assert (next(tmp_path.glob(".partial-*[!k]")) / jobs[0][0]).is_dir()
         raise KeyboardInterrupt
 
     config = TrainConfig(run=RunConfig(out=tmp_path))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(example_data, "render_dataset", broken_off)
+        patched.setattr("cyclegan_fast.data.scenes.write._run", broken_off)
         with_example_data(config)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="cannot write the rendered scenes /dev/null/x"):

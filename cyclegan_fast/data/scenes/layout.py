@@ -7,7 +7,7 @@ side; from it come the crisp class map and the antialiased photo alike, at any s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -264,3 +264,28 @@ def _tree(rng: np.random.Generator, x: float, base: float, scale: float) -> list
 def _shadow(x: float, y: float, rx: float, ry: float) -> Shape:
     """The shadow on the ground: the light comes from the upper left."""
     return Shape("shadow", _ellipse(x + rx * 0.3, y, rx, ry), _box(x + rx * 0.3, y, rx, ry))
+
+
+def with_houses_alone(scene: Scene) -> Scene:
+    """Returns the scene with a house in the place of each tree."""
+    return _with_objects(scene, _house, "wall")
+
+
+def with_trees_alone(scene: Scene) -> Scene:
+    """Returns the scene with a tree in the place of each house."""
+    return _with_objects(scene, _tree, "trunk")
+
+
+def _with_objects(scene: Scene, make: Callable[..., list[Shape]], part: str) -> Scene:
+    """Makes objects of one kind in the place of all others; `part` follows the shadow of those that stay."""
+    starts = [i for i, shape in enumerate(scene.shapes) if shape.part == "shadow"]
+    shapes = list(scene.shapes[: starts[0]])
+    for start, end in zip(starts, [*starts[1:], len(scene.shapes)], strict=True):
+        found = list(scene.shapes[start:end])
+        if found[1].part != part:
+            left, _, right, base = found[1].box
+            scale = 0.5 + 0.85 * (base - scene.horizon) / (1.0 - scene.horizon)
+            rng = rng_for(scene.seed, RandomUse.LAYOUT, scene.number, part=start)
+            found = make(rng, (left + right) / 2, base, scale)
+        shapes += found
+    return replace(scene, shapes=tuple(shapes))

@@ -1,4 +1,4 @@
-"""Writes the scenes data set: four folders of JPEG files, and the truth beside them for the score alone."""
+"""Writes a scenes data set: four folders of JPEG files, and the truth beside them for the score alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from cyclegan_fast.data.scenes.layout import CLASSES, Scene, class_map, draw_scene
-from cyclegan_fast.data.scenes.render import PALETTE, render_labels, render_photo
+from cyclegan_fast.data.scenes.kinds import KINDS
+from cyclegan_fast.data.scenes.layout import CLASSES, draw_scene
+from cyclegan_fast.data.scenes.render import PALETTE
 from cyclegan_fast.device import usable_cores
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import UserError, did_you_mean
+from cyclegan_fast.files import building_new_folder
 from cyclegan_fast.processes import end_with_parent
 
 FACTS_NAME = "scenes.json"
@@ -25,26 +26,31 @@ _SIDES = (32, 1024)  # pixels
 _CHUNK = 25  # scenes that a process takes at a time
 
 
-def render_dataset(out: Path, size: int, train: int, test: int, seed: int) -> None:
-    """Renders the data set into the folder `out`.
+def render_dataset(out: Path, size: int, train: int, test: int, seed: int, kind: str = "labels") -> None:
+    """Renders a data set into the folder `out`, which is whole or not there at all, whenever the process is killed.
 
     trainA and trainB show different scenes, `train` each. The `test` test scenes exist in both domains under the
-    same names; their class maps lie in `truth` as one-channel PNG files. `scenes.json` tells classes, palette, size
-    and seed. The same arguments give the same pixels.
+    same names; the class maps of domain A lie in `truth` as one-channel PNG files. `scenes.json` tells the kind of
+    scenes, classes, palette, size and seed. The same arguments give the same pixels.
 
     Raises:
-        UserError: sizes or counts out of range, or a folder that already holds other files.
+        UserError: Sizes or counts out of range, an unknown kind, or a folder that already holds files.
+        OSError: The folder cannot be written.
     """
     if not _SIDES[0] <= size <= _SIDES[1]:
         raise UserError(f"--size must be from {_SIDES[0]} to {_SIDES[1]} pixels, got {size}")
     if train < 1 or test < 0:
         raise UserError(f"--train must be at least 1 and --test at least 0, got {train} and {test}")
-    jobs = _jobs(train, test)
-    for folder in {folder for folder, _, _ in jobs}:
-        _make_empty(out / folder)
-    metadata = {"classes": list(CLASSES), "palette": PALETTE.tolist(), "size": size, "train": train, "test": test}
-    _run(functools.partial(_write_one, out, size, seed), jobs)
-    (out / FACTS_NAME).write_text(json.dumps({**metadata, "seed": seed}, indent=1) + "\n")
+    if kind not in KINDS:
+        raise UserError(f"--kind must be one of {', '.join(KINDS)}, got {kind}{did_you_mean(kind, KINDS)}")
+    facts = {"kind": kind, "classes": list(CLASSES), "palette": PALETTE.tolist(), "size": size, "seed": seed}
+    with building_new_folder(out) as partial:
+        jobs = _jobs(train, test)
+        for folder in {folder for folder, _, _ in jobs}:
+            (partial / folder).mkdir()
+        _run(functools.partial(_write_one, partial, kind, size, seed), jobs)
+        content = json.dumps({**facts, "train": train, "test": test}, indent=1)
+        (partial / FACTS_NAME).write_text(f"{content}\n")
 
 
 Job = tuple[str, str, int]  # folder, file name without ending, scene number
@@ -56,12 +62,6 @@ def _jobs(train: int, test: int) -> list[Job]:
     train_A = [("trainA", f"{i:05d}", test + 2 * i) for i in range(train)]
     train_B = [("trainB", f"{i:05d}", test + 2 * i + 1) for i in range(train)]
     return tests + train_A + train_B
-
-
-def _make_empty(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: already holds files; name a new folder with --out, or remove this one")
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _run(write: Callable[[Job], None], jobs: list[Job]) -> None:
@@ -76,15 +76,11 @@ def _run(write: Callable[[Job], None], jobs: list[Job]) -> None:
             pass
 
 
-def _write_one(out: Path, size: int, seed: int, job: Job) -> None:
+def _write_one(out: Path, kind: str, size: int, seed: int, job: Job) -> None:
     folder, name, number = job
-    scene = draw_scene(seed, number)
+    scene, domains = draw_scene(seed, number), KINDS[kind]
     if folder == TRUTH_FOLDER:
-        Image.fromarray(class_map(scene, size)).save(out / folder / f"{name}.png")
+        Image.fromarray(domains.render_truth(scene, size)).save(out / folder / f"{name}.png")
     else:
-        pixels = _renderer(folder)(scene, size)
-        Image.fromarray(pixels).save(out / folder / f"{name}.jpg", quality=95, subsampling=0)
-
-
-def _renderer(folder: str) -> Callable[[Scene, int], np.ndarray]:
-    return render_labels if folder.endswith("A") else render_photo
+        render = domains.render_A if folder.endswith("A") else domains.render_B
+        Image.fromarray(render(scene, size)).save(out / folder / f"{name}.jpg", quality=95, subsampling=0)

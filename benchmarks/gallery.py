@@ -1,0 +1,223 @@
+"""Trains each recipe's stand-in by the commands that docs/gallery.md shows, and writes that page and its images.
+
+    python -m benchmarks.gallery [--only seasons geometry] [--page]
+
+runs the commands in the repository's root: scenes go to data/gallery, runs to runs/gallery. A run that was broken off
+continues, one that is finished stays. --page writes the page and the images of what is finished, and trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.results import write_between_markers
+from cyclegan_fast.data.scenes import CLASSES, TRUTH_FOLDER
+from cyclegan_fast.engine import infer, load_engine
+from cyclegan_fast.metrics import OPPOSITE, Direction
+from cyclegan_fast.monitoring.grids import encode, sample_grid
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA, RUNS = Path("data/gallery"), Path("runs/gallery")
+PAGE, IMAGES = ROOT / "docs" / "gallery.md", ROOT / "docs" / "images" / "gallery"
+
+SIZE = 64  # pixels
+SHOWN = 4  # the first test scenes
+ENLARGED = 2  # times, as shown
+COLUMNS = ("input", "translated", "reconstructed", "true counterpart")
+SETTINGS = (
+    "--generator resnet_3blocks --ngf 16 --ndf 32 --discriminator n_layers --n-layers 2 --preprocess resize_and_crop "
+    f"--load-size {SIZE} --crop-size {SIZE} --lr 4e-4 --n-epochs 3 --n-epochs-decay 3"
+)
+Pixels = np.ndarray  # uint8 [N, H, W, 3]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A use of the paper, and the scenes that stand in for its images."""
+
+    name: str
+    """Of the scenes' kind."""
+    title: str
+    config: str
+    domains: tuple[str, str]
+    seen: str
+    """What to see in the images, for the page."""
+    flags: str = ""
+    """What the stand-in needs besides the recipe's and `SETTINGS`."""
+    objects: tuple[str, ...] = ()
+    """The classes that should change, where the rest should stay."""
+
+    @property
+    def render(self) -> str:
+        """The command that renders the scenes."""
+        return (
+            f"python -m cyclegan_fast.dataset scenes --kind {self.name} --out {DATA / self.name} "
+            f"--size {SIZE} --train 300 --test 50"
+        )
+
+    @property
+    def train(self) -> str:
+        """The command that trains."""
+        words = f"--config configs/{self.config}.yaml --data {DATA / self.name} --out {RUNS / self.name}"
+        return f"python -m cyclegan_fast.train {words} {SETTINGS} {self.flags}".rstrip()
+
+    @property
+    def translate(self) -> str:
+        """The command that translates A to B."""
+        return (
+            f"python -m cyclegan_fast.translate --engine {RUNS / self.name} --direction AtoB "
+            f"--input {DATA / self.name / 'testA'} --output translated/{self.name}"
+        )
+
+
+RECIPES = (
+    Recipe("seasons", "Season transfer", "seasons", ("summer", "winter"), ""),
+    Recipe(
+        *("transfiguration", "Object transfiguration", "transfiguration", ("plain houses", "striped houses"), ""),
+        flags="--lambda-identity 0.5",
+        objects=("house",),
+    ),
+    Recipe("style", "Collection style transfer", "style", ("painting", "photo"), ""),
+    Recipe("enhancement", "Photo enhancement", "enhancement", ("phone", "camera"), ""),
+    Recipe(
+        *("geometry", "What it cannot do: another geometry", "transfiguration", ("houses", "trees"), ""),
+        objects=("house",),
+    ),
+)
+
+
+def run(command: str) -> None:
+    """Runs a command of the page in the repository's root, with this Python."""
+    program, *words = shlex.split(command)
+    assert program == "python"
+    print(command, flush=True)
+    if status := subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode:
+        sys.exit(status)
+
+
+def train(recipe: Recipe) -> None:
+    """Renders the scenes and trains, each unless it is done."""
+    if not (ROOT / DATA / recipe.name).exists():
+        run(recipe.render)
+    out = ROOT / RUNS / recipe.name
+    run(recipe.train if not out.exists() else f"python -m cyclegan_fast.train --out {out} --resume auto")
+
+
+class Translations(NamedTuple):
+    """The test images of one domain and what became of them."""
+
+    inputs: Pixels
+    translated: Pixels
+    reconstructed: Pixels
+    counterparts: Pixels
+    """The same scenes as the other domain shows them."""
+
+
+def translations(recipe: Recipe, direction: Direction) -> Translations:
+    """Translates all test images of a direction, and back."""
+    source, target = direction.split("to")
+    there, back = (load_engine(ROOT / RUNS / recipe.name, direction=d) for d in (direction, OPPOSITE[direction]))
+    inputs = test_images(recipe, source)
+    translated = np.asarray(infer(there, inputs))
+    return Translations(inputs, translated, np.asarray(infer(back, translated)), test_images(recipe, target))
+
+
+def test_images(recipe: Recipe, domain: str) -> Pixels:
+    """Reads testA or testB in the order of the scenes."""
+    paths = sorted((ROOT / DATA / recipe.name / f"test{domain}").iterdir())
+    return np.stack([np.asarray(Image.open(path)) for path in paths])
+
+
+def l1(images: Pixels, others: Pixels, where: np.ndarray | None = None) -> float:
+    """Mean absolute difference in [0, 1] units; of the pixels in `where`, bool [N, H, W], alone."""
+    error = np.abs(images.astype(float) - others).mean(axis=3) / 255
+    return float(error.mean() if where is None else error[where].mean())
+
+
+def scores(recipe: Recipe, of: dict[Direction, Translations]) -> list[str]:
+    """The table of a recipe: both directions, beside the images as they were."""
+    a, b = recipe.domains
+    rows = [("to the true counterpart", "translated", "counterparts", None)]
+    if recipe.objects:
+        paths = sorted((ROOT / DATA / recipe.name / TRUTH_FOLDER).iterdir())
+        truth = np.stack([np.asarray(Image.open(path)) for path in paths])
+        inside = np.isin(truth, [CLASSES.index(name) for name in recipe.objects])
+        names = " and ".join(recipe.objects)
+        rows += [(f"... within each {names}", *rows[0][1:3], inside), ("... elsewhere", *rows[0][1:3], ~inside)]
+    rows.append(("of the reconstruction, to the input", "reconstructed", "inputs", None))
+    lines = [f"| L1 (lower is better) | {a} to {b} | untranslated | {b} to {a} | untranslated |", "|---" * 5 + "|"]
+    for name, images, others, where in rows:
+        cells = []
+        for found in of.values():
+            cells.append(f"{l1(getattr(found, images), getattr(found, others), where):.3f}")
+            is_counterpart = others == "counterparts"
+            cells.append(f"{l1(found.inputs, found.counterparts, where):.3f}" if is_counterpart else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw(of: dict[Direction, Translations]) -> Image.Image:
+    """Lays the first test images out: a row for each scene, the columns of both directions side by side."""
+    rows = [[enlarged(images[i]) for found in of.values() for images in found] for i in range(SHOWN)]
+    return sample_grid(rows, COLUMNS * len(of))
+
+
+def enlarged(pixels: np.ndarray) -> Image.Image:
+    image = Image.fromarray(pixels)
+    return image.resize((image.width * ENLARGED, image.height * ENLARGED), Image.Resampling.BICUBIC)
+
+
+def section(recipe: Recipe) -> list[str]:
+    """Writes a recipe's image; returns its part of the page."""
+    of: dict[Direction, Translations] = {d: translations(recipe, d) for d in OPPOSITE}
+    a, b = recipe.domains
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    (IMAGES / f"{recipe.name}.jpg").write_bytes(encode(draw(of), "JPEG"))
+    return [
+        f"## {recipe.title}",
+        "",
+        recipe.seen,
+        "",
+        f"![Four test scenes: {a} translated to {b} and back, {b} translated to {a} and back]"
+        f"(images/gallery/{recipe.name}.jpg)",
+        "",
+        f"*Left {a} to {b}, right {b} to {a}, after {steps(recipe):,} steps.*",
+        "",
+        *scores(recipe, of),
+        "",
+        *(f"    {command}" for command in (recipe.render, recipe.train, recipe.translate)),
+        "",
+    ]
+
+
+def steps(recipe: Recipe) -> int:
+    """The steps that the newest checkpoint was trained."""
+    return max(
+        int(path.name.removeprefix("step_")) for path in (ROOT / RUNS / recipe.name / "checkpoints").glob("step_*")
+    )
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=[recipe.name for recipe in RECIPES], help="train these alone")
+    parser.add_argument("--page", action="store_true", help="write the page, and train nothing")
+    args: Any = parser.parse_args(words)
+    for recipe in RECIPES:
+        if not args.page and recipe.name in (args.only or [recipe.name]):
+            train(recipe)
+    if args.page or not args.only:
+        write_between_markers(PAGE, [line for recipe in RECIPES for line in section(recipe)])
+
+
+if __name__ == "__main__":
+    main()
