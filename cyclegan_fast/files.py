@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
 import secrets
 import shutil
 import sys
+import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +21,8 @@ from cyclegan_fast.errors import StorageError, UserError
 
 _FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 _PARTIAL = ".partial-"  # folders and files that are unfinished, or being removed
-_LOCK = ".lock"  # suffix of a file beside an unfinished folder
+_LOCK = ".lock"  # suffix of a file beside an unfinished folder; name of one in a scratch folder
+_SCRATCH = "cyclegan-fast-scratch-"
 _OWN_NAME = re.compile(r"\.partial-[0-9a-f]{12}(\.lock)?")
 
 
@@ -136,6 +139,39 @@ def building_new_folder(out: Path) -> Iterator[Path]:
         yield partial
         if target.exists():
             target.rmdir()  # it is empty, and no rename on Windows replaces it
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yields an empty folder among the system's temporary files (TMPDIR), and removes it at the end.
+
+    That of a process that was killed is removed when another process first asks for one.
+
+    Raises:
+        StorageError: The disk is full, for example.
+    """
+    _remove_scratch_once()
+    with storage_errors(f"cannot write into {tempfile.gettempdir()}"):
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        file = (folder / _LOCK).open("xb")
+    with file:
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks, on which nobody removes it either
+                try_lock(file)
+            yield folder
+        finally:
+            if sys.platform == "win32":
+                file.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def _remove_scratch_once() -> None:
+    """Removes the scratch folders of this user's processes that were killed."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*/{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open("r+b") as file:  # a living process has it, or another user
+            try_lock(file)
+            shutil.rmtree(lock.parent)
 
 
 def remove_folder(folder: Path) -> None:

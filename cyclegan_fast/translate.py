@@ -10,15 +10,15 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import StorageError, UserError, reading_error
 from cyclegan_fast.files import remove_leftovers
-from cyclegan_fast.logs import printable
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine import Engine
+    from cyclegan_fast.engine.translation.bulk.rank import Rank
     from cyclegan_fast.engine.translation.files import TaskResult
     from cyclegan_fast.engine.translation.tasks import Task
 
@@ -50,6 +50,8 @@ def translate(
     statistics: Literal["tile", "reduced", "exact"] | None = None,
     tile: int = 1024,
     overlap: int | None = None,
+    rank: str | None = None,
+    block_size: int = 256,
 ) -> int:
     """Translates an image, a video, or all of them in a folder, with a trained generator.
 
@@ -58,6 +60,7 @@ def translate(
         python -m cyclegan_fast.translate --model latest_net_G_A.pth --input 'photos/**/*.jpg' --output out --resume
         python -m cyclegan_fast.translate --engine runs/horse2zebra --input ride.mp4 --output zebras
         python -m cyclegan_fast.translate --engine runs/horse2zebra --input horse.jpg --output zebra.png
+        python -m cyclegan_fast.translate --engine horse2zebra.onnx --input horses --output zebras --rank 0/8
 
     Names, sub-folders, formats, sizes, bits and metadata are kept: 8-bit images give 8 bits, 16-bit ones 16, and
     floating-point TIFF the same. Videos (extra [video]) keep size, times of frames and sound. Files that cannot be
@@ -66,7 +69,9 @@ def translate(
     Args:
         engine: A run's folder (its newest checkpoint), RUN/best, a checkpoint, or an .onnx, .engine, .pt2 or
             .safetensors file, or a .pth of the reference; --model is the same.
-        input: An image, a video, a folder of them, or a pattern in quotes: 'photos/**/*.jpg'.
+        input: An image, a video, a folder of them, or a pattern in quotes: 'photos/**/*.jpg'. Or tar shards,
+            'photos-{000..099}.tar', which become shards of the same names. With --rank also the URL of any of these
+            that fsspec opens: s3://, gs:// and others.
         output: Folder for the results, which may not lie in the input folder; of one image or video also the file to
             write, such as zebra.png.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the engine holds; AtoB if both.
@@ -99,6 +104,10 @@ def translate(
             (exact, reduced: torch alone). By default images of more than 16 megapixels are cut, exactly if possible.
         tile: Pixels of a tile's side; with exact a strip has as many pixels as such a tile.
         overlap: Pixels that neighbouring tiles share; by default what the statistics ask for.
+        rank: Which share of the input this process translates: 0/8 to 7/8 are eight processes, here or on other
+            machines, that share the work. By default what torchrun sets, and without it all. What is missing is
+            done by the same command again.
+        block_size: Images in a block, with --rank or torchrun: a process that is killed loses no more than one.
 
     Returns:
         Exit status: 0, 2 if a file could not be translated, or 130 if it was interrupted.
@@ -106,6 +115,8 @@ def translate(
     from cyclegan_fast.checkpoint import named_checkpoint
     from cyclegan_fast.engine import Tiling, load_engine
     from cyclegan_fast.engine.inference import check_batch_size
+    from cyclegan_fast.engine.translation.bulk.plan import is_shards
+    from cyclegan_fast.engine.translation.bulk.rank import parse_rank, rank_of_environment
     from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck, check_inverse
     from cyclegan_fast.engine.translation.files import Reconstruction, translate_files
     from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
@@ -114,6 +125,8 @@ def translate(
     from cyclegan_fast.monitoring.progress import ProgressBar
 
     check_batch_size(batch_size, "--batch-size")
+    if block_size < 1:
+        raise UserError(f"--block-size must be a whole number of at least 1, got {block_size}")
     if statistics is None and (tile != 1024 or overlap is not None):
         raise UserError("--tile and --overlap are about how images are cut: choose a way with --statistics")
     if resume and overwrite:
@@ -122,11 +135,32 @@ def translate(
         raise UserError("--faithfulness compares all results, and --resume leaves some out: use --overwrite")
     if faithfulness_reference is not None and not faithfulness:
         raise UserError("--faithfulness-reference is what --faithfulness compares with: give both, or leave it out")
+    share = parse_rank(rank) if rank is not None else rank_of_environment()
     needs_inverse = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else ""
     engine = named_checkpoint(engine)
     _check_inverse_flags(needs_inverse, engine, back_engine)
     rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
+    if share is not None or is_shards(input):
+        if needs_inverse:
+            raise UserError(f"{needs_inverse} works on files in one process: leave it out, or shards and ranks")
+        return _translate_in_bulk(
+            input,
+            output,
+            share,
+            block_size=block_size,
+            resume=resume,
+            overwrite=overwrite,
+            engine=engine,
+            direction=direction,
+            device=device,
+            precision=precision,
+            backend=backend,
+            threads=threads,
+            batch_size=batch_size,
+            tiling=tiling,
+            metadata=rules,
+        )
     every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct, faithfulness=faithfulness)
     _clear_leftovers(every, output, reconstruct, faithfulness)
     tasks = [task for task in every if not (resume and task.target.is_file())]
@@ -179,6 +213,44 @@ def translate(
     return status
 
 
+def _translate_in_bulk(
+    input: Path,
+    output: Path,
+    rank: Rank | None,
+    *,
+    engine: Path,
+    device: str,
+    block_size: int,
+    resume: bool,
+    overwrite: bool,
+    **settings: Any,
+) -> int:
+    """Translates the share of a rank, or tar shards; returns the exit status."""
+    from cyclegan_fast.engine.translation.bulk.blocks import Job
+    from cyclegan_fast.engine.translation.bulk.plan import plan_bulk
+    from cyclegan_fast.engine.translation.bulk.rank import device_of_rank
+    from cyclegan_fast.engine.translation.bulk.run import resolve_engine, run_bulk
+    from cyclegan_fast.engine.translation.bulk.share import translate_here
+    from cyclegan_fast.engine.translation.bulk.storage import storage_at
+
+    found, plan = resolve_engine(engine), plan_bulk(input, output)
+    job = Job(input=plan.input, output=storage_at(output), engine=found, device=device_of_rank(device), **settings)
+    with _libraries_suppressed():
+        ended = run_bulk(
+            job,
+            plan,
+            functools.partial(translate_here, job),
+            rank=rank,
+            block_size=block_size,
+            resume=resume,
+            overwrite=overwrite,
+        )
+    if ended.interrupted:
+        print(f"interrupted{f', {rank}' if rank else ''}: the same command does the rest", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_USER_ERROR if ended.report.faults else 0
+
+
 def _check_inverse_flags(needed_for: str, engine: Path, back_engine: Path | None) -> None:
     """Checks that there is a generator of the other direction where a flag needs one, and only there.
 
@@ -216,26 +288,18 @@ def _report_interruption(count: int, again: str) -> None:
 
 def _report(results: list[TaskResult], every: int, asked: int, output: Path, seconds: float, engine: Engine) -> int:
     """Prints what became of all; returns the exit status."""
-    bad, clipped = [result for result in results if result.fault], [result for result in results if result.clipped]
+    from cyclegan_fast.engine.translation.report import Outcome, Report
+
+    report = Report()
+    report.add(map(Outcome.of, results), scale=engine.in_format.scale)
     before = every - asked
     there = f", {before} of them from before" if before else ""
     speed = f" ({len(results) / seconds:.1f} files/s)" if results else ""
     where = f"in {output}" if output.is_dir() else f"written: {output}"
-    done = len(results) - len(bad) + before
     files = "file is" if every == 1 else "files are"
-    print(f"{done} of {every} {files} {where}{there}{speed}")
-    if clipped:
-        low, high = engine.in_format.scale
-        count, plural = sum(result.clipped for result in clipped), "s" * (len(clipped) != 1)
-        span = f"{low:g} to {high:g}, the range of training"
-        print(f"{count} values in {len(clipped)} image{plural} lay outside {span}: clipped")
-    _report_metadata(results)
-    for result in results:
-        if result.note:
-            log.warning("%s: %s", result.task.source, result.note)
-    for result in bad:
-        print(printable(f"not translated: {result.task.source}: {result.fault}"), file=sys.stderr)
-    return EXIT_USER_ERROR if bad else 0
+    print(f"{report.count - len(report.faults) + before} of {every} {files} {where}{there}{speed}")
+    report.print_details()
+    return EXIT_USER_ERROR if report.faults else 0
 
 
 @contextlib.contextmanager
@@ -272,21 +336,6 @@ def _profile_bytes(profile: str) -> bytes | None:
     if not is_profile(content):
         raise UserError(f"--profile {profile} is no colour profile: give keep, none, or an .icc file")
     return content
-
-
-def _report_metadata(results: list[TaskResult]) -> None:
-    """Logs what results lack of the metadata of their inputs: once for all of them."""
-    for level, kind in ((logging.WARNING, "lost"), (logging.INFO, "by_rule")):
-        found: dict[str, list[Path]] = {}
-        for result in results:
-            for what in getattr(result.left_out, kind):
-                found.setdefault(what, []).append(result.task.source)
-        if found:
-            names = "; ".join(
-                f"{what} ({sources[0]}{f' and {len(sources) - 1} more' * (len(sources) > 1)})"
-                for what, sources in found.items()
-            )
-            log.log(level, "%s: %s", "metadata that results lack", names)
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

@@ -80,15 +80,24 @@ def is_folder(path: Path) -> bool:
         raise UserError(f"{str(path)[:200]}: cannot be read ({error.strerror})") from error
 
 
+def url_of(name: str | os.PathLike[str]) -> str | None:
+    """Returns the URL that a name is, also one that became a path and lost a slash by it; None for any other name.
+
+    What exists under that name is no URL.
+    """
+    match = re.match(r"([a-z][a-z0-9+.-]+):/+(?=.)", str(name), re.IGNORECASE)  # one letter is a drive
+    if match is None or os.path.lexists(name):
+        return None
+    return f"{match[1]}://{str(name)[match.end() :]}"
+
+
 def refuse_url(name: str | os.PathLike[str], fix: str) -> None:
-    """Refuses a URL, also one that became a path and lost a slash by it; what exists under that name is no URL.
+    """Refuses a URL.
 
     Raises:
         MissingFileError: With the URL, and how to go on.
     """
-    match = re.match(r"([a-z][a-z0-9+.-]+):/+(?=.)", str(name), re.IGNORECASE)  # one letter is a drive
-    if match and not os.path.lexists(name):
-        url = f"{match[1]}://{str(name)[match.end() :]}"
+    if url := url_of(name):
         raise MissingFileError(f"{url[:200]}: URLs are not fetched: {fix}")
 
 

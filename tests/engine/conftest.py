@@ -15,6 +15,7 @@ from cyclegan_fast.engine.backends.sidecar import weights_digest
 from cyclegan_fast.engine.export import build
 from cyclegan_fast.engine.export.onnx import to_onnx
 from cyclegan_fast.nn import build_networks
+from tests.engine import bulk
 
 MODELS = {
     "colour": ModelConfig(generator="resnet_1blocks", ngf=6, ndf=4),
@@ -93,3 +94,21 @@ def run_command_here(capsys, monkeypatch):
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def bulk_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bulk.make_engine(tmp_path_factory.mktemp("engine"))
+
+
+@pytest.fixture(scope="session")
+def bulk_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bulk.make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="session")
+def plain_results(bulk_engine: Path, bulk_images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What the plain command makes of the images."""
+    output = tmp_path_factory.mktemp("plain") / "out"
+    assert bulk.run(bulk_engine, bulk_images, output) == 0
+    return bulk.contents(output)

@@ -55,12 +55,16 @@ def find_shards(pattern: str) -> list[str]:
     """
     if Path(pattern).exists():
         return [pattern]
-    if braces := _BRACES.search(pattern):
-        before, after = pattern[: braces.start()], pattern[braces.end() :]
-        return [shard for middle in _choices(pattern, braces) for shard in find_shards(before + middle + after)]
+    if choices := _expand_first(pattern):
+        return [shard for one in choices for shard in find_shards(one)]
     if not (found := [str(path) for path in match_files(pattern)]):
         raise MissingFileError(f"{pattern}: there is no such shard")
     return found
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Returns the names and patterns that one with {000..009} or {x,y} stands for, in order."""
+    return [name for one in _expand_first(pattern) for name in expand_braces(one)] or [pattern]
 
 
 def read_shard(shard: str) -> tuple[list[ImageFile], Counter[str]]:
@@ -96,6 +100,14 @@ def read_shard(shard: str) -> tuple[list[ImageFile], Counter[str]]:
 def compressed_archive(location: str) -> str:
     """Returns the message about an archive that is compressed."""
     return f"{location}: a compressed archive cannot be read image by image; unpack it to a .tar first (gunzip, say)"
+
+
+def _expand_first(pattern: str) -> list[str]:
+    """Returns what the first braces of a pattern stand for; nothing where it has none."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return []
+    return [pattern[: braces.start()] + middle + pattern[braces.end() :] for middle in _choices(pattern, braces)]
 
 
 def _choices(pattern: str, braces: re.Match[str]) -> Iterator[str]:

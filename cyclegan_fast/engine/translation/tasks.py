@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TypeVar
 
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, refuse_url, split_pattern
@@ -48,12 +49,14 @@ def plan_tasks(
         UserError: There is no such input, the output is a file where a folder is wanted, or a result would replace an
             input, another result, or a file that exists.
     """
-    root, paths = _inputs(source, output)
+    root, paths = find_inputs(source, output)
     if names_file(output):
         _check_one_file(source, output, reconstruct, faithfulness)
     if source.is_dir() and _lies_in(output, source):
         raise UserError(f"{output} lies in the input folder {source}: choose an output folder outside it")
-    tasks = [Task(path, output if names_file(output) else _target(output / path.relative_to(root))) for path in paths]
+    tasks = [
+        Task(path, output if names_file(output) else result_name(output / path.relative_to(root))) for path in paths
+    ]
     inputs, results = _Inputs(paths), _Results()
     for task in tasks:
         for target in (
@@ -199,8 +202,16 @@ def _beside(task: Task, output: Path, folder: str) -> Path:
     return path.with_name(f"{path.name}.png")
 
 
-def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
-    """The folder to which results are relative, and the files; results of an earlier run do not match a pattern."""
+def find_inputs(source: Path, output: Path | None) -> tuple[Path, list[Path]]:
+    """Returns the folder to which results are relative, and the files.
+
+    Args:
+        source: As for `plan_tasks`.
+        output: Folder of the results of an earlier run, which do not match a pattern.
+
+    Raises:
+        UserError: There is no such input.
+    """
     if source.is_dir():
         return source, list_images(source, SUFFIXES | VIDEO_SUFFIXES, links_outside="skip")
     if source.exists():
@@ -208,8 +219,8 @@ def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
     refuse_url(source, "download it, and give the file")
     if not is_pattern(source):
         raise MissingFileError(f"{source} does not exist")
-    below = output.resolve()
-    matches = [path for path in match_files(source) if not path.resolve().is_relative_to(below)]
+    below = None if output is None else output.resolve()
+    matches = [path for path in match_files(source) if below is None or not path.resolve().is_relative_to(below)]
     if not matches:
         raise MissingFileError(
             f"{source} matches no file outside the output folder: correct the pattern, or give a folder"
@@ -217,6 +228,10 @@ def _inputs(source: Path, output: Path) -> tuple[Path, list[Path]]:
     return split_pattern(source)[0], matches
 
 
-def _target(path: Path) -> Path:
+P = TypeVar("P", bound=PurePath)
+
+
+def result_name(path: P) -> P:
+    """Returns the path of a result in place of that of its input: videos of some kinds become .mkv."""
     suffix = path.suffix.lower()
     return path.with_suffix(".mkv") if suffix in VIDEO_SUFFIXES - OUTPUT_SUFFIXES else path

@@ -1,0 +1,232 @@
+"""Where inputs are read from and results go: a folder of this machine, or what fsspec opens under a URL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cyclegan_fast.errors import StorageError, UserError, one_line
+from cyclegan_fast.files import storage_errors, write_atomically
+from cyclegan_fast.images.find import url_of
+
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
+
+
+class Storage(Protocol):
+    """A folder, here or elsewhere. Names are relative to it, with slashes; a pickled one is opened where it arrives."""
+
+    def __str__(self) -> str: ...
+
+    def path_of(self, name: str) -> Path | None:
+        """The path of a file on this machine; None where there is none."""
+
+    def present(self, names: Collection[str]) -> set[str]:
+        """Those of the names that are there."""
+
+    def list_names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, sorted; none where there is no such folder."""
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Creates or replaces a file, whole or not at all."""
+
+    def download(self, name: str, path: Path) -> None:
+        """Copies a file to a path of this machine."""
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copies a file of this machine there, whole or not at all."""
+
+    def remove(self, name: str) -> None:
+        """Removes a file if it is there."""
+
+
+@dataclass(frozen=True)
+class LocalStorage:
+    """A folder of this machine."""
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def path_of(self, name: str) -> Path:
+        """The path of what has that name."""
+        return self.root / name
+
+    def present(self, names: Collection[str]) -> set[str]:
+        """Those of the names that are there."""
+        return {name for name in names if (self.root / name).is_file()}
+
+    def list_names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, sorted."""
+        path = self.root / folder
+        return sorted(f"{folder}/{file.name}" for file in path.iterdir() if file.is_file()) if path.is_dir() else []
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Creates or replaces a file in one move."""
+        write_atomically(self.root / name, content)
+
+    def append(self, name: str, content: bytes) -> None:
+        """Adds to the end of a file, and flushes it to the disk."""
+        path = self.root / name
+        with storage_errors(f"cannot write {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+    def download(self, name: str, path: Path) -> None:
+        """Refused: a file of this machine is read where it is."""
+        raise NotImplementedError
+
+    def upload(self, path: Path, name: str) -> None:
+        """Refused: a file of this machine is written where it goes."""
+        raise NotImplementedError
+
+    def remove(self, name: str) -> None:
+        """Removes a file if it is there."""
+        with storage_errors(f"cannot remove {self.root / name}"):
+            (self.root / name).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RemoteStorage:
+    """A prefix of what fsspec opens: ``s3://bucket/folder``, ``gs://``, ``memory://`` and so on."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def root(self) -> str:
+        """The path of the URL in its file system."""
+        return open_url(self.url)[1]
+
+    def path_of(self, name: str) -> None:
+        """None, as no path leads there."""
+        return
+
+    def present(self, names: Collection[str]) -> set[str]:
+        """Those of the names that are there, by listing all that is below the URL."""
+        return set(names) & set(self.list_below()) if names else set()
+
+    def list_below(self) -> list[str]:
+        """The names of all files at any depth, sorted; none where nothing is there."""
+        fs, root = open_url(self.url)
+        with _reading(self.url):
+            try:
+                return sorted(path[len(root) :].lstrip("/") for path in fs.find(root) if path != root)
+            except FileNotFoundError:
+                return []
+
+    def list_names(self, folder: str) -> list[str]:
+        """The names of the files in a folder, sorted."""
+        return [f"{folder}/{name}" for name in RemoteStorage(f"{self.url}/{folder}").list_below() if "/" not in name]
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        fs, root = open_url(self.url)
+        with _reading(f"{self.url}/{name}"):
+            content: bytes = fs.cat_file(f"{root}/{name}")
+            return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Creates or replaces a file."""
+        fs, root = open_url(self.url)
+        with _writing(f"{self.url}/{name}"):
+            fs.pipe_file(f"{root}/{name}", content)
+
+    def download(self, name: str, path: Path) -> None:
+        """Copies a file to a path of this machine."""
+        fs, root = open_url(self.url)
+        with _reading(f"{self.url}/{name}"):
+            fs.get_file(f"{root}/{name}", str(path))
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copies a file of this machine there."""
+        fs, root = open_url(self.url)
+        with _writing(f"{self.url}/{name}"):
+            fs.put_file(str(path), f"{root}/{name}")
+
+    def remove(self, name: str) -> None:
+        """Removes a file if it is there."""
+        fs, root = open_url(self.url)
+        with _writing(f"{self.url}/{name}"), contextlib.suppress(FileNotFoundError):
+            fs.rm_file(f"{root}/{name}")
+
+
+def match_urls(pattern: str) -> list[str]:
+    """Returns the URLs that a glob pattern matches, sorted; of a URL without marks itself, if it is there."""
+    fs, path = open_url(pattern)
+    with _reading(pattern):
+        return sorted(str(fs.unstrip_protocol(found)) for found in fs.glob(path) if fs.isfile(found))
+
+
+def storage_at(location: str | Path) -> LocalStorage | RemoteStorage:
+    """Returns the storage of a folder or URL; ``file://`` is a folder."""
+    url = url_of(location)
+    if url is None:
+        return LocalStorage(Path(location).absolute())
+    scheme, _, rest = url.partition("://")
+    if scheme == "file":
+        return LocalStorage(Path("/", rest))
+    return RemoteStorage(url.rstrip("/"))
+
+
+def open_url(url: str) -> tuple[Any, str]:
+    """Returns fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        UserError: Its package is missing, no file system has such URLs, or it cannot be reached.
+    """
+    import fsspec
+
+    scheme = url.partition("://")[0]
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        package = _PACKAGES.get(scheme, one_line(error))
+        raise UserError(f"{url}: {scheme}:// needs a package that is missing: pip install {package}") from error
+    except Exception as error:
+        raise UserError(f"{url}: cannot be opened ({one_line(error)})") from error
+    return fs, str(path).rstrip("/")
+
+
+@contextlib.contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Turns what a file system throws into a `UserError`; that a file is not there stays a `FileNotFoundError`."""
+    try:
+        yield
+    except (UserError, FileNotFoundError):
+        raise
+    except PermissionError as error:
+        raise UserError(
+            f"{url}: no permission to read or list it ({one_line(error)}): check the credentials"
+        ) from error
+    except Exception as error:
+        raise UserError(f"{url}: cannot be read ({one_line(error)})") from error
+
+
+@contextlib.contextmanager
+def _writing(url: str) -> Iterator[None]:
+    """Turns what a file system throws into a `StorageError`, as others will meet it, too."""
+    try:
+        yield
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise StorageError(f"{url}: no permission to write it ({one_line(error)}): check the credentials") from error
+    except Exception as error:
+        raise StorageError(f"{url}: cannot be written ({one_line(error)})") from error

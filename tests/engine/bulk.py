@@ -1,0 +1,79 @@
+"""What the tests of bulk translation share: inputs, and how results are compared."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.config import ModelConfig, TrainConfig
+from cyclegan_fast.nn import build_networks
+from cyclegan_fast.translate import translate
+from tests.data.sample_images import noise
+
+SUFFIXES = ("png", "jpg", "tif", "webp")
+
+
+def make_engine(folder: Path) -> Path:
+    """A run with one checkpoint of the smallest networks."""
+    torch.manual_seed(5)
+    model = ModelConfig(generator="resnet_1blocks", ngf=4, ndf=4)
+    networks = build_networks(model)
+    for parameter in networks.parameters():
+        parameter.data.mul_(4.0)
+    config = TrainConfig(model=model)
+    save_checkpoint(folder / "checkpoints", 1, networks=networks, config=config, progress={"step": 1})
+    return folder
+
+
+def make_images(folder: Path, count: int = 13) -> Path:
+    """Images of two sizes and four formats, in two folders, with EXIF."""
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    for i in range(count):
+        path = folder / ("deep" if i % 3 else "") / f"{i:02d}.{SUFFIXES[i % 4]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise(24 + 8 * (i % 2), 20, i).save(path, exif=exif)
+    return folder
+
+
+def make_shard(path: Path, first: int, count: int = 5) -> Path:
+    """A tar shard of images and labels; the same name twice, in the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as shard:
+        for i in [*range(first, first + count), first]:
+            content = io.BytesIO()
+            noise(16, 20, i).save(content, "PNG")
+            _add(shard, f"{i:04d}.png", content.getvalue())
+            _add(shard, f"{i:04d}.cls", str(i).encode())
+        _add(shard, ".hidden/x.png", b"hidden")
+    return path
+
+
+def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    shard.addfile(entry, io.BytesIO(content))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below a folder that people see, by name."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: path.read_bytes() for name, path in named.items() if not name.startswith(".cyclegan_fast/")}
+
+
+def members(shard: Path) -> list[tuple[str, bytes]]:
+    """The members of a tar shard with their content, in order."""
+    with tarfile.open(shard) as opened:
+        return [(member.name, opened.extractfile(member).read()) for member in opened]  # type: ignore[union-attr]
+
+
+def run(engine: Path, source: Path | str, output: Path | str, **options: object) -> int:
+    """Translates on one thread, two images at a time; returns the status."""
+    settings = {"device": "cpu", "direction": "AtoB", "threads": 1, "batch_size": 2} | options
+    return translate(engine=engine, input=Path(source), output=Path(output), **settings)  # type: ignore[arg-type]

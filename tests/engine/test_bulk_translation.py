@@ -1,0 +1,307 @@
+"""Bulk translation without Ray: ranks, tar shards, URLs, the manifest, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from cyclegan_fast.engine.translation.bulk import manifest
+from cyclegan_fast.engine.translation.bulk.rank import Rank, device_of_rank, parse_rank, rank_of_environment
+from cyclegan_fast.engine.translation.bulk.storage import RemoteStorage
+from cyclegan_fast.errors import StorageError, UserError
+from tests.engine.bulk import contents, make_images, make_shard, members, run
+
+
+@pytest.fixture(autouse=True)
+def no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def records(output: Path) -> list[dict]:
+    """The records of the manifest, without the settings."""
+    files = sorted((output / manifest.FOLDER).glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()[1:]]
+
+
+def test_the_ranks_of_torchrun_make_the_bytes_of_one_process(
+    bulk_engine, bulk_images, plain_results, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level(logging.INFO, "cyclegan_fast")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert run(bulk_engine, bulk_images, tmp_path / "out", block_size=3) == 0
+    assert contents(tmp_path / "out") == plain_results
+    done = [name for record in records(tmp_path / "out") for name in record["done"]]
+    assert sorted(done) == sorted(plain_results), "each file is done once"
+    assert {len(record["done"]) for record in records(tmp_path / "out")} <= {1, 2, 3}
+    logs = {path.name: path.read_text() for path in (tmp_path / "out" / manifest.FOLDER).glob("*.log")}
+    assert set(logs) == {"rank-0-of-2.log", "rank-1-of-2.log"}
+    assert "rank 0 of 2: 7 of 7 files are in" in logs["rank-0-of-2.log"] and "rank 1" not in logs["rank-0-of-2.log"]
+
+
+def test_a_second_run_does_what_is_missing_only(bulk_engine, bulk_images, plain_results, tmp_path, caplog):
+    out = tmp_path / "out"
+    caplog.set_level(logging.INFO, "cyclegan_fast")
+    for _ in range(2):
+        assert run(bulk_engine, bulk_images, out, rank="0/1") == 0
+    assert "0 of 13 files to translate" in caplog.text
+    assert len(records(out)) == 1
+    gone, before = out / "deep" / "01.jpg", {path: path.stat().st_ino for path in out.rglob("*.*") if path.is_file()}
+    gone.unlink()
+    caplog.clear()
+    assert run(bulk_engine, bulk_images, out, rank="0/1") == 0
+    assert "1 of 13 files to translate" in caplog.text and contents(out) == plain_results
+    assert {path for path, number in before.items() if path.stat().st_ino != number} <= {gone, *out.rglob("*.log")}
+
+
+def test_results_of_other_settings_are_not_mixed(bulk_engine, bulk_images, plain_results, tmp_path):
+    out = tmp_path / "out"
+    assert run(bulk_engine, bulk_images, out, rank="0/1", metadata="none") == 0
+    other = contents(out)
+    with pytest.raises(UserError, match=r"made with another metadata \(metadata 'none', and now 'keep'\): choose"):
+        run(bulk_engine, bulk_images, out, rank="0/1")
+    assert contents(out) == other != plain_results
+    assert run(bulk_engine, bulk_images, out, rank="0/1", overwrite=True) == 0
+    assert contents(out) == plain_results
+    assert run(bulk_engine, bulk_images, out, rank="0/1") == 0  # the settings of before are forgotten
+
+
+def test_results_without_a_record_are_left_alone(bulk_engine, bulk_images, plain_results, tmp_path, caplog):
+    out = tmp_path / "out"
+    (out / "deep").mkdir(parents=True)
+    (out / "deep" / "01.jpg").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"deep/01.jpg exists already \(1 of 13 results\), with no record of how"):
+        run(bulk_engine, bulk_images, out, rank="0/1")
+    assert run(bulk_engine, bulk_images, out, rank="0/1", resume=True) == 0
+    assert contents(out) == plain_results | {"deep/01.jpg": b"mine"}
+
+
+def test_what_cannot_be_translated_is_listed_and_the_rest_is_done(bulk_engine, plain_results, tmp_path, capsys):
+    source, out = make_images(tmp_path / "in"), tmp_path / "out"
+    (source / "deep" / "01.jpg").write_bytes(b"no image")
+    (source / "cut.png").write_bytes((source / "deep" / "04.png").read_bytes()[:300])
+    status = {run(bulk_engine, source, out, rank=rank, block_size=2) for rank in ("0/2", "1/2")}
+    assert status == {0, 2} or status == {2}
+    expected = {name: content for name, content in plain_results.items() if name != "deep/01.jpg"}
+    listed = list(out.glob("not_translated-rank-*-of-2.csv"))
+    found = contents(out)
+    assert {name: found[name] for name in expected} == expected and len(found) == len(expected) + len(listed)
+    text = "".join(path.read_text() for path in listed)
+    assert f'{source / "deep" / "01.jpg"},"not an image in a known format' in text and "cut.png,damaged" in text
+    assert f"not translated: {source / 'deep' / '01.jpg'}: not an image" in capsys.readouterr().err
+    (source / "cut.png").unlink()
+    (source / "deep" / "01.jpg").unlink()
+    assert {run(bulk_engine, source, out, rank=rank) for rank in ("0/2", "1/2")} == {0}
+    assert list(out.glob("not_translated*")) == []
+
+
+# A rank that stops where it has written some results, so that it can be killed there.
+STOPPING = """
+import os, signal, sys
+from cyclegan_fast.engine.translation.bulk import share
+plain, count = share.translate_block, 0
+def stopping(*words):
+    global count
+    count += 1
+    if count == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(*words)
+share.translate_block = stopping
+from cyclegan_fast.translate import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills of POSIX")
+def test_a_killed_rank_is_finished_by_the_next_start(bulk_engine, bulk_images, plain_results, tmp_path):
+    out = tmp_path / "out"
+    words = ["--engine", bulk_engine, "--direction", "AtoB", "--device", "cpu", "--threads", "1", "--batch-size", "2"]
+    words += ["--input", bulk_images, "--output", out, "--rank", "1/2", "--block-size", "2"]
+    command = [sys.executable, "-c", STOPPING, *map(str, words)]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(records(out)) == 2
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.suffix[1:] in ("png", "jpg", "webp")}
+    assert len(before) >= 3
+    with next((out / manifest.FOLDER).glob("*.jsonl")).open("ab") as file:
+        file.write(b'{"done":["cut off by the ki')
+    for rank in ("0/2", "1/2"):
+        assert run(bulk_engine, bulk_images, out, rank=rank, block_size=2) == 0
+    assert contents(out) == plain_results
+    recorded = {name for record in records_whole(out)[:2] for name in record["done"]}
+    assert all(
+        path.stat().st_mtime_ns == then for path, then in before.items() if str(path.relative_to(out)) in recorded
+    )
+
+
+def records_whole(output: Path) -> list[dict]:
+    files = sorted((output / manifest.FOLDER).glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
+    lines = [line for file in files for line in file.read_text().splitlines() if line.endswith("}")]
+    return [record for record in map(json.loads, lines) if "done" in record]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_ranks(bulk_engine, bulk_images, plain_results, tmp_path):
+    out = tmp_path / "out"
+    words = ["-m", "cyclegan_fast.translate", "--engine", bulk_engine, "--direction", "AtoB", "--device", "cpu"]
+    words += ["--threads", "1", "--batch-size", "2", "--input", bulk_images, "--output", out]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == plain_results
+    assert "rank 0 of 2: 7 of 7 files are in" in done.stdout and "rank 1 of 2: 6 of 6 files are in" in done.stdout
+
+
+def test_tar_shards_become_shards(bulk_engine, tmp_path, capsys):
+    first, _ = make_shard(tmp_path / "in" / "a-000.tar", 0), make_shard(tmp_path / "in" / "a-001.tar", 10)
+    for number, rank in enumerate((None, "0/2", "1/2")):
+        out = tmp_path / ("whole" if number == 0 else "ranks")
+        assert run(bulk_engine, tmp_path / "in" / "a-{000..001}.tar", out, rank=rank) == 0
+    assert contents(tmp_path / "whole") == contents(tmp_path / "ranks")
+    made, given = members(tmp_path / "whole" / "a-000.tar"), members(first)
+    assert [name for name, _ in made] == [name for name, _ in given if name != ".hidden/x.png"]
+    assert made[1] == ("0000.cls", b"0")
+    for name, content in given[:4]:
+        (tmp_path / "loose" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "loose" / name).write_bytes(content)
+    assert run(bulk_engine, tmp_path / "loose" / "*.png", tmp_path / "one_by_one") == 0
+    assert made[0][1] == (tmp_path / "one_by_one" / "0000.png").read_bytes() != given[0][1]
+
+
+def test_a_corrupt_member_is_left_out_of_the_shard_and_listed_each_time(bulk_engine, tmp_path, capsys):
+    shard, out = make_shard(tmp_path / "in" / "a.tar", 0), tmp_path / "out"
+    content = bytearray(shard.read_bytes())
+    start = content.index(b"\x89PNG", 2000)
+    content[start : start + 8] = b"no image"
+    shard.write_bytes(content)
+    (tmp_path / "in" / "b.tar").write_bytes(b"no archive" * 100)
+    for _ in range(2):
+        assert run(bulk_engine, tmp_path / "in" / "*.tar", out) == 2
+        said = capsys.readouterr().err
+        assert f"not translated: {shard}:0001.png: not an image" in said and "b.tar: this archive is damaged" in said
+        assert (out / "not_translated.csv").read_text().count("\n") == 3
+    assert [name for name, _ in members(out / "a.tar")][:3] == ["0000.png", "0000.cls", "0001.cls"]
+    assert not (out / "b.tar").exists()
+
+
+def test_what_fsspec_opens_is_read_and_written(bulk_engine, bulk_images, plain_results, tmp_path, caplog):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(bulk_images), "/bulk/in", recursive=True)
+    caplog.set_level(logging.INFO, "cyclegan_fast")
+    for _ in range(2):
+        assert run(bulk_engine, "memory://bulk/in", "memory://bulk/out", rank="0/1", block_size=3) == 0
+    assert "13 of 13 files to translate" in caplog.text and "0 of 13 files to translate" in caplog.text
+    found = {
+        name: RemoteStorage("memory://bulk/out").read(name) for name in RemoteStorage("memory://bulk/out").list_below()
+    }
+    assert {name: content for name, content in found.items() if not name.startswith(".cyclegan_fast")} == plain_results
+    # From here to there, from there to here, a pattern, a single file.
+    assert run(bulk_engine, bulk_images, "memory://bulk/again", rank="0/1") == 0
+    assert RemoteStorage("memory://bulk/again").read("deep/01.jpg") == plain_results["deep/01.jpg"]
+    assert run(bulk_engine, "memory://bulk/in/deep/*.jpg", f"file://{tmp_path}/deep", rank="0/1") == 0
+    assert contents(tmp_path / "deep") == {
+        name[5:]: plain_results[name] for name in plain_results if name.endswith("jpg") and "/" in name
+    }
+    assert run(bulk_engine, "memory://bulk/in/00.png", tmp_path / "one", rank="0/1") == 0
+    assert contents(tmp_path / "one") == {"00.png": plain_results["00.png"]}
+    memory.put(str(make_shard(tmp_path / "s-0.tar", 0)), "/bulk/s-0.tar")
+    assert run(bulk_engine, "memory://bulk/s-{0..0}.tar", "memory://bulk/shards", rank="0/1") == 0
+    assert run(bulk_engine, tmp_path / "s-0.tar", tmp_path / "shards") == 0
+    assert RemoteStorage("memory://bulk/shards").read("s-0.tar") == (tmp_path / "shards" / "s-0.tar").read_bytes()
+
+
+def test_an_object_that_vanishes_is_a_fault(bulk_engine, bulk_images, tmp_path, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.put(str(bulk_images), "/gone/in", recursive=True)
+    get_file = type(memory).get_file
+
+    def vanishing(self: object, path: str, *words: object, **options: object) -> None:
+        if path.endswith("/00.png"):
+            raise FileNotFoundError(path)
+        get_file(self, path, *words, **options)
+
+    monkeypatch.setattr(type(memory), "get_file", vanishing)
+    assert run(bulk_engine, "memory://gone/in", tmp_path / "out", rank="0/1") == 2
+    assert (tmp_path / "out" / "not_translated-rank-0-of-1.csv").read_text() == (
+        "file,reason\nmemory://gone/in/00.png,is not there any more\n"
+    )
+
+
+def test_an_output_that_may_not_be_written_ends_it(bulk_engine, bulk_images, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "put_file", refused)
+    with pytest.raises(StorageError, match=r"^memory://full/.*: no permission to write it \(Access Denied\)"):
+        run(bulk_engine, bulk_images, "memory://full", rank="0/1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"rank": "2/2"}, "--rank must be the rank and the number of ranks, 0/8 to 7/8 for example, got '2/2'"),
+        ({"rank": "0/2", "reconstruct": True}, "--reconstruct works on files in one process"),
+        ({"rank": "0/2", "block_size": 0}, "--block-size must be a whole number of at least 1, got 0"),
+        ({"rank": "0/2", "output": "zebra.png"}, "names a file, and a bulk translation writes a folder"),
+        ({"rank": "0/2", "engine": "nowhere"}, "nowhere does not exist"),
+        ({"rank": "0/2", "source": "memory://nowhere/x"}, "memory://nowhere/x: no image is there: correct the URL"),
+        ({"rank": "0/2", "source": "nosuch://x/y"}, "nosuch://x/y: cannot be opened (Protocol not known: nosuch"),
+        ({"source": "memory://nowhere/x"}, "memory://nowhere/x: URLs are not fetched"),
+    ],
+)
+def test_mistakes_are_one_sentence(bulk_engine, bulk_images, tmp_path, words, message):
+    words = {"engine": bulk_engine, "source": bulk_images, "output": tmp_path / "out"} | words
+    with pytest.raises(UserError) as error:
+        run(Path(words.pop("engine")), words.pop("source"), words.pop("output"), **words)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_package_of_a_url_is_named(monkeypatch):
+    def no_package(_: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", no_package)
+    with pytest.raises(UserError, match=r"s3://bucket/x: s3:// needs a package that is missing: pip install s3fs"):
+        RemoteStorage("s3://bucket/x").list_below()
+
+
+def test_a_bucket_without_permission_is_one_sentence(monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "find", refused)
+    with pytest.raises(UserError, match=r"memory://b: no permission to read or list it \(Forbidden\)"):
+        RemoteStorage("memory://b").list_below()
+
+
+def test_ranks_have_each_item_once_and_are_read_strictly():
+    items = list(range(11))
+    assert sorted(item for i in range(4) for item in Rank(i, 4).share(items)) == items
+    assert parse_rank("7/8") == Rank(7, 8)
+    for text in ("", "1", "-1/2", "1/1", "1/2/3", "a/b", "0/0", "0 /2", "0/1000000000"):
+        with pytest.raises(UserError, match="--rank must be"):
+            parse_rank(text)
+    assert rank_of_environment({"RANK": "1"}) is None
+    assert rank_of_environment({"RANK": "1", "WORLD_SIZE": "2"}) == Rank(1, 2)
+    with pytest.raises(UserError, match="the environment has RANK=3 and WORLD_SIZE=2, which are no rank"):
+        rank_of_environment({"RANK": "3", "WORLD_SIZE": "2"})
+
+
+def test_each_rank_of_a_host_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert device_of_rank("auto", {"LOCAL_RANK": "6"}) == "cuda:2"
+    assert device_of_rank("cuda:1", {"LOCAL_RANK": "6"}) == "cuda:1"
+    assert device_of_rank("auto", {}) == "auto"
+    assert device_of_rank("cpu", {"LOCAL_RANK": "1"}) == "cpu"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert device_of_rank("auto", {"LOCAL_RANK": "1"}) == "auto"
