@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "score checkpoints, engines or a folder of images",
     "report": "write a run's report again, or compare several runs on one page",
     "dataset": "render synthetic scenes, check a folder of images, plan a training",
+    "experiments": "train the paper's tables again, with spreads over seeds",
     "demo": "the whole way in one command, with a report",
     "doctor": "what is here, what is missing, and how to get it",
 }

@@ -1,0 +1,103 @@
+"""The scores of a finished run against the hidden truth, and some of its translations for the page."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cyclegan_fast import ops
+from cyclegan_fast.checkpoint import latest_checkpoint, load_generators
+from cyclegan_fast.documents import DocumentError, Number, check, read_json
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluation import SceneTests, load_scene_tests, score_scenes, train_reader
+from cyclegan_fast.evaluation.color import value_distance, value_distribution
+from cyclegan_fast.files import write_atomically
+from cyclegan_fast.monitoring.grids import encode, to_image
+from cyclegan_fast.studies.folder import Run, StudyFolder
+from cyclegan_fast.studies.variants import TASKS, Task
+
+SHOWN = 6  # test scenes on the page
+BATCH = 16
+
+_scene_tests = functools.cache(load_scene_tests)
+_reader = functools.cache(train_reader)  # one for all runs: their scores differ by the runs alone
+
+
+def score_run(folder: StudyFolder, run: Run) -> None:
+    """Scores the newest checkpoint and writes the run's scores, after the images that the page shows."""
+    checkpoint = latest_checkpoint(run.folder)
+    assert checkpoint is not None, run.folder
+    networks, _ = load_generators(checkpoint)
+    tests = _scene_tests(folder.data)
+    reader = _reader(tests.size, tests.seed)
+    found = score_scenes(networks["G_B"], networks["G_A"], tests, reader, batch_size=BATCH)
+    for task, generator in (("labels_to_photo", "G_A"), ("photo_to_labels", "G_B")):
+        inputs, targets = sides(tests, task)
+        translated = _translated(networks[generator], inputs)
+        found[task] |= color_scores(translated, inputs, targets)
+        write_strip(run.folder / f"{task}.png", translated[:SHOWN])
+    text = json.dumps({"checkpoint": checkpoint.name, **found}, indent=1, allow_nan=False)
+    write_atomically(run.scores, f"{text}\n".encode())
+
+
+def sides(tests: SceneTests, task: str) -> tuple[Tensor, Tensor]:
+    """Returns what a task translates, and the truth of that; both float [N, 3, H, W] in [-1, 1]."""
+    return (tests.labels, tests.photos) if task == "labels_to_photo" else (tests.photos, tests.labels)
+
+
+def color_scores(translated: Tensor, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """Returns how far the colours of translations are from the target's images, and each from its own input.
+
+    Args:
+        translated: The translations, float [N, 3, H, W] in [-1, 1].
+        inputs: What was translated.
+        targets: The test images of the target domain.
+    """
+    one = [value_distribution([image]) for image in _stored(translated)]
+    other = [value_distribution([image]) for image in _stored(inputs)]
+    kept = [value_distance(a, b) for a, b in zip(one, other, strict=True)]
+    distance = value_distance(value_distribution(_stored(translated)), value_distribution(_stored(targets)))
+    return {"color": distance, "color_input": sum(kept) / len(kept)}
+
+
+def read_scores(run: Run) -> dict[str, Any]:
+    """Reads the scores of a run that is done.
+
+    Raises:
+        UserError: They are damaged.
+    """
+    numbers = {str: Number(whole=False)}
+    shape = {**dict.fromkeys(TASKS, numbers), "untranslated": dict.fromkeys(TASKS, numbers), "ceiling": numbers}
+    try:
+        found = read_json(run.scores)
+        check(found, shape)
+    except (OSError, DocumentError) as error:
+        raise UserError(f"{run.scores} is damaged ({error}); delete it, and the run is scored again") from error
+    return dict(found)
+
+
+def write_strip(path: Path, images: Tensor) -> None:
+    """Writes images [N, 3, H, W] in [-1, 1] side by side as a PNG."""
+    write_atomically(path, encode(to_image(torch.cat(list(images), dim=2)), "PNG"))
+
+
+def shown_scenes(folder: StudyFolder, task: Task) -> tuple[Tensor, Tensor]:
+    """Returns inputs and truth of the scenes on the page, float [SHOWN, 3, H, W] in [-1, 1]."""
+    tests = _scene_tests(folder.data)
+    inputs, truth = sides(tests, task)
+    return inputs[:SHOWN], truth[:SHOWN]
+
+
+def _stored(images: Tensor) -> list[Tensor]:
+    """The images as a file of 8 bits stores them, in [0, 1]."""
+    return list(ops.to_uint8(images.contiguous()).float() / 255)
+
+
+@torch.no_grad()
+def _translated(generator: torch.nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([generator(part).float() for part in images.split(BATCH)])
