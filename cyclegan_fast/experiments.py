@@ -25,7 +25,7 @@ def experiments(
     *,
     out: Path = Path("runs/experiments"),
     size: int = 32,
-    steps: int = 2000,
+    steps: int = 1000,
     seeds: tuple[int, ...] = (0, 1, 2),
     only: tuple[str, ...] = (),
     device: str = "auto",
@@ -60,14 +60,14 @@ def experiments(
         dry_run: List the runs and how long they will take, measured in a few steps of each variant, and stop.
     """
     chosen_study = STUDIES[study]
-    variants = list(dict.fromkeys(map(chosen_study.find, only))) or list(chosen_study.variants)
+    variants = [chosen_study.find(name) for name in dict.fromkeys(only)] or list(chosen_study.variants)
     if min(seeds) < 0:
         raise UserError(f"--seeds must be at least 0, got {min(seeds)}")
 
     from cyclegan_fast.device import resolve_device
     from cyclegan_fast.studies.folder import StudyFolder
-    from cyclegan_fast.studies.results import write_results
     from cyclegan_fast.studies.work import train_all
+    from cyclegan_fast.studies.write import write_results
 
     resolve_device(device)
     folder = StudyFolder(out, size, steps, device)
@@ -106,7 +106,7 @@ def _print_plan(folder: StudyFolder, variants: Sequence[Variant], seeds: Sequenc
     total = 0.0
     for run, state, seconds in plan(folder, variants, seeds):
         total += seconds
-        print(f"{run.folder.name:24} {state}" + (f", about {duration(seconds)}" if seconds else ""))
+        print(f"{run.name:24} {state}" + (f", about {duration(seconds)}" if seconds else ""))
     print(f"about {duration(total)} in all, by one process on this machine")
     return 0
 

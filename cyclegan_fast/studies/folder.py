@@ -4,40 +4,62 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from cyclegan_fast.checkpoint import latest_checkpoint
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, with_settings
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.documents import DocumentError, Number, check, read_json
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import building_folder, storage_errors, try_lock, write_atomically
+from cyclegan_fast.metrics import Direction
 from cyclegan_fast.monitoring.run_status import read_status
-from cyclegan_fast.studies.variants import Variant
+from cyclegan_fast.studies.variants import TASKS, Task, Variant
 
 FACTS_NAME = "studies.json"
 SCORES_NAME = "scores.json"
 TRAIN_IMAGES, TEST_IMAGES = 1000, 100  # per domain
 STEPS_PER_EPOCH = 100
+NETWORKS = ModelConfig(generator="resnet_3blocks", ngf=16, ndf=32, discriminator="n_layers", n_layers=2)
 WAIT_SECONDS = 0.5  # between two looks at what another process does
 SIZES = (32, 256)  # pixels
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a variant with a seed."""
+    """One training: a variant with a seed, or one direction of it."""
 
     variant: Variant
     seed: int
-    folder: Path
+    direction: Direction
+    out: Path
+    """That of the studies."""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        part = f"-{self.direction}" if self.variant.one_direction else ""
+        return f"{self.variant.name}{part}-seed{self.seed}"
 
     @property
     def label(self) -> str:
         """How messages name it."""
-        return f"{self.variant.title}, seed {self.seed}"
+        part = f", {' and '.join(TASKS[task] for task in self.tasks)}" if self.variant.one_direction else ""
+        return f"{self.variant.title}{part}, seed {self.seed}"
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What it learns."""
+        return self.variant.parts[self.direction]
+
+    @property
+    def folder(self) -> Path:
+        """Where it is trained."""
+        return self.out / "runs" / self.name
 
     @property
     def scores(self) -> Path:
@@ -62,22 +84,26 @@ class StudyFolder:
 
     out: Path
     size: int = 32
-    steps: int = 2000
+    steps: int = 1000
     device: str = "auto"
 
     @property
     def data(self) -> Path:
-        """The scenes."""
+        """The scenes; its test scenes are those of all runs."""
         return self.out / "scenes"
 
-    def run(self, variant: Variant, seed: int) -> Run:
-        """Returns the run of a variant; those of other studies with the same variant are the same."""
-        return Run(variant, seed, self.out / "runs" / f"{variant.name}-seed{seed}")
+    def data_of(self, variant: Variant) -> Path:
+        """Returns the scenes that a variant trains on."""
+        return self.out / "paired_scenes" if variant.paired else self.data
 
-    def runs(self, variants: Iterable[Variant], seeds: Iterable[int]) -> list[Run]:
-        """Returns all runs, seed by seed, so that a table has all its lines early."""
-        variants = list(variants)
-        return [self.run(variant, seed) for seed in dict.fromkeys(seeds) for variant in variants]
+    def runs(self, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Run]:
+        """Returns all runs, seed by seed, so that a table has all its lines early; studies share those of a variant."""
+        return [
+            Run(variant, seed, direction, self.out)
+            for seed in dict.fromkeys(seeds)
+            for variant in variants
+            for direction in variant.parts
+        ]
 
     def check(self) -> None:
         """Checks the numbers, and that the folder is empty or holds studies of the same ones.
@@ -101,32 +127,47 @@ class StudyFolder:
             check(found, dict.fromkeys(self._facts, Number(1)))
         except (OSError, DocumentError) as error:
             raise UserError(f"{path} is damaged ({error}); name another --out") from error
-        if found != self._facts:
+        if (found["size"], found["steps"]) != (self.size, self.steps):
             raise UserError(
                 f"--out {self.out} holds runs of --size {found['size']} --steps {found['steps']}; give those, or "
                 "another --out"
             )
+        if found != self._facts:
+            raise UserError(f"--out {self.out} holds runs on other scenes, of another version; name another --out")
 
-    def prepare(self) -> None:
-        """Writes the folder's facts and renders the scenes, unless that is done."""
-        if self.data.is_dir() and (self.out / FACTS_NAME).is_file():
-            return
+    def prepare(self, variants: Sequence[Variant]) -> None:
+        """Writes the folder's facts and renders the scenes of some variants, unless that is done.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
         with storage_errors(f"cannot use --out {self.out}"):
-            self.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.out / FACTS_NAME, (json.dumps(self._facts) + "\n").encode())
-        with self._waiting_for(self.out / ".lock"), storage_errors(f"cannot write the scenes {self.data}"):
-            if not self.data.exists():
-                with building_folder(self.data) as partial:
-                    render_dataset(partial, self.size, TRAIN_IMAGES, TEST_IMAGES, seed=0)
+            (self.out / "locks").mkdir(parents=True, exist_ok=True)
+        if not (self.out / FACTS_NAME).is_file():
+            write_atomically(self.out / FACTS_NAME, (json.dumps(self._facts) + "\n").encode())
+        self._render(self.data)
+        if any(variant.paired for variant in variants):
+            self._render(self.out / "paired_scenes", paired=True)
+
+    def _render(self, target: Path, **options: bool) -> None:
+        with self._waiting_for(target.name), storage_errors(f"cannot write the scenes {target}"):
+            if not target.exists():
+                with building_folder(target) as partial:
+                    render_dataset(partial, self.size, TRAIN_IMAGES, TEST_IMAGES, 0, **options)
 
     def config(self, run: Run) -> TrainConfig:
         """Returns the settings of a run: a small CycleGAN whose rate decays over the second half of the steps."""
         epochs = max(2, -(-self.steps // STEPS_PER_EPOCH))
         shared = TrainConfig(
-            model=ModelConfig(generator="resnet_3blocks", ngf=16, ndf=32, discriminator="n_layers", n_layers=2),
+            model=NETWORKS,
             optim=OptimConfig(lr=4e-4, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
             data=DataConfig(
-                data=self.data, load_size=self.size, crop_size=self.size, epoch_size=STEPS_PER_EPOCH, loader="cache"
+                data=self.data_of(run.variant),
+                direction=run.direction,
+                load_size=self.size,
+                crop_size=self.size,
+                epoch_size=STEPS_PER_EPOCH,
+                loader="cache",
             ),
             run=RunConfig(
                 out=run.folder,
@@ -137,7 +178,7 @@ class StudyFolder:
                 eval_every=0,
                 checkpoint_every=max(1, self.steps // 8),
                 keep_checkpoints=1,
-                resume="auto",
+                resume="auto" if latest_checkpoint(run.folder) else "off",
             ),
         )
         given: dict[str, Any] = {"lambda_identity": 0.0, **run.variant.settings}
@@ -145,27 +186,28 @@ class StudyFolder:
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:
-        """Yields whether this process has the run to itself; until the block ends, or the process, however it ends."""
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with run.folder.with_suffix(".lock").open("a") as file:
-            try:
-                try_lock(file)
-            except OSError:
-                yield False
-                return
-            yield True
+        """Yields whether this process has the run to itself: until the block ends, or the process, however it does."""
+        with self._lock_file(run.name) as file:
+            yield _is_locked_by_us(file)
 
     @contextmanager
-    def _waiting_for(self, path: Path) -> Iterator[None]:
-        with path.open("a") as file:
-            while True:
-                try:
-                    try_lock(file)
-                    break
-                except OSError:
-                    time.sleep(WAIT_SECONDS)
+    def _waiting_for(self, name: str) -> Iterator[None]:
+        with self._lock_file(name) as file:
+            while not _is_locked_by_us(file):
+                time.sleep(WAIT_SECONDS)
             yield
+
+    def _lock_file(self, name: str) -> IO[str]:
+        return (self.out / "locks" / name).open("a")
 
     @property
     def _facts(self) -> dict[str, int]:
         return {"size": self.size, "steps": self.steps, "train_images": TRAIN_IMAGES, "test_images": TEST_IMAGES}
+
+
+def _is_locked_by_us(file: IO[str]) -> bool:
+    try:
+        try_lock(file)
+    except OSError:
+        return False
+    return True

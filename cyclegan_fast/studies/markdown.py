@@ -20,8 +20,8 @@ def as_markdown(results: Results) -> list[str]:
 
 def protocol(results: Results) -> str:
     """Returns what was trained and compared, in a sentence or two."""
-    counts = Counter(tuple(seeds) for seeds in results.seeds.values())
-    seeds = " or ".join(" ".join(map(str, each)) for each in counts) or "none"
+    known = {tuple(by_seed): None for by_seed in results.scores.values()}
+    seeds = " or ".join(" ".join(map(str, each)) for each in known) or "none"
     return (
         f"Scenes of {results.size}x{results.size} pixels, {results.steps:,} steps of batch 1, seeds {seeds}; the mean "
         "± the standard deviation over the seeds."
@@ -56,8 +56,7 @@ def order_lines(results: Results) -> list[str]:
     if not judged:
         return []
     counts = Counter(each.verdict for each in judged)
-    seeds = min(len(results.seeds[name]) for each in judged for name in (each.claim.better, each.claim.worse))
-    if seeds < MIN_SEEDS:
+    if max(map(len, results.scores.values())) < MIN_SEEDS:
         return [f"With fewer than {MIN_SEEDS} seeds no order is claimed."]
     lines = [
         f"The paper orders {len(judged)} pairs of variants and scores. Here {counts['same']} are in its order by every "

@@ -70,7 +70,9 @@ def _images(folder: StudyFolder, runs: Sequence[Run], task: Task) -> list[Elemen
     inputs, truth = ([to_image(image) for image in side] for side in shown_scenes(folder, task))
     blocks = []
     for seed in dict.fromkeys(run.seed for run in runs):
-        of_seed = [run for run in runs if run.seed == seed]
+        of_seed = [run for run in runs if run.seed == seed and task in run.tasks]
+        if not of_seed:
+            continue
         strips = [_strip(run.folder / f"{task}.png", len(inputs)) for run in of_seed]
         columns = ["input", *(run.variant.title for run in of_seed), "truth"]
         rows = [list(row) for row in zip(inputs, *strips, truth, strict=True)]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cyclegan_fast.files import write_atomically
 from cyclegan_fast.studies.folder import Run, StudyFolder
 from cyclegan_fast.studies.scores import read_scores
 from cyclegan_fast.studies.variants import HIGHER_IS_BETTER, TASKS, Claim, Study, Task
@@ -35,16 +33,15 @@ class Results:
     study: Study
     size: int
     steps: int
-    seeds: Mapping[str, list[int]]
-    """The seeds that are finished, by variant."""
-    scores: Mapping[str, list[dict[str, Any]]]
-    """Those of each seed, by variant: ``{"labels_to_photo": {"pixel_accuracy": 0.5, ...}, ...}``."""
+    scores: Mapping[str, Mapping[int, dict[str, Any]]]
+    """By variant and seed: ``{"labels_to_photo": {"pixel_accuracy": 0.5, ...}, ...}``."""
     references: Mapping[str, Any]
     """``untranslated``, by task, and ``ceiling``: what the reader scores on real photos."""
 
     def values(self, variant: str, task: Task, metric: str) -> list[float]:
         """Returns a score of each seed."""
-        return [found[task][metric] for found in self.scores.get(variant, ()) if metric in found[task]]
+        by_seed = self.scores.get(variant, {})
+        return [found[task][metric] for found in by_seed.values() if task in found]
 
     def judge(self) -> list[Judged]:
         """Compares every order that the paper gives with what was found; those of variants without runs are left out.
@@ -88,16 +85,15 @@ def collect(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> Results:
     Raises:
         UserError: A file of scores is damaged.
     """
-    seeds: dict[str, list[int]] = {}
-    scores: dict[str, list[dict[str, Any]]] = {}
+    scores: dict[str, dict[int, dict[str, Any]]] = {}
     references: dict[str, Any] = {}
     for run in runs:
         if run.is_done:
             found = read_scores(run)
-            seeds.setdefault(run.variant.name, []).append(run.seed)
-            scores.setdefault(run.variant.name, []).append({task: found[task] for task in TASKS if task in found})
+            by_seed = scores.setdefault(run.variant.name, {})
+            by_seed.setdefault(run.seed, {}).update({task: found[task] for task in run.tasks})
             references = {name: found[name] for name in ("untranslated", "ceiling")}
-    return Results(study, folder.size, folder.steps, seeds, scores, references)
+    return Results(study, folder.size, folder.steps, scores, references)
 
 
 def as_json(results: Results) -> dict[str, Any]:
@@ -117,7 +113,6 @@ def as_json(results: Results) -> dict[str, Any]:
         variants[variant.name] = {
             "title": variant.title,
             "settings": dict(variant.settings),
-            "seeds": results.seeds[variant.name],
             "scores": results.scores[variant.name],
             "summary": summary,
             "paper": {task: list(numbers) for task, numbers in variant.paper.items()},
@@ -136,21 +131,3 @@ def as_json(results: Results) -> dict[str, Any]:
     ]
     head = {"study": results.study.name, "size": results.size, "steps": results.steps}
     return {**head, "variants": variants, "references": results.references, "order": order}
-
-
-def write_results(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> Results:
-    """Writes the table of what is done as JSON, Markdown and HTML into the folder, and returns it.
-
-    Raises:
-        UserError: A file of scores is damaged, or nothing can be written.
-    """
-    from cyclegan_fast.studies.markdown import as_markdown
-    from cyclegan_fast.studies.page import write_study_page
-
-    results = collect(folder, study, runs)
-    text = json.dumps(as_json(results), indent=1, allow_nan=False)
-    write_atomically(folder.out / f"{study.name}.json", f"{text}\n".encode())
-    write_atomically(folder.out / f"{study.name}.md", ("\n".join(as_markdown(results)) + "\n").encode())
-    if results.scores:
-        write_study_page(folder, results, runs)
-    return results

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast import ops
-from cyclegan_fast.checkpoint import latest_checkpoint, load_generators
+from cyclegan_fast.checkpoint import latest_checkpoint
 from cyclegan_fast.documents import DocumentError, Number, check, read_json
+from cyclegan_fast.engine.generator import load_both
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation import SceneTests, load_scene_tests, score_scenes, train_reader
 from cyclegan_fast.evaluation.color import value_distance, value_distribution
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.grids import encode, to_image
 from cyclegan_fast.studies.folder import Run, StudyFolder
-from cyclegan_fast.studies.variants import TASKS, Task
+from cyclegan_fast.studies.variants import DIRECTION_OF, TASKS, Task
 
 SHOWN = 6  # test scenes on the page
 BATCH = 16
@@ -32,20 +33,24 @@ def score_run(folder: StudyFolder, run: Run) -> None:
     """Scores the newest checkpoint and writes the run's scores, after the images that the page shows."""
     checkpoint = latest_checkpoint(run.folder)
     assert checkpoint is not None, run.folder
-    networks, _ = load_generators(checkpoint)
+    generators = load_both(checkpoint)
+    networks = {task: generators[DIRECTION_OF[task]].network for task in run.tasks}
     tests = _scene_tests(folder.data)
     reader = _reader(tests.size, tests.seed)
-    found = score_scenes(networks["G_B"], networks["G_A"], tests, reader, batch_size=BATCH)
-    for task, generator in (("labels_to_photo", "G_A"), ("photo_to_labels", "G_B")):
+    found = score_scenes(networks["photo_to_labels"], networks["labels_to_photo"], tests, reader, batch_size=BATCH)
+    for task, network in networks.items():
         inputs, targets = sides(tests, task)
-        translated = _translated(networks[generator], inputs)
+        translated = _translated(network, inputs)
         found[task] |= color_scores(translated, inputs, targets)
         write_strip(run.folder / f"{task}.png", translated[:SHOWN])
+    for task in TASKS:
+        inputs, targets = sides(tests, task)
+        found["untranslated"][task] |= color_scores(inputs, inputs, targets)
     text = json.dumps({"checkpoint": checkpoint.name, **found}, indent=1, allow_nan=False)
     write_atomically(run.scores, f"{text}\n".encode())
 
 
-def sides(tests: SceneTests, task: str) -> tuple[Tensor, Tensor]:
+def sides(tests: SceneTests, task: Task) -> tuple[Tensor, Tensor]:
     """Returns what a task translates, and the truth of that; both float [N, 3, H, W] in [-1, 1]."""
     return (tests.labels, tests.photos) if task == "labels_to_photo" else (tests.photos, tests.labels)
 
@@ -72,7 +77,8 @@ def read_scores(run: Run) -> dict[str, Any]:
         UserError: They are damaged.
     """
     numbers = {str: Number(whole=False)}
-    shape = {**dict.fromkeys(TASKS, numbers), "untranslated": dict.fromkeys(TASKS, numbers), "ceiling": numbers}
+    both = dict.fromkeys(TASKS, numbers)
+    shape: dict[str, Any] = {**dict.fromkeys(run.tasks, numbers), "untranslated": both, "ceiling": numbers}
     try:
         found = read_json(run.scores)
         check(found, shape)

@@ -39,6 +39,17 @@ class Variant:
     """What differs from the settings of every run, by name."""
     paper: Mapping[Task, tuple[float, float, float]] = field(default_factory=dict)
     """The paper's pixel accuracy, class accuracy and class IoU; empty where it gives none."""
+    one_direction: bool = False
+    """Whether a run learns one direction alone, so that it takes two."""
+    paired: bool = False
+    """Whether it trains on pairs."""
+
+    @property
+    def parts(self) -> dict[Direction, tuple[Task, ...]]:
+        """What its runs learn, by --direction."""
+        if self.one_direction:
+            return {DIRECTION_OF[task]: (task,) for task in TASKS}
+        return {"AtoB": tuple(TASKS)}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def train_all(folder: StudyFolder, runs: Sequence[Run], stop: StopSignal, after_
     Raises:
         UserError: A run cannot be trained, or was trained with other settings.
     """
-    folder.prepare()
+    folder.prepare([run.variant for run in runs])
     for run in runs:
         refuse_other_settings(folder, run)
     waited_for: Run | None = None
@@ -73,12 +73,19 @@ def refuse_other_settings(folder: StudyFolder, run: Run) -> None:
 
 def _train_one(folder: StudyFolder, run: Run, stop: StopSignal) -> bool:
     """Trains a run to its end and scores it; returns whether it got there."""
-    try:
-        status = Trainer(folder.config(run)).run(stop)
-    except UserError as error:
-        raise UserError(f"{run.label}: {error}") from error
-    if status:
-        return False
+    if trained_steps(run) < folder.steps:
+        try:
+            status = Trainer(folder.config(run)).run(stop)
+        except UserError as error:
+            raise UserError(f"{run.label}: {error}") from error
+        if status:
+            return False
     stop.at_once = True  # scoring is done again where it was interrupted
     score_run(folder, run)
     return True
+
+
+def trained_steps(run: Run) -> int:
+    """Returns the step of a run's newest checkpoint; 0 before the first one."""
+    checkpoint = latest_checkpoint(run.folder)
+    return int(read_settings(checkpoint).progress["step"]) if checkpoint else 0
