@@ -15,7 +15,7 @@ from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.documents import DocumentError, Number, check, read_json
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.files import building_folder, storage_errors, try_lock, write_atomically
+from cyclegan_fast.files import storage_errors, try_lock, write_atomically
 from cyclegan_fast.metrics import Direction
 from cyclegan_fast.monitoring.run_status import read_status
 from cyclegan_fast.studies.variants import TASKS, Task, Variant
@@ -145,15 +145,10 @@ class StudyFolder:
             (self.out / "locks").mkdir(parents=True, exist_ok=True)
         if not (self.out / FACTS_NAME).is_file():
             write_atomically(self.out / FACTS_NAME, (json.dumps(self._facts) + "\n").encode())
-        self._render(self.data)
-        if any(variant.paired for variant in variants):
-            self._render(self.out / "paired_scenes", paired=True)
-
-    def _render(self, target: Path, **options: bool) -> None:
-        with self._waiting_for(target.name), storage_errors(f"cannot write the scenes {target}"):
-            if not target.exists():
-                with building_folder(target) as partial:
-                    render_dataset(partial, self.size, TRAIN_IMAGES, TEST_IMAGES, 0, **options)
+        for target in dict.fromkeys([self.data, *map(self.data_of, variants)]):
+            with self._waiting_for(target.name), storage_errors(f"cannot write the scenes {target}"):
+                if not target.exists():
+                    render_dataset(target, self.size, TRAIN_IMAGES, TEST_IMAGES, seed=0)
 
     def config(self, run: Run) -> TrainConfig:
         """Returns the settings of a run: a small CycleGAN whose rate decays over the second half of the steps."""
