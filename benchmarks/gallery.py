@@ -12,7 +12,7 @@ import argparse
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from benchmarks.results import write_between_markers
 from cyclegan_fast.data.scenes import CLASSES, TRUTH_FOLDER
 from cyclegan_fast.engine import infer, load_engine
 from cyclegan_fast.metrics import OPPOSITE, Direction
-from cyclegan_fast.monitoring.grids import encode, sample_grid
+from cyclegan_fast.monitoring.grids import sample_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, RUNS = Path("data/gallery"), Path("runs/gallery")
@@ -33,6 +33,9 @@ PAGE, IMAGES = ROOT / "docs" / "gallery.md", ROOT / "docs" / "images" / "gallery
 SIZE = 64  # pixels
 SHOWN = 4  # the first test scenes
 ENLARGED = 2  # times, as shown
+GAP = 8  # pixels between the two directions
+QUALITY = 75  # of the JPEG files
+SQUARE = 8  # pixels
 COLUMNS = ("input", "translated", "reconstructed", "true counterpart")
 SETTINGS = (
     "--generator resnet_3blocks --ngf 16 --ndf 32 --discriminator n_layers --n-layers 2 --preprocess resize_and_crop "
@@ -144,32 +147,46 @@ def l1(images: Pixels, others: Pixels, where: np.ndarray | None = None) -> float
     return float(error.mean() if where is None else error[where].mean())
 
 
+def coarse(images: Pixels) -> Pixels:
+    """Colours without textures and edges: the means of squares of `SQUARE` pixels a side."""
+    n, height, width, channels = images.shape
+    squares = images.reshape(n, height // SQUARE, SQUARE, width // SQUARE, SQUARE, channels)
+    return squares.mean(axis=(2, 4))
+
+
 def scores(recipe: Recipe, of: dict[Direction, Translations]) -> list[str]:
     """The table of a recipe: both directions, beside the images as they were."""
     a, b = recipe.domains
-    rows = [("to the true counterpart", "translated", "counterparts", None)]
-    if recipe.objects:
-        paths = sorted((ROOT / DATA / recipe.name / TRUTH_FOLDER).iterdir())
-        truth = np.stack([np.asarray(Image.open(path)) for path in paths])
-        inside = np.isin(truth, [CLASSES.index(name) for name in recipe.objects])
-        names = " and ".join(recipe.objects)
-        rows += [(f"... within each {names}", *rows[0][1:3], inside), ("... elsewhere", *rows[0][1:3], ~inside)]
-    rows.append(("of the reconstruction, to the input", "reconstructed", "inputs", None))
-    lines = [f"| L1 (lower is better) | {a} to {b} | untranslated | {b} to {a} | untranslated |", "|---" * 5 + "|"]
-    for name, images, others, where in rows:
-        cells = []
-        for found in of.values():
-            cells.append(f"{l1(getattr(found, images), getattr(found, others), where):.3f}")
-            is_counterpart = others == "counterparts"
-            cells.append(f"{l1(found.inputs, found.counterparts, where):.3f}" if is_counterpart else "")
+    lines = [f"| L1, lower is better | {a} to {b} | untranslated | {b} to {a} | untranslated |", "|---" * 5 + "|"]
+
+    def add(name: str, compare: Callable[[Pixels, Pixels], float]) -> None:
+        pairs = [(found.translated, found.inputs, found.counterparts) for found in of.values()]
+        cells = [f"{compare(images, true):.3f}" for *both, true in pairs for images in both]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+
+    add("to the true counterpart", l1)
+    if recipe.objects:
+        inside = np.isin(class_maps(recipe), [CLASSES.index(name) for name in recipe.objects])
+        add(f"... where there are {recipe.domains[0]}", lambda x, y: l1(x, y, inside))
+        add("... elsewhere", lambda x, y: l1(x, y, ~inside))
+    add(f"... of the means of {SQUARE}x{SQUARE} pixels", lambda x, y: l1(coarse(x), coarse(y)))
+    cells = [f"{l1(found.reconstructed, found.inputs):.3f} | " for found in of.values()]
+    lines.append(f"| of the reconstruction to the input | {'| '.join(cells)}|")
     return lines
+
+
+def class_maps(recipe: Recipe) -> np.ndarray:
+    """Reads the truth of the test scenes of A, uint8 [N, H, W]."""
+    paths = sorted((ROOT / DATA / recipe.name / TRUTH_FOLDER).iterdir())
+    return np.stack([np.asarray(Image.open(path)) for path in paths])
 
 
 def draw(of: dict[Direction, Translations]) -> Image.Image:
     """Lays the first test images out: a row for each scene, the columns of both directions side by side."""
-    rows = [[enlarged(images[i]) for found in of.values() for images in found] for i in range(SHOWN)]
-    return sample_grid(rows, COLUMNS * len(of))
+    there, back = of.values()
+    gap = Image.new("RGB", (GAP, 1), "white")
+    rows = [[*(enlarged(x[i]) for x in there), gap, *(enlarged(x[i]) for x in back)] for i in range(SHOWN)]
+    return sample_grid(rows, [*COLUMNS, "", *COLUMNS])
 
 
 def enlarged(pixels: np.ndarray) -> Image.Image:
@@ -182,7 +199,7 @@ def section(recipe: Recipe) -> list[str]:
     of: dict[Direction, Translations] = {d: translations(recipe, d) for d in OPPOSITE}
     a, b = recipe.domains
     IMAGES.mkdir(parents=True, exist_ok=True)
-    (IMAGES / f"{recipe.name}.jpg").write_bytes(encode(draw(of), "JPEG"))
+    draw(of).save(IMAGES / f"{recipe.name}.jpg", quality=QUALITY, optimize=True)
     return [
         f"## {recipe.title}",
         "",

@@ -77,7 +77,7 @@ def unpack(archive: Path, /, *, out: Path | None = None) -> None:
     print(f"{out}: {', '.join(f'{name} {count:,}' for name, count in found.images.items())} images")
     if found.left_out:
         print(f"{found.left_out:,} other files were left out")
-    paired = " --paired" * ("train" in found.images)
+    paired = " --paired" * ("train" in found.images and "trainA" not in found.images)
     print(f"python -m cyclegan_fast.dataset check {shlex.quote(str(out))}{paired} reads them all")
 
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from cyclegan_fast.data.audit.groups import SIDE_BY_SIDE
 from cyclegan_fast.data.locations.folders import DOMAIN_FOLDERS, readable
@@ -29,6 +29,14 @@ from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, refuse_url
 FOLDERS = (*DOMAIN_FOLDERS, *SIDE_BY_SIDE)
 _ENCRYPTED = 1  # bit of a ZIP member's flags
 _CHUNK = 2**20  # bytes that are read at a time
+_MAX_HEADER = 2**20  # bytes of a tar's long names and records, which tarfile reads at once
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error),
     *(EOFError, ValueError, OSError, NotImplementedError),  # of the decompressors, and of compressions they lack
@@ -69,14 +77,14 @@ def unpack(archive: Path, out: Path) -> Unpacked:
         free = shutil.disk_usage(partial).free
         for member in _members(archive):
             _refuse_unsafe(archive, member)
+            free -= member.size
+            if free < 0:
+                raise UserError(f"{archive}: unpacks to more than is free on the disk of {out}")
             place = _place(member.name)
             if place is None:
                 found.left_out += not is_hidden_member(member.name)
                 continue
             root, path = place
-            free -= member.size
-            if free < 0:
-                raise UserError(f"{archive}: unpacks to more than is free on the disk of {out}")
             roots.add(root)
             if len(roots) > 1:
                 names = " and ".join(map(shown, sorted(roots)))
@@ -110,7 +118,7 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
-    with tarfile.open(archive) as file:
+    with tarfile.open(archive, tarinfo=_Header) as file:
         position = -1
         while (info := file.next()) is not None:
             if file.offset <= position or info.size < 0:  # of a negative size, by which it would be read for ever
@@ -120,6 +128,17 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
                 opened = functools.partial(file.extractfile, info)
                 yield _Member(info.name, info.isreg(), info.size, opened)  # type: ignore[arg-type] # not None of a file
             file.members.clear()  # type: ignore[attr-defined] # or it would keep a kilobyte of each
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose extension is not as large as compression can make it."""
+
+    @classmethod
+    def frombuf(cls, *block: Any, **named: Any) -> Self:
+        header = super().frombuf(*block, **named)
+        if header.type in _EXTENDED and header.size > _MAX_HEADER:
+            raise tarfile.ReadError("a member's name or record is too long")
+        return header
 
 
 def _refuse_unsafe(archive: Path, member: _Member) -> None:

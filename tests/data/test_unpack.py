@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -161,12 +163,28 @@ def test_a_password_a_second_file_of_one_name_and_a_used_folder(tmp_path: Path) 
 
 
 def test_more_than_the_disk_has_is_not_begun(tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = pack(tmp_path / "set", {f"trainA/{i}.png": bytes(10**6) for i in range(3)})  # a bomb: a few kB
-    assert archive.stat().st_size < 10**5
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * 10**6))
-    with pytest.raises(UserError, match="unpacks to more than is free on the disk"):
-        unpack(archive, tmp_path / "out")
+    for name in ("trainA/{}.png", "notes/{}.txt"):
+        archive = pack(tmp_path / "set", {name.format(i): bytes(10**6) for i in range(3)})  # a bomb: a few kB
+        assert archive.stat().st_size < 10**5
+        with pytest.raises(UserError, match="unpacks to more than is free on the disk"):
+            unpack(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_record_that_is_as_large_as_compression_makes_it_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("trainA/0.jpg")
+    member.type, member.size = kind, 2**32
+    with gzip.open(tmp_path / "bomb.tar.gz", "wb", compresslevel=1) as file:
+        file.write(member.tobuf(tarfile.USTAR_FORMAT) + bytes(2**24))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="a member's name or record is too long"):
+            unpack(tmp_path / "bomb.tar.gz", tmp_path / "out")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")

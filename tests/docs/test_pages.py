@@ -23,7 +23,7 @@ TINY = "--generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 --crop-size 32
 ELSEWHERE = (".demo", ".evaluate", ".doctor")  # tests/test_demo.py, tests/evaluation, tests/diagnosis
 PAGES = (
     *("index.md", "train.md", "results_are_bad.md", "example_data.md", "data.md", "monitoring.md"),
-    "from_the_reference.md",
+    *("from_the_reference.md", "recipes.md"),
 )
 ANY = "…"
 
@@ -32,9 +32,11 @@ ANY = "…"
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader would have it: image sets, a run under runs/demo, the reference's weights."""
     sets = tmp_path_factory.mktemp("sets")
-    for name in ("horse2zebra", "horses", "maps", "datasets/horse2zebra"):
+    for name in ("horse2zebra", "horses", "maps", "datasets/horse2zebra", "summer2winter_yosemite"):
         for domain in ("trainA", "trainB", "testA"):
             write_images(sets / name / domain, ".jpg")
+    shutil.make_archive(str(sets / "horse2zebra"), "zip", sets, "horse2zebra")
+    shutil.copytree(ROOT / "configs", sets / "configs")
     write_images(sets / "ct_mr" / "trainA", ".tif")
     write_images(sets / "ct_mr" / "trainB", ".tif")
     write_images(sets / "facades" / "train", ".png", width=120)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import io
 import json
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +25,7 @@ from cyclegan_fast.checkpoint.reference_format import load_reference_generator, 
 from cyclegan_fast.config import ModelConfig, PixelFormat, TrainConfig
 from cyclegan_fast.data.catalog.probe import inspect
 from cyclegan_fast.data.locations.shards import read_shard
+from cyclegan_fast.data.unpack import unpack
 from cyclegan_fast.engine.backends.onnx_file import embed_metadata, parse_onnx
 from cyclegan_fast.engine.backends.sidecar import make_sidecar, read_sidecar
 from cyclegan_fast.engine.generator import Generator, dump_safetensors, load_generator
@@ -247,6 +250,26 @@ def _read_shard(content: bytes, folder: Path) -> object:
     return [_outcome(lambda image=image: read(image, PixelFormat())) for image in images[:10]]
 
 
+def _archives() -> list[bytes]:
+    """Archives of a data set."""
+    members = {f"set/{folder}/{i}.png": _pngs()[0] for folder in ("trainA", "trainB") for i in range(2)}
+    zipped, tarred = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with tarfile.open(fileobj=tarred, mode="w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return [zipped.getvalue(), tarred.getvalue(), gzip.decompress(tarred.getvalue())]
+
+
+def _unpack(content: bytes, folder: Path) -> object:
+    (folder / "set.zip").write_bytes(content)
+    return unpack(folder / "set.zip", folder / "set")
+
+
 def _configs() -> list[bytes]:
     merged = b"optim: {<<: &a {lr: 1}, beta1: 0.5}\nmodel: {<<: {ngf: 8}}\nrun: {amp: bf16, seed: 0x10}\n"
     typed = b"\xef\xbb\xbf%YAML 1.1\n---\ndata: !!map\n  value_low: -1.0\n  value_high: 1e3\n  depth: float\n...\n"
@@ -446,6 +469,8 @@ TARGETS = {
     "png metadata with checksums": Target(lambda: _with_metadata()[1:2], _carry_metadata, with_png_checksums),
     "tar": Target(_tars, _read_shard),
     "tar with checksums": Target(_tars, _read_shard, with_tar_checksums),
+    "archive of a set": Target(_archives, _unpack),
+    "archive of a set with checksums": Target(lambda: _archives()[2:], _unpack, with_tar_checksums),
     "config.yaml": Target(_configs, _read_config),
     "manifest.json": _checkpoint("manifest.json", native.verify),
     "settings.json": _checkpoint("settings.json", native.load_generators),
