@@ -258,6 +258,8 @@ class RunConfig:
     """Stop after this many steps, even if epochs are left; none for no limit."""
     resume: Literal["off", "auto"] = choice("off", alone="auto", stored=False)
     """auto continues the run in --out exactly, with its settings; before its first checkpoint it starts again."""
+    rank_timeout: float = number(600.0, min=1, max=10**6)
+    """Of several processes that train together: seconds that one waits for another before it ends."""
     init_from: Path | None = None
     """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""
 

@@ -179,5 +179,7 @@ class FitSettings(TypedDict, total=False):
     resume: bool | Literal["off", "auto"]
     """auto continues the run in out exactly, with its settings; before its first checkpoint it starts again. True
     means auto."""
+    rank_timeout: float
+    """Of several processes that train together: seconds that one waits for another before it ends."""
     init_from: str | PathLike[str] | None
     """Start from these weights: a checkpoint or run of ours, or the reference's *_net_*.pth, a folder or one file."""

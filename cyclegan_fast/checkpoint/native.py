@@ -62,7 +62,13 @@ __all__ = [
 
 _SETTINGS = {
     "config": dict,
-    "progress": {"step": Number(0, 2**62), "epoch": Maybe(Number(0, 2**62)), "images": Maybe([Number(0)])},
+    "progress": {
+        "step": Number(0, 2**62),
+        "epoch": Maybe(Number(0, 2**62)),
+        "images": Maybe([Number(0)]),
+        "ranks": Maybe(Number(1, 2**20)),
+        "steps_ahead": Maybe(Number(-(2**62), 2**62)),
+    },
     "versions": {str: str},
     "pixel_formats": Maybe({str: dict}),
     "forms": Maybe({str: dict}),  # as 0.1 called them

@@ -17,6 +17,7 @@ class RandomUse(IntEnum):
     LAYOUT = 2  # the geometry of one synthetic scene
     PHOTO = 3  # the light, texture and noise of one synthetic photo
     SHOWN = 4  # which images of a set are shown to people
+    RANK = 5  # the seed of one of several processes that train together
 
 
 def rng_for(seed: int, use: RandomUse, number: int, part: int = 0) -> np.random.Generator:

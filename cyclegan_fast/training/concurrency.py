@@ -83,6 +83,11 @@ class TwoThreads:
         return futures[0].result(), futures[1].result()
 
 
+def runs_in_order(runner: Runner) -> bool:
+    """Returns whether the host goes through the first task before the second."""
+    return not isinstance(runner, TwoThreads)
+
+
 def why_not_side_by_side(config: TrainConfig, device: torch.device) -> str:
     """Returns why the two cycles of a step must run one after the other here; empty if they need not."""
     if config.model.norm == "batch":

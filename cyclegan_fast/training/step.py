@@ -23,11 +23,12 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn.working_weights import gradient_leaves, make_working_weights
 from cyclegan_fast.ops.adam import adam_step
 from cyclegan_fast.training.adam import Adam, Gradients, LossScaler
-from cyclegan_fast.training.concurrency import choose_concurrency
+from cyclegan_fast.training.concurrency import choose_concurrency, runs_in_order
 from cyclegan_fast.training.ema import AveragedGenerators
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
 from cyclegan_fast.training.joint_gradients import JointGradients, joins_passes
 from cyclegan_fast.training.objective import discriminator_loss, generator_loss, gradient_penalty, l1_losses
+from cyclegan_fast.training.reduction import GradientReduction
 
 Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
 Losses = dict[str, Tensor]  # scalars on the device
@@ -92,6 +93,8 @@ class CycleGANStep:
         self.pairs = config.model.norm != "batch"
         self.choose_runner = choose_concurrency(config, self.device)
         self.joint = JointGradients([G_A, G_B] if joins_passes(config, self.device) else [])
+        self.reduction: GradientReduction | None = None  # over the ranks that train together
+        self.running_statistics = [b for b in networks.buffers() if b.is_floating_point()]  # of batch norm
 
     def _cycles(self) -> tuple[Cycle, Cycle]:
         """The cycle that starts in A and the one that starts in B."""
@@ -124,8 +127,8 @@ class CycleGANStep:
         images = len(real_A) * (3 if self.objective.lambda_identity else 2)  # that a generator translates
         with self.joint.both_passes(real_A, real_B, images, self.autocast):
             from_A, from_B = run_both(
-                lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale),
-                lambda: self.run_cycle(self.cycle_B, real_B, real_A, scale),
+                lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale, reduces=runs_in_order(run_both)),
+                lambda: self.run_cycle(self.cycle_B, real_B, real_A, scale, reduces=runs_in_order(run_both)),
             )
             self.joint.complete(from_A.generator_gradients, self.leaves, run_both)
         found = from_A.losses | from_B.losses
@@ -133,7 +136,9 @@ class CycleGANStep:
         self.update_weights(from_A, from_B, losses)
         return {"real_A": real_A, "real_B": real_B} | from_A.images | from_B.images, losses
 
-    def run_cycle(self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor) -> CycleResult:
+    def run_cycle(
+        self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor, *, reduces: bool = False
+    ) -> CycleResult:
         """Computes one cycle's images, losses and gradients.
 
         Args:
@@ -141,9 +146,13 @@ class CycleGANStep:
             real: Real images of its source, [N, C, H, W].
             target: Real images of its target, [N, C', H', W'].
             scale: What its gradients are multiplied by, a scalar: the loss scale over the number of micro-batches.
+            reduces: Where ranks train together, begin to reduce its discriminator's gradients.
         """
         parts = zip(real.chunk(self.micro_batches), target.chunk(self.micro_batches), strict=True)
-        return _mean(self.run_micro_batch(cycle, *part, scale) for part in parts)
+        result = _mean(self.run_micro_batch(cycle, *part, scale) for part in parts)
+        if reduces and self.reduction is not None:
+            self._begin_reducing(self.reduction, cycle, result)
+        return result
 
     def run_micro_batch(self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor) -> CycleResult:
         """Computes the generators' gradients against the discriminator as it is, then the discriminator's own."""
@@ -218,8 +227,11 @@ class CycleGANStep:
         """Updates the generators by the sum of both cycles' gradients, the discriminators, and the loss scale.
 
         Either update is skipped, on the device itself, when one of its losses or gradients is not finite; with anomaly
-        detection both are, so that all weights stay as they were before the step.
+        detection both are, so that all weights stay as they were before the step. Where ranks train together, losses
+        and gradients become their means first, in `losses` and in the lists themselves.
         """
+        if self.reduction is not None:
+            self._reduce(self.reduction, from_A, from_B, losses)
         of_D = [loss for name, loss in losses.items() if name.startswith("D_")]
         of_G = [loss for name, loss in losses.items() if not name.startswith("D_")]
         if self.detects_anomalies:
@@ -232,6 +244,23 @@ class CycleGANStep:
         adam_step(updates, lr=self.lr, betas=(o.beta1, o.beta2), eps=o.eps, loss_scale=self.scaler.state)
         if self.averaged is not None:
             self.averaged.update(self.optimizer_G.steps)
+
+    def _reduce(self, reduction: GradientReduction, from_A: CycleResult, from_B: CycleResult, losses: Losses) -> None:
+        """Replaces gradients and losses by their means over all ranks; the generators' gradients are then in A's."""
+        both = from_A.generator_gradients, from_B.generator_gradients
+        both[0][:] = reduction.begin(self.optimizer_G.weights, *both)
+        both[1][:] = [None] * len(both[1])
+        for cycle, result in ((self.cycle_A, from_A), (self.cycle_B, from_B)):
+            self._begin_reducing(reduction, cycle, result)
+        losses |= reduction.mean_of(losses)
+        reduction.wait()
+        reduction.average(self.running_statistics)
+
+    def _begin_reducing(self, reduction: GradientReduction, cycle: Cycle, result: CycleResult) -> None:
+        """Begins to reduce the gradients of a cycle's discriminator; not twice."""
+        if gradients := result.discriminator_gradients:
+            weights = [w for w in cycle.discriminator.parameters() if w.requires_grad]
+            gradients[:] = reduction.begin(weights, gradients)
 
     def refresh_working_weights(self) -> None:
         """Rounds those anew whose weights something else than a step has changed."""

@@ -1,0 +1,345 @@
+"""The processes that train one model together (ranks): who this one is, and what all of them must agree on.
+
+torchrun starts them and says who is who by environment variables. Gradients are exchanged between the devices (NCCL
+between GPUs, Gloo between CPUs); everything else that ranks agree on goes from host to host over Gloo. So the death or
+the hang of a rank is found by the host of every other one, within a limit of time, whatever the devices do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cyclegan_fast.config import TrainConfig, to_dict
+from cyclegan_fast.errors import UserError, one_line
+from cyclegan_fast.logs import suppressed_output
+from cyclegan_fast.monitoring.progress import progress_hidden
+from cyclegan_fast.version import __version__
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PREPARE_SECONDS = 4 * 3600.0  # that ranks wait for the first one while it checks the images: a million take an hour
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+START = "start all processes with torchrun, which sets them"
+
+
+class RankError(UserError):
+    """Another rank ended, hangs, or failed."""
+
+
+class AgreedError(UserError):
+    """What ends all ranks alike: one of each host reports it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the ranks this process is."""
+
+    rank: int = 0
+    world: int = 1
+    """How many there are."""
+    local_rank: int = 0
+    """Among those of this host."""
+
+    def device(self, name: str) -> str:
+        """Returns the device of this rank where the settings name `name`.
+
+        Raises:
+            UserError: There are more ranks on this host than CUDA devices, or the settings name one for all of them.
+        """
+        if self.world == 1 or not (name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())):
+            return name
+        if ":" in name:
+            raise UserError(f"--device {name}: each of {self.world} processes has a GPU of its own; use --device cuda")
+        found = torch.cuda.device_count()
+        if self.local_rank >= found:
+            raise UserError(
+                f"process {self.local_rank + 1} of this host has no GPU: torch sees {found}; start torchrun with "
+                f"--nproc-per-node {found} at most, or train with --device cpu"
+            )
+        return f"cuda:{self.local_rank}"
+
+
+def find_place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Returns which rank this process is, by the variables that torchrun sets; the only one without them.
+
+    Raises:
+        UserError: Some of them are missing, or no numbers.
+    """
+    if "WORLD_SIZE" not in environment and not {"RANK", "MASTER_ADDR"} <= environment.keys():
+        return Place()
+    if environment.get("WORLD_SIZE") == "1":
+        return Place()
+    if missing := [name for name in VARIABLES if not environment.get(name)]:
+        there = ", ".join(f"{name}={environment[name]}" for name in VARIABLES if environment.get(name))
+        raise UserError(f"the environment has {there}, but no {' and no '.join(missing)}: {START}")
+    rank, world, local_rank, _, port = (environment[name] for name in VARIABLES)
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world), ("LOCAL_RANK", local_rank), ("MASTER_PORT", port)):
+        if not value.isdecimal():
+            raise UserError(f"{name}={value!r} in the environment is no number: {START}")
+    if not int(rank) < int(world):
+        raise UserError(f"RANK={rank} in the environment is not below WORLD_SIZE={world}: {START}")
+    return Place(int(rank), int(world), int(local_rank))
+
+
+class Ranks:
+    """All ranks, as this one sees them. Use it as a context manager: they meet at its begin, and part at its end.
+
+    With one process every method returns at once what that one alone agrees on.
+
+    Args:
+        place: Which one this is.
+        device: Of this rank.
+        seconds: How long a rank waits for another one that does not answer.
+    """
+
+    def __init__(self, place: Place, device: torch.device, seconds: float) -> None:
+        self.place, self.device, self.seconds = place, device, seconds
+        self.rank, self.world = place.rank, place.world
+        self.is_first = place.rank == 0
+        self.group: dist.ProcessGroup | None = None  # of the hosts
+        self.patient: dist.ProcessGroup | None = None  # the same, which waits until all have prepared
+        self.owns_group = False
+
+    def __enter__(self) -> Ranks:
+        if self.world > 1:
+            self._meet()
+        return self
+
+    def _meet(self) -> None:
+        """Connects to all other ranks.
+
+        Raises:
+            UserError: They did not come, or cannot be reached.
+        """
+        cuda = self.device.type == "cuda"
+        if cuda and not dist.is_nccl_available():
+            raise UserError(
+                "this torch has no NCCL, by which GPUs exchange gradients: install another, or --device cpu"
+            )
+        try:
+            if not dist.is_initialized():
+                self.owns_group = True
+                backend, device = ("cpu:gloo,cuda:nccl", self.device) if cuda else ("gloo", None)
+                dist.init_process_group(backend, timeout=_delta(self.seconds), device_id=device)
+            self.group, self.patient = (
+                dist.new_group(backend="gloo", timeout=_delta(seconds)) for seconds in (self.seconds, PREPARE_SECONDS)
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+            raise UserError(
+                f"process {self.rank} of {self.world} has not met the others at {address} within {self.seconds:g} s "
+                f"({one_line(error)}): are all started, and do firewalls let them through?"
+            ) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.group = self.patient = None
+        if self.owns_group and dist.is_initialized():
+            self.owns_group = False
+            if error is not None and self.device.type == "cuda":  # where ranks may be gone that a kernel waits for
+                dist.distributed_c10d._abort_process_group()
+            else:
+                dist.destroy_process_group()
+
+    # ---- What all agree on.
+    def highest(self, *values: float) -> list[float]:
+        """Returns the highest of each value over all ranks."""
+        if self.group is None:
+            return list(values)
+        together = torch.tensor(values, dtype=torch.float64)
+        with self._connected():
+            dist.all_reduce(together, dist.ReduceOp.MAX, group=self.group)
+        return together.tolist()
+
+    def all_of(self, data: bytes, *, patient: bool = False) -> list[bytes]:
+        """Returns what each rank has given, by rank."""
+        if self.group is None:
+            return [data]
+        group = self.patient if patient else self.group
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        with self._connected():
+            dist.all_gather(sizes, torch.tensor([len(data)]), group=group)
+            length = max(1, int(max(sizes)))
+            parts = [torch.zeros(length, dtype=torch.uint8) for _ in range(self.world)]
+            dist.all_gather(parts, _tensor(data.ljust(length, b"\0")), group=group)
+        return [part.numpy().tobytes()[: int(size)] for part, size in zip(parts, sizes, strict=True)]
+
+    def collected(self, data: bytes) -> list[bytes]:
+        """Returns to the first rank what each of the others has given, by rank; to those an empty list."""
+        if self.group is None:
+            return []
+        with self._connected():
+            if not self.is_first:
+                dist.send(torch.tensor([len(data)]), 0, group=self.group)
+                dist.send(_tensor(data), 0, group=self.group)
+                return []
+            found = []
+            for rank in range(1, self.world):
+                size = torch.zeros(1, dtype=torch.int64)
+                dist.recv(size, rank, group=self.group)
+                part = torch.zeros(int(size), dtype=torch.uint8)
+                dist.recv(part, rank, group=self.group)
+                found.append(part.numpy().tobytes())
+            return found
+
+    def together(self, task: Callable[[], T]) -> T:
+        """Runs a task on every rank and returns its result, once all have done it.
+
+        Raises:
+            UserError: The task has failed: here, or on another rank.
+        """
+        if self.world == 1:
+            return task()
+        failure: UserError | None = None
+        try:
+            result = task()
+        except RankError:
+            raise
+        except UserError as error:
+            failure = error
+        self.raise_together(failure)
+        return result
+
+    def from_first(self, task: Callable[[], str]) -> str:
+        """Returns on all ranks what a task returns that the first one alone runs.
+
+        Raises:
+            UserError: The task has failed there.
+        """
+        found = self.together(lambda: task() if self.is_first else "")
+        return self.all_of(found.encode())[0].decode()
+
+    def raise_together(self, failure: UserError | None) -> None:
+        """Raises on all ranks what has failed on some of them.
+
+        Raises:
+            UserError: There is such a one.
+        """
+        if self.world == 1:
+            if failure is not None:
+                raise failure
+            return
+        sentences = [part.decode() for part in self.all_of(str(failure or "").encode(), patient=True)]
+        failed = [rank for rank, sentence in enumerate(sentences) if sentence]
+        if not failed:
+            return
+        first = sentences[failed[0]]
+        alike = all(sentence == first for sentence in sentences)
+        raise AgreedError(
+            first if alike or failed[0] == 0 else f"process {failed[0]} of {self.world}: {first}"
+        ) from failure
+
+    def in_turn(self, task: Callable[[], T]) -> T:
+        """Runs a task on the first rank, then on all others: what it writes, these find.
+
+        Raises:
+            UserError: The task has failed: here, or on another rank.
+        """
+        if self.is_first:
+            result = self.together(task)
+        else:
+            self.together(lambda: None)
+            result = self.together(task)
+        if self.is_first and self.world > 1:
+            self.together(lambda: None)
+        return result
+
+    def check_alike(self, config: TrainConfig) -> None:
+        """Checks that all ranks have the same settings, kind of device, and versions.
+
+        Raises:
+            UserError: They differ; the message names what does.
+        """
+        mine = {
+            **{name: value for group in to_dict(config).values() for name, value in group.items()},
+            "kind of device": self.device.type,
+            "version of cyclegan_fast": __version__,
+            "version of torch": str(torch.__version__),
+        }
+        ranks = [json.loads(part) for part in self.all_of(json.dumps(mine).encode())]
+        differences = [
+            f"{_flag(name, config)} is {ranks[0].get(name)} in process 0 and {other.get(name)} in process {rank}"
+            for rank, other in enumerate(ranks)
+            for name in other
+            if other[name] != ranks[0].get(name)
+        ]
+        if differences:
+            raise AgreedError(f"all processes must have the same settings: {'; '.join(differences[:5])}")
+
+    @torch.no_grad()
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Gives all ranks the values that the first one has, in place; the tensors are on the ranks' device."""
+        if self.world == 1:
+            return
+        with self._connected():
+            different = {tensor.data_ptr(): tensor for tensor in tensors}.values()
+            for dtype in dict.fromkeys(tensor.dtype for tensor in different):
+                chosen = [tensor for tensor in different if tensor.dtype == dtype]
+                flat = torch.cat([tensor.reshape(-1) for tensor in chosen])
+                dist.broadcast(flat, 0)
+                parts = flat.split([tensor.numel() for tensor in chosen])
+                for tensor, part in zip(chosen, parts, strict=True):
+                    tensor.copy_(part.view(tensor.shape))
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        with lost_ranks(self.seconds):
+            yield
+
+
+@contextlib.contextmanager
+def lost_ranks(seconds: float) -> Iterator[None]:
+    """Turns what a collective raises into one sentence.
+
+    Raises:
+        RankError: Another rank has ended, or has not answered for `seconds`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except RuntimeError as error:
+        hung = "imed out" in str(error) or "imeout" in str(error)
+        what = f"has not answered for {seconds:g} s (--rank-timeout)" if hung else "has ended"
+        raise RankError(
+            f"another process of this training {what}, so this one ends: the same command with --resume auto goes on "
+            "from the last checkpoint, with any number of processes"
+        ) from error
+
+
+@contextlib.contextmanager
+def reported_once(place: Place) -> Iterator[None]:
+    """Suppresses, on every rank but the first, what all of them would log and show alike."""
+    with contextlib.ExitStack() as stack:
+        if place.rank:
+            stack.enter_context(suppressed_output("cyclegan_fast"))
+            stack.enter_context(progress_hidden())
+        yield
+
+
+def _delta(seconds: float) -> datetime.timedelta:
+    return datetime.timedelta(seconds=seconds)
+
+
+def _tensor(data: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.zeros(0, dtype=torch.uint8)
+
+
+def _flag(name: str, config: TrainConfig) -> str:
+    is_setting = any(name in group for group in to_dict(config).values())
+    return f"--{name.replace('_', '-')}" if is_setting else f"the {name}"
