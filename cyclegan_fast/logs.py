@@ -54,6 +54,12 @@ def show_logs(*, info_to_stderr: bool = False) -> None:
         logger.propagate = False
 
 
+def show_warnings_only() -> None:
+    """Shows no information, after `show_logs`, in a process beside the one that reports."""
+    for name in ("cyclegan_fast", "__main__"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 @contextlib.contextmanager
 def logs_shown(wording: Callable[[str], str] = str) -> Iterator[None]:
     """Shows what the package logs during a block, as a command does, unless the program has set up logging itself.

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cyclegan_fast.cli import run_command
+from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict, with_settings
 from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, parse_yaml, read_limited
 from cyclegan_fast.errors import MissingFileError, UserError
-from cyclegan_fast.logs import stream_errors_ignored
+from cyclegan_fast.logs import show_warnings_only, stream_errors_ignored
 from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,17 @@ def train(*, config: Path | None = None, print_config: bool = False, estimate: b
         return 0
     with StopSignal(at_once=True) as stop, stream_errors_ignored():
         try:
+            from cyclegan_fast.training.ranks import AgreedError, find_place
             from cyclegan_fast.training.trainer import Trainer
 
+            place = find_place()
+            if place.rank:
+                show_warnings_only()
             status = Trainer(settings).run(stop)
+        except AgreedError:
+            if place.local_rank == 0:
+                raise
+            return EXIT_USER_ERROR  # the first process of this host reports it
         except KeyboardInterrupt:
             if not stop.at_once:
                 raise
