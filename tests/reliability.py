@@ -147,13 +147,14 @@ GROUPS: dict[str, tuple[Fault, ...]] = {
             "one command that brings it",
         ),
     ),
-    "Not there yet": (
+    "Several processes": (
         Fault(
             26,
             "One of several processes that train together dies or hangs",
-            "the others end within a limit of time, and the last checkpoint goes on with another number of them",
-            not_yet="training on several GPUs is not there yet",
+            "the others end within `--rank-timeout`, and the last checkpoint goes on with any number of processes",
         ),
+    ),
+    "Not there yet": (
         Fault(
             27,
             "A server meets 500 clients, 2 GB in one request, slow clients, no images, names with paths",

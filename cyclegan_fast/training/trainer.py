@@ -106,7 +106,7 @@ class Trainer:
                 config = self.ranks.in_turn(lambda: self._claim(config, stack))
                 with memory_errors("this training", self.device, lambda: memory_advice(config, self.device)):
                     self.ranks.in_turn(lambda: self._read_images(config, *requirements))
-                    self._build(config)
+                    self.ranks.together(lambda: self._build(config))
                 self.held = stack.pop_all()  # from here on until the run has ended
 
     def _claim(self, config: TrainConfig, stack: contextlib.ExitStack) -> TrainConfig:
@@ -434,9 +434,9 @@ class Trainer:
         self.ahead = steps_ahead(self.done, self.ahead, steps_before, self.steps_per_epoch)
         world = self.ranks.world
         log.info(
-            "trained by %d processes, now by %d: an update is of %d images of each domain instead of %d; epoch %d goes "
-            "on, and so do %d of %d pairs of image pools", before, world, world * images, before * images, self.epoch,
-            min(before, world), world
+            "processes: %d until here, %d from here on: %d images of each domain make an update instead of %d; epoch %d "
+            "goes on where it was; %d pairs of image pools go on, %d begin empty", before, world, world * images,
+            before * images, self.epoch, min(before, world), max(0, world - before)
         )  # fmt: skip
 
     def _load_initial_weights(self, source: Path) -> None:

@@ -22,7 +22,8 @@ from tests.training.test_train_command import newest, one_sentence, records
 FLAGS = (
     "--generator resnet_1blocks --ngf 2 --ndf 2 --discriminator n_layers --n-layers 1 --load-size 20 --crop-size 16 "
     "--device cpu --workers 0 --log-every 1 --pool-size 3 --sample-every 0 --loader cache --rank-timeout 20"
-).split()
+)
+SMALL = FLAGS.split()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def all_done(done: list, status: int = 0) -> None:  # type: ignore[type-arg]
 
 # ---- What they compute.
 def test_two_processes_log_and_save_what_one_does_with_twice_the_batch(images: Path, tmp_path: Path) -> None:
-    words = [*FLAGS, "--data", images, "--pool-size", 0, "--eps", 1e-2, "--max-steps", 8]
+    words = [*SMALL, "--data", images, "--pool-size", 0, "--eps", 1e-2, "--max-steps", 8]
     one, two = tmp_path / "one", tmp_path / "two"
     done = trained(tmp_path, [*words, "--out", two], [*words, "--out", two])
     all_done(done)
@@ -72,7 +73,7 @@ def test_two_processes_log_and_save_what_one_does_with_twice_the_batch(images: P
 
 def test_a_resume_changes_no_bit_and_another_number_of_processes_goes_on(images: Path, tmp_path: Path) -> None:
     """Pools, dropout and the penalty draw random numbers of their own on each rank."""
-    words = [*FLAGS, "--data", images, "--gan-mode", "wgangp", "--dropout", "--n-epochs", 3, "--n-epochs-decay", 3]
+    words = [*SMALL, "--data", images, "--gan-mode", "wgangp", "--dropout", "--n-epochs", 3, "--n-epochs-decay", 3]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     all_done(trained(tmp_path, *[[*words, "--out", straight, "--max-steps", 8]] * 2))
     all_done(trained(tmp_path, *[[*words, "--out", stopped, "--max-steps", 5]] * 2))
@@ -89,7 +90,7 @@ def test_a_resume_changes_no_bit_and_another_number_of_processes_goes_on(images:
     # 8 steps of 2 images are 2 epochs and 4 of 6 images; 2 + 6 * 3 steps of 1 image are left of 6 epochs.
     (done,) = trained(tmp_path, [*resume, "none"])
     all_done([done])
-    assert re.search("trained by 2 processes, now by 1: .* epoch 3 goes on", done.stdout), done.stdout
+    assert re.search("processes: 2 until here, 1 from here on: 1 .* instead of 2; epoch 3 goes on where it was; 1 pairs", done.stdout), done.stdout
     assert [step for step, *_ in losses(stopped)] == list(range(1, 8 + 2 + 18 + 1))
     assert [epoch for _, epoch, _ in losses(stopped)] == [*[1] * 3, *[2] * 3, *[3] * 4, *[4] * 6, *[5] * 6, *[6] * 6]
     assert native.load_state(newest(stopped))["loader"] == {"sample": 36}
@@ -98,7 +99,7 @@ def test_a_resume_changes_no_bit_and_another_number_of_processes_goes_on(images:
 # ---- What ends them.
 def test_a_signal_to_one_process_ends_all_at_the_same_step(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = [*FLAGS, "--data", images, "--out", out]
+    words = [*SMALL, "--data", images, "--out", out]
     with started(tmp_path, train, [words], [words]) as ranks:
         until(lambda: (out / "events.jsonl").exists() and len(records(out)) >= 3, ranks)
         ranks[1].send(signal.SIGTERM)
@@ -115,7 +116,7 @@ def test_one_process_dies_or_hangs_and_the_others_end(
     images: Path, tmp_path: Path, fault: signal.Signals, user_sees: Recorder
 ) -> None:
     out, seconds = tmp_path / "run", 4
-    words = [*FLAGS, "--data", images, "--out", out, "--checkpoint-every", 2, "--rank-timeout", seconds]
+    words = [*SMALL, "--data", images, "--out", out, "--checkpoint-every", 2, "--rank-timeout", seconds]
     with started(tmp_path, train, [words], [words]) as ranks:
         until(lambda: list((out / "checkpoints").glob("step_*")), ranks)
         ranks[1].send(fault)
@@ -129,19 +130,19 @@ def test_one_process_dies_or_hangs_and_the_others_end(
     step = int(newest(out).name.removeprefix("step_"))
     (again,) = trained(tmp_path, ["--out", out, "--resume", "--max-steps", step + 2])
     all_done([again])
-    user_sees(next(line for line in again.stdout.splitlines() if line.startswith("trained by 2 processes")))
+    user_sees(next(line for line in again.stdout.splitlines() if line.startswith("processes: 2 until here")))
 
 
 def test_what_one_process_cannot_do_ends_all_with_a_checkpoint(images: Path, tmp_path: Path) -> None:
     """An image that only the second one finds missing, in the middle of an epoch."""
     root, out = tmp_path / "copy", tmp_path / "run"
     shutil.copytree(images, root)
-    words = [*FLAGS, "--data", root, "--out", out, "--loader", "torch", "--serial-batches"]
+    words = [*SMALL, "--data", root, "--out", out, "--loader", "torch", "--serial-batches"]
     with started(tmp_path, train, [words], [words]) as ranks:
         until(lambda: (out / "events.jsonl").exists() and len(records(out)) >= 2, ranks)
         (root / "trainA" / "3.png").unlink()  # the second process has the odd ones
         done = ended(ranks)
-    one_sentence(done[0], "process 1 of 2: ", "3.png", "--resume")
+    one_sentence(done[0], "process 1 of 2: ", "3.png", "repair it and resume")
     assert done[1].returncode == 2 and not done[1].stderr
     assert newest(out).name == f"step_{records(out)[-1]['step']:08d}"
 
@@ -149,15 +150,21 @@ def test_what_one_process_cannot_do_ends_all_with_a_checkpoint(images: Path, tmp
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([["--lr", "1e-4"], []], "all processes must have the same settings: --lr is 0.0001 in process 0 and 0.0002 in "),
-        ([["--batch-size", "4"]] * 2, "an epoch has 6 samples, but 2 processes take 8 in one step: start fewer processes"),
+        (
+            [["--lr", "1e-4"], []],
+            "all processes must have the same settings: --lr is 0.0001 in process 0 and 0.0002 in ",
+        ),
+        (
+            [["--batch-size", "4"]] * 2,
+            "an epoch has 6 samples, but 2 processes take 8 in one step: start fewer processes",
+        ),
         ([["--data", "nowhere"]] * 2, "nowhere"),
     ],
 )
 def test_what_rules_a_run_out_is_one_sentence(
     images: Path, tmp_path: Path, words: list[list[str]], sentence: str
 ) -> None:
-    done = trained(tmp_path, *([*FLAGS, "--data", images, "--out", tmp_path / "run", *given] for given in words))
+    done = trained(tmp_path, *([*SMALL, "--data", images, "--out", tmp_path / "run", *given] for given in words))
     one_sentence(done[0], sentence)
     assert done[1].returncode == 2 and not done[1].stderr
     assert not (tmp_path / "run").exists()
