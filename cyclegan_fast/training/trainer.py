@@ -434,8 +434,8 @@ class Trainer:
         self.ahead = steps_ahead(self.done, self.ahead, steps_before, self.steps_per_epoch)
         world = self.ranks.world
         log.info(
-            "processes: %d until here, %d from here on: %d images of each domain make an update instead of %d; epoch %d "
-            "goes on where it was; %d pairs of image pools go on, %d begin empty", before, world, world * images,
+            "processes: %d until here, %d from here on: %d images of each domain make an update instead of %d; epoch "
+            "%d goes on where it was; %d pairs of image pools go on, %d begin empty", before, world, world * images,
             before * images, self.epoch, min(before, world), max(0, world - before)
         )  # fmt: skip
 

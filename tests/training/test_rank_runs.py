@@ -90,7 +90,9 @@ def test_a_resume_changes_no_bit_and_another_number_of_processes_goes_on(images:
     # 8 steps of 2 images are 2 epochs and 4 of 6 images; 2 + 6 * 3 steps of 1 image are left of 6 epochs.
     (done,) = trained(tmp_path, [*resume, "none"])
     all_done([done])
-    assert re.search("processes: 2 until here, 1 from here on: 1 .* instead of 2; epoch 3 goes on where it was; 1 pairs", done.stdout), done.stdout
+    assert re.search("2 until here, 1 from here on: 1 images .* instead of 2; epoch 3 goes on", done.stdout), (
+        done.stdout
+    )
     assert [step for step, *_ in losses(stopped)] == list(range(1, 8 + 2 + 18 + 1))
     assert [epoch for _, epoch, _ in losses(stopped)] == [*[1] * 3, *[2] * 3, *[3] * 4, *[4] * 6, *[5] * 6, *[6] * 6]
     assert native.load_state(newest(stopped))["loader"] == {"sample": 36}
