@@ -17,6 +17,7 @@ from cyclegan_fast.version import __version__
 COMMANDS = {
     "train": "train a CycleGAN on two folders of images",
     "translate": "translate an image, or a folder of them",
+    "serve": "serve engines over HTTP, with a page to try them",
     "export": "turn a checkpoint into an engine or a file of weights",
     "model_card": "publish a trained model: a folder with weights, samples, scores and a model card",
     "evaluate": "score checkpoints, engines or a folder of images",

@@ -27,7 +27,8 @@ LAYERS = [
     {"nn", "images", "monitoring"},
     {"data", "checkpoint"},
     {"evaluation"},
-    {"training", "engine", "serving"},
+    {"training", "engine"},
+    {"serving"},  # engines behind HTTP
     {"cli"},  # what all commands share
     {"api", "diagnosis", "studies"},  # training from Python; what the doctor examines; the paper's tables
     COMMANDS - {"demo"},

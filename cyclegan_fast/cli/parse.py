@@ -25,6 +25,7 @@ class Grammar:
     first: Sequence[str] = ()  # names of the flags that matter most, which --help shows before all others
     aliases: Mapping[str, str] = field(default_factory=dict)  # --alias: --flag
     former_names: Mapping[str, str] = field(default_factory=dict)  # the same, whose use is a warning in the log
+    repeated: Sequence[str] = ()  # names of flags that may come again: their values add up
 
     def find(self, spelling: str) -> tuple[Flag, bool]:
         """Returns the flag of that spelling, and whether it is a ``--no-`` form.
@@ -57,7 +58,7 @@ class Grammar:
             word = rest.popleft()
             if _is_flag(word):
                 flag, value = self._read_flag(word, rest)
-                given[flag.name] = value
+                given[flag.name] = given.get(flag.name, ()) + value if flag.name in self.repeated else value
             elif positional:
                 flag = positional[0] if positional[0].max_values == MANY else positional.popleft()
                 earlier = given.get(flag.name, ())  # of one that takes all words that are left

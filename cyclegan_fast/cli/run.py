@@ -39,6 +39,7 @@ def run_command(
     first: Sequence[str] = (),
     aliases: Mapping[str, str] | None = None,
     deprecated: Mapping[str, str] | None = None,
+    repeated: Sequence[str] = (),
     interrupted: int = EXIT_INTERRUPTED,
 ) -> NoReturn:
     """Fills the arguments of `command` from the command line, calls it and exits.
@@ -52,6 +53,7 @@ def run_command(
         first: Names of flags that --help shows before all others.
         aliases: Other names of flags, which --help does not list: {"--alias": "--flag"}.
         deprecated: The same, of former names, whose use is a warning in the log.
+        repeated: Names of flags that may come again: their values add up.
         interrupted: Status after SIGTERM or Ctrl-C, where the command does not see to them itself.
     """
 
@@ -59,7 +61,7 @@ def run_command(
         rest = list(sys.argv[1:] if words is None else words)
         if isinstance(command, Mapping):
             return _run_subcommand(command, rest)
-        names = {"aliases": aliases or {}, "former_names": deprecated or {}}
+        names = {"aliases": aliases or {}, "former_names": deprecated or {}, "repeated": repeated}
         return _run_function(command, rest, program_of(command), settings, first, **names)
 
     with_errors(run, interrupted)
@@ -87,7 +89,7 @@ def _run_function(
     prog: str,
     settings: type | None = None,
     first: Sequence[str] = (),
-    **names: Mapping[str, str],
+    **names: Any,
 ) -> Any:
     flags = (flags_of_settings(settings) if settings else []) + flags_of_function(function)
     grammar = Grammar(prog=prog, flags=flags, first=first, **names)

@@ -28,6 +28,7 @@ from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
 from cyclegan_fast.images.decode import read_unscaled
 from cyclegan_fast.images.encode import encode_as, format_for, same_format
+from cyclegan_fast.images.image_file import ImageFile, as_image_file
 from cyclegan_fast.images.metadata import KEEP, Change, LeftOut, MetadataRules, carry_over, metadata_for
 from cyclegan_fast.images.model_io import InputImage, from_values, read_input
 from cyclegan_fast.logs import warn_once
@@ -207,21 +208,42 @@ class _ImagePipeline:
         }
 
     def _write(self, task: Task, image: InputImage, output: Tensor, back: Tensor | None) -> TaskResult:
-        pixels = from_values(output, image.depth, self._engine.out_format)
         kind = format_for(task.target, task.source)
-        (height, width), (new_height, new_width) = image.values.shape[1:], pixels.shape[:2]
-        change = Change((width, height), (new_width, new_height), pixels.shape[2])
-        metadata = metadata_for(task.source, self._metadata)
-        channels = self._engine.in_channels
-        if kind == "TIFF" and (nodata := nodata_to_restore(metadata, channels, pixels.dtype, self._metadata)):
-            stored = read_unscaled(task.source, channels)  # again, as few images have such a value
-            restore_nodata(pixels, nodata, lambda low, high: stored[low:high], change)
-        content = carry_over(encode_as(kind, pixels), kind, metadata, change, self._metadata)
+        content, left_out = encode_translation(as_image_file(task.source), kind, image, output, self._engine, self._metadata)
         if self._reconstruction is not None and back is not None:
             grid = sample_grid([[image.values, output, back]], ["input", "translated", "reconstruction"])
             write_atomically(self._reconstruction.grids[task], encode(grid, "PNG"))
         write_atomically(task.target, content)  # the last, which --resume looks for
-        return TaskResult(task, clipped=image.clipped, left_out=metadata.left_out)
+        return TaskResult(task, clipped=image.clipped, left_out=left_out)
+
+
+def encode_translation(
+    source: ImageFile, kind: str, image: InputImage, output: Tensor, engine: Engine, rules: MetadataRules
+) -> tuple[bytes, LeftOut]:
+    """Encodes a translation with the metadata of its input.
+
+    Args:
+        source: The input.
+        kind: The format, such as PNG.
+        image: The input as it was read.
+        output: Its translation, float32 [C', H', W'] in [-1, 1].
+        engine: What made it.
+        rules: What is kept of the metadata.
+
+    Returns:
+        The content of the file, and which metadata it lacks.
+
+    Raises:
+        UserError: That format cannot hold it.
+    """
+    pixels = from_values(output, image.depth, engine.out_format)
+    (height, width), (new_height, new_width) = image.values.shape[1:], pixels.shape[:2]
+    change = Change((width, height), (new_width, new_height), pixels.shape[2])
+    metadata = metadata_for(source, rules)
+    if kind == "TIFF" and (nodata := nodata_to_restore(metadata, engine.in_channels, pixels.dtype, rules)):
+        stored = read_unscaled(source, engine.in_channels)  # again, as few images have such a value
+        restore_nodata(pixels, nodata, lambda low, high: stored[low:high], change)
+    return carry_over(encode_as(kind, pixels), kind, metadata, change, rules), metadata.left_out
 
 
 def _finished(result: TaskResult) -> Future[TaskResult]:
