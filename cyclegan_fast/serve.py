@@ -81,7 +81,15 @@ def serve(
         Exit status: 0, or 130 if requests were left unanswered.
     """
     limits = _limits(
-        max_batch, max_delay_ms, max_queue, max_body_mb, max_megapixels, max_memory_mb, timeout, read_timeout, drain_timeout
+        max_batch,
+        max_delay_ms,
+        max_queue,
+        max_body_mb,
+        max_megapixels,
+        max_memory_mb,
+        timeout,
+        read_timeout,
+        drain_timeout,
     )
     _check_packages()
     from cyclegan_fast.images.metadata import MetadataRules

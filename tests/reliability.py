@@ -154,12 +154,13 @@ GROUPS: dict[str, tuple[Fault, ...]] = {
             "the others end within `--rank-timeout`, and the last checkpoint goes on with any number of processes",
         ),
     ),
-    "Not there yet": (
+    "Serving": (
         Fault(
             27,
-            "A server meets 500 clients, 2 GB in one request, slow clients, no images, names with paths",
-            "bounded memory, the fitting HTTP status, and a health check that keeps answering",
-            not_yet="the HTTP server is not there yet",
+            "A server meets 500 clients, 2 GB in one request, slow clients, no images, names with paths, clients that "
+            "hang up, an engine that fails, SIGTERM in the middle",
+            "each request has one right answer or one clear error: memory is bounded, the HTTP status fits, health and "
+            "metrics keep answering, and what was admitted is answered before the server ends",
         ),
     ),
 }

@@ -44,6 +44,8 @@ EXTRAS = {
     "tensorboard": Extra("tensorboard", "event files for TensorBoard", "2.16"),
     "tifffile": Extra("deep", "read and write TIFF of 16-bit colour, of float64, and of many channels", "2024.8.10"),
     "av": Extra("video", "translate videos", "16.1"),
+    "fastapi": Extra("serve", "serve engines over HTTP", "0.115"),
+    "uvicorn": Extra("serve", "serve engines over HTTP", "0.30"),
     "imagecodecs": Extra("deep", "read and write PNG of 16-bit colour", "2024.9.22"),
 }
 _DALI = Extra("dali", "decode images on the GPU", "2.4")

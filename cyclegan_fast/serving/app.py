@@ -13,14 +13,14 @@ from starlette.responses import Response
 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.serving import kserve_routes, pages, translate_routes
-from cyclegan_fast.serving.faults import RequestFault
+from cyclegan_fast.serving.faults import RequestError
 from cyclegan_fast.serving.guard import Guard
 from cyclegan_fast.serving.service import Service
 from cyclegan_fast.version import __version__
 
 log = logging.getLogger(__name__)
 
-_DESCRIPTION = "Translates images with trained CycleGAN generators. Errors are JSON: {\"error\": \"one sentence\"}."
+_DESCRIPTION = 'Translates images with trained CycleGAN generators. Errors are JSON: {"error": "one sentence"}.'
 
 
 def build_app(service: Service, *, local: bool = True) -> FastAPI:
@@ -30,9 +30,7 @@ def build_app(service: Service, *, local: bool = True) -> FastAPI:
         service: What answers.
         local: Whether requests for other host names than this machine's are refused.
     """
-    app = FastAPI(
-        title="cyclegan_fast", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None
-    )
+    app = FastAPI(title="cyclegan_fast", version=__version__, description=_DESCRIPTION, docs_url=None, redoc_url=None)
     for part in (translate_routes, kserve_routes, pages):
         app.include_router(part.routes(service))
     for kind, handle in _HANDLERS.items():
@@ -52,7 +50,7 @@ def _answer(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 
 async def _on_fault(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestFault)
+    assert isinstance(error, RequestError)
     return _answer(error.status, error.message, error.headers)
 
 
@@ -78,7 +76,7 @@ async def _on_bug(_: Request, error: Exception) -> Response:
 
 
 _HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
-    RequestFault: _on_fault,
+    RequestError: _on_fault,
     UserError: _on_user_error,
     RequestValidationError: _on_validation_error,
     HTTPException: _on_http_exception,

@@ -22,7 +22,7 @@ from cyclegan_fast.device import usable_cores
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.serving.faults import RequestFault
+from cyclegan_fast.serving.faults import RequestError
 from cyclegan_fast.serving.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class Batcher:
         """Translates images, float32 [C, H, W] each; cancelled, it takes them out of the queue.
 
         Raises:
-            RequestFault: The engine failed on one of them.
+            RequestError: The engine failed on one of them.
         """
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(values, loop.time() + self._limits.max_delay, loop.create_future()) for values in images]
@@ -175,5 +175,5 @@ def batches_at_a_time(engine: Engine) -> int:
 def _fail(one: _Waiting, error: Exception) -> None:
     """An image that was read and fits is not at fault."""
     if not one.result.done():
-        fault = RequestFault(500, f"the engine failed: {error}") if isinstance(error, UserError) else error
+        fault = RequestError(500, f"the engine failed: {error}") if isinstance(error, UserError) else error
         one.result.set_exception(fault)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-class RequestFault(Exception):
+
+class RequestError(Exception):
     """A request that is answered by a status and a sentence.
 
     Args:
@@ -21,6 +22,6 @@ class RequestFault(Exception):
         return {"Retry-After": str(self.retry_after)} if self.retry_after else {}
 
 
-def shutting_down() -> RequestFault:
+def shutting_down() -> RequestError:
     """The fault of a request that comes after SIGTERM."""
-    return RequestFault(503, "the server is shutting down: ask another one, or this one in a moment", retry_after=5)
+    return RequestError(503, "the server is shutting down: ask another one, or this one in a moment", retry_after=5)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from cyclegan_fast.serving.faults import RequestFault, shutting_down
+from cyclegan_fast.serving.faults import RequestError, shutting_down
 from cyclegan_fast.serving.limits import Limits
 from cyclegan_fast.serving.metrics import Metrics
 
@@ -69,7 +69,7 @@ class Guard:
         try:
             self._check(scope)
             body.check_length()
-        except RequestFault as fault:
+        except RequestError as fault:
             await refuse(answer.send, fault)
             return
         await self._app(scope, body.receive, answer.send)
@@ -81,10 +81,10 @@ class Guard:
         headers = _headers(scope)
         host = headers.get("host", "")
         if self._local and host and urlsplit(f"//{host}").hostname not in _LOOPBACK:
-            raise RequestFault(403, "this server is for this machine alone: ask for 127.0.0.1, or start it with --host")
+            raise RequestError(403, "this server is for this machine alone: ask for 127.0.0.1, or start it with --host")
         origin = headers.get("origin")
         if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
-            raise RequestFault(403, "a page of another site may not use this server")
+            raise RequestError(403, "a page of another site may not use this server")
 
 
 class _Body:
@@ -105,7 +105,7 @@ class _Body:
         """The next part of it.
 
         Raises:
-            RequestFault: It is too large, or comes too slowly.
+            RequestError: It is too large, or comes too slowly.
         """
         if self.complete:
             return await self._receive()
@@ -116,8 +116,7 @@ class _Body:
             async with asyncio.timeout_at(self._end):
                 message = await self._receive()
         except TimeoutError:
-            seconds = f"{self._limits.read_timeout:g} seconds"
-            raise RequestFault(408, f"the body did not come within {seconds}") from None
+            raise RequestError(408, f"the body did not come within {self._limits.read_timeout:g} s") from None
         if message["type"] == "http.request":
             self._bytes += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)
@@ -135,8 +134,8 @@ class _Body:
                     message = await self._receive()
                     self.complete = not message.get("more_body", False)
 
-    def _too_large(self) -> RequestFault:
-        return RequestFault(413, f"the body is larger than {self._limits.max_body / 2**20:g} MiB: send a smaller image")
+    def _too_large(self) -> RequestError:
+        return RequestError(413, f"the body is larger than {self._limits.max_body / 2**20:g} MiB: send a smaller image")
 
 
 class _Answer:
@@ -160,7 +159,7 @@ class _Answer:
         await self._send(message)
 
 
-async def refuse(send: Send, fault: RequestFault) -> None:
+async def refuse(send: Send, fault: RequestError) -> None:
     """Sends the response of a fault, in the form of the protocol."""
     content = json.dumps({"error": fault.message}).encode()
     headers = {"Content-Type": "application/json", "Content-Length": str(len(content)), **fault.headers}

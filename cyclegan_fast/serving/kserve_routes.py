@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.convert import unpack
 from cyclegan_fast.serving import tensors
-from cyclegan_fast.serving.faults import RequestFault
+from cyclegan_fast.serving.faults import RequestError
 from cyclegan_fast.serving.models import VERSION, Loaded, Model
 from cyclegan_fast.serving.service import Service
 from cyclegan_fast.version import __version__
@@ -63,7 +63,7 @@ def _add_models(router: APIRouter, service: Service) -> None:
         model = _model(service, name, version)
         request.state.engine = model.name
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise RequestFault(415, "compressed bodies are not taken: send it as it is")
+            raise RequestError(415, "compressed bodies are not taken: send it as it is")
         with service.answering(), model.admitted() as loaded, service.memory(service.body_size(request)):
             body = await request.body()
             return await service.answer(request, _infer(service, model, loaded, request, body))
@@ -96,7 +96,7 @@ def _images(images: torch.Tensor, loaded: Loaded, max_pixels: int) -> Any:
     engine, (height, width) = loaded.engine, images.shape[2:]
     if height * width > max_pixels:
         raise UserError(
-            f"images of {width}x{height} pixels, and this server takes {max_pixels / 1e6:.1f} megapixels: reduce them"
+            f"images of {width}x{height} pixels, and this server takes at most {max_pixels:,} pixels: reduce them"
         )
     planes = unpack(images, engine.in_format, engine.out_format)
     if len(images):
@@ -129,11 +129,11 @@ def _add_repository(router: APIRouter, service: Service) -> None:
 
 def _model(service: Service, name: str, version: str) -> Model:
     if version != VERSION:
-        raise RequestFault(404, f"the engine {name[:64]!r} has the version {VERSION} alone")
+        raise RequestError(404, f"the engine {name[:64]!r} has the version {VERSION} alone")
     return service.model(name)
 
 
 def _controlled(service: Service, name: str) -> Model:
     if not service.model_control:
-        raise RequestFault(403, "this server loads and unloads nothing on request: start it with --model-control")
+        raise RequestError(403, "this server loads and unloads nothing on request: start it with --model-control")
     return service.model(name)

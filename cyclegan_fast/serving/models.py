@@ -21,7 +21,7 @@ from cyclegan_fast.engine.translation.faithfulness import check_inverse
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import Direction
 from cyclegan_fast.serving.batcher import Batcher, Observer
-from cyclegan_fast.serving.faults import RequestFault
+from cyclegan_fast.serving.faults import RequestError
 from cyclegan_fast.serving.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,9 @@ def read_source(word: str) -> Source:
         raise UserError(f"--engine {word} names no file: give PATH, NAME=PATH, or NAME=PATH:BtoA")
     name = name if separator else _name_of(Path(path))
     if not NAME.fullmatch(name):
-        raise UserError(f"--engine {word}: {name!r} cannot be in a URL: give a name of letters, digits, dots and dashes")
+        raise UserError(
+            f"--engine {word}: {name!r} cannot be in a URL: give a name of letters, digits, dots and dashes"
+        )
     return Source(name, Path(path), _DIRECTIONS.get(end))
 
 
@@ -174,10 +176,10 @@ class Model:
         """A block in which the engines answer a request.
 
         Raises:
-            RequestFault: There is no engine, or no place in its queue.
+            RequestError: There is no engine, or no place in its queue.
         """
         if self.loaded is None:
-            raise RequestFault(503, f"the engine {self.name} is not loaded: {self.reason}", retry_after=5)
+            raise RequestError(503, f"the engine {self.name} is not loaded: {self.reason}", retry_after=5)
         loaded = self.loaded
         self.check_place(loaded, images)
         with loaded.used(images):
@@ -192,14 +194,14 @@ class Model:
             admitted: Images of the same request that are.
 
         Raises:
-            RequestFault: There is none now, or never.
+            RequestError: There is none now, or never.
         """
         limit, total = self._limits.max_queue, images + admitted
         if total > limit:
-            raise RequestFault(413, f"{total} images in one request, and the queue holds {limit}: send fewer at a time")
+            raise RequestError(413, f"{total} images in one request, and the queue holds {limit}: send fewer at a time")
         if loaded.users + images > limit:
             message = f"{loaded.users} images wait for the engine {self.name}, and the queue holds {limit}: try again"
-            raise RequestFault(429, message, retry_after=self._rate.seconds_for(loaded.users))
+            raise RequestError(429, message, retry_after=self._rate.seconds_for(loaded.users))
 
     def _observed(self, images: int, seconds: float) -> None:
         self._rate.add(images, seconds)

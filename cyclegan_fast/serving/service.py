@@ -14,7 +14,7 @@ from starlette.requests import Request
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.errors import UserError, did_you_mean
 from cyclegan_fast.images.metadata import MetadataRules
-from cyclegan_fast.serving.faults import RequestFault, shutting_down
+from cyclegan_fast.serving.faults import RequestError, shutting_down
 from cyclegan_fast.serving.limits import Limits
 from cyclegan_fast.serving.metrics import Metrics
 from cyclegan_fast.serving.models import Model
@@ -65,13 +65,13 @@ class Service:
         """The model of a name; the first where none is given.
 
         Raises:
-            RequestFault: There is none.
+            RequestError: There is none.
         """
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
             shown = name if len(name) <= 64 else f"{name[:61]}..."
-            raise RequestFault(404, f"there is no engine {shown!r}{did_you_mean(shown, self.models)}")
+            raise RequestError(404, f"there is no engine {shown!r}{did_you_mean(shown, self.models)}")
         return self.models[name]
 
     @contextlib.contextmanager
@@ -79,7 +79,7 @@ class Service:
         """A block that answers a request: a shutdown waits for it.
 
         Raises:
-            RequestFault: The server shuts down.
+            RequestError: The server shuts down.
         """
         if self.draining:
             raise shutting_down()
@@ -97,10 +97,12 @@ class Service:
         """A block that holds so many bytes of a request.
 
         Raises:
-            RequestFault: Others hold too many.
+            RequestError: Others hold too many.
         """
         if self._held and self._held + size > self.limits.max_memory:
-            raise RequestFault(429, "the images of other requests fill the memory of this server: try again", retry_after=1)
+            raise RequestError(
+                429, "the images of other requests fill the memory of this server: try again", retry_after=1
+            )
         self._held += size
         try:
             yield
@@ -124,7 +126,7 @@ class Service:
         """Does the work of a request whose body was read, unless it takes too long, or its client goes away.
 
         Raises:
-            RequestFault: It does.
+            RequestError: It does.
         """
         task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
         try:
@@ -132,9 +134,9 @@ class Service:
             if task.done():
                 return _result(task)
             if gone.done():
-                raise RequestFault(499, "the client closed the connection")
-            message = f"no answer within {self.limits.timeout:g} seconds: send a smaller image, or try again"
-            raise RequestFault(504, message, retry_after=1)
+                raise RequestError(499, "the client closed the connection")
+            message = f"no answer within {self.limits.timeout:g} s: send a smaller image, or try again"
+            raise RequestError(504, message, retry_after=1)
         finally:
             task.cancel()
             gone.cancel()
@@ -183,16 +185,16 @@ def _result(task: asyncio.Task[Result]) -> Result:
     """What the work gave; what nobody expected becomes a fault, and goes to the log.
 
     Raises:
-        RequestFault: The work failed.
+        RequestError: The work failed.
         UserError: The image cannot be used.
     """
     try:
         return task.result()
-    except (RequestFault, UserError):
+    except (RequestError, UserError):
         raise
     except Exception as error:
         log.error("a request failed", exc_info=error)
-        raise RequestFault(500, "the server failed, and its log says how") from error
+        raise RequestError(500, "the server failed, and its log says how") from error
 
 
 async def _disconnected(request: Request) -> None:

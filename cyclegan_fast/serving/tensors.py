@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cyclegan_fast.documents import DocumentError, parse_json
 from cyclegan_fast.engine import Engine
-from cyclegan_fast.serving.faults import RequestFault
+from cyclegan_fast.serving.faults import RequestError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 INPUT, OUTPUT = "image", "translated"  # as the ONNX files name them
@@ -54,7 +54,7 @@ def read_request(body: bytes, header_length: str | None) -> InferRequest:
     """Reads the body of a request.
 
     Raises:
-        RequestFault: It is not as the protocol says.
+        RequestError: It is not as the protocol says.
     """
     length = _header_length(header_length, len(body))
     try:
@@ -73,9 +73,7 @@ def read_request(body: bytes, header_length: str | None) -> InferRequest:
     )
 
 
-def write_response(
-    result: Tensor, *, name: str, version: str, id: str, binary: bool
-) -> tuple[bytes, dict[str, str]]:
+def write_response(result: Tensor, *, name: str, version: str, id: str, binary: bool) -> tuple[bytes, dict[str, str]]:
     """The body of a response and its headers."""
     array = np.ascontiguousarray(result.numpy())
     output: dict[str, Any] = {"name": OUTPUT, "datatype": _NAMES[array.dtype], "shape": list(array.shape)}
@@ -146,7 +144,7 @@ def _get(document: Any, key: str, kind: type, default: Any = _REQUIRED) -> Any:
     """A value of a JSON object.
 
     Raises:
-        RequestFault: It is missing, or of another type.
+        RequestError: It is missing, or of another type.
     """
     value = document.get(key, default) if isinstance(document, dict) else _REQUIRED
     if value is default and default is not _REQUIRED:
@@ -163,5 +161,5 @@ def _little_endian(array: np.ndarray) -> np.ndarray:
     return array if sys.byteorder == "little" else array.astype(array.dtype.newbyteorder("<"))
 
 
-def _bad(message: str) -> RequestFault:
-    return RequestFault(400, message)
+def _bad(message: str) -> RequestError:
+    return RequestError(400, message)

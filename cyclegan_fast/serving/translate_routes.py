@@ -13,8 +13,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 
 from cyclegan_fast.images.in_memory import EncodedImage
-from cyclegan_fast.serving.faults import RequestFault
 from cyclegan_fast.serving.faithfulness import inverse_of, report
+from cyclegan_fast.serving.faults import RequestError
 from cyclegan_fast.serving.models import Loaded
 from cyclegan_fast.serving.service import Service
 from cyclegan_fast.serving.uploads import MEDIA_TYPES, Format, Upload, decode, encode, read_header
@@ -29,7 +29,7 @@ _BODY = {
             "multipart/form-data": {
                 "schema": {"type": "object", "required": ["file"], "properties": {"file": _IMAGE["schema"]}}
             },
-            **{kind: _IMAGE for kind in ("image/png", "image/jpeg", "image/tiff", "image/webp")},
+            **dict.fromkeys(("image/png", "image/jpeg", "image/tiff", "image/webp"), _IMAGE),
         },
     }
 }
@@ -58,7 +58,7 @@ def routes(service: Service) -> APIRouter:
         "/translate",
         summary="Translate an image",
         openapi_extra=_BODY,
-        responses={200: {"content": {kind: _IMAGE for kind in MEDIA_TYPES.values()}}, **_ERRORS},
+        responses={200: {"content": dict.fromkeys(MEDIA_TYPES.values(), _IMAGE)}, **_ERRORS},
         response_class=Response,
     )
     async def translate(request: Request, engine: str | None = None, format: Format | None = None) -> Response:
@@ -72,7 +72,7 @@ def routes(service: Service) -> APIRouter:
             (output,) = await loaded.batcher.translate([upload.image.values])
             seconds = time.perf_counter() - start
             content, media_type = await service.in_thread(encode, upload, output, loaded.engine, format, service.rules)
-            timing = {"Server-Timing": f"engine;desc=\"queue and engine\";dur={1e3 * seconds:.1f}"}
+            timing = {"Server-Timing": f'engine;desc="queue and engine";dur={1e3 * seconds:.1f}'}
             return Response(content, media_type=media_type, headers=timing)
 
         return await _with_upload(service, request, engine, work)
@@ -88,7 +88,7 @@ def routes(service: Service) -> APIRouter:
 
         async def work(loaded: Loaded, upload: Upload) -> Response:
             if loaded.inverse is None:
-                raise RequestFault(409, "this engine has no inverse: serve a run's folder, which holds both generators")
+                raise RequestError(409, "this engine has no inverse: serve a run's folder, which holds both generators")
             (output,) = await loaded.batcher.translate([upload.image.values])
             inverse = inverse_of(loaded.inverse, asyncio.get_running_loop())
             found = await service.in_measuring_thread(report, upload.image.values, output, inverse)
@@ -114,7 +114,7 @@ async def _with_upload(service: Service, request: Request, name: str | None, wor
     """Reads the image of a request and does the work, within all limits.
 
     Raises:
-        RequestFault: One of them is reached.
+        RequestError: One of them is reached.
         UserError: The image cannot be used.
     """
     model = service.model(name)
@@ -141,12 +141,12 @@ async def _uploaded(request: Request) -> EncodedImage:
     try:
         form = await _Parser(request.headers, request.stream(), max_files=1, max_fields=8).parse()
     except MultiPartException as error:
-        raise RequestFault(400, f"the form cannot be read: {error.message}") from error
+        raise RequestError(400, f"the form cannot be read: {error.message}") from error
     except KeyError as error:  # there is no boundary
-        raise RequestFault(400, "the form cannot be read: its Content-Type names no boundary") from error
+        raise RequestError(400, "the form cannot be read: its Content-Type names no boundary") from error
     files = [value for value in form.values() if isinstance(value, UploadFile)]
     if not files:
-        raise RequestFault(422, "the form holds no file: send the image as the field file, as curl -F file=@IMAGE does")
+        raise RequestError(422, "the form holds no file: send the image as the field file, as curl -F file=@IMAGE does")
     return EncodedImage("the image", content=await files[0].read())
 
 

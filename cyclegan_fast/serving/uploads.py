@@ -54,7 +54,7 @@ def read_header(source: EncodedImage, max_pixels: int) -> Header:
             header = Header("JPEG" if image.format == "MPO" else str(image.format), *image.size)
     if header.width * header.height > max_pixels:
         size = f"{header.width}x{header.height} pixels"
-        raise UserError(f"the image has {size}, and this server takes {max_pixels / 1e6:.1f} megapixels: reduce it")
+        raise UserError(f"the image has {size}, and this server takes at most {max_pixels:,} pixels: reduce it")
     return header
 
 
@@ -69,7 +69,9 @@ def decode(source: EncodedImage, header: Header, engine: Engine) -> Upload:
     return Upload(source, header, image)
 
 
-def encode(upload: Upload, output: Tensor, engine: Engine, format: Format | None, rules: MetadataRules) -> tuple[bytes, str]:
+def encode(
+    upload: Upload, output: Tensor, engine: Engine, format: Format | None, rules: MetadataRules
+) -> tuple[bytes, str]:
     """Encodes a translation as the kind of file that was uploaded, or another one.
 
     Returns:

@@ -99,9 +99,7 @@ class Running:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         with self._listener:
-            run = serve(
-                self.service, self._listener, local=self._local, stop=self._stop, on_started=self._started.set
-            )
+            run = serve(self.service, self._listener, local=self._local, stop=self._stop, on_started=self._started.set)
             self.answered = self.loop.run_until_complete(run)
         self.loop.close()
 

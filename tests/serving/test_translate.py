@@ -117,9 +117,10 @@ def test_faithfulness_is_measured_where_there_is_an_inverse(server: Running, run
     values = (pixels.astype(np.float64) / 127.5 - 1).transpose(2, 0, 1)[None]
     import torch
 
-    with load_engine(run_folder, device="cpu") as forward, load_engine(
-        run_folder, direction="BtoA", device="cpu"
-    ) as back:
+    with (
+        load_engine(run_folder, device="cpu") as forward,
+        load_engine(run_folder, direction="BtoA", device="cpu") as back,
+    ):
         images = torch.from_numpy(values).float()
         found = measure(images, forward.run(images), back.run)
     for name in NUMBERS:
@@ -139,7 +140,7 @@ WRONG = {
     b"": "the image: the file is empty",
     b"no image at all": "the image: not an image in a known format",
     encoded(pixels_of(0), "PNG")[:60]: "the image: damaged",
-    encoded(pixels_of(0, 200, 100), "PNG"): "the image has 200x100 pixels, and this server takes 0.0 megapixels",
+    encoded(pixels_of(0, 200, 100), "PNG"): "the image has 200x100 pixels, and this server takes at most 16,384 pixels",
 }
 
 

@@ -209,7 +209,9 @@ class _ImagePipeline:
 
     def _write(self, task: Task, image: InputImage, output: Tensor, back: Tensor | None) -> TaskResult:
         kind = format_for(task.target, task.source)
-        content, left_out = encode_translation(as_image_file(task.source), kind, image, output, self._engine, self._metadata)
+        content, left_out = encode_translation(
+            as_image_file(task.source), kind, image, output, self._engine, self._metadata
+        )
         if self._reconstruction is not None and back is not None:
             grid = sample_grid([[image.values, output, back]], ["input", "translated", "reconstruction"])
             write_atomically(self._reconstruction.grids[task], encode(grid, "PNG"))
