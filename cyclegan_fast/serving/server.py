@@ -102,8 +102,6 @@ async def serve(
         if service.requests:
             log.info("stopping: %d requests are answered first", service.requests)
         answered = await service.drain(hurry)
-        if not answered:
-            log.warning("%d requests were not answered", service.requests)
         server.should_exit, server.force_exit = True, not answered
         await running
         if answered:

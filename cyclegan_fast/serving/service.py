@@ -49,7 +49,7 @@ class Service:
         self.model_control = model_control
         self.draining = False
         self.requests = 0  # that are being answered
-        self._idle = asyncio.Event()
+        self._idle, self._abandoned = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._held = 0  # bytes of bodies and decoded images
         self._files = ThreadPoolExecutor(min(4, usable_cores()), thread_name_prefix="cyclegan_fast.serve.files")
@@ -129,18 +129,22 @@ class Service:
             RequestError: It does.
         """
         task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
+        abandoned = asyncio.ensure_future(self._abandoned.wait())
+        waits: set[asyncio.Future[Any]] = {task, gone, abandoned}
         try:
-            await asyncio.wait({task, gone}, timeout=self.limits.timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=self.limits.timeout, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return _result(task)
             if gone.done():
                 raise RequestError(499, "the client closed the connection")
+            if abandoned.done():
+                raise shutting_down()
             message = f"no answer within {self.limits.timeout:g} s: send a smaller image, or try again"
             raise RequestError(504, message, retry_after=1)
         finally:
-            task.cancel()
-            gone.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def load(self) -> None:
         """Loads all engines.
@@ -171,7 +175,14 @@ class Service:
         await asyncio.wait(waits, timeout=self.limits.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        return not self.requests
+        if not self.requests:
+            return True
+        log.warning("%d requests are refused before they are answered", self.requests)
+        self._abandoned.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await self._idle.wait()
+        return False
 
     async def close(self) -> None:
         """Closes the engines and threads."""
