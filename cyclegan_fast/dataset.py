@@ -29,6 +29,7 @@ def scenes(
     train: int = 1000,
     test: int = 100,
     seed: int = 0,
+    paired: bool = False,
 ) -> None:
     """Renders synthetic scenes in two domains, with a hidden truth for the score.
 
@@ -47,11 +48,12 @@ def scenes(
         train: Training images per domain; A and B show different scenes.
         test: Test scenes; each exists in both domains, under one name.
         seed: The same seed gives the same data set.
+        paired: The training images of A and B show the same scenes, under one name, as pix2pix needs them.
     """
     from cyclegan_fast.data.scenes import render_dataset
 
     with storage_errors(f"cannot write the data set {out}"):
-        render_dataset(out, size, train, test, seed, kind)
+        render_dataset(out, size, train, test, seed, kind, paired=paired)
     print(f"{out}: {train} + {train} training and {test} + {test} test images of {size}x{size} pixels")
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
@@ -19,8 +19,10 @@ from cyclegan_fast.monitoring.events import finite
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from cyclegan_fast.engine import Engine
+    from cyclegan_fast.engine.generator import Generator
     from cyclegan_fast.evaluation.runs import Translators
     from cyclegan_fast.evaluation.scenes import Translate
 
@@ -205,11 +207,12 @@ def _score_on_scenes(
     translators = networks | _engine_translators(engines, device, batch_size)
     reader = train_reader(tests.size, tests.seed)
 
-    scores = score_scenes(networks["BtoA"], networks["AtoB"], tests, reader, batch_size=batch_size)
+    scores = score_scenes(networks.get("BtoA"), networks.get("AtoB"), tests, reader, batch_size=batch_size)
     print_scores(scores)
     drops: list[str] = []
     if engines:
-        engine_scores = score_scenes(translators["BtoA"], translators["AtoB"], tests, reader, batch_size=batch_size)
+        both = translators.get("BtoA"), translators.get("AtoB")
+        engine_scores = score_scenes(*both, tests, reader, batch_size=batch_size)
         print_scores(engine_scores, "Engines: ")
         drops = _drops(scores, engine_scores, 0.01 if max_drop is None else max_drop)
         scores = engine_scores | {"checkpoint": scores}
@@ -220,17 +223,15 @@ def _score_on_scenes(
 
 
 def _network_translators(checkpoint: Path, device: torch.device) -> dict[str, Translate]:
-    """Loads both generators of a checkpoint; returns them by direction."""
+    """Loads the generators of a checkpoint; returns them by direction."""
     from cyclegan_fast.engine.generator import load_both
 
-    generators = load_both(checkpoint, device)
-    to_photo, to_labels = generators["AtoB"], generators["BtoA"]
-    if (to_photo.in_channels, to_photo.out_channels) != (3, 3):
-        raise UserError(f"{checkpoint}: translates grey or other images; the scenes are in colour on both sides")
-    return {
-        "AtoB": lambda labels: to_photo.network(labels.to(device)),
-        "BtoA": lambda photos: to_labels.network(photos.to(device)),
-    }
+    def translator(generator: Generator) -> Translate:
+        if (generator.in_channels, generator.out_channels) != (3, 3):
+            raise UserError(f"{checkpoint}: translates grey or other images; the scenes are in colour on both sides")
+        return lambda images: cast(Tensor, generator.network(images.to(device)))
+
+    return {direction: translator(generator) for direction, generator in load_both(checkpoint, device).items()}
 
 
 def _engine_translators(paths: tuple[Path, ...], device: str, batch_size: int) -> dict[str, Translate]:
@@ -252,6 +253,8 @@ def _drops(scores: dict[str, Any], engine_scores: dict[str, Any], max_drop: floa
     """Lists the directions in which the engine loses more than `max_drop` of the checkpoint's pixel accuracy."""
     lines = []
     for direction, name in (("AtoB", "labels_to_photo"), ("BtoA", "photo_to_labels")):
+        if name not in scores or name not in engine_scores:
+            continue
         drop = scores[name]["pixel_accuracy"] - engine_scores[name]["pixel_accuracy"]
         if not drop <= max_drop:
             lines.append(
@@ -283,13 +286,11 @@ def print_scores(scores: dict[str, Any], whose: str = "") -> None:
     for heading in _COLUMNS:
         table.add_column(heading, justify="right")
     untranslated = scores["untranslated"]
-    for name, row in (
-        ("photo -> labels", scores["photo_to_labels"]),
-        ("  untranslated", untranslated["photo_to_labels"]),
-        ("labels -> photo", scores["labels_to_photo"]),
-        ("  untranslated", untranslated["labels_to_photo"]),
-        ("  real photos", scores["ceiling"]),
-    ):
+    rows = [("  real photos", scores["ceiling"])]
+    for name, title in (("labels_to_photo", "labels -> photo"), ("photo_to_labels", "photo -> labels")):
+        if name in scores:  # of a model of both directions both are
+            rows = [(title, scores[name]), ("  untranslated", untranslated[name]), *rows]
+    for name, row in rows:
         table.add_row(name, *(f"{row[key]:.3f}" if key in row else "" for key in _COLUMNS.values()))
     Console().print(table)
 

@@ -23,8 +23,9 @@ class Metric(NamedTuple):
     higher_is_better: bool
     title: str
     description: str
-    needs: Literal["images", "pairs", "features"] = "images"
-    """images: test images of both domains. pairs: ``--paired``. features: a feature network."""
+    needs: Literal["images", "reconstructions", "pairs", "features"] = "images"
+    """images: test images of both domains. reconstructions: a generator for the way back, too. pairs: ``--paired``.
+    features: a feature network."""
 
 
 METRICS: dict[str, Metric] = {
@@ -36,12 +37,17 @@ METRICS: dict[str, Metric] = {
     "color": Metric(
         False, "Colour distance", "distance of the translations' pixel values to those of the target's test images"
     ),
-    "cycle_l1": Metric(False, "Cycle L1", "mean absolute difference of a test image and its reconstruction"),
-    "cycle_ssim": Metric(True, "Cycle SSIM", "structural similarity of a test image and its reconstruction"),
+    "cycle_l1": Metric(
+        False, "Cycle L1", "mean absolute difference of a test image and its reconstruction", "reconstructions"
+    ),
+    "cycle_ssim": Metric(
+        True, "Cycle SSIM", "structural similarity of a test image and its reconstruction", "reconstructions"
+    ),
     "hidden": Metric(
         False,
         "Hidden information",
         "error of the reconstruction after noise of 2 levels, by the error before: 1 where no patterns carry the input",
+        "reconstructions",
     ),
     "structure": Metric(True, "Structure kept", "correlation of the edges of a test image and its translation"),
     "l1": Metric(False, "L1", "mean absolute difference of a translation and its partner", "pairs"),

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
-from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict, with_settings
+from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict
 from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, parse_yaml, read_limited
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.logs import show_warnings_only, stream_errors_ignored
+from cyclegan_fast.models import with_given
 from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _print_estimate(settings: TrainConfig) -> None:
 def resolve(config: Path | None, given: dict[str, Any]) -> TrainConfig:
     """Returns the settings of a run: the defaults, then a YAML file, then the flags.
 
-    With ``resume`` the settings of the run that is continued take the place of the defaults.
+    The defaults are those of the model. With ``resume`` the settings of the run that is continued take their place.
 
     Raises:
         UserError: The file is missing, no YAML, or holds an unknown setting; or a number is out of its range.
@@ -104,7 +105,7 @@ def resolve(config: Path | None, given: dict[str, Any]) -> TrainConfig:
         from cyclegan_fast.training.resume import settings_to_continue
 
         settings = settings_to_continue(given.get("out", settings.run.out)) or settings
-    settings = with_settings(settings, given)
+    settings = with_given(settings, given)
     check_ranges(settings)
     return settings
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"errors", "logs", "version", "documents", "telemetry"},
     {"metrics"},
     {"_C", "config", "cuda_capture", "files", "device", "processes"},
-    {"memory"},
+    {"memory", "models"},
     {"ops"},
     {"nn", "images", "monitoring"},
     {"data", "checkpoint"},

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cyclegan_fast.cli.reference import hint_for
-from cyclegan_fast.config import ALONE, TrainConfig, from_dict, with_settings
+from cyclegan_fast.config import ALONE, TrainConfig, from_dict
 from cyclegan_fast.errors import UserError, did_you_mean
+from cyclegan_fast.models import with_given
 
 GROUPS: dict[str, Any] = typing.get_type_hints(TrainConfig)
 TYPES: dict[str, Any] = {name: kind for group in GROUPS.values() for name, kind in typing.get_type_hints(group).items()}
@@ -40,7 +41,7 @@ def config_from_keywords(keywords: Mapping[str, Any], base: TrainConfig | None =
     base = TrainConfig() if base is None else base
     if not isinstance(base, TrainConfig):
         raise UserError(f"fit: config takes a TrainConfig, such as Run('runs/a').config, got {base!r}")
-    return with_settings(base, values)
+    return with_given(base, values)
 
 
 def _plain(name: str, value: Any) -> Any:

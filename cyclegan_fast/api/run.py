@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from cyclegan_fast.config import ObjectiveConfig, TrainConfig, from_dict
+from cyclegan_fast.config import TrainConfig, from_dict
 from cyclegan_fast.errors import MissingFileError
 from cyclegan_fast.metrics import DEFAULT_SCORE, best_record, score_records
+from cyclegan_fast.models import model_of
 from cyclegan_fast.monitoring.events import EVENTS_NAME, is_log_record, read_events
 from cyclegan_fast.monitoring.run_status import RunStatus, read_status
 
@@ -85,7 +86,7 @@ class Run:
         Before the first record they are empty arrays, of the losses that the settings train.
         """
         if not self.records:
-            return {name: np.empty(0) for name in _trained_losses(self.config.objective)}
+            return {name: np.empty(0) for name in _trained_losses(self.config)}
         return _curves([record.get("losses", {}) for record in self.records])
 
     @property
@@ -145,14 +146,14 @@ class Run:
 
     def engine(
         self,
-        direction: Direction = "AtoB",
+        direction: Direction | None = None,
         *,
         device: str = "auto",
         precision: Precision | None = None,
         backend: Backend = "auto",
         threads: int | None = None,
     ) -> Engine:
-        """Loads the generator of the newest checkpoint; see `load_engine`.
+        """Loads the generator of the newest checkpoint, by default AtoB if there are both; see `load_engine`.
 
         Raises:
             UserError: There is no checkpoint yet, or the device or the precision cannot be had.
@@ -180,14 +181,13 @@ class Run:
         return run_view(str(self.out), now.describe(), now.records, next(reversed(now.samples), None))
 
 
-def _trained_losses(objective: ObjectiveConfig) -> list[str]:
+def _trained_losses(config: TrainConfig) -> list[str]:
     """The names of the losses, in the order of the records."""
-    from cyclegan_fast.training.step import LOSSES
-
-    o = objective
+    o = config.objective
     cycles = {"cycle_A": o.lambda_A, "cycle_B": o.lambda_B}
     weights = cycles | {"G": o.lambda_gan, "D": o.lambda_gan, "idt": o.lambda_identity * max(cycles.values())}
-    return [name for name in LOSSES if weights.get(name) or weights.get(name[:-2])]
+    weights["L1"] = o.lambda_L1
+    return [name for name in model_of(config).losses if weights.get(name) or weights.get(name[:-2])]
 
 
 def _curves(records: list[dict[str, Any]]) -> dict[str, Curve]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Literal, TypedDict
 
-from cyclegan_fast.config import Loader, Preprocess
+from cyclegan_fast.config import Loader, ModelName, Preprocess
 
 __all__ = ["FitSettings"]
 
@@ -17,6 +17,9 @@ __all__ = ["FitSettings"]
 class FitSettings(TypedDict, total=False):
     """Every setting of a run, by the name of its flag."""
 
+    model: ModelName
+    """cyclegan: two sets of images. pix2pix: pairs, each input with the output to make of it (Isola et al. 2017).
+    The     others are the rivals of the paper's tables, for experiments."""
     generator: str
     """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
     discriminator: Literal["basic", "n_layers", "pixel"]
@@ -49,6 +52,8 @@ class FitSettings(TypedDict, total=False):
     """Weight of the backward cycle loss, B -> A -> B; 0 leaves it out."""
     lambda_identity: float
     """Weight of the identity loss, relative to lambda_A and lambda_B; 0 leaves it out."""
+    lambda_L1: float
+    """With model='pix2pix': weight of the L1 distance to the partner. Isola et al.: 100."""
     lambda_gp: float
     """Weight of wgangp's gradient penalty."""
     pool_size: int

@@ -46,6 +46,7 @@ from cyclegan_fast.checkpoint.weights import assign_weights, check_weights, free
 from cyclegan_fast.config import PixelFormat, TrainConfig, from_dict
 from cyclegan_fast.documents import DocumentError, Maybe, Number, check
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.models import MODELS
 from cyclegan_fast.nn import build_generator
 
 __all__ = [
@@ -192,7 +193,9 @@ def load_state(path: Path) -> dict[str, Any]:
 def load_generators(
     path: Path, device: torch.device | str = "cpu", *, raw: bool = False
 ) -> tuple[dict[str, nn.Module], Settings]:
-    """Builds G_A and G_B of a checkpoint (or of the newest in a run folder), in evaluation and frozen.
+    """Builds the generators of a checkpoint (or of the newest in a run folder), in evaluation and frozen.
+
+    They are G_A and G_B, or G_A alone of a model of one direction.
 
     Draws no random numbers.
 
@@ -211,7 +214,8 @@ def load_generators(
     settings = read_settings(checkpoint)
     with torch.device("meta"):  # the weights are loaded anyway: nothing is drawn for them
         model = settings.config.model
-        networks = {"G_A": build_generator(model, "AtoB"), "G_B": build_generator(model, "BtoA")}
+        generators = MODELS[model.model].generators
+        networks = {name: build_generator(model, direction) for name, direction in generators.items()}
     weights = _weights_of(checkpoint, networks, raw=raw)  # checked before any memory is taken for them
     for name, network in networks.items():
         network.to_empty(device=device)

@@ -30,7 +30,7 @@ from cyclegan_fast.nn.norm import Norm
 
 log = logging.getLogger(__name__)
 
-_FILE_NAME = re.compile(r"(?P<epoch>.+)_net_(?P<network>G|G_A|G_B|D_A|D_B)\.pth")
+_FILE_NAME = re.compile(r"(?P<epoch>.+)_net_(?P<network>G|G_A|G_B|D|D_A|D_B)\.pth")
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -57,8 +57,8 @@ def load_reference_generator(path: Path, device: torch.device | str = "cpu") -> 
 def load_reference_folder(source: Path, networks: Networks, epoch: str | None = None) -> None:
     """Loads ``{epoch}_net_{name}.pth`` of a folder, or one such file, into the networks of these names.
 
-    ``{epoch}_net_G.pth``, one generator without its counterpart as it is published, is G_A. Networks without a file
-    keep their weights, and a warning names them.
+    ``{epoch}_net_G.pth``, one generator without its counterpart as it is published and as pix2pix has it, is G_A;
+    ``{epoch}_net_D.pth`` is D_A. Networks without a file keep their weights, and a warning names them.
 
     Args:
         source: The folder, or the file of one generator.
@@ -92,8 +92,9 @@ def _find_files(source: Path, epoch: str | None) -> dict[str, Path]:
     if chosen not in usable:
         raise UserError(f"{source}: neither a checkpoint of ours nor a file such as {chosen}_net_G_A.pth is there")
     files = usable[chosen]
-    if "G" in files:
-        files.setdefault("G_A", files.pop("G"))
+    for single in "GD":  # of pix2pix, which has one of each, and of published generators
+        if single in files:
+            files.setdefault(f"{single}_A", files.pop(single))
     return files
 
 

@@ -17,7 +17,7 @@ _ALL_INPUT = "not needed: translate --input names the images, and all of them ar
 REFERENCE_OPTIONS = {
     # Data
     "dataroot": "--data",
-    "dataset_mode": "--paired, for aligned pairs; unaligned is the default",
+    "dataset_mode": "--paired, for aligned pairs (--model pix2pix takes them by itself); unaligned is the default",
     "align_data": "--paired",
     "phase": "not needed: training reads trainA and trainB, and translate --input takes any folder",
     "direction": "--direction",
@@ -36,7 +36,7 @@ REFERENCE_OPTIONS = {
     "input_nc": "--channels-A",
     "output_nc": "--channels-B",
     # Networks
-    "model": "not needed: every model is a CycleGAN, and --paired trains it on pairs",
+    "model": "--model, cyclegan by default, or pix2pix",
     "netG": "--generator",
     "which_model_netG": "--generator",
     "netD": "--discriminator",
@@ -55,7 +55,7 @@ REFERENCE_OPTIONS = {
     "lambda_B": "--lambda-B",
     "lambda_identity": "--lambda-identity",
     "identity": "--lambda-identity",
-    "lambda_L1": "not needed: it is a weight of pix2pix; --lambda-A and --lambda-B weigh the cycle losses",
+    "lambda_L1": "--lambda-L1",
     "pool_size": "--pool-size",
     # Optimisation
     "batch_size": "--batch-size",

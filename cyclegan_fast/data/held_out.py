@@ -15,6 +15,7 @@ from cyclegan_fast.data import transforms
 from cyclegan_fast.data.catalog.quarantine import exclude
 from cyclegan_fast.data.loaders.samples import Domain
 from cyclegan_fast.data.locations.folders import list_folder, readable
+from cyclegan_fast.data.locations.pairs import partners
 from cyclegan_fast.data.rng import draw_shown
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import BadImageError, PixelFormat, read
@@ -44,7 +45,8 @@ def read_held_out(
     They are a random sample, the same for every run on this data, of testA and testB below ``config.data`` (of test or
     val, where A and B are side by side), and of the training images where there are none. They get the size of a
     training sample without its random part: the crop is in the middle, nothing is mirrored. An image that cannot be
-    used is left out with a line in the log, and the next one takes its place.
+    used is left out with a line in the log, and the next one takes its place. With ``config.paired`` the n-th of A and
+    the n-th of B are a pair.
 
     Args:
         config: Where the images are, and their geometry.
@@ -52,16 +54,43 @@ def read_held_out(
         count: Images of each domain.
         min_size: The shortest side that the networks can take, in pixels.
     """
+    if config.paired:
+        return _read_held_out_pairs(config, domains, count, min_size)
     found, counts = [], []
     for side, domain, files in zip("AB", domains, list_test_files(config), strict=True):
-        images = _read_some(files, domain.pixel_format, config, count, min_size)
+        images = _read_some(files, domain, config, count, min_size)
         what = "test"
         if not images:
-            images, what = _read_some(domain.files, domain.pixel_format, config, count, min_size), "training"
+            images, what = _read_some(domain.files, domain, config, count, min_size), "training"
         found.append(images)
         counts.append(f"{len(images)} {what} image{'s' * (len(images) != 1)} of {side}")
     log.info("sample grids: %s", " and ".join(counts))
     return found[0], found[1]
+
+
+def _read_held_out_pairs(
+    config: DataConfig, domains: Sequence[Domain], count: int, min_size: int
+) -> tuple[list[HeldOutImage], list[HeldOutImage]]:
+    """Reads pairs of test images, or of training images where there are none."""
+    groups, what = list_test_pairs(config, "no test images in the sample grids"), "test"
+    pairs = read_groups(groups, domains, config, count, min_size, tries=count + _MAX_BAD)
+    if not pairs:
+        groups, what = list(zip(*(domain.files for domain in domains), strict=True)), "training"
+        pairs = read_groups(groups, domains, config, count, min_size, tries=count + _MAX_BAD)
+    log.info("sample grids: %d pair%s of %s images", len(pairs), "s" * (len(pairs) != 1), what)
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def list_test_pairs(config: DataConfig, otherwise: str) -> list[tuple[ImageFile, ImageFile]]:
+    """The test images of A with their partners of B; none, and a warning of what that means, if some have none."""
+    a, b = list_test_files(config)
+    if not (a and b):
+        return []
+    try:
+        return list(zip(*partners(list(a), list(b)), strict=True))
+    except UserError as error:
+        log.warning("%s: %s", otherwise, error)
+        return []
 
 
 def list_test_files(config: DataConfig) -> tuple[Sequence[ImageFile], Sequence[ImageFile]]:
@@ -90,17 +119,37 @@ def _files_in(root: Path, name: str) -> list[ImageFile]:
 
 
 def _read_some(
-    files: Sequence[ImageFile], pixel_format: PixelFormat, config: DataConfig, count: int, min_size: int
+    files: Sequence[ImageFile], domain: Domain, config: DataConfig, count: int, min_size: int
 ) -> list[HeldOutImage]:
-    images: list[HeldOutImage] = []
-    for i in draw_shown(len(files), count + _MAX_BAD):
-        if len(images) == count:
+    groups = [(file,) for file in files]
+    return [image for (image,) in read_groups(groups, [domain], config, count, min_size, tries=count + _MAX_BAD)]
+
+
+def read_groups(
+    groups: Sequence[tuple[ImageFile, ...]],
+    domains: Sequence[Domain],
+    config: DataConfig,
+    count: int,
+    min_size: int,
+    *,
+    tries: int,
+    of: str = "sample grids",
+) -> list[tuple[HeldOutImage, ...]]:
+    """Reads up to `count` groups out of `tries` that are drawn: single images of one domain, or pairs of both."""
+    read: list[tuple[HeldOutImage, ...]] = []
+    for i in draw_shown(len(groups), tries):
+        if len(read) == count:
             break
         try:
-            images.append(HeldOutImage(short_name(files[i]), read_sized(files[i], pixel_format, config, min_size)))
+            read.append(
+                tuple(
+                    HeldOutImage(short_name(file), read_sized(file, domain.pixel_format, config, min_size))
+                    for file, domain in zip(groups[i], domains, strict=True)
+                )
+            )
         except BadImageError as error:
-            log.info("%s; left out of the sample grids", error)
-    return images
+            log.info("%s; left out of the %s", error, of)
+    return read
 
 
 def read_sized(file: ImageFile, pixel_format: PixelFormat, config: DataConfig, min_size: int) -> np.ndarray:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from cyclegan_fast.config import DataConfig
 from cyclegan_fast.data import transforms
-from cyclegan_fast.data.held_out import MAX_SIDE, HeldOutImage, list_test_files, read_sized, short_name
+from cyclegan_fast.data.held_out import MAX_SIDE, HeldOutImage, list_test_files, list_test_pairs, read_groups
 from cyclegan_fast.data.loaders.samples import Domain
-from cyclegan_fast.data.locations.pairs import partners
-from cyclegan_fast.data.rng import draw_shown
-from cyclegan_fast.errors import UserError
-from cyclegan_fast.images.decode import BadImageError
 from cyclegan_fast.images.image_file import ImageFile
-
-log = logging.getLogger(__name__)
 
 Images = tuple[list[HeldOutImage], list[HeldOutImage]]
 
@@ -41,37 +34,19 @@ def read_test_images(
         return [], []
     if not config.paired:
         a, b = (
-            [image for (image,) in _read_groups([(file,) for file in side], [domain], config, count, min_size)]
+            [image for (image,) in _read_scored([(file,) for file in side], [domain], config, count, min_size)]
             for side, domain in zip(files, domains, strict=True)
         )
         return (a, b) if a and b else ([], [])
-    try:
-        pairs = list(zip(*partners(list(files[0]), list(files[1])), strict=True))
-    except UserError as error:
-        log.warning("no scores of the test images: %s", error)
-        return [], []
-    read = _read_groups(pairs, domains, config, count, min_size)
+    pairs = list_test_pairs(config, "no scores of the test images")
+    read = _read_scored(pairs, domains, config, count, min_size)
     return [a for a, _ in read], [b for _, b in read]
 
 
-def _read_groups(
+def _read_scored(
     groups: Sequence[tuple[ImageFile, ...]], domains: Sequence[Domain], config: DataConfig, count: int, min_size: int
 ) -> list[tuple[HeldOutImage, ...]]:
-    """Reads up to `count` groups: single images of one domain, or pairs of both."""
-    read: list[tuple[HeldOutImage, ...]] = []
-    for i in draw_shown(len(groups), len(groups)):
-        if len(read) == count:
-            break
-        try:
-            read.append(
-                tuple(
-                    HeldOutImage(short_name(file), read_sized(file, domain.pixel_format, config, min_size))
-                    for file, domain in zip(groups[i], domains, strict=True)
-                )
-            )
-        except BadImageError as error:
-            log.info("%s; left out of the scores", error)
-    return read
+    return read_groups(groups, domains, config, count, min_size, tries=len(groups), of="scores")
 
 
 def describe_images(images: Images, config: DataConfig) -> str:

@@ -29,6 +29,8 @@ from cyclegan_fast.engine.metadata import (
 )
 from cyclegan_fast.engine.shapes import ShapeLimits
 from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE
+from cyclegan_fast.models import MODELS
 from cyclegan_fast.nn import Direction, build_generator
 from cyclegan_fast.version import __version__
 
@@ -99,7 +101,8 @@ def load_generator(path: Path, direction: Direction | None = None, *, raw: bool 
     if not path.exists():
         raise MissingFileError(f"{path} does not exist; give a run folder, a checkpoint, a .safetensors or a .pth file")
     if path.is_dir():
-        return load_both(path, raw=raw)[direction or "AtoB"]
+        generators = load_both(path, raw=raw)
+        return generators.get(direction or "AtoB") or _the_only_one(generators, direction, path)
     if raw:
         raise UserError(f"{path}: raw weights lie in checkpoints beside averaged ones (--ema); name one, or a run")
     if path.suffix == ".safetensors":
@@ -109,25 +112,42 @@ def load_generator(path: Path, direction: Direction | None = None, *, raw: bool 
     raise UserError(f"{path}: a generator is a run folder, a checkpoint, a .safetensors or a .pth file")
 
 
+def _the_only_one(generators: Mapping[Direction, Generator], direction: Direction | None, path: Path) -> Generator:
+    """The generator of a model of one direction, where it is not asked for the other one.
+
+    Raises:
+        UserError: It is.
+    """
+    ((there, generator),) = generators.items()
+    if direction is not None:
+        title = MODELS[generator.model.model].title
+        raise UserError(
+            f"{path}: a {title} model, which translates {there} alone; for {direction} train another one, with "
+            "--direction the other way round"
+        )
+    return generator
+
+
 def load_both(path: Path, device: torch.device | str = "cpu", *, raw: bool = False) -> dict[Direction, Generator]:
-    """Loads both generators of a checkpoint, or of the newest in a run folder; `raw` as in `load_generator`.
+    """Loads all generators of a checkpoint, or of the newest in a run folder; `raw` as in `load_generator`.
 
     Returns:
         The generators by what they translate, in the folders' names: a run trained with ``--direction BtoA`` took
-        trainB for its domain A, so its G_A is the one called BtoA here.
+        trainB for its domain A, so its G_A is the one called BtoA here. Models of one direction have one.
 
     Raises:
         UserError: There is no checkpoint, or it is damaged.
     """
-    generators, settings = load_generators(path, device, raw=raw)
-    model, A, B = settings.config.model, settings.pixel_formats["A"], settings.pixel_formats["B"]
-    if settings.config.data.direction == "BtoA":
-        model, generators = _swap_channels(model), {"G_A": generators["G_B"], "G_B": generators["G_A"]}
-        A, B = B, A
-    return {
-        "AtoB": Generator(generators["G_A"], model, "AtoB", A, B),
-        "BtoA": Generator(generators["G_B"], model, "BtoA", B, A),
-    }
+    networks, settings = load_generators(path, device, raw=raw)
+    model, (A, B) = settings.config.model, (settings.pixel_formats[name] for name in "AB")
+    exchanged = settings.config.data.direction == "BtoA"
+    formats = {"AtoB": (A, B), "BtoA": (B, A)}  # as the networks name the domains
+    generators: dict[Direction, Generator] = {}
+    for name, direction in MODELS[model.model].generators.items():
+        in_folders = OPPOSITE[direction] if exchanged else direction
+        of = _swap_channels(model) if exchanged else model
+        generators[in_folders] = Generator(networks[name], of, in_folders, *formats[direction])
+    return {direction: generators[direction] for direction in DIRECTIONS if direction in generators}
 
 
 def _swap_channels(model: ModelConfig) -> ModelConfig:

@@ -22,6 +22,7 @@ from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, with_features
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, OPPOSITE, Direction, best_record
+from cyclegan_fast.models import directed_score, model_of
 from cyclegan_fast.monitoring.progress import ProgressBar
 from cyclegan_fast.nn import image_requirements
 
@@ -61,13 +62,15 @@ def score_run(
     """
     checkpoints = kept_checkpoints(run)
     settings = read_settings(checkpoints[-1])
+    score = directed_score(model_of(settings.config), score)
     scorer = RunScorer(settings, device, data=data, count=count, features=features)
     others = engines(settings.config.data.direction == "BtoA")
     rows: list[dict[str, Any]] = []
     with ProgressBar("scored", "checkpoints and engines") as progress:
         for path in checkpoints:
             networks, stored = load_generators(path, device)
-            translators: Translators = {"AtoB": networks["G_A"], "BtoA": networks["G_B"]}
+            generators = model_of(stored.config).generators.items()
+            translators: Translators = {direction: networks[name] for name, direction in generators}
             scores = scorer.score(translators)
             rows.append({"name": path.name, "step": stored.progress.get("step"), **asdict(scores)})
             progress(len(rows), len(checkpoints) + len(others))

@@ -38,14 +38,14 @@ class SceneTests:
 
 
 def score_scenes(
-    translate_B_to_A: Translate,
-    translate_A_to_B: Translate,
+    translate_B_to_A: Translate | None,
+    translate_A_to_B: Translate | None,
     tests: SceneTests,
     reader: Reader,
     *,
     batch_size: int = 16,
 ) -> dict[str, Any]:
-    """Scores both directions against the hidden truth.
+    """Scores both directions against the hidden truth, or the one that there is.
 
     photo -> labels: the class of a pixel is that of the nearest label colour. labels -> photo: a reader trained on
     real photos of other scenes reads the classes back; what it scores on the real test photos is the ceiling.
@@ -53,8 +53,8 @@ def score_scenes(
 
     Args:
         translate_B_to_A: Translates photos into label maps, [N, 3, H, W] in [-1, 1] both; its input is on the CPU, its
-            output may be on any device.
-        translate_A_to_B: Translates label maps into photos.
+            output may be on any device. None leaves this direction out.
+        translate_A_to_B: Translates label maps into photos; None leaves this direction out.
         tests: The test scenes, from `load_scene_tests`.
         reader: What reads photos, from `train_reader` with the size and the seed of the test scenes.
         batch_size: Images translated at a time.
@@ -64,9 +64,12 @@ def score_scenes(
         "ceiling": S without l1, "images": int, "size": int}``, each S being ``{"pixel_accuracy", "class_accuracy",
         "class_iou", "l1"}``.
     """
-    return {
-        "photo_to_labels": _score_labels(_batched(translate_B_to_A, tests.photos, batch_size), tests),
-        "labels_to_photo": _score_photos(_batched(translate_A_to_B, tests.labels, batch_size), tests, reader),
+    scores: dict[str, Any] = {}
+    if translate_B_to_A is not None:
+        scores["photo_to_labels"] = _score_labels(_batched(translate_B_to_A, tests.photos, batch_size), tests)
+    if translate_A_to_B is not None:
+        scores["labels_to_photo"] = _score_photos(_batched(translate_A_to_B, tests.labels, batch_size), tests, reader)
+    return scores | {
         "untranslated": {
             "photo_to_labels": _score_labels(tests.photos, tests),
             "labels_to_photo": _score_photos(tests.labels, tests, reader),

@@ -15,6 +15,7 @@ from PIL import Image
 from cyclegan_fast.config import PixelFormat
 from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, check, parse_yaml, read_limited
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.models import MODELS
 from cyclegan_fast.monitoring.appended import Unessential
 from cyclegan_fast.monitoring.events import EVENTS_NAME, read_events
 from cyclegan_fast.monitoring.grids import reduced, shown_channels
@@ -22,7 +23,14 @@ from cyclegan_fast.monitoring.machine import machine_info
 from cyclegan_fast.monitoring.page import ImageBlock
 from cyclegan_fast.monitoring.report import write_report
 from cyclegan_fast.monitoring.run_status import RunStatus, State, read_status, write_status
-from cyclegan_fast.monitoring.samples import COLUMNS, DIRECTIONS, SampleRow, read_samples, sample_steps
+from cyclegan_fast.monitoring.samples import (
+    COLUMNS,
+    COLUMNS_OF_PAIRS,
+    DIRECTIONS,
+    SampleRow,
+    read_samples,
+    sample_steps,
+)
 from cyclegan_fast.monitoring.scores import SCORED, SHAPE, read_scores
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 
@@ -106,16 +114,17 @@ def write_run_report(folder: Path, status: RunStatus | None = None, *, path: Pat
         UserError: The folder is no run's, a file in it is damaged, or the report cannot be written.
     """
     settings, events = read_settings(folder), read_events(folder)
+    model = MODELS.get(settings.get("model", {}).get("model", "cyclegan"), MODELS["cyclegan"])
     usage = USAGE.format(out=folder, direction=settings.get("data", {}).get("direction", "AtoB"))
     status = status or current_status(folder, events)
     note = status.channels_note if status is not None else ""
     return write_report(
         path or folder / REPORT_NAME,
-        title=f"CycleGAN {folder.resolve().name}",
+        title=f"{model.title} {folder.resolve().name}",
         settings=settings,
         machine={} if status is None else status.machine,
         events=events,
-        images=last_samples(folder, note),
+        images=last_samples(folder, note, COLUMNS if model.reconstructs else COLUMNS_OF_PAIRS),
         history=sample_history(folder, note),
         status=status,
         scores=_read_scores(folder),
@@ -164,14 +173,14 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return cast(dict[str, Any], settings)
 
 
-def last_samples(folder: Path, note: str) -> list[ImageBlock]:
+def last_samples(folder: Path, note: str, columns: Sequence[str] = COLUMNS) -> list[ImageBlock]:
     """Returns the newest grid, a block for each direction."""
     step = max(sample_steps(folder), default=0)
     rows = read_samples(folder, step)
     return [
         ImageBlock(
             title=f"{direction} → {domain}, step {step:,}" + f" ({note})" * bool(note),
-            columns=COLUMNS,
+            columns=columns,
             rows=[[reduced(image, LAST_SIDE) for image in row.images] for row in chosen],
             names=[row.name for row in chosen],
         )

@@ -16,6 +16,7 @@ from cyclegan_fast.monitoring.grids import lay_out, reduced, sample_grid, save_g
 FOLDER = "samples"
 DIRECTIONS = {"A": "A → B", "B": "B → A"}  # by the domain that is translated
 COLUMNS = ("input", "translation", "reconstruction")
+COLUMNS_OF_PAIRS = ("input", "translation", "partner")  # of a model of one direction, which learns from pairs
 MAX_SIDE = 512  # pixels; larger images are reduced
 _SHAPE = {"rows": [{"domain": str, "name": str, "boxes": [[Number(0, 2**20)]]}]}
 
@@ -27,10 +28,10 @@ class SampleRow(NamedTuple):
     """A or B."""
     name: str
     images: list[Image.Image]
-    """RGB, one for each of `COLUMNS`."""
+    """RGB, one for each of `COLUMNS`, or of `COLUMNS_OF_PAIRS`."""
 
 
-def save_samples(folder: Path, step: int, rows: Sequence[SampleRow]) -> Image.Image:
+def save_samples(folder: Path, step: int, rows: Sequence[SampleRow], columns: Sequence[str] = COLUMNS) -> Image.Image:
     """Writes the grid of a step into the run's `folder`; where its images are is in the file's comment.
 
     Returns:
@@ -40,8 +41,8 @@ def save_samples(folder: Path, step: int, rows: Sequence[SampleRow]) -> Image.Im
         UserError: The file cannot be written.
     """
     images = [[reduced(image, MAX_SIDE) for image in row.images] for row in rows]
-    grid = sample_grid(images, COLUMNS)
-    layout = lay_out([[image.size for image in row] for row in images], COLUMNS)
+    grid = sample_grid(images, columns)
+    layout = lay_out([[image.size for image in row] for row in images], columns)
     found = [
         {"domain": row.domain, "name": row.name, "boxes": boxes} for row, boxes in zip(rows, layout.boxes, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Networks of CycleGAN, built from a `ModelConfig`."""
+"""Networks of the models, built from a `ModelConfig`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from cyclegan_fast.config import ModelConfig
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.models import MODELS
 from cyclegan_fast.nn.discriminators import NLayerDiscriminator, PixelDiscriminator
 from cyclegan_fast.nn.generators import ResnetGenerator, UnetGenerator
 from cyclegan_fast.nn.init import init_weights
@@ -70,18 +71,15 @@ def image_requirements(config: ModelConfig) -> tuple[int, int]:
 
 
 def build_networks(config: ModelConfig) -> nn.ModuleDict:
-    """Builds and initialises G_A, G_B, D_A and D_B, in this order, from torch's global generator.
+    """Builds and initialises the networks of a model from torch's global generator: generators, then discriminators.
 
-    D_A is G_A's discriminator and so scores images of B; D_B scores images of A.
+    Of CycleGAN they are G_A, G_B, D_A and D_B. D_A is G_A's discriminator and so scores images of B; D_B scores images
+    of A. One that scores images of both at once takes their channels one after the other.
     """
-    networks = nn.ModuleDict(
-        {
-            "G_A": build_generator(config, "AtoB"),
-            "G_B": build_generator(config, "BtoA"),
-            "D_A": build_discriminator(config, config.channels_B),
-            "D_B": build_discriminator(config, config.channels_A),
-        }
-    )
+    model = MODELS[config.model]
+    channels = {"A": config.channels_A, "B": config.channels_B, "AB": config.channels_A + config.channels_B}
+    networks = nn.ModuleDict({name: build_generator(config, to) for name, to in model.generators.items()})
+    networks.update({name: build_discriminator(config, channels[of]) for name, of in model.discriminators.items()})
     for net in networks.values():
         init_weights(net, config.init_type, config.init_gain)
     return networks

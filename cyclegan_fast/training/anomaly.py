@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.memory import is_out_of_memory
-from cyclegan_fast.training.step import CycleGANStep
+from cyclegan_fast.training.base_step import TrainingStep
+from cyclegan_fast.training.models import build_step
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def _replay_all(networks: nn.ModuleDict, config: TrainConfig, batch: Mapping[str
     optim = dataclasses.replace(config.optim, lr=0.0, grad_accumulation=1)
     objective = dataclasses.replace(config.objective, pool_size=0)
     replayed = dataclasses.replace(config, run=run, optim=optim, objective=objective)
-    step = CycleGANStep(_checked(networks), replayed)
+    step = build_step(_checked(networks), replayed)
     found: dict[str, list[str]] = {}  # what was found -> in which images
     for real_A, real_B, name in _pairs(batch, step.device, whole=config.model.norm == "batch"):
         if reason := _replay(step, real_A, real_B):
@@ -86,7 +87,7 @@ def _pairs(batch: Mapping[str, Any], device: torch.device, *, whole: bool) -> It
         yield from zip(images[0].split(1), images[1].split(1), paths, strict=True)
 
 
-def _replay(step: CycleGANStep, real_A: Tensor, real_B: Tensor) -> str | None:
+def _replay(step: TrainingStep, real_A: Tensor, real_B: Tensor) -> str | None:
     """Returns what was not finite first; None if nothing was."""
     for side, image in (("A", real_A), ("B", real_B)):
         if not image.isfinite().all():

@@ -15,6 +15,7 @@ import torch
 
 from cyclegan_fast import ops
 from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.models import model_of
 from cyclegan_fast.ops.extension import runs_reference
 
 T = TypeVar("T")
@@ -90,6 +91,8 @@ def runs_in_order(runner: Runner) -> bool:
 
 def why_not_side_by_side(config: TrainConfig, device: torch.device) -> str:
     """Returns why the two cycles of a step must run one after the other here; empty if they need not."""
+    if not model_of(config).reconstructs:
+        return f"{model_of(config).title} trains one direction"
     if config.model.norm == "batch":
         return "both directions move the running statistics of --norm batch"
     if device.type == "cuda":

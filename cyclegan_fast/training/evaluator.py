@@ -19,7 +19,7 @@ from cyclegan_fast.evaluation.features import FeatureNetwork, load_features
 from cyclegan_fast.evaluation.scorer import Scorer, Translated, with_features
 from cyclegan_fast.logs import warn_once
 from cyclegan_fast.memory import is_out_of_memory
-from cyclegan_fast.metrics import DIRECTIONS, best_record, is_better
+from cyclegan_fast.metrics import best_record, is_better
 from cyclegan_fast.monitoring.evaluations import score_line
 from cyclegan_fast.monitoring.events import EventLog
 from cyclegan_fast.training.samples import SampleTranslator
@@ -46,6 +46,7 @@ class Evaluator:
 
     def __init__(self, translator: SampleTranslator, images: Images, config: TrainConfig) -> None:
         self.translator, self.images, self.config = translator, images, config
+        self.directions = translator.step.model.directions
         run = config.run
         self.features: FeatureNetwork | None = None
         if run.features is not None and images[0]:
@@ -110,7 +111,7 @@ class Evaluator:
         try:
             with torch.inference_mode():
                 scorer = self._scorer()
-                scores = scorer.score({direction: self._translations(direction) for direction in DIRECTIONS})
+                scores = scorer.score({direction: self._translations(direction) for direction in self.directions})
                 untranslated = scorer.untranslated()
         except _CancelledError:
             log.info("scores after step %d: given up, as the run is to stop", step)
@@ -161,9 +162,12 @@ class Evaluator:
             for image in images:
                 if self.cancelled():
                     raise _CancelledError
-                _, translation, reconstruction = self.translator.translate(domain, image)
-                after_noise = self.translator.translate_back(domain, with_noise(translation[None])[0])
-                yield Translated(translation, reconstruction, after_noise)
+                _, translation, *back = self.translator.translate(domain, image)
+                if back:
+                    after_noise = self.translator.translate_back(domain, with_noise(translation[None])[0])
+                    yield Translated(translation, back[0], after_noise)
+                else:
+                    yield Translated(translation)
 
         return translated
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
-from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors
 
 log = logging.getLogger(__name__)
@@ -27,10 +26,10 @@ def with_example_data(config: TrainConfig) -> TrainConfig:
         return config
     data, size, folder = config.data, scene_size(config.data), _scenes_folder(config)
     given, hint = ("no --data: ", "; --data FOLDER takes your own images") if data.data is None else ("", "")
-    scenes = f"{TRAIN_IMAGES} + {TRAIN_IMAGES} rendered scenes of {size}x{size} pixels"
+    scenes = f"{TRAIN_IMAGES} + {TRAIN_IMAGES} rendered scenes of {size}x{size} pixels" + ", in pairs" * data.paired
     log.info("%straining on %s, in %s%s", given, scenes, folder, hint)
     if not folder.exists():
-        _render(folder, size)
+        _render(folder, size, data.paired)
     return dataclasses.replace(config, data=dataclasses.replace(data, data=folder))
 
 
@@ -40,18 +39,8 @@ def takes_example_data(config: TrainConfig) -> bool:
     return data.data in (None, _scenes_folder(config)) and data.data_A is None and data.data_B is None
 
 
-def refuse_pairs(data: DataConfig) -> None:
-    """Refuses settings that ask for pairs, which the scenes are not.
-
-    Raises:
-        UserError: They do.
-    """
-    if data.paired:
-        raise UserError("--paired needs --data: the rendered scenes, which training takes without it, are no pairs")
-
-
 def _scenes_folder(config: TrainConfig) -> Path:
-    return config.run.out / f"scenes_{scene_size(config.data)}px"
+    return config.run.out / f"scenes_{scene_size(config.data)}px{'_pairs' * config.data.paired}"
 
 
 def scene_size(data: DataConfig) -> int:
@@ -59,6 +48,6 @@ def scene_size(data: DataConfig) -> int:
     return min(max(data.load_size, data.crop_size, MIN_SIZE), MAX_SIZE)
 
 
-def _render(folder: Path, size: int) -> None:
+def _render(folder: Path, size: int, paired: bool) -> None:
     with storage_errors(f"cannot write the rendered scenes {folder}"):
-        render_dataset(folder, size, TRAIN_IMAGES, TEST_IMAGES, seed=0)
+        render_dataset(folder, size, TRAIN_IMAGES, TEST_IMAGES, seed=0, paired=paired)

@@ -7,8 +7,8 @@ from typing import Any
 
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.training.anomaly import explain_anomaly
+from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.meter import Meter
-from cyclegan_fast.training.step import CycleGANStep
 
 MIN_LOSS_SCALE = 1.0  # of fp16: it starts at 65,536 and is halved by every step that overflows
 
@@ -22,7 +22,7 @@ class FiniteCheck:
         config: The settings of the run.
     """
 
-    def __init__(self, step: CycleGANStep, meter: Meter, config: TrainConfig) -> None:
+    def __init__(self, step: TrainingStep, meter: Meter, config: TrainConfig) -> None:
         self.step, self.meter, self.config = step, meter, config
         self.fp16 = config.run.amp == "fp16"
         # A GPU is asked now and then, as asking it waits for it.

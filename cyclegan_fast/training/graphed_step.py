@@ -12,7 +12,7 @@ from torch import Tensor
 from cyclegan_fast.cuda_capture import captured
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.memory import is_out_of_memory
-from cyclegan_fast.training.step import CycleGANStep, Images, Losses
+from cyclegan_fast.training.base_step import Images, Losses, TrainingStep
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class GraphedStep:
             the capture fails.
     """
 
-    def __init__(self, step: CycleGANStep, *, required: bool = True) -> None:
+    def __init__(self, step: TrainingStep, *, required: bool = True) -> None:
         if step.device.type != "cuda":
             raise UserError("--cuda-graphs=on needs a CUDA device; leave it out")
         self.step, self.required = step, required

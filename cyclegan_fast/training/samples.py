@@ -13,8 +13,8 @@ from cyclegan_fast.data.held_out import HeldOutImage
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.monitoring.grids import to_image
-from cyclegan_fast.monitoring.samples import SampleRow
-from cyclegan_fast.training.step import CycleGANStep, full_precision
+from cyclegan_fast.monitoring.samples import COLUMNS, COLUMNS_OF_PAIRS, SampleRow
+from cyclegan_fast.training.base_step import TrainingStep, full_precision
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +33,26 @@ class SampleTranslator:
     """
 
     def __init__(
-        self, step: CycleGANStep, images: tuple[Sequence[HeldOutImage], Sequence[HeldOutImage]], *, channels_last: bool
+        self, step: TrainingStep, images: tuple[Sequence[HeldOutImage], Sequence[HeldOutImage]], *, channels_last: bool
     ) -> None:
         self.step, self.images, self.channels_last = step, images, channels_last
         networks = step.inference_networks
-        self.generators = {"A": networks["G_A"], "B": networks["G_B"]}  # by the domain that they take
+        generators = step.model.generators.items()
+        self.generators = {direction[0]: networks[name] for name, direction in generators}  # by the domain they take
 
     def rows(self) -> list[SampleRow]:
         """Returns the images of A, then those of B, each with its translation and its reconstruction.
+
+        Of a model of one direction they are those of A, each with its translation and its partner.
 
         Where the device's memory is too small for it, as training needs it all, a warning is logged and there are none.
         """
         try:
             return [
-                SampleRow(domain, image.name, [to_image(pixels) for pixels in self.translate(domain, image)])
+                SampleRow(domain, image.name, [to_image(pixels) for pixels in self._row(domain, i)])
                 for domain, images in zip("AB", self.images, strict=True)
-                for image in images
+                if domain in self.generators
+                for i, image in enumerate(images)
             ]
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -56,15 +60,32 @@ class SampleTranslator:
             log.warning("no sample grid: the memory is full; --sample-every 0 leaves them out")
             return []
 
+    def _row(self, domain: str, i: int) -> list[Tensor]:
+        """Of the i-th image of a domain, what is translated, what comes of it, and what that is compared with."""
+        images = self.translate(domain, self.images["AB".index(domain)][i])
+        if self.step.model.reconstructs:
+            return images
+        return [*images, self._real(self.images[1][i])[0]]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the images of a row are."""
+        return COLUMNS if self.step.model.reconstructs else COLUMNS_OF_PAIRS
+
+    def _real(self, image: HeldOutImage) -> Tensor:
+        """The image as a network takes it, [1, C, H, W] in [-1, 1]."""
+        pixels = torch.from_numpy(image.pixels)[None].to(self.step.device)
+        return to_model_range(pixels, channels_last=self.channels_last)
+
     def translate(self, domain: str, image: HeldOutImage) -> list[Tensor]:
-        """Returns the input [C, H, W], its translation [C', H, W], and its reconstruction [C, H, W]."""
-        generator, inverse = self.generators[domain], self.generators["B" if domain == "A" else "A"]
-        with torch.inference_mode(), self.step.autocast(), _evaluation(generator, inverse):
-            pixels = torch.from_numpy(image.pixels)[None].to(self.step.device)
-            real = to_model_range(pixels, channels_last=self.channels_last)
+        """Returns the input [C, H, W], its translation [C', H, W], and its reconstruction [C, H, W] if there is one."""
+        generator, inverse = self.generators[domain], self.generators.get("B" if domain == "A" else "A")
+        with torch.inference_mode(), self.step.autocast(), _evaluation(generator, inverse or generator):
+            real = self._real(image)
             # forward: a call of a compiled network would compile it anew for this mode and this shape
             translation = full_precision(generator.forward(real))
-            return [real[0], translation[0], full_precision(inverse.forward(translation))[0]]
+            back = [] if inverse is None else [full_precision(inverse.forward(translation))[0]]
+            return [real[0], translation[0], *back]
 
     def translate_back(self, domain: str, translation: Tensor) -> Tensor:
         """Returns the reconstruction [C, H, W] of an image of `domain` by its translation [C', H, W], of any values."""

@@ -12,6 +12,7 @@ from cyclegan_fast.config import RunConfig, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.features import check_features
 from cyclegan_fast.metrics import find_metric
+from cyclegan_fast.models import directed_score, model_of
 from cyclegan_fast.training.concurrency import why_not_side_by_side
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,12 @@ def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
         UserError: A number is out of its range, or settings contradict each other or the device.
     """
     check_ranges(config)
-    config = _without_identity_across_channels(config)
+    config = _without_identity_across_channels(_with_pairs(config))
     _check_objective(config)
     _check_precision(config, device)
     _check_step(config, device)
     _check_score(config)
+    config = _with_directed_score(config)
     if config.optim.lr == 0:
         log.warning("--lr 0: training changes no weight")
     return config
@@ -63,20 +65,49 @@ def uses_cuda_graph(config: TrainConfig, device: torch.device) -> bool:
 def _without_identity_across_channels(config: TrainConfig) -> TrainConfig:
     """Turns the identity loss off where A and B differ in channels: an image of B is then no input of G_A."""
     objective, model = config.objective, config.model
-    if not objective.lambda_identity or model.channels_A == model.channels_B:
+    trained = "idt_A" in model_of(config).losses and objective.lambda_identity
+    if not trained or model.channels_A == model.channels_B:
         return config
     log.info("identity loss: off, images of A have %d channel(s) and those of B %d", model.channels_A, model.channels_B)
     return dataclasses.replace(config, objective=dataclasses.replace(objective, lambda_identity=0.0))
 
 
+def _with_pairs(config: TrainConfig) -> TrainConfig:
+    """Takes the images as pairs where the model learns from them, and logs that CycleGAN does not."""
+    if model_of(config).needs_pairs:
+        log.info("pairs: --model %s takes A and B as pairs, as --paired does", config.model.model)
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, paired=True))
+    if config.data.paired:
+        log.info(
+            "--paired: A and B are sampled, cropped and flipped as pairs, and test images are scored as such; the "
+            "losses of %s do not see that they are: --model pix2pix learns from the partner",
+            model_of(config).title,
+        )
+    return config
+
+
 def _check_objective(config: TrainConfig) -> None:
     objective, optim = config.objective, config.optim
-    if not (objective.lambda_gan or objective.lambda_A or objective.lambda_B):
-        raise UserError("nothing to train: --lambda-gan, --lambda-A and --lambda-B are all 0")
+    _check_weights(config)
     if optim.n_epochs + optim.n_epochs_decay < 1:
         raise UserError("nothing to train: --n-epochs and --n-epochs-decay are both 0")
     if objective.gan_mode == "wgangp" and not config.data.has_one_size:
         raise UserError("--gan-mode wgangp mixes images of one size: use a --preprocess mode that crops")
+
+
+def _check_weights(config: TrainConfig) -> None:
+    """Checks that a loss is left of those that train the generators."""
+    o, losses = config.objective, model_of(config).losses
+    weights = {"lambda_gan": o.lambda_gan}
+    if "cycle_A" in losses:
+        weights |= {"lambda_A": o.lambda_A, "lambda_B": o.lambda_B}
+    if "L1_A" in losses:
+        weights["lambda_L1"] = o.lambda_L1
+    if not any(weights.values()):
+        flags = [f"--{name.replace('_', '-')}" for name in weights]
+        raise UserError(
+            f"nothing to train: {', '.join(flags[:-1])} and {flags[-1]} are {'all' * (len(flags) > 2) or 'both'} 0"
+        )
 
 
 def _check_precision(config: TrainConfig, device: torch.device) -> None:
@@ -94,6 +125,12 @@ def _check_step(config: TrainConfig, device: torch.device) -> None:
         raise UserError("--activation-checkpointing works for --generator resnet_<N>blocks without --norm batch")
     if run.side_by_side == "on" and (reason := why_not_side_by_side(config, device)):
         raise UserError(f"--side-by-side: {reason}; leave it out")
+
+
+def _with_directed_score(config: TrainConfig) -> TrainConfig:
+    """Names the direction in --score where the model has one alone."""
+    score = directed_score(model_of(config), config.run.score)
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, score=score))
 
 
 def _check_score(config: TrainConfig) -> None:

@@ -27,20 +27,23 @@ from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.memory import memory_errors
+from cyclegan_fast.models import MODELS
 from cyclegan_fast.monitoring.appended import Unessential
 from cyclegan_fast.monitoring.events import EventLog, read_events
 from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels_note
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
+from cyclegan_fast.training.base_step import Images, Losses
 from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.evaluator import Evaluator, read_scored_images
-from cyclegan_fast.training.example_data import refuse_pairs, takes_example_data, with_example_data
+from cyclegan_fast.training.example_data import takes_example_data, with_example_data
 from cyclegan_fast.training.finite_check import FiniteCheck
 from cyclegan_fast.training.graphed_step import GraphedStep
 from cyclegan_fast.training.memory_advice import memory_advice
 from cyclegan_fast.training.meter import Meter
+from cyclegan_fast.training.models import build_step
 from cyclegan_fast.training.process import (
     EXIT_STOPPED,
     RunLock,
@@ -69,7 +72,6 @@ from cyclegan_fast.training.resume import (
 from cyclegan_fast.training.samples import SampleTranslator
 from cyclegan_fast.training.schedule import LearningRate
 from cyclegan_fast.training.settings import resolve_settings, suggest_smaller_sizes, uses_cuda_graph
-from cyclegan_fast.training.step import CycleGANStep, Images, Losses
 from cyclegan_fast.training.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -149,7 +151,7 @@ class Trainer:
         torch.manual_seed(config.run.seed)
         self.networks = _networks(config, self.device)
         seed = seed_of_rank(config.run.seed, ranks.rank)
-        self.step = CycleGANStep(self.networks, with_settings(config, {"seed": seed}))
+        self.step = build_step(self.networks, with_settings(config, {"seed": seed}))
         if ranks.world > 1:
             self.step.reduction = GradientReduction(ranks.seconds)
             log.info("%d processes train together, by updates of %d images of each domain", ranks.world, images)
@@ -360,7 +362,7 @@ class Trainer:
         """Writes a grid of the held-out images as the generators translate them now."""
         if rows := self.translator.rows():
             with self.samples_guard:
-                grid = save_samples(self.config.run.out, self.done, rows)
+                grid = save_samples(self.config.run.out, self.done, rows, self.translator.columns)
                 self.events.image(self.done, "samples", grid)
             self.watch.after_samples(self.done, rows)
 
@@ -488,17 +490,16 @@ def _check_images(config: TrainConfig) -> None:
         UserError: They are not where the settings say; or none are named, and scenes cannot take their place.
     """
     if takes_example_data(config):
-        refuse_pairs(config.data)
         refuse_nothing_to_continue(config)
     else:
         refuse_missing_locations(config.data)
 
 
 def _networks(config: TrainConfig, device: torch.device) -> nn.ModuleDict:
-    """Builds the four networks on the device, as the run settings want them."""
+    """Builds the networks on the device, as the run settings want them."""
     networks = build_networks(config.model).to(device)
-    for generator in (networks["G_A"], networks["G_B"]):
-        generator.checkpoints_activations = config.run.activation_checkpointing  # type: ignore[assignment]
+    for name in MODELS[config.model.model].generators:
+        networks[name].checkpoints_activations = config.run.activation_checkpointing  # type: ignore[assignment]
     if config.run.channels_last:
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return networks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -66,10 +67,12 @@ def test_scenes_go_together_with_other_settings(tmp_path: Path, flags: str) -> N
     train("--out", tmp_path, *SMALL, *flags.split(), "--max-steps", 1)
 
 
-def test_pairs_need_data(tmp_path: Path) -> None:
-    done = run_in_process(lambda: main(["--out", str(tmp_path / "run"), "--paired"]))
-    assert done.returncode == 2 and "--paired needs --data" in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_scenes_are_pairs_where_pairs_are_asked_for(tmp_path: Path) -> None:
+    train("--out", tmp_path, *SMALL, "--paired", "--max-steps", 1)
+    (folder,) = tmp_path.glob("scenes_*px_pairs")
+    names = [sorted(path.name for path in (folder / name).iterdir()) for name in ("trainA", "trainB")]
+    assert names[0] == names[1]
+    assert json.loads((folder / "scenes.json").read_text())["paired"] is True
 
 
 @pytest.mark.parametrize("data", [{"data": Path("x")}, {"data_A": ("x",)}, {"data_B": ("x",)}])

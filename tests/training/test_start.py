@@ -94,7 +94,7 @@ def test_resume_without_a_run_needs_images(data: Path, tmp_path: Path) -> None:
         ("--data-A {data}/trainA --data-B b.txt", "b.txt: this list cannot be read"),
         ("--generator resnet9", "resnet_<N>blocks"),
         ("--crop-size 30 --load-size 30", "--crop-size must be a multiple of"),
-        ("--paired", "--paired needs --data"),
+        ("--paired --data {data}/trainA", "holds no pairs"),
         pytest.param(
             *("--cuda-graphs on", "there is no CUDA device"),
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA"),

@@ -67,10 +67,13 @@ def refuse_missing_locations(data: DataConfig) -> None:
         UserError: No location is named, or two ways of naming them; a folder or a list is missing.
     """
     refuse_unclear_locations(data)
-    if data.data is not None and not data.paired:
+    if data.data is not None:
         with readable(data.data):
-            for name in ("trainA", "trainB"):
-                domain_folder(data.data, name)
+            if data.paired:
+                _refuse_no_pairs(data.data)
+            else:
+                for name in ("trainA", "trainB"):
+                    domain_folder(data.data, name)
     for location in (*(data.data_A or ()), *(data.data_B or ())):
         if not location.lower().endswith(".tar") and not Path(location).exists():  # of shards it may be a pattern
             find_images([location])  # raises, and says which kinds there are
@@ -101,12 +104,22 @@ def _halves_in_folder(root: Path) -> tuple[DomainFiles, DomainFiles]:
 
 def _in_folder(root: Path, paired: bool) -> tuple[DomainFiles, DomainFiles]:
     """What trainA and trainB hold."""
-    if paired and not any((root / name).is_dir() for name in ("trainA", "trainB")):
-        raise UserError(
-            f"{root}: holds no pairs; --paired takes a folder train, with A and B side by side in each image, or "
-            f"trainA and trainB with files of the same names"
-        )
+    if paired:
+        _refuse_no_pairs(root)
     a, b = ([ImageFile(str(path)) for path in paths] for paths in list_domains(root, "train"))
     if paired:
         a, b = partners(a, b)
     return DomainFiles(a, root), DomainFiles(b, root)
+
+
+def _refuse_no_pairs(root: Path) -> None:
+    """Refuses a folder that is not laid out as pairs are; whether all images have a partner is seen later.
+
+    Raises:
+        UserError: It is not.
+    """
+    if root.is_dir() and not any((root / name).is_dir() for name in ("train", "trainA", "trainB")):
+        raise UserError(
+            f"{root}: holds no pairs; --paired and --model pix2pix take a folder train, with A and B side by side in "
+            f"each image, or trainA and trainB with files of the same names"
+        )

@@ -26,12 +26,15 @@ _SIDES = (32, 1024)  # pixels
 _CHUNK = 25  # scenes that a process takes at a time
 
 
-def render_dataset(out: Path, size: int, train: int, test: int, seed: int, kind: str = "labels") -> None:
+def render_dataset(
+    out: Path, size: int, train: int, test: int, seed: int, kind: str = "labels", *, paired: bool = False
+) -> None:
     """Renders a data set into the folder `out`, which is whole or not there at all, whenever the process is killed.
 
-    trainA and trainB show different scenes, `train` each. The `test` test scenes exist in both domains under the
-    same names; the class maps of domain A lie in `truth` as one-channel PNG files. `scenes.json` tells the kind of
-    scenes, classes, palette, size and seed. The same arguments give the same pixels.
+    trainA and trainB show different scenes, `train` each; with `paired` the same ones, under one name. The `test` test
+    scenes exist in both domains under the same names; the class maps of domain A lie in `truth` as one-channel PNG
+    files. `scenes.json` tells the kind of scenes, classes, palette, size and seed. The same arguments give the same
+    pixels.
 
     Raises:
         UserError: Sizes or counts out of range, an unknown kind, or a folder that already holds files.
@@ -44,8 +47,9 @@ def render_dataset(out: Path, size: int, train: int, test: int, seed: int, kind:
     if kind not in KINDS:
         raise UserError(f"--kind must be one of {', '.join(KINDS)}, got {kind}{did_you_mean(kind, KINDS)}")
     facts = {"kind": kind, "classes": list(CLASSES), "palette": PALETTE.tolist(), "size": size, "seed": seed}
+    facts |= {"paired": True} if paired else {}
     with building_new_folder(out) as partial:
-        jobs = _jobs(train, test)
+        jobs = _jobs(train, test, paired)
         for folder in {folder for folder, _, _ in jobs}:
             (partial / folder).mkdir()
         _run(functools.partial(_write_one, partial, kind, size, seed), jobs)
@@ -56,11 +60,11 @@ def render_dataset(out: Path, size: int, train: int, test: int, seed: int, kind:
 Job = tuple[str, str, int]  # folder, file name without ending, scene number
 
 
-def _jobs(train: int, test: int) -> list[Job]:
+def _jobs(train: int, test: int, paired: bool) -> list[Job]:
     """Every file of the data set. The test scenes have the first numbers."""
     tests = [(folder, f"{i:05d}", i) for i in range(test) for folder in ("testA", "testB", TRUTH_FOLDER)]
     train_A = [("trainA", f"{i:05d}", test + 2 * i) for i in range(train)]
-    train_B = [("trainB", f"{i:05d}", test + 2 * i + 1) for i in range(train)]
+    train_B = [("trainB", f"{i:05d}", test + 2 * i + (not paired)) for i in range(train)]
     return tests + train_A + train_B
 
 

@@ -176,7 +176,7 @@ def _measure_grid(trainer: Trainer) -> tuple[float, int]:
     rows = trainer.translator.rows()
     if not rows:  # too little memory for one
         return 0.0, 0
-    save_samples(out, trainer.done, rows)
+    save_samples(out, trainer.done, rows, trainer.translator.columns)
     return time.monotonic() - start, sample_files(out)[-1].stat().st_size
 
 

@@ -28,8 +28,8 @@ from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.monitoring.progress import duration, progress_hidden
 from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.training.example_data import with_example_data
+from cyclegan_fast.training.models import build_step
 from cyclegan_fast.training.settings import resolve_settings
-from cyclegan_fast.training.step import CycleGANStep
 
 # An H200. The arithmetic and the copies were measured elsewhere; the share of it that a convolution reaches and the gap
 # between two kernels of a CUDA graph are guesses.
@@ -101,7 +101,7 @@ def count_step(config: TrainConfig, steps: int) -> Prediction:
             torch.empty(exact.optim.images_per_step, channels, side, side).to(memory_format=torch.channels_last)
             for channels in (model.channels_A, model.channels_B)
         ]
-    step = CycleGANStep(networks, exact)
+    step = build_step(networks, exact)
     step(*batch)  # makes the image pools
     with _Count(width, FLOPS[config.run.amp]) as count:
         step(*batch)

@@ -1,0 +1,296 @@
+"""What the training steps of all models share: networks, averages, optimizers, precision, and the updates.
+
+A step of a model computes gradients, each in its own way, and gives them to `TrainingStep.update_weights`, the one
+place where gradients meet Adam. All of it stays on the device, so that a CUDA graph can hold it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.errors import UserError
+from cyclegan_fast.models import model_of
+from cyclegan_fast.nn.working_weights import gradient_leaves, make_working_weights
+from cyclegan_fast.ops.adam import adam_step
+from cyclegan_fast.training.adam import Adam, Gradients, LossScaler
+from cyclegan_fast.training.ema import AveragedGenerators
+from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
+from cyclegan_fast.training.objective import discriminator_loss, gradient_penalty
+from cyclegan_fast.training.reduction import GradientReduction
+
+Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
+Losses = dict[str, Tensor]  # scalars on the device
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingStep(ABC):
+    """Holds what a step changes: networks, averaged generators, two optimizers, image pools and the loss scale.
+
+    Args:
+        networks: Those of the model, on their device.
+        config: The objective, Adam, the mixed precision, and the micro-batches of a step.
+    """
+
+    def __init__(self, networks: nn.ModuleDict, config: TrainConfig) -> None:
+        self.networks, self.model = networks, model_of(config)
+        self.objective, self.optim = config.objective, config.optim
+        generators = {name: networks[name] for name in self.model.generators}
+        discriminators = [networks[name] for name in self.model.discriminators]
+        weight = next(networks.parameters())
+        self.device = weight.device
+        self.averaged = AveragedGenerators(generators, config.optim.ema) if config.optim.ema else None
+        self.amp_dtype = AMP_DTYPES.get(config.run.amp)
+        make_working_weights(networks, self.amp_dtype if reads_working_weights(config, self.device) else None)
+        self.leaves = {network: gradient_leaves(network) for network in networks.values()}
+        self.generator_leaves = [leaf for network in generators.values() for leaf in self.leaves[network]]
+        self.lr = torch.full((), config.optim.lr, dtype=torch.float64, device=self.device)  # where a graph may hold it
+        self.optimizer_G = Adam(list(generators.values()), self.lr, config.optim)
+        self.optimizer_D = Adam(discriminators, self.lr, config.optim)
+        self.scaler = LossScaler(self.device, enabled=config.run.amp == "fp16")
+        # In fp16 a step overflows now and then, which is no anomaly.
+        self.detects_anomalies = config.run.detect_anomaly and config.run.amp != "fp16"
+        self.pools = self.make_pools(config)
+        self.micro_batches = config.optim.grad_accumulation
+        self.share = weight.new_full((), 1 / self.micro_batches)  # of the gradients that is a micro-batch's
+        # Batch norm couples the images of a batch, so that two batches may share a pass only without it.
+        self.pairs = config.model.norm != "batch"
+        self.reduction: GradientReduction | None = None  # over the ranks that train together
+        self.running_statistics = [b for b in networks.buffers() if b.is_floating_point()]  # of batch norm
+
+    @abstractmethod
+    def __call__(self, real_A: Tensor, real_B: Tensor) -> tuple[Images, Losses]:
+        """Trains on real_A [N, C_A, H, W] and real_B [N, C_B, H, W]; returns the images, detached, and the losses.
+
+        N counts the images of all micro-batches together, and each loss is their mean.
+
+        Raises:
+            UserError: N is no multiple of the number of micro-batches.
+        """
+
+    def make_pools(self, config: TrainConfig) -> dict[str, ImagePool | MixedSizePool]:
+        """Makes the pool of each discriminator's fakes, by its name; each decides by a seed of its own."""
+        kind = ImagePool if config.data.has_one_size else MixedSizePool
+        names = [f"pool_{scored}" for scored in sorted(self.model.discriminators.values())]
+        seed, size = 2 * config.run.seed, config.objective.pool_size
+        return {name: kind(size, seed + i, self.device) for i, name in enumerate(names)}
+
+    def check_batch(self, images: Tensor) -> None:
+        """Checks that a batch is as many equal micro-batches as a step has.
+
+        Raises:
+            UserError: It is not.
+        """
+        if len(images) % self.micro_batches:
+            raise UserError(f"{self.micro_batches} equal micro-batches cannot be made of {len(images)} images")
+
+    def discriminator_pass(
+        self, discriminator: nn.Module, real: Tensor, fake: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Gradients]:
+        """Returns the discriminator's loss on real and pooled fake images [N, C, H, W], and its gradients.
+
+        Both batches share one pass where possible.
+        """
+        with self.autocast():
+            if self.pairs and real.shape == fake.shape:
+                real_logits, fake_logits = discriminator([real, fake])
+            else:
+                real_logits, fake_logits = discriminator(real), discriminator(fake)
+            loss = discriminator_loss(self.objective.gan_mode, real_logits, fake_logits)
+            if self.objective.gan_mode == "wgangp":
+                alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+                loss = loss + self.objective.lambda_gp * gradient_penalty(discriminator, real, fake, alpha)
+        return loss.detach(), gradients([loss], self.leaves[discriminator], scale)
+
+    def update_weights(
+        self,
+        losses: Losses,
+        *,
+        generators: Sequence[Gradients] = (),
+        discriminators: Gradients | None = None,
+        checked: Sequence[Gradients] = (),
+    ) -> None:
+        """Updates the generators by the sum of their gradients, the discriminators, and the loss scale.
+
+        Either update is skipped, on the device itself, when one of its losses or gradients is not finite; with anomaly
+        detection both are. Where ranks train together, losses and gradients become their means first, in `losses` and
+        in the lists themselves.
+
+        Args:
+            losses: Those that the gradients are of, and those of updates before that these depend on.
+            generators: One or two lists of gradients of the weights of all generators; none leaves these as they are.
+            discriminators: Gradients of the weights of all discriminators; None leaves these as they are.
+            checked: Gradients of an update before, which are to be finite, too, with anomaly detection.
+        """
+        if self.reduction is not None:
+            self._reduce(self.reduction, losses, generators, discriminators)
+        of_D = [loss for name, loss in losses.items() if name.startswith("D_")]
+        of_G = [loss for name, loss in losses.items() if not name.startswith("D_")]
+        if self.detects_anomalies:
+            found = [*generators, *checked] + ([] if discriminators is None else [discriminators])
+            of_D = of_G = [*losses.values(), _largest(found).to(next(iter(losses.values())))]
+        updates = []
+        if generators:
+            updates.append(self.optimizer_G.group(of_G, *generators))
+        if discriminators is not None:
+            updates.append(self.optimizer_D.group(of_D, discriminators))
+        o = self.optim
+        adam_step(updates, lr=self.lr, betas=(o.beta1, o.beta2), eps=o.eps, loss_scale=self.scaler.state)
+        if self.averaged is not None and generators:
+            self.averaged.update(self.optimizer_G.steps)
+
+    def begin_reducing(self, reduction: GradientReduction, network: nn.Module, found: Gradients) -> Gradients:
+        """Begins to reduce the gradients of a discriminator, and returns where their means will be; not twice."""
+        return reduction.begin([w for w in network.parameters() if w.requires_grad], found)
+
+    def _reduce(
+        self,
+        reduction: GradientReduction,
+        losses: Losses,
+        generators: Sequence[Gradients],
+        discriminators: Gradients | None,
+    ) -> None:
+        """Replaces gradients and losses by their means over all ranks; those of generators are then in the first list.
+
+        The arguments are those of `update_weights`.
+        """
+        if generators:
+            generators[0][:] = reduction.begin(self.optimizer_G.weights, *generators)
+            for others in generators[1:]:
+                others[:] = [None] * len(others)
+        begin = 0
+        for name in self.model.discriminators if discriminators is not None else ():
+            end = begin + len(self.leaves[self.networks[name]])
+            assert discriminators is not None
+            found = self.begin_reducing(reduction, self.networks[name], discriminators[begin:end])
+            discriminators[begin:end] = found
+            begin = end
+        losses |= reduction.mean_of(losses)
+        reduction.wait()
+        if generators:
+            reduction.average(self.running_statistics)
+
+    def refresh_working_weights(self) -> None:
+        """Rounds those anew whose weights something else than a step has changed."""
+        for working in self.optimizer_G.working + self.optimizer_D.working:
+            if working is not None:
+                working.read()
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Returns the context in which convolutions run in 16 bit; norms and losses accumulate in 32."""
+        if self.amp_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.amp_dtype)
+
+    def updates_made(self) -> dict[str, Tensor]:
+        """Returns how many updates each optimizer has made, scalars on the device, by the networks that it trains."""
+        updates = {"the generators": self.optimizer_G.steps}
+        return updates | ({"the discriminators": self.optimizer_D.steps} if self.objective.lambda_gan else {})
+
+    @property
+    def inference_networks(self) -> dict[str, nn.Module]:
+        """The networks as a checkpoint holds them: the generators averaged, where --ema asks for it."""
+        return dict(self.networks.items()) | (self.averaged.networks if self.averaged is not None else {})
+
+    @property
+    def raw_networks(self) -> dict[str, nn.Module]:
+        """The generators that `inference_networks` has averages of; none without --ema."""
+        return {} if self.averaged is None else self.averaged.trained
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Sets the rate of both optimizers."""
+        self.lr.fill_(lr)
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        parts = {"optimizer_G": self.optimizer_G, "optimizer_D": self.optimizer_D, "scaler": self.scaler}
+        return {**parts, **self.pools}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns everything but the weights that the next step depends on."""
+        return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues exactly where `state_dict` was taken."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        if self.averaged is not None:
+            self.averaged.updates.copy_(self.optimizer_G.steps)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Returns 16-bit values as float32, others as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+@contextlib.contextmanager
+def frozen(weights: list[Tensor]) -> Iterator[None]:
+    """What is computed inside has no gradients of these weights: an operator would compute them, needed or not."""
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_()
+
+
+def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:
+    """Whether convolutions read working weights: on CUDA alone, as ours on the CPU read float32 under autocast too.
+
+    Not compiled ones: a compiler fuses the rounding itself.
+    """
+    return device.type == "cuda" and not config.run.compile
+
+
+def gradients(losses: list[Tensor], weights: list[Tensor], scale: Tensor) -> Gradients:
+    """scale * d(sum of all losses) / d(each weight), laid out as the weight, which Adam relies on."""
+    if not losses:
+        return [None] * len(weights)
+    found = torch.autograd.grad(losses, weights, [scale.expand_as(loss) for loss in losses], allow_unused=True)
+    assert any(g is not None for g in found), "the forward pass read other tensors than those of the gradients"
+    return [
+        g if g is None or g.stride() == w.stride() else torch.empty_like(w).copy_(g)
+        for g, w in zip(found, weights, strict=True)
+    ]
+
+
+def add_gradients(first: Gradients, second: Gradients) -> Gradients:
+    """The sum of two lists of gradients, in float32 where they are in 16 bits, else in the memory of the first."""
+    totals = [None if a is None else full_precision(a) for a in first]
+    both = [(a, b) for a, b in zip(totals, second, strict=True) if a is not None and b is not None]
+    if both:
+        torch._foreach_add_([a for a, _ in both], [b for _, b in both])
+    return [b if a is None else a for a, b in zip(totals, second, strict=True)]
+
+
+def _largest(lists: Sequence[Gradients]) -> Tensor:
+    """The largest magnitude in all gradients, a scalar; NaN where one of them is."""
+    norms = torch._foreach_norm([g for one in lists for g in one if g is not None], float("inf"))
+    return torch.stack([full_precision(norm) for norm in norms]).max()
+
+
+def mean_losses(parts: Sequence[Losses]) -> Losses:
+    """The mean of each loss over micro-batches."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+
+
+def joined_images(parts: Sequence[Images]) -> Images:
+    """The images of all micro-batches."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without what autograd recorded of them."""
+    return {name: tensor.detach() for name, tensor in tensors.items()}
