@@ -325,9 +325,7 @@ def test_images_that_are_no_pairs_are_one_sentence(tmp_path: Path, pairs: Path) 
 def test_paired_alone_is_logged_to_change_the_sampling_only(
     pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    words = (
-        f"--paired --data {pairs} --out {tmp_path / 'run'} --generator resnet_1blocks --ngf 4 --ndf 4 --eval-every 0"
-    )
+    words = f"--paired --data {pairs} --out {tmp_path / 'run'} --generator resnet_1blocks --ngf 4 --ndf 4"
     with caplog.at_level("INFO"):
         Trainer(train_settings([*words.split(), "--load-size", "36", "--crop-size", "32"])).close()
     assert any("the losses of CycleGAN do not see that they are: --model pix2pix" in line for line in caplog.messages)
