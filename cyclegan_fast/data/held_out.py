@@ -133,9 +133,12 @@ def read_groups(
     min_size: int,
     *,
     tries: int,
-    of: str = "sample grids",
+    message: str = "%s; left out of the sample grids",
 ) -> list[tuple[HeldOutImage, ...]]:
-    """Reads up to `count` groups out of `tries` that are drawn: single images of one domain, or pairs of both."""
+    """Reads up to `count` groups out of `tries` that are drawn: single images of one domain, or pairs of both.
+
+    What cannot be used is left out with the `message` in the log.
+    """
     read: list[tuple[HeldOutImage, ...]] = []
     for i in draw_shown(len(groups), tries):
         if len(read) == count:
@@ -148,7 +151,7 @@ def read_groups(
                 )
             )
         except BadImageError as error:
-            log.info("%s; left out of the %s", error, of)
+            log.info(message, error)
     return read
 
 

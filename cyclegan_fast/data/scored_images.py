@@ -46,7 +46,9 @@ def read_test_images(
 def _read_scored(
     groups: Sequence[tuple[ImageFile, ...]], domains: Sequence[Domain], config: DataConfig, count: int, min_size: int
 ) -> list[tuple[HeldOutImage, ...]]:
-    return read_groups(groups, domains, config, count, min_size, tries=len(groups), of="scores")
+    return read_groups(
+        groups, domains, config, count, min_size, tries=len(groups), message="%s; left out of the scores"
+    )
 
 
 def describe_images(images: Images, config: DataConfig) -> str:

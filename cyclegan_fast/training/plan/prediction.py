@@ -106,8 +106,9 @@ def count_step(config: TrainConfig, steps: int) -> Prediction:
     with _Count(width, FLOPS[config.run.amp]) as count:
         step(*batch)
     weights = sum(_bytes(weight) for weight in networks.parameters())
-    averaged = sum(_bytes(weight) for name in ("G_A", "G_B") for weight in networks[name].parameters())
-    pools = sum(exact.objective.pool_size * _bytes(images[:1]) for images in batch)
+    averaged = sum(_bytes(weight) for name in step.model.generators for weight in networks[name].parameters())
+    pooled = [domain for scored in step.model.discriminators.values() for domain in scored]
+    pools = sum(exact.objective.pool_size * _bytes(batch["AB".index(domain)][:1]) for domain in pooled)
     working = weights / 2 if config.run.amp != "off" else 0
     return Prediction(
         size=(exact.optim.images_per_step, side, side),
