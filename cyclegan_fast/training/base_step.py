@@ -165,13 +165,12 @@ class TrainingStep(ABC):
             generators[0][:] = reduction.begin(self.optimizer_G.weights, *generators)
             for others in generators[1:]:
                 others[:] = [None] * len(others)
-        begin = 0
-        for name in self.model.discriminators if discriminators is not None else ():
-            end = begin + len(self.leaves[self.networks[name]])
-            assert discriminators is not None
-            found = self.begin_reducing(reduction, self.networks[name], discriminators[begin:end])
-            discriminators[begin:end] = found
-            begin = end
+        if discriminators is not None:
+            begin = 0
+            for network in (self.networks[name] for name in self.model.discriminators):
+                end = begin + len(self.leaves[network])
+                discriminators[begin:end] = self.begin_reducing(reduction, network, discriminators[begin:end])
+                begin = end
         losses |= reduction.mean_of(losses)
         reduction.wait()
         if generators:

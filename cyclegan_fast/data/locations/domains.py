@@ -120,6 +120,6 @@ def _refuse_no_pairs(root: Path) -> None:
     """
     if root.is_dir() and not any((root / name).is_dir() for name in ("train", "trainA", "trainB")):
         raise UserError(
-            f"{root}: holds no pairs; --paired and --model pix2pix take a folder train, with A and B side by side in "
-            f"each image, or trainA and trainB with files of the same names"
+            f"{root}: holds no pairs; --paired takes a folder train, with A and B side by side in each image, or "
+            f"trainA and trainB with files of the same names; so does --model pix2pix"
         )

@@ -318,7 +318,7 @@ def test_images_that_are_no_pairs_are_one_sentence(tmp_path: Path, pairs: Path) 
         for name in ("trainA", "trainB"):
             (tmp_path / "data" / name).symlink_to(pairs / ("trainA" if name == "trainA" else "testB"))
         train(tmp_path / "run", "--max-steps 1", "--data", str(tmp_path / "data"))
-    with pytest.raises(UserError, match="holds no pairs; --paired and --model pix2pix take"):
+    with pytest.raises(UserError, match=r"holds no pairs; .* so does --model pix2pix"):
         train(tmp_path / "other", "--max-steps 1", "--data", str(tmp_path / "run"))
 
 
