@@ -1,0 +1,1 @@
+"""Whether what is fast costs quality: `python -m benchmarks.quality`, see docs/quality.md."""

@@ -1,0 +1,182 @@
+"""Whether a training learns at 64, 128 and 256 pixels, in 16 bits and with five channels: by the commands, on files.
+
+python -m benchmarks.quality.learning --out runs/learning                  every task, about an hour on a CPU
+python -m benchmarks.quality.learning --out runs/learning --only "64 px" --steps 1000
+
+Each task renders scenes, trains by `python -m cyclegan_fast.train`, and translates testA and testB by
+`python -m cyclegan_fast.translate`. Writes <out>/learning.json, and a sheet of images for each task to look at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cyclegan_fast.data.scenes import FACTS_NAME, render_dataset
+from cyclegan_fast.images import ImageFile, list_images
+from cyclegan_fast.images.decode import read_unscaled
+from cyclegan_fast.images.encode import encode_as
+from cyclegan_fast.monitoring.events import read_events
+
+Convert = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> [H, W, C]
+SMALL = [
+    "--generator",
+    "resnet_3blocks",
+    "--ngf",
+    "16",
+    "--ndf",
+    "32",
+    "--discriminator",
+    "n_layers",
+    "--n-layers",
+    "2",
+]
+TINY = ["--generator", "resnet_2blocks", "--ngf", "8", "--ndf", "16", "--discriminator", "n_layers", "--n-layers", "2"]
+SHOWN = 4  # test images of each direction
+
+
+def grey_16_bits(pixels: np.ndarray) -> np.ndarray:
+    """Luminance over the whole range of 16 bits, with values between those of 8 bits: uint16 [H, W, 1]."""
+    luminance = pixels.astype(np.float64) @ [0.299, 0.587, 0.114]
+    return np.rint(luminance * 257).astype(np.uint16)[..., None]
+
+
+def five_channels(pixels: np.ndarray) -> np.ndarray:
+    """Red, green, blue, a band in which plants are bright, and blue inverted: uint8 [H, W, 5]."""
+    red, green, blue = (pixels[..., i].astype(np.float64) for i in range(3))
+    near_infrared = np.clip(1.6 * green - 0.6 * red, 0, 255)
+    return np.stack([red, green, blue, near_infrared, 255 - blue], axis=-1).round().astype(np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A training on scenes."""
+
+    size: int
+    steps: int
+    flags: list[str]
+    """Other than the defaults, besides the sizes."""
+    channels: int = 3
+    convert: Convert | None = None
+    """What its files are made of those of the scenes by."""
+
+
+TASKS = {
+    "64 px": Task(size=64, steps=2000, flags=SMALL),
+    "128 px": Task(size=128, steps=200, flags=["--generator", "resnet_6blocks", "--ngf", "16", "--ndf", "32"]),
+    "256 px": Task(size=256, steps=20, flags=[]),
+    "16 bits, 1 channel": Task(size=64, steps=480, flags=TINY, channels=1, convert=grey_16_bits),
+    "5 channels": Task(size=64, steps=480, flags=TINY, channels=5, convert=five_channels),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the results and the sheets")
+    parser.add_argument("--only", choices=TASKS, help="one task")
+    parser.add_argument("--steps", type=int, help="of training, instead of the task's own")
+    arguments = parser.parse_args()
+    for name in [arguments.only] if arguments.only else TASKS:
+        task, folder = TASKS[name], arguments.out / name.replace(" ", "_").replace(",", "")
+        found = learn(task, folder, arguments.steps or task.steps)
+        (folder / "learning.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(name, json.dumps(found, indent=1), flush=True)
+    return 0
+
+
+def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
+    """Trains, translates the test images, and compares them with the hidden truth, their partners.
+
+    Returns:
+        ``steps``; ``losses``: each one's mean over the first and the last tenth; ``AtoB`` and ``BtoA``: the kind of the
+        files, and the mean absolute difference to the truth of translations and of the input itself, of [0, 1].
+    """
+    data, run = folder / "data", folder / "run"
+    render(task, data)
+    channels = ("--channels-A", task.channels, "--channels-B", task.channels)
+    half = max(1, steps // 200)  # epochs of 100 steps, half of them at the full rate
+    _command(
+        "train", "--data", data, "--out", run, "--resume", "auto", "--max-steps", steps, *task.flags, *channels,
+        "--load-size", task.size * 286 // 256, "--crop-size", task.size, "--epoch-size", min(100, steps),
+        "--n-epochs", half, "--n-epochs-decay", half, "--log-every", max(1, steps // 100),
+        "--sample-every", 0, "--eval-every", 0,
+    )  # fmt: skip
+    found: dict[str, Any] = {"steps": steps, "losses": _losses(run)}
+    rows = []
+    for direction, source, target in (("AtoB", "testA", "testB"), ("BtoA", "testB", "testA")):
+        output = folder / direction
+        images = ("--input", data / source, "--output", output)
+        _command("translate", "--engine", run, "--direction", direction, *images)
+        triples = [
+            tuple(read_unscaled(ImageFile(path), task.channels) for path in three)
+            for three in zip(*(list_images(f) for f in (data / source, output, data / target)), strict=True)
+        ]
+        found[direction] = _compare(triples)
+        rows += triples[:SHOWN]
+    _save_sheet(rows, folder / "sheet.jpg")
+    return found
+
+
+def render(task: Task, data: Path) -> None:
+    """Renders the scenes, unless they are there, and turns their files into the kind of the task."""
+    if (data / FACTS_NAME).exists():
+        return
+    render_dataset(data, task.size, 400, 20, seed=0)
+    if task.convert is None:
+        return
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        for path in list_images(data / folder):
+            pixels = task.convert(np.asarray(Image.open(path).convert("RGB")))
+            path.with_suffix(".tif").write_bytes(encode_as("TIFF", pixels))
+            path.unlink()
+
+
+def _command(name: str, *words: object) -> None:
+    subprocess.run([sys.executable, "-m", f"cyclegan_fast.{name}", *map(str, words)], check=True)
+
+
+def _losses(run: Path) -> dict[str, list[float]]:
+    logged = [event["losses"] for event in read_events(run) if "losses" in event]
+    tenth = max(1, len(logged) // 10)
+    parts = logged[:tenth], logged[-tenth:]
+    return {name: [round(statistics.fmean(one[name] for one in part), 4) for part in parts] for name in logged[0]}
+
+
+def _compare(triples: list[tuple[np.ndarray, ...]]) -> dict[str, Any]:
+    """Compares input, translation and truth, each [H, W, C] as the file stores it."""
+    translations = np.stack([translation for _, translation, _ in triples])
+    scale = float(np.iinfo(translations.dtype).max)
+    distance = {
+        name: float(np.mean([np.abs(three[i] / scale - three[2] / scale).mean() for three in triples]))
+        for i, name in enumerate(("untranslated", "translated"))
+    }
+    kind = f"{translations.dtype}, {translations.shape[-1]} channel(s), {len(np.unique(translations[0]))} values in one"
+    return {"files": kind, "l1": {name: round(value, 4) for name, value in distance.items()}}
+
+
+def _save_sheet(rows: list[tuple[np.ndarray, ...]], path: Path) -> None:
+    """Saves rows of input, translation and truth; channels beyond the third stand beside as grey images."""
+    Image.fromarray(np.concatenate([np.concatenate([_shown(x) for x in row], axis=1) for row in rows])).save(path)
+
+
+def _shown(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W', 3] of an image [H, W, C]."""
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(pixels / 257).astype(np.uint8)
+    colors = [pixels[..., :3]] if pixels.shape[-1] >= 3 else []
+    greys = [pixels[..., i : i + 1].repeat(3, axis=-1) for i in range(3 * len(colors), pixels.shape[-1])]
+    return np.concatenate([*colors, *greys], axis=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""The results of all cases as JSON, the tables made of it, and the gate's verdict."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+from benchmarks.quality.cases import BY_NAME, CASES, GATED, SCORES, Case, why_not
+from benchmarks.quality.gate import Difference, Verdict, difference, standard_deviation, worst
+from benchmarks.quality.runs import Plan, real_grid_energy
+from benchmarks.results import Measured
+
+Results = dict[str, Any]
+"""``size``, ``steps``, ``lr``; ``real``, the checkerboard in the test images; ``cases``: name -> ``not_run`` (why), or
+``scores``: name -> seed -> value."""
+BFLOAT16_LOSSES = ("cycle_A", "cycle_B", "idt_A", "idt_B", "G_A", "G_B", "D_A", "D_B")
+
+
+def collect(plan: Plan, cases: list[Case], seeds: int) -> Results:
+    """Gathers what has been run."""
+    return {
+        **{"size": plan.size, "steps": plan.steps, "lr": plan.lr, "real": real_grid_energy(plan)},
+        "cases": {case.name: _collect_case(plan, case, seeds) for case in cases},
+    }
+
+
+def _collect_case(plan: Plan, case: Case, seeds: int) -> dict[str, Any]:
+    found = {str(seed): scores for seed in range(seeds) if (scores := plan.result(case.name, seed)) is not None}
+    if not found:
+        return {"not_run": why_not(case) or "no time"}
+    names = next(iter(found.values()))
+    return {"scores": {name: {seed: scores[name] for seed, scores in found.items()} for name in names}}
+
+
+def compared(results: Results, case: Case, score: str) -> Difference | None:
+    """Compares a case with its baseline; None where either has not been run with two seeds that both have."""
+    one, two = (_values(results, name, score) for name in (case.name, case.baseline))
+    if len(one.keys() & two.keys()) < 2:
+        return None
+    return difference(one, two, higher_is_better=score in SCORES and SCORES[score].higher_is_better)
+
+
+def comparisons(results: Results) -> int:
+    """Counts the comparisons that the gate judges, which share its probability of a false alarm."""
+    judged = [c for c in CASES if c.expected != "open" and compared(results, c, GATED[0]) is not None]
+    return max(1, len(judged) * len(GATED))
+
+
+def verdict(results: Results, case: Case) -> Verdict | None:
+    """Returns the worst verdict over the gated scores; None where there is nothing to compare."""
+    found = [compared(results, case, score) for score in GATED]
+    if any(one is None for one in found):
+        return None
+    return worst([one.verdict(comparisons(results)) for one in found if one is not None])
+
+
+def failures(results: Results) -> list[str]:
+    """Returns a sentence for each case that is not as it is expected to be."""
+    found = []
+    for name in results["cases"]:
+        case = BY_NAME[name]
+        judged = verdict(results, case)
+        if case.expected == "equal" and judged == "worse":
+            found.append(f"{name}: worse than {case.baseline}, by more than the spread of the seeds")
+        if case.expected == "worse" and judged not in ("worse", None):
+            found.append(f"{name}: not found to be worse than {case.baseline}; more seeds or steps are needed")
+    return found
+
+
+def page_lines(measured: Measured) -> list[str]:
+    """What stands between the markers of docs/quality.md."""
+    (results,) = measured["results"]
+    machine = measured["machine"]
+    device = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
+    return [
+        f"Measured on {measured['date']} at commit {measured['commit']} on {device}, "
+        f"instruction set {measured['extension']['isa']}: scenes of {results['size']} pixels, "
+        f"{results['steps']} images of each domain a run, --lr {results['lr']:g}.",
+        "",
+        *lines_of(results),
+    ]
+
+
+def lines_of(results: Results) -> list[str]:
+    """The tables, in Markdown."""
+    return [
+        *_score_table(results),
+        "",
+        *_gate_table(results),
+        "",
+        *_bfloat16_table(results),
+        *_not_run(results),
+        "",
+    ]
+
+
+def _score_table(results: Results) -> list[str]:
+    lines = [_row(["case", "seeds", *(score.title for score in SCORES.values())]), _row(["---"] * (2 + len(SCORES)))]
+    for name, found in results["cases"].items():
+        if "scores" in found:
+            of_case = [_values(results, name, score) for score in SCORES]
+            lines.append(_row([name, str(len(of_case[0])), *map(_mean_and_spread, of_case)]))
+    real = (f"{results['real'][score]:.2f}" if score in results["real"] else "" for score in SCORES)
+    return [*lines, _row(["the real test images", "", *real])]
+
+
+def _gate_table(results: Results) -> list[str]:
+    titles = [SCORES[score].title for score in GATED]
+    lines = [_row(["case", "against", "expected", *titles, "verdict", "would find"]), _row(["---"] * (5 + len(GATED)))]
+    count = comparisons(results)
+    for name in results["cases"]:
+        case, found = BY_NAME[name], [compared(results, BY_NAME[name], score) for score in GATED]
+        differences = [one for one in found if one is not None]
+        if len(differences) < len(GATED):
+            continue
+        cells = [_in_spreads(one, count) for one in differences]
+        would_find = max(one.detectable(count) for one in differences)
+        judged = str(verdict(results, case))
+        expected = {"equal": "equal", "worse": "worse", "open": "a question"}[case.expected]
+        lines.append(_row([name, str(case.baseline), expected, *cells, f"**{judged}**", f"{would_find:.1f}"]))
+    return lines
+
+
+def _bfloat16_table(results: Results) -> list[str]:
+    """The losses of training in bfloat16 beside those of float32."""
+    bf16 = BY_NAME["bf16"]
+    lines = []
+    for loss in BFLOAT16_LOSSES:
+        found = compared(results, bf16, f"loss_{loss}")
+        if found is not None:
+            one, two = (_mean_and_spread(_values(results, name, f"loss_{loss}")) for name in ("fp32", "bf16"))
+            t = found.mean / found.error if found.error else math.nan
+            percent = 100 * found.mean / statistics.fmean(_values(results, "fp32", f"loss_{loss}").values())
+            cells = [loss, one, two, f"{found.mean:+.4f} ± {found.error:.4f}", f"{percent:+.1f} %", f"{t:+.1f}"]
+            lines.append(_row([*cells, f"{found.mean / found.spread:+.1f}"]))
+    if not lines:
+        return []
+    titles = ["loss, last fifth", "fp32", "bf16", "difference ± its standard error", "", "t", "in spreads of fp32"]
+    return [_row(titles), _row(["---"] * len(titles)), *lines, ""]
+
+
+def _not_run(results: Results) -> list[str]:
+    """Names what was not run, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, found in results["cases"].items():
+        if "not_run" in found:
+            reasons.setdefault(found["not_run"], []).append(name)
+    return [f"Not run, {reason}: {', '.join(names)}.  " for reason, names in reasons.items()]
+
+
+def _values(results: Results, case: str | None, score: str) -> dict[int, float]:
+    found = results["cases"].get(case, {}).get("scores", {}).get(score, {})
+    return {int(seed): value for seed, value in found.items()}
+
+
+def _mean_and_spread(values: dict[int, float]) -> str:
+    if not values:
+        return ""
+    mean = statistics.fmean(values.values())
+    digits = 4 if abs(mean) < 1 else 2
+    spread = f" ± {standard_deviation(list(values.values())):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{spread}"
+
+
+def _in_spreads(found: Difference, count: int) -> str:
+    """The difference and its standard error in the baseline's spread; bold where it counts as worse."""
+    if not found.spread:
+        return f"{found.mean:+.4f}"
+    text = f"{found.mean / found.spread:+.1f} ± {found.error / found.spread:.1f}"
+    return f"**{text}**" if found.verdict(count) == "worse" else text
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,246 @@
+"""The quality gate: its arithmetic by hand, what it finds and what not, the checkerboard, and a small run of it all."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.quality import __main__ as quality
+from benchmarks.quality import page, runs
+from benchmarks.quality.cases import BY_NAME, CASES, GATED, SCORES, train_settings
+from benchmarks.quality.checkerboard import grid_energy
+from benchmarks.quality.gate import ALPHA, Difference, difference
+from benchmarks.quality.runs import Plan
+from benchmarks.results import BEGIN, END
+from cyclegan_fast.data.scenes import render_dataset
+from cyclegan_fast.evaluation import load_scene_tests, reader
+from cyclegan_fast.files import try_lock
+
+
+def test_the_arithmetic_by_hand() -> None:
+    """Differences 1, 2 and 3 beside a baseline of 0, 1 and 5; a t of two degrees of freedom has a closed form."""
+    found = difference({0: 1.0, 1: 3.0, 2: 8.0}, {0: 0.0, 1: 1.0, 2: 5.0}, higher_is_better=False)
+    assert found.mean == pytest.approx(2.0)
+    assert found.error == pytest.approx(1 / math.sqrt(3))  # standard deviation 1, three seeds
+    assert found.spread == pytest.approx(math.sqrt(7))  # (4 + 1 + 9) / 2
+    t = 2 * math.sqrt(3)
+    assert found.p == pytest.approx(0.5 - t / (2 * math.sqrt(2 + t**2)), rel=1e-9)  # 0.0371
+    assert found.verdict(1) == "worse, within the spread"  # 0.0371 < 0.05, and 2 < 2.65
+    assert found.verdict(2) == "undecided"  # 0.0371 > 0.025, and 2 + 2.92 * 0.577 = 3.69 > 2.65
+    # The 0.999 and 0.8 quantiles of t with two degrees of freedom, from tables: 22.327 and 1.0607.
+    assert found.detectable(50) == pytest.approx((22.327 + 1.0607) / math.sqrt(3) / math.sqrt(7), rel=1e-4)
+
+
+def test_worse_needs_both_significance_and_more_than_the_spread() -> None:
+    def judged(mean: float, error: float) -> str:
+        return Difference(mean=mean, error=error, seeds=8, spread=1.0).verdict(1)
+
+    assert judged(1.1, 0.1) == "worse"
+    assert judged(0.9, 0.1) == "worse, within the spread"
+    assert judged(1.1, 1.0) == "undecided"
+    assert judged(-3.0, 1.0) == judged(0.0, 0.1) == "no worse"
+
+
+def test_higher_may_be_better_and_only_common_seeds_count() -> None:
+    found = difference({0: 0.5, 1: 0.5, 7: 9.0}, {0: 0.75, 1: 0.75, 5: 0.25}, higher_is_better=True)
+    assert (found.mean, found.error, found.seeds) == (0.25, 0.0, 2)
+    with pytest.raises(ValueError, match="needs two seeds, and there are 1"):
+        difference({0: 1.0, 1: 1.0}, {1: 1.0, 2: 1.0}, higher_is_better=True)
+
+
+def test_equal_values_pass_and_a_constant_loss_of_quality_beyond_the_spread_fails() -> None:
+    baseline = {0: 1.0, 1: 2.0, 2: 3.0}
+    same = difference(baseline, baseline, higher_is_better=False)
+    assert same.verdict(10) == "no worse"
+    shifted = difference({seed: value + 1.5 for seed, value in baseline.items()}, baseline, higher_is_better=False)
+    assert shifted.error == 0 and shifted.verdict(10) == "worse"
+
+
+@pytest.mark.parametrize("where", ["case", "baseline"])
+def test_nan_is_worse(where: str) -> None:
+    values = {0: 1.0, 1: 2.0, 2: 3.0}
+    broken = {**values, 1: math.nan}
+    case, baseline = (broken, values) if where == "case" else (values, broken)
+    assert difference(case, baseline, higher_is_better=False).verdict(10) == "worse"
+
+
+def test_false_alarms_are_as_rare_as_stated_and_what_is_detectable_is_found() -> None:
+    numbers = random.Random(1)
+
+    def trial(shift: float) -> Difference:
+        one, two = ({seed: numbers.gauss(0, 1) for seed in range(8)} for _ in "ab")
+        return difference({seed: x + shift for seed, x in one.items()}, two, higher_is_better=False)
+
+    alarms = sum(trial(0.0).p < ALPHA for _ in range(2000))
+    assert 70 <= alarms <= 130  # 100 are expected, with a standard deviation of 9.7
+    found = sum(trial(3.0).verdict(10) == "worse" for _ in range(500))
+    assert found >= 400
+
+
+def fake_results(**changes: dict[str, float]) -> dict[str, Any]:
+    """Every gated case has the same values by seed, apart from the changes: case -> score -> what is added."""
+    cases = {}
+    for case in CASES:
+        shifts = changes.get(case.name, {})
+        scores = {
+            score: {str(seed): 0.5 + 0.01 * ((seed * 7) % 5) + shifts.get(score, 0.0) for seed in range(8)}
+            for score in SCORES
+        }
+        cases[case.name] = {"scores": scores}
+    half = {
+        score: dict.fromkeys(map(str, range(8)), 0.0 if SCORES[score].higher_is_better else 1.0) for score in SCORES
+    }
+    cases["control: half the images"] = {"scores": half}
+    return {"size": 32, "steps": 480, "lr": 4e-4, "real": {"grid_labels": 1.0}, "cases": cases}
+
+
+def test_the_gate_fails_for_what_is_worse_and_for_a_control_that_is_not_found() -> None:
+    assert page.failures(fake_results()) == []
+    (sentence,) = page.failures(fake_results(bf16={"cycle_A": 0.1}))
+    assert sentence == "bf16: worse than fp32, by more than the spread of the seeds"
+    better = {"labels_accuracy": 0.1, "cycle_A": -0.1}
+    assert page.failures(fake_results(**{"--ema 0.999": better})) == []
+    assert page.failures(fake_results(**{"batch 8, the same --lr": {"cycle_A": 0.1}})) == []  # a question
+    blind = fake_results()
+    blind["cases"]["control: half the images"] = blind["cases"]["fp32"]
+    (sentence,) = page.failures(blind)
+    assert sentence.startswith("control: half the images: not found to be worse than fp32")
+
+
+def test_what_was_not_run_is_named_and_not_judged() -> None:
+    results = fake_results()
+    results["cases"]["fp16"] = {"not_run": "needs a GPU"}
+    lines = page.lines_of(results)
+    assert "Not run, needs a GPU: fp16.  " in lines and page.failures(results) == []
+    assert not any(line.startswith("| fp16") for line in lines)
+
+
+def test_scenes_have_no_checkerboard_and_a_faint_one_is_found(tmp_path: Path) -> None:
+    render_dataset(tmp_path, 32, 1, 40, seed=1)
+    photos = load_scene_tests(tmp_path).photos
+    for period in (2, 4):
+        assert grid_energy(photos, period) < 1.6
+    dots = torch.zeros(32, 32)
+    dots[::2, ::2] = 1.0
+    faint = grid_energy(photos + 6 / 127.5 * dots)  # 6 of 255 levels, at every second pixel of every second row
+    assert faint > 4
+    assert grid_energy(photos + 12 / 127.5 * dots) > faint
+
+
+def test_a_transposed_convolution_leaves_a_checkerboard_and_resizing_none() -> None:
+    """Odena et al. 2016: kernel 3 at stride 2 overlaps unevenly; resizing and a convolution do not."""
+    torch.manual_seed(0)
+    features = nn.functional.interpolate(torch.rand(16, 8, 8, 8), size=32, mode="bicubic")
+    uneven = nn.ConvTranspose2d(8, 3, 3, stride=2, padding=1, output_padding=1)
+    even = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(8, 3, 3, padding=1))
+    noise = 0.02 * torch.randn(16, 3, 64, 64)
+    with torch.no_grad():
+        for network in (uneven, even):
+            for weights in network.parameters():
+                weights.abs_()
+        assert grid_energy(uneven(features) + noise) > 100
+        assert grid_energy(even(features) + noise) < 2
+
+
+def test_a_checkerboard_needs_square_images_that_are_large_enough() -> None:
+    with pytest.raises(ValueError, match="square, at least 32"):
+        grid_energy(torch.rand(1, 3, 32, 30))
+
+
+def test_batches_see_as_many_images_and_scale_the_rate_as_they_say() -> None:
+    def settings(name: str) -> Any:
+        options: Any = {"size": 32, "steps": 480, "seed": 1, "lr": 4e-4}
+        return train_settings(BY_NAME[name], Path("data"), Path("out"), **options)
+
+    plain, scaled = settings("fp32"), settings("batch 8, --lr-rule sqrt")
+    assert plain.data.epoch_size == scaled.data.epoch_size == 48 and scaled.optim.batch_size == 8
+    assert scaled.optim.lr_rule == "sqrt" and plain.optim.lr_rule == "none"
+    assert settings("4 micro-batches of 1").optim.images_per_step == 4
+    assert settings("control: half the images").data.epoch_size == 24
+
+
+def test_what_a_case_is_compared_with_is_run_before_it() -> None:
+    for i, case in enumerate(CASES):
+        needed = {case.baseline, case.trained_by} - {None}
+        assert needed <= {earlier.name for earlier in CASES[:i]}, case.name
+    assert [case.name for case in runs.baselines([BY_NAME["4 micro-batches of 1"]])] == [
+        "plain", "fp32", "batch 4, the same --lr", "4 micro-batches of 1",
+    ]  # fmt: skip
+
+
+def test_the_plain_restatement_starts_as_ours_does_and_its_weights_come_back(tmp_path: Path) -> None:
+    """The same weights, images and pools give the same losses, until Adam has amplified how sums were rounded."""
+    plan = Plan(tmp_path, 32, 10, 4e-4)
+    render_dataset(plan.data, 32, 8, 4, seed=0)
+    config = train_settings(BY_NAME["plain"], plan.data, tmp_path / "run", size=32, steps=10, seed=3, lr=4e-4)
+    generators, plain = runs.train_plainly(config)
+    ours = runs.train(config)
+    assert len(plain) == len(ours) == 10
+    assert plain[0] == pytest.approx(ours[0], rel=1e-5)
+    assert plain[1] == pytest.approx(ours[1], rel=0.02)
+    stored, _ = runs.load_generators(tmp_path / "run")
+    torch.manual_seed(config.run.seed)
+    initial = runs.build_networks(config.model)
+    with torch.no_grad():
+        outputs = [nets["G_A"](load_scene_tests(plan.data).labels) for nets in (generators, stored, initial)]
+    assert (outputs[0] - outputs[1]).abs().mean() < 0.3 * (outputs[1] - outputs[2]).abs().mean()
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(quality, "CASES", [BY_NAME["plain"], BY_NAME["fp32"], BY_NAME["engine: torch bf16"]])
+    monkeypatch.setattr(runs, "SCENES", 8)
+    monkeypatch.setattr(runs, "TEST_IMAGES", 4)
+    monkeypatch.setattr(quality, "STEPS_DIVISOR", 10)
+    monkeypatch.setattr(reader, "_SCENES", 8)
+    monkeypatch.setattr(reader, "_STEPS", 8)
+    return ["--out", str(tmp_path / "out"), "--seeds", "2", "--steps", "10"]
+
+
+def test_the_command_runs_each_case_once_and_writes_results_and_page(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "quality.md").write_text(f"what people wrote\n{BEGIN}\n{END}\n")
+    status = quality.main([*small, "--docs", str(docs)])
+    text = capsys.readouterr().out
+    assert text.count("seed 0: ") == text.count("seed 1: ") == 3
+    (stored,) = (docs / "results").glob("*-quality.json")
+    measured = json.loads(stored.read_text())
+    assert "\n".join(page.page_lines(measured)) in (docs / "quality.md").read_text()
+    scores = measured["results"][0]["cases"]["engine: torch bf16"]["scores"]
+    assert set(GATED) <= scores.keys() and set(scores["cycle_A"]) == {"0", "1"}
+    monkeypatch.setattr(runs, "train", None)  # what has been run is not run again
+    assert quality.main(small) == status
+    assert "seed 0: " not in capsys.readouterr().out
+
+
+def test_two_programs_share_the_runs(small: list[str], tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "out", 32, 10, 4e-4)
+    runs.render(plan)
+    folder = plan.folder("fp32", 0)
+    folder.mkdir(parents=True)
+    with (folder / "claimed").open("a") as claim:
+        try_lock(claim)
+        assert not runs.run_case(plan, BY_NAME["fp32"], 0)  # as another one holds it
+        assert not runs.run_case(plan, BY_NAME["--ema 0.999"], 0)  # whose weights are not there yet
+    assert runs.run_case(plan, BY_NAME["fp32"], 0) and runs.run_case(plan, BY_NAME["--ema 0.999"], 0)
+
+
+def test_wrong_words_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["--seeds", "1"], "at least 2"),
+        (["--steps", "100"], "multiple of 160"),
+        (["--only", "bf61"], "there is no case bf61"),
+    ):
+        with pytest.raises(SystemExit):
+            quality.main(words)
+        assert message in capsys.readouterr().err
