@@ -23,6 +23,7 @@ from benchmarks.quality.runs import Plan, baselines, render, run_case
 from benchmarks.results import path_of, stamped, write_between_markers, write_json
 
 STEPS_DIVISOR = 2 * EPOCHS * 8  # half of an epoch is whole batches of 8
+MANY = 2**10  # seeds
 WAIT = 2.0  # seconds, for other processes
 
 
@@ -70,9 +71,12 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 
 
 def run_all(plan: Plan, cases: list[Case], seeds: int) -> None:
-    """Runs what has not been run: seed by seed, so that an end at any time leaves whole rounds; engines come last."""
+    """Runs what has not been run: seed by seed, so that an end at any time leaves whole rounds.
+
+    Cases that are run with a few seeds only come last.
+    """
     todo = [(case, seed) for seed in range(seeds) for case in cases if seed < case.max_seeds and not why_not(case)]
-    todo.sort(key=lambda job: job[0].engine is not None)
+    todo.sort(key=lambda job: job[0].max_seeds <= MANY)
     while not render(plan):
         time.sleep(WAIT)
     while todo:
