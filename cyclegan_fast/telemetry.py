@@ -8,14 +8,16 @@ import sys
 from collections.abc import Iterator
 
 _SENDERS = ("openvino_telemetry",)  # which OpenVINO does without where it is missing
-_SWITCHES = {"ORT_DISABLE_TELEMETRY": "1"}  # of ONNX Runtime, which reads it when it is imported
+# Of ONNX Runtime, which reads it when it is imported, and of Ray, which does so when it starts.
+_SWITCHES = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @contextlib.contextmanager
 def telemetry_disabled() -> Iterator[None]:
     """Keeps what is imported in this block from sending anything.
 
-    OpenVINO reports each import to Google Analytics, ONNX Runtime its sessions to Microsoft. A library that the program
+    OpenVINO reports each import to Google Analytics, ONNX Runtime its sessions to Microsoft, Ray its clusters to its
+    makers. A library that the program
     has imported before is as it was, and an environment variable that is set stays what it is.
     """
     for name, value in _SWITCHES.items():

@@ -10,15 +10,17 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
+from cyclegan_fast.cli.flags import Alone
 from cyclegan_fast.errors import StorageError, UserError, reading_error
 from cyclegan_fast.files import remove_leftovers
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine import Engine
     from cyclegan_fast.engine.translation.bulk.rank import Rank
+    from cyclegan_fast.engine.translation.bulk.run import Ended
     from cyclegan_fast.engine.translation.files import TaskResult
     from cyclegan_fast.engine.translation.tasks import Task
 
@@ -51,6 +53,8 @@ def translate(
     tile: int = 1024,
     overlap: int | None = None,
     rank: str | None = None,
+    ray: Annotated[str | None, Alone("local")] = None,
+    ray_workers: int | None = None,
     block_size: int = 256,
 ) -> int:
     """Translates an image, a video, or all of them in a folder, with a trained generator.
@@ -70,8 +74,8 @@ def translate(
         engine: A run's folder (its newest checkpoint), RUN/best, a checkpoint, or an .onnx, .engine, .pt2 or
             .safetensors file, or a .pth of the reference; --model is the same.
         input: An image, a video, a folder of them, or a pattern in quotes: 'photos/**/*.jpg'. Or tar shards,
-            'photos-{000..099}.tar', which become shards of the same names. With --rank also the URL of any of these
-            that fsspec opens: s3://, gs:// and others.
+            'photos-{000..099}.tar', which become shards of the same names. With --rank or --ray also the URL of any
+            of these that fsspec opens: s3://, gs:// and others.
         output: Folder for the results, which may not lie in the input folder; of one image or video also the file to
             write, such as zebra.png.
         direction: AtoB or BtoA, as in trainA and trainB. By default what the engine holds; AtoB if both.
@@ -107,7 +111,11 @@ def translate(
         rank: Which share of the input this process translates: 0/8 to 7/8 are eight processes, here or on other
             machines, that share the work. By default what torchrun sets, and without it all. What is missing is
             done by the same command again.
-        block_size: Images in a block, with --rank or torchrun: a process that is killed loses no more than one.
+        ray: Share the work among the workers of a Ray cluster, HOST:PORT, each with an engine on a GPU of its own, or
+            on CPUs where there is none. Without an address that of RAY_ADDRESS, or workers on this machine.
+        ray_workers: How many; by default one for each GPU, or for each CPU (--threads of them).
+        block_size: Images that a worker of --ray is given at a time, or that a rank records at a time: one that is
+            killed repeats no more.
 
     Returns:
         Exit status: 0, 2 if a file could not be translated, or 130 if it was interrupted.
@@ -136,31 +144,32 @@ def translate(
     if faithfulness_reference is not None and not faithfulness:
         raise UserError("--faithfulness-reference is what --faithfulness compares with: give both, or leave it out")
     share = parse_rank(rank) if rank is not None else rank_of_environment()
+    if share is not None and ray is not None:
+        raise UserError(f"--ray shares the work by itself, and this process is {share}: leave out --rank and torchrun")
+    if ray_workers is not None and ray is None:
+        raise UserError("--ray-workers is about --ray: give both, or leave it out")
     needs_inverse = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else ""
     engine = named_checkpoint(engine)
     _check_inverse_flags(needs_inverse, engine, back_engine)
     rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
-    if share is not None or is_shards(input):
+    if share is not None or ray is not None or is_shards(input):
         if needs_inverse:
-            raise UserError(f"{needs_inverse} works on files in one process: leave it out, or shards and ranks")
-        return _translate_in_bulk(
-            input,
-            output,
-            share,
-            block_size=block_size,
-            resume=resume,
-            overwrite=overwrite,
-            engine=engine,
-            direction=direction,
-            device=device,
-            precision=precision,
-            backend=backend,
-            threads=threads,
-            batch_size=batch_size,
-            tiling=tiling,
-            metadata=rules,
-        )
+            raise UserError(f"{needs_inverse} needs one process, and files: leave it out, or shards, ranks and --ray")
+        settings: dict[str, Any] = {
+            "direction": direction,
+            "device": device,
+            "precision": precision,
+            "backend": backend,
+            "threads": threads,
+            "batch_size": batch_size,
+            "tiling": tiling,
+            "metadata": rules,
+        }
+        restart: dict[str, Any] = {"block_size": block_size, "resume": resume, "overwrite": overwrite}
+        if ray is not None:
+            return _translate_on_ray(input, output, engine, ray, ray_workers, settings, **restart)
+        return _translate_share(input, output, engine, share, settings, **restart)
     every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct, faithfulness=faithfulness)
     _clear_leftovers(every, output, reconstruct, faithfulness)
     tasks = [task for task in every if not (resume and task.target.is_file())]
@@ -213,40 +222,57 @@ def translate(
     return status
 
 
-def _translate_in_bulk(
+def _translate_share(
     input: Path,
     output: Path,
-    rank: Rank | None,
-    *,
     engine: Path,
-    device: str,
+    rank: Rank | None,
+    settings: dict[str, Any],
+    *,
     block_size: int,
-    resume: bool,
-    overwrite: bool,
-    **settings: Any,
+    **restart: Any,
 ) -> int:
-    """Translates the share of a rank, or tar shards; returns the exit status."""
-    from cyclegan_fast.engine.translation.bulk.blocks import Job
-    from cyclegan_fast.engine.translation.bulk.plan import plan_bulk
+    """Translates the files of a rank, or all tar shards; returns the exit status."""
     from cyclegan_fast.engine.translation.bulk.rank import device_of_rank
-    from cyclegan_fast.engine.translation.bulk.run import resolve_engine, run_bulk
+    from cyclegan_fast.engine.translation.bulk.run import plan_job, run_bulk
     from cyclegan_fast.engine.translation.bulk.share import translate_here
-    from cyclegan_fast.engine.translation.bulk.storage import storage_at
 
-    found, plan = resolve_engine(engine), plan_bulk(input, output)
-    job = Job(input=plan.input, output=storage_at(output), engine=found, device=device_of_rank(device), **settings)
+    job, plan = plan_job(input, output, engine, settings | {"device": device_of_rank(settings["device"])})
     with _libraries_suppressed():
-        ended = run_bulk(
-            job,
-            plan,
-            functools.partial(translate_here, job),
-            rank=rank,
-            block_size=block_size,
-            resume=resume,
-            overwrite=overwrite,
-        )
+        translate = functools.partial(translate_here, job)
+        ended = run_bulk(job, plan, translate, rank=rank, block_size=lambda _: block_size, **restart)
+    return _status(ended)
+
+
+def _translate_on_ray(
+    input: Path,
+    output: Path,
+    engine: Path,
+    address: str,
+    count: int | None,
+    settings: dict[str, Any],
+    *,
+    block_size: int,
+    **restart: Any,
+) -> int:
+    """Translates all files by the workers of a Ray cluster; returns the exit status."""
+    from cyclegan_fast.engine.translation.bulk.ray_cluster import connected, find_workers, translate_on_ray
+    from cyclegan_fast.engine.translation.bulk.run import plan_job, run_bulk
+
+    job, plan = plan_job(input, output, engine, settings)
+    with connected(address) as cluster:
+        workers = find_workers(cluster, job.device, job.threads, count)
+        log.info("%d workers on Ray, each with %s", workers.size, workers.described)
+        translate = functools.partial(translate_on_ray, cluster, job, workers)
+        size = functools.partial(workers.block_size, max_size=block_size, batch_size=job.batch_size)
+        ended = run_bulk(job, plan, translate, block_size=size, **restart)
+    return _status(ended)
+
+
+def _status(ended: Ended) -> int:
+    """The exit status of a bulk translation."""
     if ended.interrupted:
-        print(f"interrupted{f', {rank}' if rank else ''}: the same command does the rest", file=sys.stderr)
+        print("interrupted: the same command does the rest", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_USER_ERROR if ended.report.faults else 0
 

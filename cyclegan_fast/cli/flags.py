@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cyclegan_fast.errors import UserError
 
@@ -22,6 +22,13 @@ MANY = 2**31
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 _EXPECTED = {int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+
+
+class Alone(NamedTuple):
+    """Lets a flag stand without a value: ``Annotated[str | None, Alone("auto")]`` is the type of such a parameter."""
+
+    value: str
+    """The value then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +133,8 @@ def flags_of_function(function: Callable[..., Any]) -> list[Flag]:
 
     What stands before ``/`` in the signature needs no flag before it.
     """
-    hints, texts = typing.get_type_hints(function), _documented_arguments(inspect.getdoc(function) or "")
+    hints = typing.get_type_hints(function, include_extras=True)
+    texts = _documented_arguments(inspect.getdoc(function) or "")
     return [
         _flag(
             parameter.name,
@@ -159,6 +167,8 @@ def flags_of_settings(cls: type, group: str = "") -> list[Flag]:
 
 
 def _flag(name: str, hint: Any, **options: Any) -> Flag:
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, (options["alone"],) = typing.get_args(hint)[0], typing.get_args(hint)[1]
     kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     return Flag(name=name, type=kinds[0], may_be_none=types.NoneType in kinds, **options)
 

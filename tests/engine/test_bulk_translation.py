@@ -250,7 +250,7 @@ def test_an_output_that_may_not_be_written_ends_it(bulk_engine, bulk_images, mon
     ("words", "message"),
     [
         ({"rank": "2/2"}, "--rank must be the rank and the number of ranks, 0/8 to 7/8 for example, got '2/2'"),
-        ({"rank": "0/2", "reconstruct": True}, "--reconstruct works on files in one process"),
+        ({"rank": "0/2", "reconstruct": True}, "--reconstruct needs one process, and files"),
         ({"rank": "0/2", "block_size": 0}, "--block-size must be a whole number of at least 1, got 0"),
         ({"rank": "0/2", "output": "zebra.png"}, "names a file, and a bulk translation writes a folder"),
         ({"rank": "0/2", "engine": "nowhere"}, "nowhere does not exist"),

@@ -67,6 +67,12 @@ class Block(NamedTuple):
     """Of each its name in the input, and that of its result in the output."""
     is_shard: bool = False
 
+    @classmethod
+    def from_json(cls, text: str) -> Block:
+        """Reads a block that was written as JSON."""
+        names, is_shard = json.loads(text)
+        return cls(tuple((name, target) for name, target in names), is_shard)
+
 
 class BlockResult(NamedTuple):
     """What became of a block."""

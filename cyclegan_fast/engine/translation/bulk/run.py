@@ -17,9 +17,9 @@ from cyclegan_fast.checkpoint import named_checkpoint
 from cyclegan_fast.checkpoint.folder import find_checkpoint
 from cyclegan_fast.engine.translation.bulk.blocks import Block, BlockResult, Job
 from cyclegan_fast.engine.translation.bulk.manifest import FOLDER, Manifest
-from cyclegan_fast.engine.translation.bulk.plan import Names, Plan
+from cyclegan_fast.engine.translation.bulk.plan import Names, Plan, plan_bulk
 from cyclegan_fast.engine.translation.bulk.rank import Rank
-from cyclegan_fast.engine.translation.bulk.storage import LocalStorage
+from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, storage_at
 from cyclegan_fast.engine.translation.report import Outcome, Report
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.monitoring.progress import Progress, ProgressBar
@@ -39,16 +39,28 @@ class Ended(NamedTuple):
     interrupted: bool = False
 
 
-def resolve_engine(path: Path) -> Path:
-    """Returns the very checkpoint or file that all processes load: a run may write newer ones meanwhile.
+def plan_job(source: Path, output: Path, engine: Path, settings: dict[str, Any]) -> tuple[Job, Plan]:
+    """Returns what is translated and how.
+
+    Args:
+        source: The input, as for `plan_bulk`.
+        output: The folder of the results, or its URL.
+        engine: Whatever holds the generator.
+        settings: All else of a `Job`.
 
     Raises:
-        UserError: There is none.
+        UserError: One of them is not there, or they do not fit.
     """
-    path = named_checkpoint(path)
-    if not path.exists():
-        raise MissingFileError(f"{path} does not exist")
-    return (find_checkpoint(path) if path.is_dir() else path).absolute()
+    found, plan = _resolved(engine), plan_bulk(source, output)
+    return Job(input=plan.input, output=storage_at(output), engine=found, **settings), plan
+
+
+def _resolved(engine: Path) -> Path:
+    """The very checkpoint or file that all processes load: a run may write newer ones meanwhile."""
+    engine = named_checkpoint(engine)
+    if not engine.exists():
+        raise MissingFileError(f"{engine} does not exist")
+    return (find_checkpoint(engine) if engine.is_dir() else engine).absolute()
 
 
 def run_bulk(
@@ -56,7 +68,7 @@ def run_bulk(
     plan: Plan,
     translate: Translate,
     *,
-    block_size: int,
+    block_size: Callable[[int], int],
     rank: Rank | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -67,7 +79,7 @@ def run_bulk(
         job: What is translated, how and where to.
         plan: The files of all ranks.
         translate: What translates the blocks.
-        block_size: Images in a block that is no tar shard.
+        block_size: Images in a block that is no tar shard, by how many files are missing.
         rank: Whose share of the files this process translates; None for all of them.
         resume: Take results of which there is no record as done.
         overwrite: Take nothing as done.
@@ -82,7 +94,7 @@ def run_bulk(
         missing = _missing(every, job, manifest, resume=resume, overwrite=overwrite)
         log.info("%s%s of %s %s to translate", who, f"{len(missing):,}", f"{len(every):,}", plan.unit)
         report, written, start = Report(), len(every) - len(missing), time.perf_counter()
-        blocks, interrupted = plan.blocks(missing, block_size), False
+        blocks, interrupted = plan.blocks(missing, block_size(len(missing))), False
         with contextlib.ExitStack() as stack:
             if blocks:
                 manifest.open()
