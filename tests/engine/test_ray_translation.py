@@ -36,7 +36,6 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched, telemetry_disabled():
         patched.setenv(*MARK.decode().split("="))
         patched.setenv("RAY_AUTH_MODE", "disabled")  # which would leave a token in the user's home
-        patched.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, logging_level="ERROR")
         session = ray._private.worker._global_node.get_session_dir_path()
         assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -192,8 +192,6 @@ def _connect(ray: Any, address: str) -> None:
     """Connects to a cluster, or starts workers on this machine where the address is empty."""
     if address:
         _refuse_unanswered(address)
-    # Or its core would write on stderr, past all loggers; a variable that is set stays what it is.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options = {"address": address} if address else {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
         ray.init(logging_level="ERROR", **options)
@@ -245,6 +243,6 @@ def _errors_as_sentences(ray: Any) -> Iterator[None]:
         if not (timed_out or isinstance(error, ray.exceptions.RayError)):
             raise
         raise UserError(
-            f"the workers of Ray do not get on ({one_line(error)}): perhaps they are killed for want of memory; the same "
-            "command goes on with what is missing, with fewer --ray-workers or a smaller --batch-size"
+            f"the workers of Ray do not get on ({one_line(error)}): perhaps they lack memory; the same command goes on "
+            "with what is missing, with fewer --ray-workers or a smaller --batch-size"
         ) from error
