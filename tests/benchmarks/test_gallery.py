@@ -1,0 +1,78 @@
+"""docs/gallery.md: it is of the commands that its program runs, and its scores are what they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.gallery import IMAGES, PAGE, RECIPES, Recipe, Translations, coarse, draw, l1, mean_colours, scores
+from cyclegan_fast.data.scenes import KINDS
+
+MAX_BYTES = 1_000_000  # of all images
+SHOWN = [recipe for recipe in RECIPES if (IMAGES / f"{recipe.name}.jpg").exists()]
+
+
+@pytest.mark.parametrize("recipe", SHOWN, ids=lambda recipe: recipe.name)
+def test_the_page_shows_the_commands_and_an_image(recipe: Recipe) -> None:
+    lines = PAGE.read_text("utf-8").splitlines()
+    for command in (recipe.render, recipe.train, recipe.translate):
+        assert f"    {command}" in lines
+    assert any(f"(images/gallery/{recipe.name}.jpg)" in line for line in lines) and f"## {recipe.title}" in lines
+    assert recipe.seen and " ".join(recipe.seen.split()) in " ".join(lines)
+    with Image.open(IMAGES / f"{recipe.name}.jpg") as image:
+        assert image.width > 1000 and image.height > 500
+
+
+def test_every_kind_of_photos_has_its_part_and_all_of_it_is_small() -> None:
+    assert {recipe.name for recipe in RECIPES} == set(KINDS) - {"labels"}
+    assert len(SHOWN) >= 2 and {path.stem for path in IMAGES.iterdir()} == {recipe.name for recipe in SHOWN}
+    assert PAGE.read_text("utf-8").count("\n## ") == len(SHOWN)
+    assert sum(path.stat().st_size for path in IMAGES.iterdir()) < MAX_BYTES
+
+
+def test_the_scores_are_mean_absolute_differences() -> None:
+    draws = np.random.default_rng(0)
+    images, others = draws.integers(0, 256, (2, 3, 16, 24, 3)).astype(np.uint8)
+    total = sum(abs(int(a) - int(b)) for a, b in zip(images.ravel(), others.ravel(), strict=True))
+    assert l1(images, others) == pytest.approx(total / images.size / 255)
+    where = draws.random((3, 16, 24)) < 0.3
+    inside = np.abs(images[where].astype(int) - others[where]).mean() / 255
+    assert l1(images, others, where) == pytest.approx(inside) and l1(images, images) == 0
+    where[1] = False
+    assert mean_colours(images, where).shape == (2, 1, 1, 3)
+    assert mean_colours(images, where)[1, 0, 0] == pytest.approx(images[2][where[2]].mean(axis=0))
+    assert coarse(images).shape == (3, 2, 3, 3)
+    assert coarse(images)[1, 1, 2] == pytest.approx(images[1, 8:16, 16:24].reshape(-1, 3).mean(axis=0))
+
+
+def test_the_table_compares_each_direction_with_doing_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    grey = {level: np.full((1, 8, 8, 3), level, np.uint8) for level in (0, 51, 102, 255)}
+    of = {
+        "AtoB": Translations(grey[0], grey[51], grey[0], grey[102]),
+        "BtoA": Translations(grey[102], grey[0], grey[51], grey[0]),
+    }
+    classes = np.zeros((1, 8, 8), np.uint8)
+    classes[0, 0, 0] = 5  # a house
+    monkeypatch.setattr("benchmarks.gallery.class_maps", lambda _: classes)
+    recipe = Recipe("x", "X", "style", ("a", "b"), "", objects=("house",))
+    assert scores(recipe, of) == [
+        "| L1, lower is better | a to b | untranslated | b to a | untranslated |",
+        "|---|---|---|---|---|",
+        "| to the true counterpart | 0.200 | 0.400 | 0.000 | 0.400 |",
+        "| ... where there are a | 0.200 | 0.400 | 0.000 | 0.400 |",
+        "| ... of the mean colour there | 0.200 | 0.400 | 0.000 | 0.400 |",
+        "| ... elsewhere | 0.200 | 0.400 | 0.000 | 0.400 |",
+        "| ... of the means of 8x8 pixels | 0.200 | 0.400 | 0.000 | 0.400 |",
+        "| of the reconstruction to the input | 0.000 | | 0.200 | |",
+    ]
+
+
+def test_the_image_shows_the_first_scenes_of_both_directions(tmp_path: Path) -> None:
+    levels = np.arange(16, dtype=np.uint8)[:, None, None, None] * 10
+    of = {d: Translations(*(np.broadcast_to(levels[:4] + i, (4, 8, 8, 3)) for i in range(4))) for d in ("AtoB", "BtoA")}
+    image = np.asarray(draw(of))
+    for level in (0, 1, 2, 3, 30, 31, 32, 33):
+        assert (image == level).any()
