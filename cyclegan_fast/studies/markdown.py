@@ -39,13 +39,16 @@ def table(results: Results, task: Task) -> tuple[list[str], list[list[str]]]:
         [variant.title, *(_cell(results, variant, task, metric) for metric in metrics)]
         for variant in results.study.variants
     ]
-    beside = {"untranslated": results.references.get("untranslated", {}).get(task, {})}
-    if task == "labels_to_photo":
-        beside["real photos"] = results.references.get("ceiling", {})
+    references = results.references
+    beside = {
+        "untranslated": references.get("untranslated", {}).get(task, {}),
+        "one map for all": references.get("one_map", {}),
+        "the truth": references.get("truth", {}).get(task, {}),
+    }
     rows += [
         [title, *(f"{found[metric]:.3f}" if metric in found else "" for metric in metrics)]
         for title, found in beside.items()
-        if found
+        if set(found) & set(metrics)
     ]
     return head, rows
 

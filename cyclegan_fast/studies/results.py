@@ -13,6 +13,8 @@ from cyclegan_fast.studies.variants import HIGHER_IS_BETTER, TASKS, Claim, Study
 
 MIN_SEEDS = 3  # below which no order is claimed: 1 of 20 orders of twice 3 values keeps them apart by chance
 
+REFERENCES = ("untranslated", "one_map", "truth")
+
 Verdict = Literal["same", "reversed", "undecided"]
 
 
@@ -36,7 +38,7 @@ class Results:
     scores: Mapping[str, Mapping[int, dict[str, Any]]]
     """By variant and seed: ``{"labels_to_photo": {"pixel_accuracy": 0.5, ...}, ...}``."""
     references: Mapping[str, Any]
-    """``untranslated``, by task, and ``ceiling``: what the reader scores on real photos."""
+    """``untranslated`` and ``truth``, by task, and ``one_map``, the best answer that is the same for all scenes."""
 
     def values(self, variant: str, task: Task, metric: str) -> list[float]:
         """Returns a score of each seed."""
@@ -92,7 +94,7 @@ def collect(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> Results:
             found = read_scores(run)
             by_seed = scores.setdefault(run.variant.name, {})
             by_seed.setdefault(run.seed, {}).update({task: found[task] for task in run.tasks})
-            references = {name: found[name] for name in ("untranslated", "ceiling")}
+            references = {name: found[name] for name in REFERENCES}
     return Results(study, folder.size, folder.steps, scores, references)
 
 

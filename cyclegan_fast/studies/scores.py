@@ -7,16 +7,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cyclegan_fast import ops
 from cyclegan_fast.checkpoint import latest_checkpoint
+from cyclegan_fast.data.scenes import CLASSES
 from cyclegan_fast.documents import DocumentError, Number, check, read_json
 from cyclegan_fast.engine.generator import load_both
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation import SceneTests, load_scene_tests, score_scenes, train_reader
 from cyclegan_fast.evaluation.color import value_distance, value_distribution
+from cyclegan_fast.evaluation.scenes import segmentation_scores
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.grids import encode, to_image
 from cyclegan_fast.studies.folder import Run, StudyFolder
@@ -43,9 +46,13 @@ def score_run(folder: StudyFolder, run: Run) -> None:
         translated = _translated(network, inputs)
         found[task] |= color_scores(translated, inputs, targets)
         write_strip(run.folder / f"{task}.png", translated[:SHOWN])
+    truth: dict[Task, dict[str, float]] = {"labels_to_photo": found.pop("ceiling"), "photo_to_labels": {}}
     for task in TASKS:
         inputs, targets = sides(tests, task)
         found["untranslated"][task] |= color_scores(inputs, inputs, targets)
+        truth[task] |= color_scores(targets, inputs, targets)
+    found["truth"] = truth
+    found["one_map"] = one_map_scores(tests.truth)
     text = json.dumps({"checkpoint": checkpoint.name, **found}, indent=1, allow_nan=False)
     write_atomically(run.scores, f"{text}\n".encode())
 
@@ -53,6 +60,19 @@ def score_run(folder: StudyFolder, run: Run) -> None:
 def sides(tests: SceneTests, task: Task) -> tuple[Tensor, Tensor]:
     """Returns what a task translates, and the truth of that; both float [N, 3, H, W] in [-1, 1]."""
     return (tests.labels, tests.photos) if task == "labels_to_photo" else (tests.photos, tests.labels)
+
+
+def one_map_scores(truth: np.ndarray) -> dict[str, float]:
+    """Scores the best answer that is the same for all scenes: at each pixel the class that it most often has.
+
+    A generator that has collapsed scores this much at most.
+
+    Args:
+        truth: Class maps, uint8 [N, H, W].
+    """
+    counts = np.stack([(truth == number).sum(axis=0) for number in range(len(CLASSES))])  # [classes, H, W]
+    answer = counts.argmax(axis=0).astype(np.uint8)
+    return segmentation_scores(np.broadcast_to(answer, truth.shape), truth)
 
 
 def color_scores(translated: Tensor, inputs: Tensor, targets: Tensor) -> dict[str, float]:
@@ -78,7 +98,8 @@ def read_scores(run: Run) -> dict[str, Any]:
     """
     numbers = {str: Number(whole=False)}
     both = dict.fromkeys(TASKS, numbers)
-    shape: dict[str, Any] = {**dict.fromkeys(run.tasks, numbers), "untranslated": both, "ceiling": numbers}
+    shape: dict[str, Any] = dict.fromkeys(run.tasks, numbers)
+    shape |= {"untranslated": both, "truth": both, "one_map": numbers}
     try:
         found = read_json(run.scores)
         check(found, shape)

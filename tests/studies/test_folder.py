@@ -6,18 +6,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.studies.folder import StudyFolder
-from cyclegan_fast.studies.scores import color_scores, read_scores
+from cyclegan_fast.studies.scores import color_scores, one_map_scores, read_scores
 from cyclegan_fast.studies.variants import ABLATION, IDENTITY, Variant
 from cyclegan_fast.studies.work import refuse_other_settings
 from cyclegan_fast.training.process import StopSignal
 from cyclegan_fast.training.trainer import Trainer
-
-torch = pytest.importorskip("torch")
 
 
 def facts(**changed: object) -> Callable[[Path], object]:
@@ -117,6 +117,16 @@ def test_damaged_scores_are_named(tmp_path: Path) -> None:
     run.scores.write_text('{"labels_to_photo": {"pixel_accuracy": "high"}}')
     with pytest.raises(UserError, match=r"scores.json is damaged \(.*\); delete it, and the run is scored again"):
         read_scores(run)
+
+
+def test_the_best_answer_for_all_scenes_by_hand() -> None:
+    """Of three scenes of two pixels, one differs from the others in the second pixel."""
+    truth = np.array([[[0, 1]], [[0, 1]], [[0, 2]]], np.uint8)
+    assert one_map_scores(truth) == {
+        "pixel_accuracy": pytest.approx(5 / 6),
+        "class_accuracy": pytest.approx((1 + 1 + 0) / 3),
+        "class_iou": pytest.approx((1 + 2 / 3 + 0) / 3),
+    }
 
 
 def test_colors_by_hand() -> None:
