@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cyclegan_fast.studies.results import MIN_SEEDS, Judged, Results, mean_and_spread
-from cyclegan_fast.studies.variants import HIGHER_IS_BETTER, OF_THE_PAPER, TASKS, TITLES, Study, Task, Variant
+from cyclegan_fast.studies.variants import METRICS, OF_THE_PAPER, TASKS, Study, Task, Variant
+
+ARROWS = {True: "↑", False: "↓", None: ""}
 
 
 def as_markdown(results: Results) -> list[str]:
@@ -33,8 +35,7 @@ def protocol(results: Results) -> str:
 def table(results: Results, task: Task) -> tuple[list[str], list[list[str]]]:
     """Returns the head and the rows of the table of a direction."""
     metrics = results.study.metrics
-    arrows = {metric: "↑" if metric in HIGHER_IS_BETTER else "↓" for metric in metrics}
-    head = ["", *(f"{TITLES[metric]} {arrows[metric]}" for metric in metrics)]
+    head = ["", *(f"{METRICS[metric].title} {ARROWS[METRICS[metric].higher_is_better]}".strip() for metric in metrics)]
     rows = [
         [variant.title, *(_cell(results, variant, task, metric) for metric in metrics)]
         for variant in results.study.variants
@@ -84,7 +85,7 @@ def grouped(study: Study, judged: Sequence[Judged]) -> list[str]:
 
 
 def _difference(judged: Judged) -> str:
-    ours = f"{TITLES[judged.claim.metric]} {judged.means[1]:.3f} to {judged.means[0]:.3f}"
+    ours = f"{METRICS[judged.claim.metric].title} {judged.means[1]:.3f} to {judged.means[0]:.3f}"
     if judged.claim.paper is None:
         return ours
     better, worse = judged.claim.paper

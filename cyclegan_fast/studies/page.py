@@ -73,15 +73,15 @@ def _images(folder: StudyFolder, runs: Sequence[Run], task: Task) -> list[Elemen
         of_seed = [run for run in runs if run.seed == seed and task in run.tasks]
         if not of_seed:
             continue
-        strips = [_strip(run.folder / f"{task}.png", len(inputs)) for run in of_seed]
+        strips = [read_strip(run.folder / f"{task}.png", len(inputs)) for run in of_seed]
         columns = ["input", *(run.variant.title for run in of_seed), "truth"]
         rows = [list(row) for row in zip(inputs, *strips, truth, strict=True)]
         blocks.append(ImageBlock(title=f"Seed {seed}", columns=columns, rows=rows))
     return [image_cards(blocks, scroll=True)]
 
 
-def _strip(path: Path, count: int) -> list[Image.Image]:
-    """The images that lie side by side in a file."""
+def read_strip(path: Path, count: int) -> list[Image.Image]:
+    """Returns the images that lie side by side in a file of `write_strip`."""
     with Image.open(path) as strip:
         image = strip.convert("RGB")
     side = image.width // count

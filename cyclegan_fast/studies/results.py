@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cyclegan_fast.studies.folder import Run, StudyFolder
 from cyclegan_fast.studies.scores import read_scores
-from cyclegan_fast.studies.variants import HIGHER_IS_BETTER, TASKS, Claim, Study, Task
+from cyclegan_fast.studies.variants import METRICS, TASKS, Claim, Study, Task
 
 MIN_SEEDS = 3  # below which no order is claimed: 1 of 20 orders of twice 3 values keeps them apart by chance
 
@@ -43,7 +43,7 @@ class Results:
     def values(self, variant: str, task: Task, metric: str) -> list[float]:
         """Returns a score of each seed."""
         by_seed = self.scores.get(variant, {})
-        return [found[task][metric] for found in by_seed.values() if task in found]
+        return [found[task][metric] for found in by_seed.values() if metric in found.get(task, {})]
 
     def judge(self) -> list[Judged]:
         """Compares every order that the paper gives with what was found; those of variants without runs are left out.
@@ -55,7 +55,7 @@ class Results:
             one, other = (self.values(name, claim.task, claim.metric) for name in (claim.better, claim.worse))
             if one and other:
                 means = statistics.fmean(one), statistics.fmean(other)
-                judged.append(Judged(claim, means, verdict(one, other, claim.metric in HIGHER_IS_BETTER)))
+                judged.append(Judged(claim, means, verdict(one, other, METRICS[claim.metric].higher_is_better is True)))
         return judged
 
 

@@ -44,13 +44,13 @@ def score_run(folder: StudyFolder, run: Run) -> None:
     for task, network in networks.items():
         inputs, targets = sides(tests, task)
         translated = _translated(network, inputs)
-        found[task] |= color_scores(translated, inputs, targets)
+        found[task] |= color_scores(translated, inputs, targets) | {"variety": variety(translated, targets)}
         write_strip(run.folder / f"{task}.png", translated[:SHOWN])
     truth: dict[Task, dict[str, float]] = {"labels_to_photo": found.pop("ceiling"), "photo_to_labels": {}}
     for task in TASKS:
         inputs, targets = sides(tests, task)
-        found["untranslated"][task] |= color_scores(inputs, inputs, targets)
-        truth[task] |= color_scores(targets, inputs, targets)
+        found["untranslated"][task] |= color_scores(inputs, inputs, targets) | {"variety": variety(inputs, targets)}
+        truth[task] |= color_scores(targets, inputs, targets) | {"variety": 1.0}
     found["truth"] = truth
     found["one_map"] = one_map_scores(tests.truth)
     text = json.dumps({"checkpoint": checkpoint.name, **found}, indent=1, allow_nan=False)
@@ -73,6 +73,19 @@ def one_map_scores(truth: np.ndarray) -> dict[str, float]:
     counts = np.stack([(truth == number).sum(axis=0) for number in range(len(CLASSES))])  # [classes, H, W]
     answer = counts.argmax(axis=0).astype(np.uint8)
     return segmentation_scores(np.broadcast_to(answer, truth.shape), truth)
+
+
+def variety(translated: Tensor, targets: Tensor) -> float:
+    """Returns how much the translations of different scenes differ, relative to what they should be.
+
+    It is the ratio of the standard deviations over the images, each the mean over pixels and channels: 0 where all
+    inputs become one image, 1 as for the truth, more where there is noise.
+
+    Args:
+        translated: The translations, float [N, 3, H, W] in [-1, 1].
+        targets: The truth.
+    """
+    return float(translated.std(dim=0).mean() / targets.std(dim=0).mean())
 
 
 def color_scores(translated: Tensor, inputs: Tensor, targets: Tensor) -> dict[str, float]:

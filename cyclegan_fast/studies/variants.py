@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cyclegan_fast.errors import UserError, did_you_mean
 from cyclegan_fast.metrics import Direction
@@ -17,15 +17,24 @@ Task = Literal["labels_to_photo", "photo_to_labels"]
 TASKS: dict[Task, str] = {"labels_to_photo": "labels → photo", "photo_to_labels": "photo → labels"}
 DIRECTION_OF: dict[Task, Direction] = {"labels_to_photo": "AtoB", "photo_to_labels": "BtoA"}
 
-TITLES = {
-    "pixel_accuracy": "pixel accuracy",
-    "class_accuracy": "class accuracy",
-    "class_iou": "class IoU",
-    "l1": "L1 to the truth",
-    "color": "colour distance to the target's images",
-    "color_input": "colour distance to the input",
+
+class Metric(NamedTuple):
+    """A column of a table."""
+
+    title: str
+    higher_is_better: bool | None
+    """None of what is best at 1."""
+
+
+METRICS = {
+    "pixel_accuracy": Metric("pixel accuracy", True),
+    "class_accuracy": Metric("class accuracy", True),
+    "class_iou": Metric("class IoU", True),
+    "variety": Metric("variety", None),
+    "l1": Metric("L1 to the truth", False),
+    "color": Metric("colour distance to the target's images", False),
+    "color_input": Metric("colour distance to the input", False),
 }
-HIGHER_IS_BETTER = {"pixel_accuracy", "class_accuracy", "class_iou"}
 OF_THE_PAPER = ("pixel_accuracy", "class_accuracy", "class_iou")  # in the order of its tables
 
 
@@ -117,6 +126,7 @@ ABLATION = Study(
     name="ablation",
     title="What each loss is good for",
     source="tables 4 and 5",
+    metrics=(*OF_THE_PAPER, "variety"),
     variants=(
         Variant(
             "cycle-alone",

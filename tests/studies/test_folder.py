@@ -13,7 +13,7 @@ import torch
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.studies.folder import StudyFolder
-from cyclegan_fast.studies.scores import color_scores, one_map_scores, read_scores
+from cyclegan_fast.studies.scores import color_scores, one_map_scores, read_scores, variety
 from cyclegan_fast.studies.variants import ABLATION, IDENTITY, Variant
 from cyclegan_fast.studies.work import refuse_other_settings
 from cyclegan_fast.training.process import StopSignal
@@ -135,3 +135,10 @@ def test_colors_by_hand() -> None:
     inputs, exchanged = torch.stack([black, white]), torch.stack([white, black])
     assert color_scores(exchanged, inputs, inputs) == {"color": 0.0, "color_input": 1.0}
     assert color_scores(inputs, inputs, torch.stack([white, white])) == {"color": 0.5, "color_input": 0.0}
+
+
+def test_variety_is_0_of_one_image_for_all_and_1_of_the_truth() -> None:
+    truth = torch.rand(5, 3, 4, 4) * 2 - 1
+    assert variety(truth, truth) == 1
+    assert variety(truth[:1].expand(5, -1, -1, -1), truth) == 0
+    assert variety(truth / 4 + 0.5, truth) == pytest.approx(0.25)

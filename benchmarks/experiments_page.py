@@ -1,0 +1,82 @@
+"""python -m benchmarks.experiments_page OUT: puts the tables of cyclegan_fast.experiments into docs/experiments.md.
+
+The numbers go to docs/results/experiments.json, from which a test makes the page's tables again, and some images of the
+first seed to docs/images.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.results import write_json
+from cyclegan_fast.monitoring.grids import sample_grid, save_grid, to_image
+from cyclegan_fast.studies.folder import StudyFolder
+from cyclegan_fast.studies.markdown import as_markdown
+from cyclegan_fast.studies.page import read_strip
+from cyclegan_fast.studies.results import Results
+from cyclegan_fast.studies.scores import shown_scenes
+from cyclegan_fast.studies.variants import STUDIES, TASKS
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, NUMBERS = DOCS / "experiments.md", DOCS / "results" / "experiments.json"
+SCENES, SIDE = 3, 128  # of each direction, and pixels
+
+
+def results_of(found: dict[str, Any]) -> Results:
+    """Returns the results that a study has written as JSON."""
+    scores = {
+        name: {int(seed): by_task for seed, by_task in variant["scores"].items()}
+        for name, variant in found["variants"].items()
+    }
+    return Results(STUDIES[found["study"]], found["size"], found["steps"], scores, found["references"])
+
+
+def with_tables(page: str, numbers: dict[str, dict[str, Any]]) -> str:
+    """Returns the text of the page with the table of each study between its markers."""
+    for name, found in numbers.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        head, _, rest = page.partition(begin)
+        _, marker, tail = rest.partition(end)
+        if not marker:
+            raise SystemExit(f"the markers {begin.strip()} and {end.strip()} are missing")
+        page = "\n".join([head + begin, *as_markdown(results_of(found)), "", end]) + tail
+    return page
+
+
+def draw(out: Path, found: dict[str, Any]) -> Image.Image:
+    """Draws test scenes, both ways, as each variant translates them with its first seed."""
+    study = STUDIES[found["study"]]
+    variants = [variant for variant in study.variants if variant.name in found["variants"]]
+    folder = StudyFolder(out, found["size"], found["steps"])
+    rows: list[list[Image.Image]] = []
+    for task in TASKS:
+        inputs, truth = ([to_image(image) for image in side] for side in shown_scenes(folder, task))
+        strips = []
+        for variant in variants:
+            seed = min(map(int, found["variants"][variant.name]["scores"]))
+            (run,) = [run for run in folder.runs([variant], [seed]) if task in run.tasks]
+            strips.append(read_strip(run.folder / f"{task}.png", len(inputs)))
+        rows += [list(row) for row in zip(inputs, *strips, truth, strict=True)][:SCENES]
+    shown = [[image.resize((SIDE, SIDE), Image.Resampling.NEAREST) for image in row] for row in rows]
+    return sample_grid(shown, ["input", *(variant.title for variant in variants), "truth"])
+
+
+def main() -> None:
+    """Reads every table in the folder."""
+    out = Path(sys.argv[1])
+    numbers = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
+    numbers |= {name: json.loads(path.read_text()) for name in STUDIES if (path := out / f"{name}.json").is_file()}
+    write_json(NUMBERS, numbers)
+    for name, found in numbers.items():
+        if (out / f"{name}.json").is_file():
+            save_grid(DOCS / "images" / f"experiments_{name}.png", draw(out, found))
+    PAGE.write_text(with_tables(PAGE.read_text("utf-8"), numbers), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
