@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from cyclegan_fast.checkpoint import latest_checkpoint
-from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, with_settings
+from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.documents import DocumentError, Number, check, read_json
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, try_lock, write_atomically
 from cyclegan_fast.metrics import Direction
+from cyclegan_fast.models import with_given
 from cyclegan_fast.monitoring.run_status import read_status
 from cyclegan_fast.studies.variants import TASKS, Task, Variant
 
@@ -94,7 +95,7 @@ class StudyFolder:
 
     def data_of(self, variant: Variant) -> Path:
         """Returns the scenes that a variant trains on."""
-        return self.out / "paired_scenes" if variant.paired else self.data
+        return self.out / "paired_scenes" if variant.model.needs_pairs else self.data
 
     def runs(self, variants: Sequence[Variant], seeds: Sequence[int]) -> list[Run]:
         """Returns all runs, seed by seed, so that a table has all its lines early; studies share those of a variant."""
@@ -145,10 +146,11 @@ class StudyFolder:
             (self.out / "locks").mkdir(parents=True, exist_ok=True)
         if not (self.out / FACTS_NAME).is_file():
             write_atomically(self.out / FACTS_NAME, (json.dumps(self._facts) + "\n").encode())
-        for target in dict.fromkeys([self.data, *map(self.data_of, variants)]):
+        paired = {self.data: False} | {self.data_of(variant): variant.model.needs_pairs for variant in variants}
+        for target, is_paired in paired.items():
             with self._waiting_for(target.name), storage_errors(f"cannot write the scenes {target}"):
                 if not target.exists():
-                    render_dataset(target, self.size, TRAIN_IMAGES, TEST_IMAGES, seed=0)
+                    render_dataset(target, self.size, TRAIN_IMAGES, TEST_IMAGES, seed=0, paired=is_paired)
 
     def config(self, run: Run) -> TrainConfig:
         """Returns the settings of a run: a small CycleGAN whose rate decays over the second half of the steps."""
@@ -158,6 +160,7 @@ class StudyFolder:
             optim=OptimConfig(lr=4e-4, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
             data=DataConfig(
                 data=self.data_of(run.variant),
+                paired=run.variant.model.needs_pairs,
                 direction=run.direction,
                 load_size=self.size,
                 crop_size=self.size,
@@ -176,8 +179,8 @@ class StudyFolder:
                 resume="auto" if latest_checkpoint(run.folder) else "off",
             ),
         )
-        given: dict[str, Any] = {"lambda_identity": 0.0, **run.variant.settings}
-        return with_settings(shared, given)
+        given: dict[str, Any] = {"lambda_identity": 0.0, "generator": NETWORKS.generator, **run.variant.settings}
+        return with_given(shared, given)
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[bool]:

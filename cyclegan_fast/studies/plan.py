@@ -51,6 +51,6 @@ def _seconds_per_step(folder: StudyFolder, run: Run) -> float:
     log.info("measuring some steps of %s", run.variant.title)
     with tempfile.TemporaryDirectory() as name:
         scenes = Path(name) / "scenes"
-        render_dataset(scenes, folder.size, FEW_IMAGES, FEW_IMAGES, seed=0)
+        render_dataset(scenes, folder.size, FEW_IMAGES, FEW_IMAGES, seed=0, paired=run.variant.model.needs_pairs)
         config = with_settings(folder.config(run), {"data": scenes, "sample_every": 0})
         return estimate(config, seconds=MEASURED_SECONDS).seconds_per_step

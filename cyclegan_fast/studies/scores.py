@@ -40,7 +40,9 @@ def score_run(folder: StudyFolder, run: Run) -> None:
     networks = {task: generators[DIRECTION_OF[task]].network for task in run.tasks}
     tests = _scene_tests(folder.data)
     reader = _reader(tests.size, tests.seed)
-    found = score_scenes(networks["photo_to_labels"], networks["labels_to_photo"], tests, reader, batch_size=BATCH)
+    found = score_scenes(
+        networks.get("photo_to_labels"), networks.get("labels_to_photo"), tests, reader, batch_size=BATCH
+    )
     for task, network in networks.items():
         inputs, targets = sides(tests, task)
         translated = _translated(network, inputs)

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from cyclegan_fast.errors import UserError, did_you_mean
 from cyclegan_fast.metrics import Direction
+from cyclegan_fast.models import MODELS, Model
 
 Task = Literal["labels_to_photo", "photo_to_labels"]
 TASKS: dict[Task, str] = {"labels_to_photo": "labels → photo", "photo_to_labels": "photo → labels"}
@@ -48,10 +49,16 @@ class Variant:
     """What differs from the settings of every run, by name."""
     paper: Mapping[Task, tuple[float, float, float]] = field(default_factory=dict)
     """The paper's pixel accuracy, class accuracy and class IoU; empty where it gives none."""
-    one_direction: bool = False
-    """Whether a run learns one direction alone, so that it takes two."""
-    paired: bool = False
-    """Whether it trains on pairs."""
+
+    @property
+    def model(self) -> Model:
+        """What is trained."""
+        return MODELS[self.settings.get("model", "cyclegan")]
+
+    @property
+    def one_direction(self) -> bool:
+        """Whether a run learns one direction alone, so that it takes two."""
+        return len(self.model.directions) == 1
 
     @property
     def parts(self) -> dict[Direction, tuple[Task, ...]]:
@@ -175,7 +182,16 @@ RIVALS = Study(
     name="rivals",
     title="Other methods",
     source="tables 2 and 3",
-    variants=(FULL,),
+    variants=(
+        FULL,
+        Variant(
+            "pix2pix",
+            "pix2pix, on pairs",
+            {"model": "pix2pix"},
+            {"labels_to_photo": (0.71, 0.25, 0.18), "photo_to_labels": (0.85, 0.40, 0.32)},
+        ),
+    ),
+    metrics=(*OF_THE_PAPER, "variety"),
 )
 
 STUDIES = {study.name: study for study in (ABLATION, RIVALS, IDENTITY)}

@@ -85,7 +85,7 @@ def test_variants_differ_from_the_full_model_by_their_settings_alone(tmp_path: P
 
 
 def test_runs_come_seed_by_seed_and_a_one_way_variant_has_two(tmp_path: Path) -> None:
-    both, one_way = Variant("both", "Both", {}), Variant("one", "One", {}, one_direction=True, paired=True)
+    both, one_way = Variant("both", "Both", {}), Variant("one", "One", {"model": "pix2pix"})
     folder = StudyFolder(tmp_path)
     runs = folder.runs([both, one_way], [1, 0, 1])
     assert [run.name for run in runs] == [
@@ -93,8 +93,10 @@ def test_runs_come_seed_by_seed_and_a_one_way_variant_has_two(tmp_path: Path) ->
         *("both-seed0", "one-AtoB-seed0", "one-BtoA-seed0"),
     ]
     assert runs[2].label == "One, photo → labels, seed 1" and runs[2].tasks == ("photo_to_labels",)
-    data = folder.config(runs[2]).data
-    assert (data.direction, data.data) == ("BtoA", tmp_path / "paired_scenes")
+    config = folder.config(runs[2])
+    data = config.data
+    assert (data.direction, data.data, data.paired) == ("BtoA", tmp_path / "paired_scenes", True)
+    assert (config.model.generator, config.model.ngf, config.objective.gan_mode) == ("resnet_3blocks", 16, "vanilla")
     assert folder.config(runs[0]).data.data == tmp_path / "scenes"
 
 

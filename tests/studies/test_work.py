@@ -96,6 +96,16 @@ def test_studies_share_the_run_of_a_variant(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_a_model_of_one_direction_is_trained_for_each_on_pairs(tmp_path: Path) -> None:
+    output = finish(tmp_path, "rivals --seeds 0 --steps 2 --only pix2pix")
+    assert "pix2pix, on pairs, photo → labels, seed 0 (1 of 2 runs are left)" in output
+    assert len(re.findall(r"^\| pix2pix, on pairs \| 0\.\d{3} \(\.(?:71|85)\) ", output, re.MULTILINE)) == 2
+    found = json.loads((tmp_path / "rivals.json").read_text())["variants"]
+    assert set(found) == {"pix2pix"} and set(found["pix2pix"]["scores"]["0"]) == {"labels_to_photo", "photo_to_labels"}
+    assert (tmp_path / "rivals.html").read_text().count("<img") == 2 * 6 * 3  # input, pix2pix, truth
+
+
+@pytest.mark.usefixtures("small")
 def test_a_run_that_lost_its_scores_is_scored_again_but_not_trained(tmp_path: Path) -> None:
     words = "ablation --seeds 0 --steps 2 --only gan-alone"
     finish(tmp_path, words)
