@@ -31,11 +31,21 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def processes_of_host() -> int:
+    """Returns how many processes share this host's cores and memory for one training, as torchrun says."""
+    count = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(count)) if count.isdecimal() else 1
+
+
 def usable_cores() -> int:
-    """Returns how many processor cores this process may use: those it may run on, within its container's limit."""
+    """Returns how many processor cores this process may use: those it may run on, within its container's limit.
+
+    The processes of one training share them.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = cores_of_container(Path("/sys/fs/cgroup"))
-    return cores if limit is None else max(1, min(cores, math.ceil(limit)))
+    cores = cores if limit is None else max(1, min(cores, math.ceil(limit)))
+    return max(1, cores // processes_of_host())
 
 
 def cores_of_container(cgroup: Path) -> float | None:

@@ -1,4 +1,4 @@
-"""Worker processes that do not run the user's program again, and do not outlive it."""
+"""Worker processes that do not run the user's program again, and do not outlive it; and what torchrun starts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import threading
 import time
 import types
 from collections.abc import Iterator
+
+
+def started_by_torchrun() -> bool:
+    """Returns whether this process is one of those that torchrun has started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def restarted_by_torchrun() -> bool:
+    """Returns whether this process takes the place of one that has failed, as with --max-restarts."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 @contextlib.contextmanager

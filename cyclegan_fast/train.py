@@ -53,11 +53,13 @@ def train(*, config: Path | None = None, print_config: bool = False, estimate: b
         print(yaml.safe_dump(to_dict(settings), sort_keys=False), end="")
         return 0
     if estimate:
+        _refuse_ranks("--estimate")
         _print_estimate(settings)
         return 0
     with StopSignal(at_once=True) as stop, stream_errors_ignored():
         try:
-            from cyclegan_fast.training.ranks import AgreedError, find_place
+            from cyclegan_fast.training.meeting import find_place
+            from cyclegan_fast.training.ranks import AgreedError
             from cyclegan_fast.training.trainer import Trainer
 
             place = find_place()
@@ -76,6 +78,13 @@ def train(*, config: Path | None = None, print_config: bool = False, estimate: b
         if status == EXIT_STOPPED:
             log.info("stopped by a signal after a checkpoint; the same command with --resume auto continues")
     return status
+
+
+def _refuse_ranks(flag: str) -> None:
+    from cyclegan_fast.training.meeting import find_place
+
+    if find_place().world > 1:
+        raise UserError(f"{flag} is about one process: run it without torchrun")
 
 
 def _print_estimate(settings: TrainConfig) -> None:

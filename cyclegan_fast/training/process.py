@@ -9,6 +9,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import remove_leftovers, storage_errors, try_lock
 from cyclegan_fast.monitoring.run_status import LOCK_NAME
+from cyclegan_fast.processes import started_by_torchrun
 
 if TYPE_CHECKING:
     import torch
 
+REPEAT_SECONDS = 5.0  # in which torchrun repeats the signal that it got
 EXIT_STOPPED = 3  # a signal ended the run early; the same command, with --resume auto after a checkpoint, goes on
 
 
@@ -112,12 +115,16 @@ class StopSignal:
             before, which for Ctrl-C is to raise KeyboardInterrupt.
         at_once: There is no step yet that could be finished: until the trainer sets it to False, the first signal
             raises KeyboardInterrupt.
+
+    torchrun sends its processes the signal that it gets itself: after Ctrl-C in a terminal, which reaches all of them,
+    it is the same one again.
     """
 
     def __init__(self, *, owns_process: bool = True, at_once: bool = False) -> None:
         self.owns_process, self.at_once = owns_process, at_once
         self.depth = 0
         self.requested = False
+        self.noted = 0.0  # when the first signal came
         self.signal: int | None = None
         """The signal that asked; None if it was something else."""
         self.before: dict[int, Any] = {}
@@ -132,11 +139,13 @@ class StopSignal:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
+            if started_by_torchrun() and time.monotonic() < self.noted + REPEAT_SECONDS:
+                return
             if self.owns_process:
                 os._exit(128 + number)
             self._restore()
             signal.raise_signal(number)
-        self.requested, self.signal = True, number
+        self.requested, self.signal, self.noted = True, number, time.monotonic()
         if self.at_once:
             raise KeyboardInterrupt
 

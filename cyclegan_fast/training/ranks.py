@@ -11,9 +11,8 @@ import contextlib
 import datetime
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,9 +21,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cyclegan_fast.config import TrainConfig, to_dict
-from cyclegan_fast.errors import UserError, one_line
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.monitoring.progress import progress_hidden
+from cyclegan_fast.training.meeting import Place, meet
 from cyclegan_fast.version import __version__
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PREPARE_SECONDS = 4 * 3600.0  # that ranks wait for the first one while it checks the images: a million take an hour
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-START = "start all processes with torchrun, which sets them"
+POLL_SECONDS = 2e-4
 
 
 class RankError(UserError):
@@ -42,57 +41,6 @@ class RankError(UserError):
 
 class AgreedError(UserError):
     """What ends all ranks alike: one of each host reports it."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which of the ranks this process is."""
-
-    rank: int = 0
-    world: int = 1
-    """How many there are."""
-    local_rank: int = 0
-    """Among those of this host."""
-
-    def device(self, name: str) -> str:
-        """Returns the device of this rank where the settings name `name`.
-
-        Raises:
-            UserError: There are more ranks on this host than CUDA devices, or the settings name one for all of them.
-        """
-        if self.world == 1 or not (name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())):
-            return name
-        if ":" in name:
-            raise UserError(f"--device {name}: each of {self.world} processes has a GPU of its own; use --device cuda")
-        found = torch.cuda.device_count()
-        if self.local_rank >= found:
-            raise UserError(
-                f"process {self.local_rank + 1} of this host has no GPU: torch sees {found}; start torchrun with "
-                f"--nproc-per-node {found} at most, or train with --device cpu"
-            )
-        return f"cuda:{self.local_rank}"
-
-
-def find_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Returns which rank this process is, by the variables that torchrun sets; the only one without them.
-
-    Raises:
-        UserError: Some of them are missing, or no numbers.
-    """
-    if "WORLD_SIZE" not in environment and not {"RANK", "MASTER_ADDR"} <= environment.keys():
-        return Place()
-    if environment.get("WORLD_SIZE") == "1":
-        return Place()
-    if missing := [name for name in VARIABLES if not environment.get(name)]:
-        there = ", ".join(f"{name}={environment[name]}" for name in VARIABLES if environment.get(name))
-        raise UserError(f"the environment has {there}, but no {' and no '.join(missing)}: {START}")
-    rank, world, local_rank, _, port = (environment[name] for name in VARIABLES)
-    for name, value in (("RANK", rank), ("WORLD_SIZE", world), ("LOCAL_RANK", local_rank), ("MASTER_PORT", port)):
-        if not value.isdecimal():
-            raise UserError(f"{name}={value!r} in the environment is no number: {START}")
-    if not int(rank) < int(world):
-        raise UserError(f"RANK={rank} in the environment is not below WORLD_SIZE={world}: {START}")
-    return Place(int(rank), int(world), int(local_rank))
 
 
 class Ranks:
@@ -130,20 +78,19 @@ class Ranks:
             raise UserError(
                 "this torch has no NCCL, by which GPUs exchange gradients: install another, or --device cpu"
             )
-        try:
-            if not dist.is_initialized():
-                self.owns_group = True
-                backend, device = ("cpu:gloo,cuda:nccl", self.device) if cuda else ("gloo", None)
-                dist.init_process_group(backend, timeout=_delta(self.seconds), device_id=device)
+        if not dist.is_initialized():
+            store = meet(self.place, self.seconds)
+            self.owns_group = True
+            backend, device = ("cpu:gloo,cuda:nccl", self.device) if cuda else ("gloo", None)
+            with lost_ranks(self.seconds):
+                dist.init_process_group(
+                    backend, store=store, rank=self.rank, world_size=self.world, timeout=_delta(self.seconds),
+                    device_id=device
+                )  # fmt: skip
+        with lost_ranks(self.seconds):
             self.group, self.patient = (
                 dist.new_group(backend="gloo", timeout=_delta(seconds)) for seconds in (self.seconds, PREPARE_SECONDS)
             )
-        except (RuntimeError, ValueError, OSError) as error:
-            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise UserError(
-                f"process {self.rank} of {self.world} has not met the others at {address} within {self.seconds:g} s "
-                f"({one_line(error)}): are all started, and do firewalls let them through?"
-            ) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -295,6 +242,22 @@ class Ranks:
                 parts = flat.split([tensor.numel() for tensor in chosen])
                 for tensor, part in zip(chosen, parts, strict=True):
                     tensor.copy_(part.view(tensor.shape))
+
+    def wait_for_device(self) -> None:
+        """Returns when the device has done all that was enqueued: a rank that is gone would let it wait for ever.
+
+        Raises:
+            RankError: It takes longer than a rank waits for another one.
+        """
+        if self.group is None or self.device.type != "cuda":
+            return
+        done, deadline = torch.cuda.Event(), time.monotonic() + self.seconds
+        done.record(torch.cuda.current_stream(self.device))
+        with self._connected():
+            while not done.query():
+                if time.monotonic() > deadline:
+                    raise RuntimeError("Timed out waiting for the device")
+                time.sleep(POLL_SECONDS)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:

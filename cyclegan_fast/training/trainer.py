@@ -34,6 +34,7 @@ from cyclegan_fast.monitoring.run_report import REPORT_NAME, RunReport, channels
 from cyclegan_fast.monitoring.samples import remove_samples_after, save_samples
 from cyclegan_fast.monitoring.training_progress import TrainingProgress
 from cyclegan_fast.nn import build_networks, image_requirements
+from cyclegan_fast.processes import restarted_by_torchrun
 from cyclegan_fast.training.base_step import Images, Losses
 from cyclegan_fast.training.checkpoints import RunCheckpoints
 from cyclegan_fast.training.device_batches import DeviceBatches
@@ -41,6 +42,7 @@ from cyclegan_fast.training.evaluator import Evaluator, read_scored_images
 from cyclegan_fast.training.example_data import takes_example_data, with_example_data
 from cyclegan_fast.training.finite_check import FiniteCheck
 from cyclegan_fast.training.graphed_step import GraphedStep
+from cyclegan_fast.training.meeting import find_place
 from cyclegan_fast.training.memory_advice import memory_advice
 from cyclegan_fast.training.meter import Meter
 from cyclegan_fast.training.models import build_step
@@ -60,7 +62,7 @@ from cyclegan_fast.training.rank_state import (
     steps_ahead,
     to_bytes,
 )
-from cyclegan_fast.training.ranks import Ranks, find_place, reported_once
+from cyclegan_fast.training.ranks import Ranks, reported_once
 from cyclegan_fast.training.reduction import GradientReduction
 from cyclegan_fast.training.resume import (
     checkpoint_to_continue,
@@ -105,6 +107,8 @@ class Trainer:
             with contextlib.ExitStack() as stack:
                 self.ranks = stack.enter_context(Ranks(place, self.device, config.run.rank_timeout))
                 self.ranks.check_alike(config)
+                if any(self.ranks.highest(restarted_by_torchrun())):  # some of them: torchrun counts on each host
+                    config = with_settings(config, {"resume": "auto"})
                 config = self.ranks.in_turn(lambda: self._claim(config, stack))
                 with memory_errors("this training", self.device, lambda: memory_advice(config, self.device)):
                     self.ranks.in_turn(lambda: self._read_images(config, *requirements))
@@ -303,9 +307,11 @@ class Trainer:
         """Writes samples, scores and the report where they are due, and shows the progress."""
         run = self.config.run
         sample_due = _divides(run.sample_every, self.done) or (last and run.sample_every > 0)
+        scores_due = self.evaluator.is_due(self.done, epoch_ended=epoch_ended, last=last)
+        if sample_due or scores_due:
+            self.ranks.wait_for_device()
         if sample_due:
             self._save_samples()
-        scores_due = self.evaluator.is_due(self.done, epoch_ended=epoch_ended, last=last)
         if scores_due:
             self.progress.info |= self.evaluator.evaluate(self.done, self.events)
         self.save_due = not last and self.checkpoints.due(self.evaluator.scored(self.done))  # `run` saves the last one
@@ -347,6 +353,7 @@ class Trainer:
 
     def _stop_unless_finite(self) -> None:
         """Ends the run at a step that is not finite: it has changed no weights, but nothing good comes after it."""
+        self.ranks.wait_for_device()
         fault = self.finite_check.fault()  # which all ranks see alike, as they see the same losses and gradients
         if not fault:
             return

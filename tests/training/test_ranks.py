@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
-from cyclegan_fast.training.ranks import Ranks, find_place
+from cyclegan_fast.training.meeting import Place, find_place, meet
+from cyclegan_fast.training.rank_state import steps_ahead
+from cyclegan_fast.training.ranks import Ranks
 from cyclegan_fast.training.reduction import GradientReduction
 from cyclegan_fast.training.step import CycleGANStep
-from tests.training.ranks import ended, started
+from tests.training.ranks import ended, free_port, started
 from tests.training.test_step import relative_error
 
 MODEL = ModelConfig(generator="resnet_1blocks", discriminator="n_layers", n_layers=1, ngf=4, ndf=4)
@@ -73,14 +77,31 @@ def steps_of_rank(folder: str) -> None:
             step.reduction = GradientReduction(ranks.seconds)
             torch.save(twenty_steps(case, step, place.rank), f"{folder}/case_{i}_{place.rank}.pt")
 
+        step = make_step(EXACT[0])
+        step.reduction = GradientReduction(ranks.seconds)
+        before = weights(step)
+        images = torch.zeros(1, 3, 16, 16, dtype=torch.float64) + (torch.nan if place.rank else 0)
+        losses = step(torch.zeros_like(images), images)[1]
+        torch.save((before, weights(step), torch.stack(list(losses.values()))), f"{folder}/nan_{place.rank}.pt")
+
+
+def weights(step: CycleGANStep) -> Tensor:
+    return torch.cat([w.detach().flatten() for w in step.networks.parameters()])
+
 
 @pytest.fixture(scope="module")
-def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Found]:
-    """What both have found, which is the same."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both have found."""
     folder = tmp_path_factory.mktemp("steps")
     with started(folder, steps_of_rank, [str(folder)], [str(folder)]) as ranks:
         for done in ended(ranks):
             assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_two_ranks(folder: Path) -> dict[Case, Found]:
+    """The twenty steps, which are the same on both."""
     found = {}
     for i, case in enumerate(EXACT + ROUNDED):
         found[case], other = (torch.load(folder / f"case_{i}_{rank}.pt") for rank in range(2))
@@ -113,3 +134,69 @@ def test_in_float32_twenty_steps_of_two_ranks_are_those_of_one_process_with_both
         moments = farthest(of_two_ranks[case], expected, "exp_avg")  # as far as gradients are
         errors.append((trained, moments))
     assert any(trained[0] <= 1e-5 and moments[0] <= 1e-4 for trained, moments in errors), errors
+
+
+def test_what_is_not_finite_on_one_rank_moves_no_weight_on_any(folder: Path) -> None:
+    """The first rank's own losses and gradients are finite."""
+    for rank in range(2):
+        before, after, losses = torch.load(folder / f"nan_{rank}.pt")
+        assert before.equal(after) and losses.isnan().any()
+
+
+# ---- Who is who.
+ENVIRONMENT = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
+
+
+def test_the_environment_says_which_rank_this_is() -> None:
+    assert find_place({}) == find_place({"RANK": "3"}) == find_place(ENVIRONMENT | {"WORLD_SIZE": "1"}) == Place()
+    assert find_place(ENVIRONMENT) == Place(rank=1, world=2, local_rank=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"RANK": ""}, "has WORLD_SIZE=2, LOCAL_RANK=1, MASTER_ADDR=host, MASTER_PORT=29500, but no RANK: start all"),
+        (
+            {"MASTER_ADDR": "", "MASTER_PORT": ""},
+            "but no MASTER_ADDR and no MASTER_PORT: start all processes with torchrun",
+        ),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two' in the environment is no number"),
+        ({"RANK": "2"}, "RANK=2 in the environment is not below WORLD_SIZE=2"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_one_sentence(changes: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        find_place(ENVIRONMENT | changes)
+
+
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    place = Place(rank=5, world=8, local_rank=1)
+    assert [place.device(name) for name in ("auto", "cuda", "cpu")] == ["cuda:1", "cuda:1", "cpu"]
+    assert Place().device("cuda:1") == "cuda:1"
+    with pytest.raises(UserError, match="--device cuda:1: each of 8 processes has a GPU of its own"):
+        place.device("cuda:1")
+    with pytest.raises(
+        UserError, match="process 3 of this host has no GPU: torch sees 2; start torchrun with --nproc-"
+    ):
+        Place(rank=2, world=8, local_rank=2).device("auto")
+
+
+def test_who_does_not_come_is_waited_for_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (ENVIRONMENT | {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    with pytest.raises(UserError, match=r"^process 0 of 2 .*127\.0\.0\.1"):
+        meet(Place(0, 2, 0), 1.0)
+
+
+# ---- The place in the epochs.
+@pytest.mark.parametrize(
+    ("done", "ahead", "before", "now", "epoch_and_step"),
+    [(8, 0, 3, 6, (2, 4)), (8, 0, 6, 3, (1, 1)), (26, 8, 6, 3, (5, 2)), (6, 0, 3, 2, (2, 0)), (5, 0, 4, 4, (1, 1))],
+)
+def test_the_place_in_the_epochs_stays_as_the_steps_of_an_epoch_change(
+    done: int, ahead: int, before: int, now: int, epoch_and_step: tuple[int, int]
+) -> None:
+    assert divmod(done + steps_ahead(done, ahead, before, now), now) == epoch_and_step

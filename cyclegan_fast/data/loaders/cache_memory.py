@@ -12,7 +12,7 @@ from torch import Tensor
 from cyclegan_fast.config import DataConfig
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.loaders.samples import Domain, Samples, Skipped
-from cyclegan_fast.device import free_memory
+from cyclegan_fast.device import free_memory, processes_of_host
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import PixelFormat
 
@@ -49,7 +49,7 @@ def find_memory(samples: Samples, device: torch.device) -> MemoryBudget:
         needed += sum(lay_out(h * w * c * item for h, w, c in _shapes(domain, samples.config))[0])
     free: dict[torch.device, int] = {}
     for candidate in dict.fromkeys((device, torch.device("cpu"))):
-        free[candidate] = free_memory(candidate)
+        free[candidate] = free_memory(candidate) // (processes_of_host() if candidate.type == "cpu" else 1)
         if needed <= share * free[candidate]:
             return MemoryBudget(needed, share, free, candidate)
     return MemoryBudget(needed, share, free, None)
