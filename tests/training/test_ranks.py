@@ -177,9 +177,7 @@ def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     assert Place().device("cuda:1") == "cuda:1"
     with pytest.raises(UserError, match="--device cuda:1: each of 8 processes has a GPU of its own"):
         place.device("cuda:1")
-    with pytest.raises(
-        UserError, match="process 3 of this host has no GPU: torch sees 2; start torchrun with --nproc-"
-    ):
+    with pytest.raises(UserError, match="process 3 of this host has no GPU: torch sees 2; start torchrun"):
         Place(rank=2, world=8, local_rank=2).device("auto")
 
 
