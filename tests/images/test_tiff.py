@@ -246,8 +246,8 @@ def test_contradictions_are_refused(tmp_path: Path) -> None:
         ("rgb of two", tiff(samples[..., :2], 8, "rgb"), "contradicts itself"),
         ("palette of none", tiff(samples[..., :1], 8, "palette"), "palette"),
         ("palette too short", tiff(samples[..., :1], 8, "palette", colours=np.zeros((9, 3), np.uint16)), "palette"),
-        ("mixed bits", tiff(samples, 8, "rgb").replace(bytes([8, 0] * 3), bytes([5, 0, 6, 0, 5, 0])), ""),
-        ("complex", tiff(samples[..., :1], 64, "black").replace(unsigned, complex_samples), "complex"),
+        ("mixed bits", tiff(samples, 8, "rgb").replace(bytes([8, 0] * 3), bytes([5, 0, 6, 0, 5, 0])), "different bits"),
+        ("complex", tiff(samples[..., :1], 64, "black").replace(unsigned, complex_samples), "complex numbers"),
     ):  # fmt: skip
         (tmp_path / "x.tif").write_bytes(content)
         with pytest.raises(BadImageError, match=reason) as error:
