@@ -67,6 +67,25 @@ MODELS: dict[str, Model] = {
         prefers_unet=True,
         defaults={"paired": True, "dropout": True, "gan_mode": "vanilla", "pool_size": 0},
     ),
+    "simgan": Model(
+        title="SimGAN",
+        generators=_BOTH,
+        discriminators=_EACH,
+        losses=("G_A", "G_B", "self_A", "self_B", "D_A", "D_B"),
+    ),
+    "feature_gan": Model(
+        title="Feature loss + GAN",
+        generators=_BOTH,
+        discriminators=_EACH,
+        losses=("G_A", "G_B", "self_A", "self_B", "D_A", "D_B"),
+    ),
+    "bigan": Model(
+        title="BiGAN",
+        generators=_BOTH,
+        discriminators={"D_A": "AB"},
+        losses=("G_A", "G_B", "D_A"),
+        defaults={"pool_size": 0},
+    ),
 }
 
 

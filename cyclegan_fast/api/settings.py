@@ -19,7 +19,7 @@ class FitSettings(TypedDict, total=False):
 
     model: ModelName
     """cyclegan: two sets of images. pix2pix: pairs, each input with the output to make of it (Isola et al. 2017).
-    The     others are the rivals of the paper's tables, for experiments."""
+    For     experiments, the rivals of the paper's tables: simgan, feature_gan, bigan."""
     generator: str
     """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
     discriminator: Literal["basic", "n_layers", "pixel"]
@@ -54,6 +54,8 @@ class FitSettings(TypedDict, total=False):
     """Weight of the identity loss, relative to lambda_A and lambda_B; 0 leaves it out."""
     lambda_L1: float
     """With model='pix2pix': weight of the L1 distance to the partner. Isola et al.: 100."""
+    lambda_self: float
+    """With model='simgan' and feature_gan: weight of the L1 distance between output and input."""
     lambda_gp: float
     """Weight of wgangp's gradient penalty."""
     pool_size: int

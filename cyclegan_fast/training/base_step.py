@@ -76,11 +76,14 @@ class TrainingStep(ABC):
         """
 
     def make_pools(self, config: TrainConfig) -> dict[str, ImagePool | MixedSizePool]:
-        """Makes the pool of each discriminator's fakes, by its name; each decides by a seed of its own."""
+        """Makes the pools of fakes, by their names; each decides by a seed of its own."""
         kind = ImagePool if config.data.has_one_size else MixedSizePool
-        names = [f"pool_{scored}" for scored in sorted(self.model.discriminators.values())]
         seed, size = 2 * config.run.seed, config.objective.pool_size
-        return {name: kind(size, seed + i, self.device) for i, name in enumerate(names)}
+        return {name: kind(size, seed + i, self.device) for i, name in enumerate(self.pool_names())}
+
+    def pool_names(self) -> Sequence[str]:
+        """One pool for each discriminator, named by what it scores."""
+        return [f"pool_{scored}" for scored in sorted(self.model.discriminators.values())]
 
     def check_batch(self, images: Tensor) -> None:
         """Checks that a batch is as many equal micro-batches as a step has.
@@ -293,3 +296,8 @@ def joined_images(parts: Sequence[Images]) -> Images:
 def detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors without what autograd recorded of them."""
     return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def join(first: Tensor, second: Tensor) -> Tensor:
+    """Joins images of A and of B to what a discriminator of pairs scores, [N, C_A + C_B, H, W]."""
+    return torch.cat([first, second.to(first.dtype)], dim=1)

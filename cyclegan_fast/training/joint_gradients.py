@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.models import model_of
 from cyclegan_fast.ops.joint_passes import JointPasses
 from cyclegan_fast.training.concurrency import Runner
 
@@ -28,7 +29,7 @@ def joins_passes(config: TrainConfig, device: torch.device) -> bool:
         device.type == "cuda"
         and run.side_by_side != "off"
         and config.model.norm == "instance"
-        and bool(o.lambda_A and o.lambda_B)
+        and bool(o.lambda_A and o.lambda_B and "cycle_A" in model_of(config).losses)
         and config.optim.grad_accumulation == 1
         and config.data.has_one_size
         and not (run.compile or run.activation_checkpointing)

@@ -36,17 +36,18 @@ def discriminator_loss(mode: GanMode, real_logits: Tensor, fake_logits: Tensor) 
     return 0.5 * (_towards(mode, real_logits, real=True) + _towards(mode, fake_logits, real=False))
 
 
-def generator_loss(mode: GanMode, weight: float, fake_logits: Tensor) -> Tensor:
+def generator_loss(mode: GanMode, weight: float, fake_logits: Tensor, *, real: bool = True) -> Tensor:
     """Returns what a generator minimises: its images should score as high as real ones.
 
     Args:
         mode: As in `discriminator_loss`.
         weight: What the loss is multiplied by.
         fake_logits: The discriminator's scores of its images, any shape.
+        real: False of a generator whose images are to score as low as the other ones do.
     """
     if mode == "lsgan":
-        return ops.lsgan_loss([fake_logits], targets=[1], weights=[weight]).squeeze(0)
-    return weight * _towards(mode, fake_logits, real=True)
+        return ops.lsgan_loss([fake_logits], targets=[float(real)], weights=[weight]).squeeze(0)
+    return weight * _towards(mode, fake_logits, real=real)
 
 
 def _towards(mode: GanMode, logits: Tensor, *, real: bool) -> Tensor:

@@ -89,6 +89,7 @@ def _with_pairs(config: TrainConfig) -> TrainConfig:
 def _check_objective(config: TrainConfig) -> None:
     objective, optim = config.objective, config.optim
     _check_weights(config)
+    _check_images_of(config)
     if optim.n_epochs + optim.n_epochs_decay < 1:
         raise UserError("nothing to train: --n-epochs and --n-epochs-decay are both 0")
     if objective.gan_mode == "wgangp" and not config.data.has_one_size:
@@ -103,11 +104,27 @@ def _check_weights(config: TrainConfig) -> None:
         weights |= {"lambda_A": o.lambda_A, "lambda_B": o.lambda_B}
     if "L1_A" in losses:
         weights["lambda_L1"] = o.lambda_L1
+    if "self_A" in losses:
+        weights["lambda_self"] = o.lambda_self
+    if len(weights) == 1 and not o.lambda_gan:
+        raise UserError(f"nothing to train: --lambda-gan is 0, and {model_of(config).title} has no other loss")
     if not any(weights.values()):
         flags = [f"--{name.replace('_', '-')}" for name in weights]
         raise UserError(
             f"nothing to train: {', '.join(flags[:-1])} and {flags[-1]} are {'all' * (len(flags) > 2) or 'both'} 0"
         )
+
+
+def _check_images_of(config: TrainConfig) -> None:
+    """Checks that images of A and of B can be compared or joined where the model does so."""
+    model, shapes, name = model_of(config), config.model, config.model.model
+    if "self_A" in model.losses and config.objective.lambda_self and shapes.channels_A != shapes.channels_B:
+        raise UserError(
+            f"--model {name} compares an output with its input, and images of A have {shapes.channels_A} channel(s), "
+            f"those of B {shapes.channels_B}: --lambda-self 0 leaves that out"
+        )
+    if "AB" in model.discriminators.values() and not model.needs_pairs and not config.data.has_one_size:
+        raise UserError(f"--model {name} joins images of A and B, of one size: use a --preprocess mode that crops")
 
 
 def _check_precision(config: TrainConfig, device: torch.device) -> None:

@@ -6,10 +6,19 @@ from torch import nn
 
 from cyclegan_fast.config import ModelName, TrainConfig
 from cyclegan_fast.training.base_step import TrainingStep
+from cyclegan_fast.training.models.bigan import BiGANStep
+from cyclegan_fast.training.models.feature_gan import FeatureGANStep
 from cyclegan_fast.training.models.pix2pix import Pix2PixStep
+from cyclegan_fast.training.models.simgan import SimGANStep
 from cyclegan_fast.training.step import CycleGANStep
 
-STEPS: dict[ModelName, type[TrainingStep]] = {"cyclegan": CycleGANStep, "pix2pix": Pix2PixStep}
+STEPS: dict[ModelName, type[TrainingStep]] = {
+    "cyclegan": CycleGANStep,
+    "pix2pix": Pix2PixStep,
+    "simgan": SimGANStep,
+    "feature_gan": FeatureGANStep,
+    "bigan": BiGANStep,
+}
 
 
 def build_step(networks: nn.ModuleDict, config: TrainConfig) -> TrainingStep:

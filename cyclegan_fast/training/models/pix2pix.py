@@ -22,6 +22,7 @@ from cyclegan_fast.training.base_step import (
     detached,
     frozen,
     gradients,
+    join,
     mean_losses,
 )
 from cyclegan_fast.training.objective import generator_loss, l1_losses
@@ -116,8 +117,3 @@ class Pix2PixStep(TrainingStep):
             if o.lambda_L1:
                 losses["L1_A"] = l1_losses([(o.lambda_L1, fake, target)]).squeeze(0)
         return losses
-
-
-def join(first: Tensor, second: Tensor) -> Tensor:
-    """Joins images of A and of B to what a discriminator of pairs scores, [N, C_A + C_B, H, W]."""
-    return torch.cat([first, second.to(first.dtype)], dim=1)

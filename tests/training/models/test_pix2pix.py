@@ -29,7 +29,7 @@ from tests.plain.networks import PlainNLayerDiscriminator, PlainUnetGenerator
 from tests.plain.pix2pix import PlainPix2Pix
 from tests.training.gradients import recorded_gradients
 
-STEPS = 12
+STEPS = 8
 SMALL = "--model pix2pix --ngf 4 --ndf 4 --load-size 36 --crop-size 32 --discriminator n_layers --n-layers 2"
 
 
