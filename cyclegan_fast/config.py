@@ -168,7 +168,8 @@ class DataConfig:
     data_B: tuple[str, ...] | None = None
     """The same for B."""
     paired: bool = False
-    """A and B are pairs, by their names or side by side in one file: loaded together, cropped and flipped alike."""
+    """A and B are pairs, by their names or side by side in one file: loaded together, cropped and flipped alike.
+    CycleGAN does not learn from the partner; --model pix2pix does, and takes pairs by itself."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """BtoA swaps the two domains."""
     preprocess: Preprocess = "resize_and_crop"

@@ -95,7 +95,8 @@ class FitSettings(TypedDict, total=False):
     data_B: str | PathLike[str] | Sequence[str | PathLike[str]] | None
     """The same for B."""
     paired: bool
-    """A and B are pairs, by their names or side by side in one file: loaded together, cropped and flipped alike."""
+    """A and B are pairs, by their names or side by side in one file: loaded together, cropped and flipped alike.
+    CycleGAN does not learn from the partner; model='pix2pix' does, and takes pairs by itself."""
     direction: Literal["AtoB", "BtoA"]
     """BtoA swaps the two domains."""
     preprocess: Preprocess

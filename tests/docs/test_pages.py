@@ -23,7 +23,7 @@ TINY = "--generator resnet_1blocks --ngf 4 --ndf 4 --load-size 36 --crop-size 32
 ELSEWHERE = (".demo", ".evaluate", ".doctor")  # tests/test_demo.py, tests/evaluation, tests/diagnosis
 PAGES = (
     *("index.md", "train.md", "results_are_bad.md", "example_data.md", "data.md", "monitoring.md"),
-    *("from_the_reference.md", "recipes.md", "gallery.md"),
+    *("from_the_reference.md", "recipes.md", "gallery.md", "models.md"),
 )
 ANY = "…"
 
