@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: Path,
-    out: Path,
+    out: Path | None = None,
     *,
     direction: Literal["AtoB", "BtoA"] | None = None,
     precision: Literal["fp32", "fp16", "bf16", "int8", "fp8"] = "fp32",
@@ -27,6 +27,9 @@ def export(
     compute_capabilities: tuple[str, ...] | None = None,
     inspect: bool = False,
     raw_weights: bool = False,
+    triton_repository: Path | None = None,
+    triton_plan: Path | None = None,
+    triton_ensemble: bool = False,
 ) -> None:
     """Exports one trained generator as .onnx, .engine, .pt2, .safetensors or .pth; the suffix of --out selects which.
 
@@ -36,6 +39,7 @@ def export(
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out int8.onnx --precision int8 --images testA
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out h2z.engine --precision fp16
         python -m cyclegan_fast.export --checkpoint runs/horse2zebra --out rtx.engine --precision fp16 --tensorrt rtx
+        python -m cyclegan_fast.export --checkpoint runs/horse2zebra --triton-repository models --triton-ensemble
 
     An .onnx file runs in ONNX Runtime and OpenVINO, on any batch size and image size. An .engine file is what
     TensorRT makes of it for this GPU, which takes minutes, or TensorRT for RTX for other GPUs, which takes seconds and
@@ -61,7 +65,33 @@ def export(
             in this precision; 7.5 (Turing) is built for on request.
         inspect: With rtx: write the compiled layers, with their types, into <out>.layers.md.
         raw_weights: Of a run trained with --ema: export the weights as they are trained, not their average.
+        triton_repository: Folder of models for Triton Inference Server to write into, instead of --out: an ONNX model
+            with its configuration, named after the run.
+        triton_plan: An .engine file of TensorRT of the same generator, as a second model of that repository.
+        triton_ensemble: Write models into it that take and give image files, too; Triton's Python needs this package.
     """
+    if triton_repository is None:
+        if out is None:
+            raise UserError("--out is missing: name a file, or a repository by --triton-repository")
+        if triton_plan is not None or triton_ensemble:
+            raise UserError("--triton-plan and --triton-ensemble are about a repository: give --triton-repository")
+    else:
+        if out is not None or shapes is not None or tensorrt != "standard" or compute_capabilities or inspect:
+            raise UserError("--triton-repository writes ONNX: leave out --out, --shapes and what is about TensorRT")
+        from cyclegan_fast.engine.export.triton_repository import write_triton_repository
+
+        written = write_triton_repository(
+            checkpoint,
+            triton_repository,
+            direction=direction,
+            precision=precision,
+            images=images,
+            plan=triton_plan,
+            ensemble=triton_ensemble,
+            raw_weights=raw_weights,
+        )
+        print(f"{triton_repository}: {', '.join(folder.name for folder in written)}")
+        return
     import torch
 
     from cyclegan_fast.engine import build_engine

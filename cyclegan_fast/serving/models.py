@@ -16,6 +16,7 @@ import torch
 
 from cyclegan_fast.checkpoint import named_checkpoint
 from cyclegan_fast.engine import Engine, load_engine
+from cyclegan_fast.engine.export.triton_repository import model_name
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.translation.faithfulness import check_inverse
 from cyclegan_fast.errors import UserError
@@ -60,20 +61,12 @@ def read_source(word: str) -> Source:
     path, _, end = path.rpartition(":") if path.endswith((":AtoB", ":BtoA")) else (path, "", "")
     if not path:
         raise UserError(f"--engine {word} names no file: give PATH, NAME=PATH, or NAME=PATH:BtoA")
-    name = name if separator else _name_of(Path(path))
+    name = name if separator else model_name(Path(path))
     if not NAME.fullmatch(name):
         raise UserError(
             f"--engine {word}: {name!r} cannot be in a URL: give a name of letters, digits, dots and dashes"
         )
     return Source(name, Path(path), _DIRECTIONS.get(end))
-
-
-def _name_of(path: Path) -> str:
-    """runs/horse2zebra, horse2zebra.onnx, runs/horse2zebra/best, .../checkpoints/step_00000007 -> horse2zebra."""
-    parts = [part for part in path.parts if part != "checkpoints"]
-    if len(parts) > 1 and re.fullmatch(r"best|step_\d+", parts[-1]):
-        return parts[-2]
-    return path.stem if path.suffix else path.resolve().name
 
 
 def open_engines(source: Source, **options: Any) -> Engines:

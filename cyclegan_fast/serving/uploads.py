@@ -81,5 +81,5 @@ def encode(
         UserError: That kind of file cannot hold it.
     """
     kind = upload.header.kind if format is None else format.upper()
-    content, _ = encode_translation(upload.source, kind, upload.image, output, engine, rules)
+    content, _ = encode_translation(upload.source, kind, upload.image, output, engine.info, rules)
     return content, MEDIA_TYPES.get(kind, "application/octet-stream")

@@ -96,7 +96,11 @@ WRONG = {
     "train --lr 1 2": "'2' has no flag before it",
     "dataset check a b": "'b' has no flag before it",
     # Missing flags
-    "export": "--checkpoint and --out are missing (python -m cyclegan_fast.export --help shows an example)",
+    "export": "--checkpoint is missing (python -m cyclegan_fast.export --help shows an example)",
+    "export --checkpoint a": "--out is missing: name a file, or a repository by --triton-repository",
+    "export --checkpoint a --out b.onnx --triton-ensemble": "give --triton-repository",
+    "export --checkpoint a --out b.onnx --triton-repository c": "leave out --out",
+    "serve": "--engine is missing",
     "translate --input a": "--engine and --output are missing",
     "translate": "--engine, --input and --output are missing",
     "evaluate --checkpoint a": "--data is missing",
@@ -160,8 +164,8 @@ def test_the_help_of_train_starts_with_what_matters() -> None:
 
 
 def test_required_flags_are_shown_as_required() -> None:
-    page = " ".join(run("export --help").stdout.split())
-    assert page.startswith("usage: python -m cyclegan_fast.export --checkpoint PATH --out PATH [flags]")
+    page = " ".join(run("model_card --help").stdout.split())
+    assert page.startswith("usage: python -m cyclegan_fast.model_card --checkpoint PATH --out PATH [flags]")
     assert page.count("(required)") == 2
 
 

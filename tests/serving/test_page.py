@@ -63,7 +63,7 @@ def test_an_image_is_chosen_shown_compared_and_downloaded(page: Page, server: Ru
     assert not page.run("document.querySelector('#result').checkVisibility()")
     translated(page, image_file(tmp_path / "horse.png"))
     assert not page.run("document.querySelector('#drop').checkVisibility()")
-    assert page.run("document.querySelector('#status').textContent").startswith("240 × 160 pixels, translated in ")
+    assert page.run("document.querySelector('#status').textContent").startswith("240 \u00d7 160 pixels, translated in ")
     # The pixels that are offered for download are those of the engine.
     name, data = page.run(
         "(async () => { const a = document.querySelector('#download'), image = new Image(); image.src = a.href;"
@@ -105,7 +105,8 @@ def test_faithfulness_is_shown_where_the_engine_has_its_inverse_alone(
     shown = "document.querySelector('#{}').checkVisibility()"
     assert not page.run(shown.format("faithfulness")) and not page.run(shown.format("map-button"))
     page.run(
-        "(() => { const s = document.querySelector('#engine'); s.value = 'tiny'; s.dispatchEvent(new Event('change')); })()"
+        "(() => { const select = document.querySelector('#engine'); select.value = 'tiny';"
+        "select.dispatchEvent(new Event('change')); })()"
     )
     page.wait(shown.format("measured"))
     assert "tiny (A to B)" in page.run("document.querySelector('#about').textContent")
@@ -127,7 +128,7 @@ def test_an_image_may_be_dropped_or_pasted(page: Page, server: Running) -> None:
     for event in ("DragEvent('drop', {dataTransfer: files", "ClipboardEvent('paste', {clipboardData: files"):
         page.run("document.querySelector('#status').textContent = ''")
         page.run(f"(async () => {{ {made} document.dispatchEvent(new {event}}})); }})()")
-        page.wait("document.querySelector('#status').textContent.startsWith('40 × 30')")
+        page.wait("document.querySelector('#status').textContent.startsWith('40 \u00d7 30')")
 
 
 def test_an_error_is_a_sentence(page: Page, server: Running, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_busy_server_is_asked_again(page: Page, tmp_path: Path) -> None:
             page.choose("#file", image_file(tmp_path / "a.png"))
             page.wait("document.querySelector('#status').textContent.startsWith('The server is busy')")
         engine.release()
-        page.wait("document.querySelector('#status').textContent.startsWith('240 × 160')")
+        page.wait("document.querySelector('#status').textContent.startsWith('240 \u00d7 160')")
 
 
 @pytest.mark.parametrize("phone", [False, True])

@@ -16,6 +16,7 @@ from torch import Tensor
 from cyclegan_fast.device import usable_cores
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import check_batch_size, tiling_for, translate_values
+from cyclegan_fast.engine.info import EngineInfo
 from cyclegan_fast.engine.tiling.tiling import Tiling, check_tiling
 from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck
 from cyclegan_fast.engine.translation.large_tiff import goes_by_rows, tiff_pixels, translate_tiff
@@ -210,7 +211,7 @@ class _ImagePipeline:
     def _write(self, task: Task, image: InputImage, output: Tensor, back: Tensor | None) -> TaskResult:
         kind = format_for(task.target, task.source)
         content, left_out = encode_translation(
-            as_image_file(task.source), kind, image, output, self._engine, self._metadata
+            as_image_file(task.source), kind, image, output, self._engine.info, self._metadata
         )
         if self._reconstruction is not None and back is not None:
             grid = sample_grid([[image.values, output, back]], ["input", "translated", "reconstruction"])
@@ -220,7 +221,7 @@ class _ImagePipeline:
 
 
 def encode_translation(
-    source: ImageFile, kind: str, image: InputImage, output: Tensor, engine: Engine, rules: MetadataRules
+    source: ImageFile, kind: str, image: InputImage, output: Tensor, info: EngineInfo, rules: MetadataRules
 ) -> tuple[bytes, LeftOut]:
     """Encodes a translation with the metadata of its input.
 
@@ -229,7 +230,7 @@ def encode_translation(
         kind: The format, such as PNG.
         image: The input as it was read.
         output: Its translation, float32 [C', H', W'] in [-1, 1].
-        engine: What made it.
+        info: About the engine that made it.
         rules: What is kept of the metadata.
 
     Returns:
@@ -238,12 +239,12 @@ def encode_translation(
     Raises:
         UserError: That format cannot hold it.
     """
-    pixels = from_values(output, image.depth, engine.out_format)
+    pixels = from_values(output, image.depth, info.out_format)
     (height, width), (new_height, new_width) = image.values.shape[1:], pixels.shape[:2]
     change = Change((width, height), (new_width, new_height), pixels.shape[2])
     metadata = metadata_for(source, rules)
-    if kind == "TIFF" and (nodata := nodata_to_restore(metadata, engine.in_channels, pixels.dtype, rules)):
-        stored = read_unscaled(source, engine.in_channels)  # again, as few images have such a value
+    if kind == "TIFF" and (nodata := nodata_to_restore(metadata, info.in_format.channels, pixels.dtype, rules)):
+        stored = read_unscaled(source, info.in_format.channels)  # again, as few images have such a value
         restore_nodata(pixels, nodata, lambda low, high: stored[low:high], change)
     return carry_over(encode_as(kind, pixels), kind, metadata, change, rules), metadata.left_out
 
