@@ -20,6 +20,7 @@ STEP_TESTS = (
     "two_streams_change_no_bit",
     "two_streams_draw_the_same_random_numbers",
     "graph_equals_eager_bit_for_bit",
+    "a_graph_with_the_reductions_of_ranks_changes_no_bit",
     "micro_batches_in_a_graph",
     "every_shape_of_batch_gets_its_own_graph",
     "too_many_shapes_are_an_error",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
@@ -20,6 +21,7 @@ from cyclegan_fast.training.concurrency import TwoStreams, sequential
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import MAX_GRAPHS, WARM_UP_STEPS, GraphedStep
 from cyclegan_fast.training.joint_gradients import JointGradients
+from cyclegan_fast.training.reduction import GradientReduction
 from cyclegan_fast.training.step import CycleGANStep
 from tests.training.gradients import recorded_gradients
 
@@ -161,6 +163,27 @@ def test_graph_equals_eager_bit_for_bit(exact_float32: None, amp: str, side_by_s
     eager, captured = (make_step(networks, "cuda", amp, side_by_side=side_by_side) for _ in "ab")
     graphed = GraphedStep(captured)
     assert_same_steps(eager, graphed, make_batches(), of=(eager, captured))
+    assert len(graphed.graphs) == 1
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    """A group of this process alone, whose reductions are NCCL's and change nothing."""
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1, device_id=torch.device("cuda", 0))
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("side_by_side", ["off", "on"])
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_a_graph_with_the_reductions_of_ranks_changes_no_bit(
+    exact_float32: None, one_rank: None, amp: str, side_by_side: str
+) -> None:
+    networks = build_networks(MODEL)
+    alone, captured = (make_step(networks, "cuda", amp, side_by_side=side_by_side) for _ in "ab")
+    captured.reduction = GradientReduction(60.0)
+    graphed = GraphedStep(captured)
+    assert_same_steps(alone, graphed, make_batches(), of=(alone, captured))
     assert len(graphed.graphs) == 1
 
 
