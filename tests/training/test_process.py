@@ -1,12 +1,16 @@
-"""What a training process does with its memory."""
+"""What a training process does with its memory, and with signals that torchrun repeats."""
 
 from __future__ import annotations
 
 import platform
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from cyclegan_fast.training import process
+from cyclegan_fast.training.process import StopSignal
 
 STEPS = """
 import resource, sys, torch
@@ -31,3 +35,15 @@ def test_steps_use_the_memory_of_the_step_before_until_training_ends() -> None:
     first, later, afterwards = map(int, done.stdout.split())
     assert 10 * later < first, "a later step's pages were there already"
     assert 10 * later < afterwards, "what was free was returned at the end"
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_a_signal_that_torchrun_repeats_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    with StopSignal(owns_process=False) as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        monkeypatch.setattr(process, "REPEAT_SECONDS", 0)
+        with pytest.raises(KeyboardInterrupt):  # it is another one
+            signal.raise_signal(signal.SIGINT)
