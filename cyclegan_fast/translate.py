@@ -111,8 +111,9 @@ def translate(
         rank: Which share of the input this process translates: 0/8 to 7/8 are eight processes, here or on other
             machines, that share the work. By default what torchrun sets, and without it all. What is missing is
             done by the same command again.
-        ray: Share the work among the workers of a Ray cluster, HOST:PORT, each with an engine on a GPU of its own, or
-            on CPUs where there is none. Without an address that of RAY_ADDRESS, or workers on this machine.
+        ray: Share the work among the workers of a Ray cluster, each with an engine on a GPU of its own, or on CPUs
+            where there is none: HOST:PORT, or auto for the cluster that this machine is part of. Without an address
+            that of RAY_ADDRESS, or workers on this machine.
         ray_workers: How many; by default one for each GPU, or for each CPU (--threads of them).
         block_size: Images that a worker of --ray is given at a time, or that a rank records at a time: one that is
             killed repeats no more.
@@ -262,7 +263,7 @@ def _translate_on_ray(
     job, plan = plan_job(input, output, engine, settings)
     with connected(address) as cluster:
         workers = find_workers(cluster, job.device, job.threads, count)
-        log.info("%d workers on Ray, each with %s", workers.size, workers.described)
+        log.info("%d worker%s on Ray, each with %s", workers.size, "s" * (workers.size > 1), workers.described)
         translate = functools.partial(translate_on_ray, cluster, job, workers)
         size = functools.partial(workers.block_size, max_size=block_size, batch_size=job.batch_size)
         ended = run_bulk(job, plan, translate, block_size=size, **restart)

@@ -256,6 +256,7 @@ def test_an_output_that_may_not_be_written_ends_it(bulk_engine, bulk_images, mon
         ({"rank": "0/2", "engine": "nowhere"}, "nowhere does not exist"),
         ({"rank": "0/2", "source": "memory://nowhere/x"}, "memory://nowhere/x: no image is there: correct the URL"),
         ({"rank": "0/2", "source": "nosuch://x/y"}, "nosuch://x/y: cannot be opened (Protocol not known: nosuch"),
+        ({"rank": "0/2", "source": "memory://b/{0..8}.tar"}, "memory://b: there is no 0.tar, 1.tar, 2.tar and 6 more"),
         ({"source": "memory://nowhere/x"}, "memory://nowhere/x: URLs are not fetched"),
     ],
 )

@@ -108,7 +108,8 @@ class TestOnACluster:
         assert {name: (out / name).stat().st_mtime_ns for name in killed[0]} == killed[0], "they were made once"
         assert sorted(recorded(out)) == sorted(contents(out)), "each is recorded once"
 
-    def test_tar_shards_and_urls(self, bulk_engine, bulk_images, plain_results, tmp_path):
+    def test_tar_shards_and_urls(self, bulk_engine, tmp_path, monkeypatch):
+        monkeypatch.setattr(ray_cluster, "_WINDOW", 1)
         make_shard(tmp_path / "in" / "a-0.tar", 0), make_shard(tmp_path / "in" / "a-1.tar", 10)
         assert run(bulk_engine, tmp_path / "in" / "*.tar", tmp_path / "plain") == 0
         assert on_ray(bulk_engine, f"file://{tmp_path}/in/a-{{0..1}}.tar", f"file://{tmp_path}/out", ray_workers=1) == 0
@@ -140,7 +141,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cluster")
 @pytest.mark.parametrize("address", ["nowhere", "ray://10.0.0.1:10001", "10.0.0.1", "a b:1", ":6379"])
 def test_what_is_no_address_is_refused(address):
-    expected = r"--ray must be HOST:PORT of a cluster, such as 10\.0\.0\.1:6379, got"
+    expected = r"--ray must be auto, or HOST:PORT of a cluster, such as 10\.0\.0\.1:6379, got"
     with pytest.raises(UserError, match=expected), connected(address):
         pass
 

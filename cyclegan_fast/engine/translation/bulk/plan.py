@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from cyclegan_fast.data.locations.locations import first_few
 from cyclegan_fast.data.locations.shards import expand_braces, find_shards
 from cyclegan_fast.engine.translation.bulk.blocks import Block
 from cyclegan_fast.engine.translation.bulk.storage import (
@@ -124,13 +125,27 @@ def _plan_remote(url: str) -> Plan:
         names = RemoteStorage(url).list_below()
     if not names:
         folder = _fixed_part(url)
-        start = len(RemoteStorage(folder).root) + 1
-        found = [match for one in expand_braces(url) for match in match_urls(one)]
-        names = [open_url(match)[1][start:] for match in found]
+        names = _matching(folder, expand_braces(url))
     names = [name for name in names if PurePosixPath(name).suffix.lower() in wanted and not is_hidden_member(name)]
     if not names:
         raise MissingFileError(f"{url}: no image is there: correct the URL, or check the credentials")
     return _plan(RemoteStorage(folder), names, are_shards=are_shards)
+
+
+def _matching(folder: str, urls: list[str]) -> list[str]:
+    """Returns the names below a folder that URLs stand for, which may be patterns.
+
+    Raises:
+        MissingFileError: One of several that are none is not there.
+    """
+    if len(urls) > 1 and not any(map(is_pattern, urls)):  # one listing, where each would be a request of its own
+        names = [url[len(folder) + 1 :] for url in urls]
+        there = RemoteStorage(folder).present(names)
+        if absent := [name for name in names if name not in there]:
+            raise MissingFileError(f"{folder}: there is no {first_few(absent)}")
+        return names
+    start = len(RemoteStorage(folder).root) + 1
+    return [open_url(match)[1][start:] for url in urls for match in match_urls(url)]
 
 
 def _fixed_part(url: str) -> str:

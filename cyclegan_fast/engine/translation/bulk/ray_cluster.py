@@ -26,6 +26,7 @@ LOCAL = "local"  # in place of an address: RAY_ADDRESS, or else workers on this 
 _ANSWER_SECONDS = 10.0  # to wait for a cluster
 _STORE_BYTES = 128 * 2**20  # of Ray's object store on this machine: blocks are names, and images never go there
 _IN_FLIGHT = 2  # blocks of a worker at a time: while one is computed another is fetched or stored
+_WINDOW = 50_000  # blocks that Ray is given at a time, as it takes some 50 kB of this process's memory for each
 _BLOCKS_PER_WORKER = 4  # at least, so that all workers end at about the same time
 
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # with empty settings
@@ -66,7 +67,7 @@ def connected(address: str) -> Iterator[Cluster]:
     """Yields a cluster; what was started here ends with the block.
 
     Args:
-        address: HOST:PORT of the cluster, or `LOCAL`.
+        address: HOST:PORT of the cluster, ``auto`` for the one that this machine is part of, or `LOCAL`.
 
     Raises:
         UserError: Ray is not installed, or nobody answers.
@@ -139,12 +140,21 @@ def translate_on_ray(
     Raises:
         UserError: A worker cannot load the engine or write the results, or workers die again and again.
     """
-    if not blocks:
-        return
-    ray = cluster.ray
-    _silence(ray)
+    _silence(cluster.ray)
     finished, total = 0, sum(len(block.names) for block in blocks)
-    sizes = [len(block.names) for block in blocks]
+    with _errors_as_sentences(cluster.ray):
+        for start in range(0, len(blocks), _WINDOW):
+            some = blocks[start : start + _WINDOW]
+            for row in _stream(cluster.ray, job, workers, some):
+                if row["error"]:
+                    raise UserError(row["error"])
+                finished += len(some[int(row["number"])].names)
+                progress(finished, total)
+                yield BlockResult.from_json(row["result"])
+
+
+def _stream(ray: Any, job: Job, workers: Workers, blocks: list[Block]) -> Iterator[dict[str, Any]]:
+    """Yields the rows that the workers make of blocks: the number of the block, and its result or an error."""
     rows = [{"number": number, "block": json.dumps(block)} for number, block in enumerate(blocks)]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Worker,
@@ -159,13 +169,7 @@ def translate_on_ray(
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
     )
-    with _errors_as_sentences(ray):
-        for row in results.iter_rows():
-            if row["error"]:
-                raise UserError(row["error"])
-            finished += sizes[int(row["number"])]
-            progress(finished, total)
-            yield BlockResult.from_json(row["result"])
+    yield from results.iter_rows()
 
 
 class _Worker:
@@ -190,7 +194,7 @@ class _Worker:
 
 def _connect(ray: Any, address: str) -> None:
     """Connects to a cluster, or starts workers on this machine where the address is empty."""
-    if address:
+    if address and address != "auto":
         _refuse_unanswered(address)
     options = {"address": address} if address else {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
     try:
@@ -208,7 +212,7 @@ def _refuse_unanswered(address: str) -> None:
     """
     match = re.fullmatch(r"\[?([\w.:-]+?)\]?:(\d{1,5})", address)
     if match is None:
-        raise UserError(f"--ray must be HOST:PORT of a cluster, such as 10.0.0.1:6379, got '{address[:200]}'")
+        raise UserError(f"--ray must be auto, or HOST:PORT of a cluster, such as 10.0.0.1:6379, got '{address[:200]}'")
     try:
         with socket.create_connection((match[1], int(match[2])), timeout=_ANSWER_SECONDS) as connection:
             connection.settimeout(_ANSWER_SECONDS)
