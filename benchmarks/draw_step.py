@@ -62,19 +62,19 @@ class Recorder(TorchDispatchMode):
         step.update_weights = self.timed(step.update_weights)  # type: ignore[method-assign]
 
     def in_cycle(self, run_cycle: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(cycle: Any, *args: Any) -> Any:
+        def wrapped(cycle: Any, *args: Any, **options: Any) -> Any:
             self.cycle = cycle.source
             try:
-                return run_cycle(cycle, *args)
+                return run_cycle(cycle, *args, **options)
             finally:
                 self.cycle = ""
 
         return wrapped
 
     def timed(self, update_weights: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any) -> Any:
+        def wrapped(*args: Any, **gradients: Any) -> Any:
             start = time.perf_counter()
-            update_weights(*args)
+            update_weights(*args, **gradients)
             self.boxes.append(Box("", "Adam", False, start, time.perf_counter()))
 
         return wrapped

@@ -158,10 +158,10 @@ def _named(step: training_step.CycleGANStep, watch: Watch) -> Iterator[None]:
     """Tells `watch` which of the two streams runs: a cycle's, and later that of a generator's weight gradients."""
 
     def named(function: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **options: Any) -> Any:
             watch.cycle = name(*arguments)
             try:
-                return function(*arguments)
+                return function(*arguments, **options)
             finally:
                 watch.cycle = ""
 

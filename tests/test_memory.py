@@ -126,7 +126,7 @@ def test_images_of_any_size_are_to_be_cropped() -> None:
 def test_a_training_for_which_memory_is_too_small(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         torch.empty(2**50)
 
     flags = "--batch-size 2"

@@ -46,7 +46,6 @@ class Evaluator:
 
     def __init__(self, translator: SampleTranslator, images: Images, config: TrainConfig) -> None:
         self.translator, self.images, self.config = translator, images, config
-        self.directions = translator.step.model.directions
         run = config.run
         self.features: FeatureNetwork | None = None
         if run.features is not None and images[0]:
@@ -110,8 +109,8 @@ class Evaluator:
         start = time.monotonic()
         try:
             with torch.inference_mode():
-                scorer = self._scorer()
-                scores = scorer.score({direction: self._translations(direction) for direction in self.directions})
+                scorer, directions = self._scorer(), self.translator.step.model.directions
+                scores = scorer.score({direction: self._translations(direction) for direction in directions})
                 untranslated = scorer.untranslated()
         except _CancelledError:
             log.info("scores after step %d: given up, as the run is to stop", step)

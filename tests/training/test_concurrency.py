@@ -152,9 +152,9 @@ def test_one_after_the_other_the_first_cycle_frees_its_activations() -> None:
     at_start = []
     run_cycle = step.run_cycle
 
-    def watched(*args: Any) -> Any:
+    def watched(*args: Any, **options: Any) -> Any:
         at_start.append(len(alive))
-        return run_cycle(*args)
+        return run_cycle(*args, **options)
 
     step.run_cycle = watched  # type: ignore[method-assign]
     with torch.autograd.graph.saved_tensors_hooks(save, lambda saved: saved.tensor):

@@ -18,7 +18,7 @@ from cyclegan_fast.engine import build_engine
 from cyclegan_fast.engine.generator import load_generator
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
-from cyclegan_fast.training import step as training_step
+from cyclegan_fast.training import base_step
 from cyclegan_fast.training.step import CycleGANStep
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
@@ -61,7 +61,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("decay", [0.6, 0.999])  # the one is reached by the warm-up, after the 12th update
 @pytest.mark.parametrize("options", [{}, {"norm": "batch", "amp": "bf16"}, {"micro_batches": 2}], ids=str)
 def test_it_equals_its_plain_restatement_in_float64(options: dict[str, Any], decay: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(training_step, "reads_working_weights", lambda *_: True)
+    monkeypatch.setattr(base_step, "reads_working_weights", lambda *_: True)
     step = make_step(decay, **options)
     assert step.averaged is not None
     plain = {key: x.double() for key, x in copied(step.networks).items()}
@@ -104,7 +104,7 @@ def test_a_skipped_update_leaves_it_untouched(fault: str) -> None:
     elif fault == "a gradient":
         hook = next(step.networks["G_A"].parameters()).register_hook(lambda gradient: gradient * float("nan"))
     else:
-        step.scaler = training_step.LossScaler(torch.device("cpu"), enabled=True)
+        step.scaler = base_step.LossScaler(torch.device("cpu"), enabled=True)
         step.scaler.state.scale.fill_(1e38)  # type: ignore[union-attr]
     step(*bad)
     assert equal(copied(step.networks), weights) and equal(copied(step.averaged.networks), before)

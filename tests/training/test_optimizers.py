@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
-from cyclegan_fast.training import step as training_step
+from cyclegan_fast.training import base_step
 from cyclegan_fast.training.adam import Adam, LossScaler
 from cyclegan_fast.training.step import CycleGANStep
 from tests.training.gradients import recorded_gradients
@@ -123,7 +123,7 @@ def test_a_step_on_working_weights_equals_one_on_casts(case: str, monkeypatch: p
     """On the CPU and contiguous: torch's own convolutions, which autocast gives 16-bit weights, as on CUDA."""
     options = {"amp": "bf16"} | CASES[case]
     casting = make_step(**options)
-    monkeypatch.setattr(training_step, "reads_working_weights", lambda config, device: True)
+    monkeypatch.setattr(base_step, "reads_working_weights", lambda config, device: True)
     working = make_step(**options)
     for step in (casting, working):
         for name in ("G_A", "G_B"):
@@ -145,7 +145,7 @@ def test_a_step_on_working_weights_equals_one_on_casts(case: str, monkeypatch: p
 
 def test_another_step_takes_them_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without mixed precision the same networks would leave them without gradients."""
-    monkeypatch.setattr(training_step, "reads_working_weights", lambda config, device: True)
+    monkeypatch.setattr(base_step, "reads_working_weights", lambda config, device: True)
     networks = make_step(amp="bf16").networks
     step = CycleGANStep(networks, TrainConfig(model=MODEL))
     assert not any(step.optimizer_G.working)
@@ -156,7 +156,7 @@ def test_another_step_takes_them_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_resumed_step_reads_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The working weights of a new step are those of its initial weights, until the first pass."""
-    monkeypatch.setattr(training_step, "reads_working_weights", lambda config, device: True)
+    monkeypatch.setattr(base_step, "reads_working_weights", lambda config, device: True)
     straight, batches = make_step(amp="bf16"), make_batches(6)
     for batch in batches[:3]:
         straight(*batch)

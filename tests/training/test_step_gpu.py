@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
-from cyclegan_fast.training import step as training_step
+from cyclegan_fast.training import base_step
 from cyclegan_fast.training.concurrency import TwoStreams, sequential
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.graphed_step import MAX_GRAPHS, WARM_UP_STEPS, GraphedStep
@@ -298,7 +298,7 @@ def test_weights_that_are_loaded_between_replays_are_read(exact_float32: None, a
 def test_working_weights_are_what_autocast_would_cast(exact_float32: None, monkeypatch: pytest.MonkeyPatch) -> None:
     networks, batches = build_networks(MODEL), make_batches()
     working = make_step(networks, "cuda", "bf16")
-    monkeypatch.setattr(training_step, "reads_working_weights", lambda config, device: False)
+    monkeypatch.setattr(base_step, "reads_working_weights", lambda config, device: False)
     casting = make_step(networks, "cuda", "bf16")
     assert all(w is not None for w in working.optimizer_G.working) and not any(casting.optimizer_G.working)
     for i, batch in enumerate(batches[:3]):

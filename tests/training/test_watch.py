@@ -153,13 +153,12 @@ def test_a_discriminator_that_has_won(data: Path, tmp_path: Path) -> None:
     )
     update = run.step.update_weights
 
-    def update_discriminators(*results: object) -> None:
-        *cycles, losses = results  # of A and of B
-        for cycle in cycles:
-            for gradient in cycle.generator_gradients:
+    def update_discriminators(losses: object, *, generators: list, discriminators: object) -> None:  # type: ignore[type-arg]
+        for gradients in generators:  # of the cycle from A and of that from B
+            for gradient in gradients:
                 if gradient is not None:
                     gradient.zero_()
-        update(*cycles, losses)
+        update(losses, generators=generators, discriminators=discriminators)
 
     run.step.update_weights = update_discriminators  # type: ignore[method-assign]
     assert run.run() == 0
