@@ -1,9 +1,14 @@
-"""The step of one of two ranks in a graph: its reductions over NCCL are in the capture, and beside the computation."""
+"""Two ranks: their reductions over NCCL are in the graph of a step, beside the computation; whole runs, and a loss."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +17,8 @@ import torch.distributed as dist
 from cyclegan_fast.training.reduction import GradientReduction
 from tests.mock_cuda import runtime
 from tests.mock_cuda.steps import batch, make_step, warmed_up
+from tests.mock_cuda.test_trainer import FLAGS, images  # noqa: F401  # a fixture
+from tests.training.ranks import free_port
 
 
 @pytest.fixture
@@ -49,3 +56,53 @@ def test_the_reductions_are_in_the_graph_and_beside_the_computation(amp: str, si
         graphed(*again)
     assert [call.name for call in calls if call.kind == "graph"] == [str(len(nodes))]
     assert not [call for call in calls if call.kind == "sync" or call.name.startswith("all-reduce")]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["to the end", "one is killed"])
+def test_two_processes_train_on_a_gpu_each(images: Path, tmp_path: Path, lost: bool) -> None:  # noqa: F811
+    out, steps = tmp_path / "run", 100_000 if lost else 12
+    words = [
+        "--data",
+        images,
+        "--out",
+        out,
+        *FLAGS,
+        "--rank-timeout",
+        20,
+        "--max-steps",
+        steps,
+        "--checkpoint-every",
+        5,
+    ]
+    command = [sys.executable, "-m", "cyclegan_fast.train", *map(str, words)]
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            command,
+            env=os.environ | both | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        if lost:
+            deadline = time.monotonic() + 120
+            while not list((out / "checkpoints").glob("step_*")):
+                assert time.monotonic() < deadline and processes[0].poll() is None
+                time.sleep(0.05)
+            processes[1].kill()
+        output, errors = processes[0].communicate(timeout=120)
+        processes[1].wait(60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert "cuda graphs: on" in output and "2 processes train together" in output
+    if lost:
+        assert processes[0].returncode == 2
+        assert re.search("^error: another process of this training has ended, .*--resume auto", errors), errors
+    else:
+        assert [process.returncode for process in processes] == [0, 0], errors
+        assert sorted(path.name[-2:] for path in (out / "checkpoints").iterdir()) == ["05", "10", "12"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
+from cyclegan_fast.config import ModelConfig, ModelName, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
+from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.meeting import Place, find_place, meet
+from cyclegan_fast.training.models import build_step
 from cyclegan_fast.training.rank_state import steps_ahead
 from cyclegan_fast.training.ranks import Ranks
 from cyclegan_fast.training.reduction import GradientReduction
-from cyclegan_fast.training.step import CycleGANStep
 from tests.training.ranks import ended, free_port, started
 from tests.training.test_step import relative_error
 
@@ -35,26 +37,31 @@ class Case:
     eps: float
     micro_batches: int = 1
     seed: int = 1
+    model: ModelName = "cyclegan"
 
 
-EXACT = [Case(torch.float64, 1e-8), Case(torch.float64, 1e-8, micro_batches=2)]
+EXACT = [
+    Case(torch.float64, 1e-8),
+    Case(torch.float64, 1e-8, micro_batches=2),
+    Case(torch.float64, 1e-8, model="pix2pix"),
+]
 # Adam's epsilon is large: with a small one its move is the sign of a gradient, which rounding may decide.
 ROUNDED = [Case(torch.float32, 1e-2, seed=seed) for seed in range(SEEDS)]
 
 
-def make_step(case: Case, batch_size: int = 1) -> CycleGANStep:
+def make_step(case: Case, batch_size: int = 1) -> TrainingStep:
     config = TrainConfig(
-        model=MODEL,
+        model=dataclasses.replace(MODEL, model=case.model),
         objective=ObjectiveConfig(pool_size=0),
         optim=OptimConfig(eps=case.eps, batch_size=batch_size, grad_accumulation=case.micro_batches),
         run=RunConfig(side_by_side="off"),
     )
     torch.manual_seed(0)
     networks = build_networks(config.model).to(case.dtype)
-    return CycleGANStep(networks.to(memory_format=torch.channels_last), config)  # type: ignore[call-overload]
+    return build_step(networks.to(memory_format=torch.channels_last), config)  # type: ignore[call-overload]
 
 
-def twenty_steps(case: Case, step: CycleGANStep, rank: int | None = None) -> Found:
+def twenty_steps(case: Case, step: TrainingStep, rank: int | None = None) -> Found:
     """Trains on the images of a rank, or on those of both; returns each loss, and weights and moments at the end."""
     torch.manual_seed(case.seed)
     images = torch.rand(STEPS, 2, 2 * case.micro_batches, 3, 16, 16, dtype=torch.float64) * 2 - 1
@@ -85,7 +92,7 @@ def steps_of_rank(folder: str) -> None:
         torch.save((before, weights(step), torch.stack(list(losses.values()))), f"{folder}/nan_{place.rank}.pt")
 
 
-def weights(step: CycleGANStep) -> Tensor:
+def weights(step: TrainingStep) -> Tensor:
     return torch.cat([w.detach().flatten() for w in step.networks.parameters()])
 
 
@@ -115,7 +122,7 @@ def farthest(got: Found, expected: Found, of: str = "") -> tuple[float, str]:
     return max((relative_error(got[name], value), name) for name, value in expected.items() if re.match(of, name))
 
 
-@pytest.mark.parametrize("case", EXACT, ids=["", "micro-batches"])
+@pytest.mark.parametrize("case", EXACT, ids=["", "micro-batches", "pix2pix"])
 def test_in_float64_twenty_steps_of_two_ranks_are_those_of_one_process_with_both_batches(
     of_two_ranks: dict[Case, Found], case: Case
 ) -> None:
