@@ -183,6 +183,24 @@ RIVALS = Study(
     title="Other methods",
     source="tables 2 and 3",
     variants=(
+        Variant(
+            "bigan",
+            "BiGAN",
+            {"model": "bigan"},
+            {"labels_to_photo": (0.19, 0.06, 0.02), "photo_to_labels": (0.41, 0.13, 0.07)},
+        ),
+        Variant(
+            "simgan",
+            "SimGAN",
+            {"model": "simgan"},
+            {"labels_to_photo": (0.20, 0.10, 0.04), "photo_to_labels": (0.47, 0.11, 0.07)},
+        ),
+        Variant(
+            "feature-gan",
+            "feature loss + GAN",
+            {"model": "feature_gan"},
+            {"labels_to_photo": (0.06, 0.04, 0.01), "photo_to_labels": (0.50, 0.10, 0.06)},
+        ),
         FULL,
         Variant(
             "pix2pix",
