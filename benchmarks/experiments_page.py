@@ -72,10 +72,12 @@ def main() -> None:
     numbers = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
     numbers |= {name: json.loads(path.read_text()) for name in STUDIES if (path := out / f"{name}.json").is_file()}
     write_json(NUMBERS, numbers)
+    page = PAGE.read_text("utf-8")
     for name, found in numbers.items():
-        if (out / f"{name}.json").is_file():
-            save_grid(DOCS / "images" / f"experiments_{name}.png", draw(out, found))
-    PAGE.write_text(with_tables(PAGE.read_text("utf-8"), numbers), "utf-8")
+        image = f"images/experiments_{name}.png"
+        if image in page and (out / f"{name}.json").is_file():
+            save_grid(DOCS / image, draw(out, found))
+    PAGE.write_text(with_tables(page, numbers), "utf-8")
 
 
 if __name__ == "__main__":
