@@ -47,6 +47,7 @@ EXTRAS = {
     "fastapi": Extra("serve", "serve engines over HTTP", "0.115"),
     "uvicorn": Extra("serve", "serve engines over HTTP", "0.30"),
     "imagecodecs": Extra("deep", "read and write PNG of 16-bit colour", "2024.9.22"),
+    "ray": Extra("ray", "share the translation of many images among machines", "2.51"),
 }
 _DALI = Extra("dali", "decode images on the GPU", "2.4")
 

@@ -248,7 +248,7 @@ def test_the_extras_that_it_names_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
     for module, about in EXTRAS.items():
-        package = "tensorrt-rtx-cu13" if module == "tensorrt_rtx" else module
+        package = {"tensorrt_rtx": "tensorrt-rtx-cu13", "ray": "ray[data]"}.get(module, module)
         assert [r for r in optional[about.extra] if r.split(";")[0] == f"{package}>={about.min_version}"]
     assert set(CORE.values()) | {"torch"} == {
         re.split("[>=<]", requirement)[0] for requirement in project["dependencies"]
