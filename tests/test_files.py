@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cyclegan_fast import files
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.errors import UserError
@@ -199,3 +201,29 @@ def test_a_fork_lets_go_of_nothing_in_its_parent(tmp_path: Path) -> None:
         os.waitpid(pid, 0)
         with pytest.raises(UserError, match="another run"), RunLock(tmp_path):
             pass
+
+
+def test_a_scratch_folder_is_removed_at_the_end_and_those_of_killed_processes_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = f"""
+import tempfile, time; tempfile.tempdir = {str(tmp_path)!r}
+from cyclegan_fast.files import scratch_folder
+with scratch_folder() as folder:
+    (folder / "half").touch()
+    print(flush=True)
+    time.sleep(600)
+"""
+    killed = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert killed.stdout is not None
+    killed.stdout.readline()
+    files._remove_scratch_once.cache_clear()
+    with files.scratch_folder() as living:
+        assert len(list(tmp_path.iterdir())) == 2, "that of a living process stays"
+        killed.kill()
+        killed.communicate()
+        files._remove_scratch_once.cache_clear()
+        with files.scratch_folder() as other:
+            assert set(tmp_path.iterdir()) == {living, other}
+        with pytest.raises(ValueError), files.scratch_folder():
+            raise ValueError
+    assert list(tmp_path.iterdir()) == []

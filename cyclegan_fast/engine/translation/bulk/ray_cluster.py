@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -197,8 +198,11 @@ def _connect(ray: Any, address: str) -> None:
     if address and address != "auto":
         _refuse_unanswered(address)
     options = {"address": address} if address else {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # which Ray replaces by one that ends the program without a report
     try:
         ray.init(logging_level="ERROR", **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     except (Exception, SystemExit) as error:  # with which Ray ends the program where a cluster stops to answer
         where = f"--ray {address}: cannot join this cluster" if address else "--ray: workers cannot be started here"
         raise UserError(f"{where} ({one_line(error)}): python -m cyclegan_fast.doctor lists the versions") from error
