@@ -235,7 +235,7 @@ def section(recipe: Recipe) -> list[str]:
         f"![Four test scenes: {a} translated to {b} and back, {b} translated to {a} and back]"
         f"(images/gallery/{recipe.name}.jpg)",
         "",
-        f"*Left {a} to {b}, right {b} to {a}, after {steps(recipe):,} steps.*",
+        f"*Left {a} to {b}, right {b} to {a}, after {steps(recipe):,} steps; each half: {', '.join(COLUMNS)}.*",
         "",
         *scores(recipe, of),
         "",
