@@ -113,6 +113,14 @@ RECIPES = (
 )
 
 
+UNFAMILIAR = "unfamiliar"  # name of an image
+UNFAMILIAR_SEEN = """The run of striped houses has seen summer alone. Given winter, it does not leave the image as it
+    is: snow becomes sky and water, the road a hedge, and of the houses little is left. The paper
+    shows the same of a horse with a rider, since no rider was in its training set (section 6).
+    Nothing in one image tells; beside the translations of images that are like those of training it
+    does: `--faithfulness` flagged 50 of these 50."""
+
+
 def run(command: str) -> None:
     """Runs a command of the page in the repository's root, with this Python."""
     program, *words = shlex.split(command)
@@ -244,6 +252,40 @@ def section(recipe: Recipe) -> list[str]:
     ]
 
 
+def unfamiliar() -> list[str]:
+    """Writes the image of winter scenes, translated by the run that saw summer alone; returns the part of the page."""
+    named = {recipe.name: recipe for recipe in RECIPES}
+    winter, houses = named["seasons"], named["transfiguration"]
+    there, back = (load_engine(ROOT / RUNS / houses.name, direction=direction) for direction in OPPOSITE)
+    inputs = test_images(winter, "B")[: 2 * SHOWN]
+    translated = np.asarray(infer(there, inputs))
+    shown = list(zip(inputs, translated, np.asarray(infer(back, translated)), strict=True))
+    rows = [[enlarged(image) for image in (*shown[i], *shown[i + SHOWN])] for i in range(SHOWN)]
+    sample_grid(rows, COLUMNS[:3] * 2).save(IMAGES / f"{UNFAMILIAR}.jpg", quality=QUALITY, optimize=True)
+    return [
+        "## What it cannot do: images unlike those of training",
+        "",
+        *textwrap.wrap(" ".join(UNFAMILIAR_SEEN.split()), 120),
+        "",
+        "![Eight winter scenes, translated by a run that has seen summer alone: snow becomes water, a road a hedge]"
+        f"(images/gallery/{UNFAMILIAR}.jpg)",
+        "",
+        f"*Two scenes in a row; of each: {', '.join(COLUMNS[:3])}.*",
+        "",
+        *(f"    {command}" for command in unfamiliar_commands()),
+        "",
+    ]
+
+
+def unfamiliar_commands() -> tuple[str, str]:
+    """The commands of that part."""
+    named = {recipe.name: recipe for recipe in RECIPES}
+    words = f"--engine {RUNS / 'transfiguration'} --direction AtoB --input {DATA / 'seasons' / 'testB'}"
+    check = f"--faithfulness --faithfulness-reference {DATA / 'transfiguration' / 'testA'}"
+    translate = f"python -m cyclegan_fast.translate {words} --output translated/{UNFAMILIAR} {check}"
+    return named["seasons"].render, translate
+
+
 def steps(recipe: Recipe) -> int:
     """The steps that the newest checkpoint was trained."""
     return max(
@@ -260,7 +302,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if not args.page and recipe.name in (args.only or [recipe.name]):
             train(recipe)
     if args.page or not args.only:
-        write_between_markers(PAGE, [line for recipe in filter(is_trained, RECIPES) for line in section(recipe)])
+        parts = [*(section(recipe) for recipe in RECIPES if is_trained(recipe)), unfamiliar()]
+        write_between_markers(PAGE, [line for part in parts for line in part])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.gallery import IMAGES, PAGE, RECIPES, Recipe, Translations, coarse, draw, l1, mean_colours, scores
+from benchmarks.gallery import (
+    IMAGES,
+    PAGE,
+    RECIPES,
+    UNFAMILIAR,
+    Recipe,
+    Translations,
+    coarse,
+    draw,
+    l1,
+    mean_colours,
+    scores,
+    unfamiliar_commands,
+)
 from cyclegan_fast.data.scenes import KINDS
 
 MAX_BYTES = 1_000_000  # of all images
@@ -28,8 +41,11 @@ def test_the_page_shows_the_commands_and_an_image(recipe: Recipe) -> None:
 
 def test_every_kind_of_photos_has_its_part_and_all_of_it_is_small() -> None:
     assert {recipe.name for recipe in RECIPES} == set(KINDS) - {"labels"}
-    assert len(SHOWN) >= 2 and {path.stem for path in IMAGES.iterdir()} == {recipe.name for recipe in SHOWN}
-    assert PAGE.read_text("utf-8").count("\n## ") == len(SHOWN)
+    assert len(SHOWN) >= 2
+    assert {path.stem for path in IMAGES.iterdir()} == {recipe.name for recipe in SHOWN} | {UNFAMILIAR}
+    text = PAGE.read_text("utf-8")
+    assert text.count("\n## ") == len(SHOWN) + 1
+    assert all(f"    {command}" in text.splitlines() for command in unfamiliar_commands())
     assert sum(path.stat().st_size for path in IMAGES.iterdir()) < MAX_BYTES
 
 

@@ -89,7 +89,7 @@ def run(folder: Path, command: str) -> None:
         words = [str(min(4, int(word) // 10)) if before == "--max-steps" else word for before, word in pairs(words)]
         words += [] if "--max-steps" in words else ["--max-steps", "2"]
     if module == "cyclegan_fast.dataset" and words[0] == "scenes":
-        words += shlex.split("--size 32 --train 4 --test 2")
+        words += shlex.split("--size 32 --train 4 --test 8")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         patched.setattr(example_data, "TRAIN_IMAGES", 4)
