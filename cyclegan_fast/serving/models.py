@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cyclegan_fast.checkpoint import named_checkpoint
+from cyclegan_fast.checkpoint.folder import find_checkpoint, named_checkpoint
 from cyclegan_fast.engine import Engine, load_engine
 from cyclegan_fast.engine.export.triton_repository import model_name
 from cyclegan_fast.engine.inference import translate_values
@@ -79,12 +79,14 @@ def open_engines(source: Source, **options: Any) -> Engines:
     Raises:
         UserError: It cannot be loaded.
     """
-    forward = load_engine(source.path, direction=source.direction, **options)
+    path = named_checkpoint(source.path)
+    if not path.is_dir():
+        return Engines(load_engine(path, direction=source.direction, **options))
+    checkpoint = find_checkpoint(path)  # one for both, also while a training writes the next
+    forward = load_engine(checkpoint, direction=source.direction, **options)
     try:
-        if not named_checkpoint(source.path).is_dir():
-            return Engines(forward)
         back: Direction = "AtoB" if forward.direction == "BtoA" else "BtoA"
-        inverse = load_engine(source.path, direction=back, **options)
+        inverse = load_engine(checkpoint, direction=back, **options)
         check_inverse(forward, inverse)
     except BaseException:
         forward.close()
