@@ -82,6 +82,8 @@ class Load:
     """Answers by 429; the client tries again after a moment."""
     wrong: int
     """Answers of another image, or of none."""
+    cpu_ms: float = 0.0
+    """Processor time of the server for an answer, all threads; what else the machine does changes it little."""
     images_per_batch: float = 0.0
     growth_mb: float = 0.0
     """How much larger the server's resident memory is after the load than after its first quarter."""
@@ -203,6 +205,12 @@ def resident_mb(process: subprocess.Popen[bytes]) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Processor time that a process has used, user's and system's."""
+    times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def batches_of(port: int) -> tuple[float, float]:
     """Batches and images that our server has computed."""
     text = asyncio.run(_Client(port).ask(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"))[1].decode()
@@ -225,7 +233,9 @@ def measure(network: str, run: Path, side: int, words: argparse.Namespace) -> li
             for clients in words.clients:
                 asyncio.run(load(port, min(clients, 16), seconds / 4, requests, expected))  # warm
                 before, memory = batches_of(port) if name == "serve" else (0, 0), resident_mb(process)
+                cpu = cpu_seconds(process)
                 seen = asyncio.run(load(port, clients, seconds, requests, expected))
+                cpu = cpu_seconds(process) - cpu
                 after = batches_of(port) if name == "serve" else (0, 0)
                 batches = after[0] - before[0]
                 one = Load(
@@ -238,6 +248,7 @@ def measure(network: str, run: Path, side: int, words: argparse.Namespace) -> li
                     answers=seen["right"],
                     refused=seen["refused"],
                     wrong=seen["wrong"],
+                    cpu_ms=1e3 * cpu / seen["right"],
                     images_per_batch=(after[1] - before[1]) / batches if batches else 1.0,
                     growth_mb=resident_mb(process) - memory,
                 )
@@ -278,7 +289,16 @@ def tables(results: dict[str, Any]) -> list[str]:
     alone = results["engine"]
     lines = ["## The engine alone, one thread, images/s", "", *_table("network", *next(iter(alone.values())))]
     lines += [_row(name, *(f"{value:.0f}" for value in of.values())) for name, of in alone.items()]
-    titles = ("network", "clients", "server", "images/s", "times the plain handler", "p50 ms", "p99 ms")
+    titles = (
+        "network",
+        "clients",
+        "server",
+        "images/s",
+        "times the plain handler",
+        "p50 ms",
+        "p99 ms",
+        "CPU ms an image",
+    )
     lines += ["", "## The servers", "", *_table(*titles, "images a batch", "answers", "wrong", "memory grew, MB")]
     plain = {(one["network"], one["clients"]): one for one in results["load"] if one["server"] != "serve"}
     for one in results["load"]:
@@ -286,7 +306,13 @@ def tables(results: dict[str, Any]) -> list[str]:
         times = speed / plain[one["network"], one["clients"]]["images_per_second"]
         cells = [one["network"], one["clients"], one["server"], f"{speed:.0f}", f"{times:.2f}"]
         cells += [f"{one[name]:.0f}" for name in ("p50_ms", "p99_ms")]
-        cells += [f"{one['images_per_batch']:.1f}", one["answers"], one["wrong"], f"{one['growth_mb']:+.0f}"]
+        cells += [
+            f"{one['cpu_ms']:.1f}",
+            f"{one['images_per_batch']:.1f}",
+            one["answers"],
+            one["wrong"],
+            f"{one['growth_mb']:+.0f}",
+        ]
         lines.append(_row(*cells))
     return lines
 

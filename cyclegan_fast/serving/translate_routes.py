@@ -123,12 +123,11 @@ async def _with_upload(service: Service, request: Request, name: str | None, wor
         source = await _uploaded(request)
 
         async def all_of_it() -> Response:
-            with loaded.batcher.expecting():
-                header = await service.in_thread(read_header, source, service.limits.max_pixels)
-                size = header.width * header.height * _FLOAT * (loaded.engine.in_channels + loaded.engine.out_channels)
-                with service.memory(size):
-                    upload = await service.in_thread(decode, source, header, loaded.engine)
+            header = read_header(source, service.limits.max_pixels)  # quick: a thread would take longer to answer
+            size = header.width * header.height * _FLOAT * (loaded.engine.in_channels + loaded.engine.out_channels)
             with service.memory(size):
+                with loaded.batcher.expecting():
+                    upload = await service.in_thread(decode, source, header, loaded.engine)
                 return await work(loaded, upload)
 
         return await service.answer(request, all_of_it())
