@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_LARGE = 2**14  # pixels, from which on an image is worth a thread
+
 
 class Service:
     """The engines of a server, its limits, threads and metrics.
@@ -114,8 +116,10 @@ class Service:
         declared = request.headers.get("content-length", "")
         return int(declared) if declared.isdecimal() else self.limits.max_body
 
-    async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Runs what reads or writes images on one of a few threads."""
+    async def in_thread(self, function: Callable[..., Result], *arguments: Any, pixels: int = _LARGE) -> Result:
+        """Runs what reads or writes images on one of a few threads, unless they are smaller than what that costs."""
+        if pixels < _LARGE:
+            return function(*arguments)
         return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)
 
     async def in_measuring_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:

@@ -71,7 +71,10 @@ def routes(service: Service) -> APIRouter:
             start = time.perf_counter()
             (output,) = await loaded.batcher.translate([upload.image.values])
             seconds = time.perf_counter() - start
-            content, media_type = await service.in_thread(encode, upload, output, loaded.engine, format, service.rules)
+            pixels = output.shape[-2] * output.shape[-1]
+            content, media_type = await service.in_thread(
+                encode, upload, output, loaded.engine, format, service.rules, pixels=pixels
+            )
             timing = {"Server-Timing": f'engine;desc="queue and engine";dur={1e3 * seconds:.1f}'}
             return Response(content, media_type=media_type, headers=timing)
 
@@ -124,10 +127,10 @@ async def _with_upload(service: Service, request: Request, name: str | None, wor
 
         async def all_of_it() -> Response:
             header = read_header(source, service.limits.max_pixels)  # quick: a thread would take longer to answer
-            size = header.width * header.height * _FLOAT * (loaded.engine.in_channels + loaded.engine.out_channels)
+            size = header.pixels * _FLOAT * (loaded.engine.in_channels + loaded.engine.out_channels)
             with service.memory(size):
                 with loaded.batcher.expecting():
-                    upload = await service.in_thread(decode, source, header, loaded.engine)
+                    upload = await service.in_thread(decode, source, header, loaded.engine, pixels=header.pixels)
                 return await work(loaded, upload)
 
         return await service.answer(request, all_of_it())

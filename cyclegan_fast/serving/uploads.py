@@ -30,6 +30,11 @@ class Header(NamedTuple):
     width: int
     height: int
 
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
 
 class Upload(NamedTuple):
     """An image that was read."""
@@ -52,7 +57,7 @@ def read_header(source: EncodedImage, max_pixels: int) -> Header:
                 header = Header("TIFF", int(page.imagewidth), int(page.imagelength))
         else:
             header = Header("JPEG" if image.format == "MPO" else str(image.format), *image.size)
-    if header.width * header.height > max_pixels:
+    if header.pixels > max_pixels:
         size = f"{header.width}x{header.height} pixels"
         raise UserError(f"the image has {size}, and this server takes at most {max_pixels:,} pixels: reduce it")
     return header
