@@ -55,13 +55,15 @@ def table(results: Results, task: Task) -> tuple[list[str], list[list[str]]]:
 
 
 def order_lines(results: Results) -> list[str]:
-    """Returns in how many pairs the order is the paper's, and a line for each in which it is the reverse."""
-    judged = results.judge()
+    """Returns in how many pairs the order is the paper's, and a line for each in which it is the reverse.
+
+    Variants with too few seeds are left out.
+    """
+    known = {name for name, by_seed in results.scores.items() if len(by_seed) >= MIN_SEEDS}
+    judged = [each for each in results.judge() if {each.claim.better, each.claim.worse} <= known]
     if not judged:
-        return []
-    counts = Counter(each.verdict for each in judged)
-    if max(map(len, results.scores.values())) < MIN_SEEDS:
         return [f"With fewer than {MIN_SEEDS} seeds no order is claimed."]
+    counts = Counter(each.verdict for each in judged)
     lines = [
         f"The paper orders {len(judged)} pairs of variants and scores. Here {counts['same']} are in its order by every "
         f"seed, {counts['reversed']} in the reverse one by every seed, and in {counts['undecided']} the seeds overlap: "

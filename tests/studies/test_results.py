@@ -112,6 +112,7 @@ def test_the_table_beside_the_papers_numbers() -> None:
 def test_nothing_is_claimed_of_few_seeds() -> None:
     lines = as_markdown(results((0.2, 0.3), (0.5, 0.6)))
     assert lines[-1] == "With fewer than 3 seeds no order is claimed."
+    assert as_markdown(results((0.2, 0.3, 0.4), (0.9, 0.9)))[-1] == lines[-1]
     assert table(results((0.2,), (0.5,)), "photo_to_labels")[1][0][1] == "0.200 (.40)"
 
 
