@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.errors import UserError
@@ -229,7 +229,12 @@ def _network_translators(checkpoint: Path, device: torch.device) -> dict[str, Tr
     def translator(generator: Generator) -> Translate:
         if (generator.in_channels, generator.out_channels) != (3, 3):
             raise UserError(f"{checkpoint}: translates grey or other images; the scenes are in colour on both sides")
-        return lambda images: cast(Tensor, generator.network(images.to(device)))
+
+        def translate(images: Tensor) -> Tensor:
+            translated: Tensor = generator.network(images.to(device))
+            return translated
+
+        return translate
 
     return {direction: translator(generator) for direction, generator in load_both(checkpoint, device).items()}
 

@@ -19,18 +19,31 @@ ARROWS = {"AtoB": "A → B", "BtoA": "B → A"}
 def score_line(record: Record, best: Record | None, score: str = DEFAULT_SCORE) -> str:
     """Returns the scores of a record as a line, each as the mean of both directions, with (A to B | B to A).
 
+    Of a model of one direction they are those of that one.
+
     Args:
         record: The scores, and by which protocol.
         best: The record that is the best so far by `score`.
         score: What the best is chosen by.
     """
-    parts = [f"{name} {_value(record, name)} ({_both(record, name)})" for name in METRICS if name in record["scores"]]
+    parts = []
+    for name in METRICS:
+        if name in record["scores"]:
+            parts.append(f"{name} {_value(record, name)} ({_both(record, name)})")
+        elif shown := _shown(record, name):
+            parts.append(f"{shown} {_value(record, shown)}")
     line = f"scores after step {record['step']:,}: {', '.join(parts)}"
     if best is record:
         line += f"; the best {score} so far"
     elif best is not None:
         line += f"; the best {score} was {value_text(best['scores'][score])} after step {best['step']:,}"
     return line + f"; {record['protocol']}" * bool(record.get("protocol"))
+
+
+def _shown(record: Record, name: str) -> str:
+    """The name under which a record has a metric: its own, that of the one direction there is, or empty."""
+    names = (name, *(f"{name}_{direction}" for direction in DIRECTIONS))
+    return next((known for known in names if known in record["scores"]), "")
 
 
 def _both(record: Record, name: str) -> str:
@@ -52,7 +65,7 @@ def score_charts(events: Sequence[Record]) -> list[Element]:
         return []
     for name, metric in METRICS.items():
         lines = {ARROWS[direction]: _points(records, f"{name}_{direction}") for direction in DIRECTIONS}
-        best = best_record(records, name)
+        best = best_record(records, _shown(records[-1], name) or name)
         mark = None if best is None else (best["step"], f"best at step {best['step']:,}")
         drawn = with_numbers({metric.title: lines})
         charts += [line_chart(title, points, smooth=False, mark=mark) for title, points in drawn.items()]
@@ -69,7 +82,8 @@ def best_table(events: Sequence[Record]) -> Element | None:
     if not records:
         return None
     rows = []
-    for name, metric in METRICS.items():
+    for metric_name, metric in METRICS.items():
+        name = _shown(records[-1], metric_name) or metric_name
         best = best_record(records, name)
         if best is None:
             continue
@@ -87,7 +101,9 @@ def best_table(events: Sequence[Record]) -> Element | None:
         )
     heads = ("", "Best", "at step", f"Last (step {records[-1]['step']:,})", "Untranslated", "Better is")
     protocol = records[-1].get("protocol", "")
-    what = el("p", f"Mean of both directions{f'; {protocol}' if protocol else ''}.", class_="hint")
+    there = [d for d in DIRECTIONS if any(name.endswith(f"_{d}") for name in records[-1]["scores"])]
+    whose = ARROWS[there[0]] if len(there) == 1 else "Mean of both directions"
+    what = el("p", f"{whose}{f'; {protocol}' if protocol else ''}.", class_="hint")
     return table_card(heads, rows, what)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from cyclegan_fast.config import ModelConfig, ObjectiveConfig, OptimConfig, RunC
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.models import MODELS, unet_for
+from cyclegan_fast.monitoring.evaluations import score_line
 from cyclegan_fast.monitoring.samples import read_samples
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.models import build_step
@@ -228,14 +230,21 @@ def test_paired_scenes_show_the_same_scene_under_one_name(pairs: Path) -> None:
 
 def test_a_run_scores_and_shows_its_one_direction(run: Path) -> None:
     assert [list(found) for found in losses(run)] == [["G_A", "L1_A", "D_A"]] * 8
-    scored = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    values = next(record["scores"] for record in scored if "scores" in record)
+    values = scores_of(run)["scores"]
     assert {"l1_AtoB", "psnr_AtoB", "ssim_AtoB", "swd_AtoB"} <= values.keys()
     assert not any(name.endswith("_BtoA") or name.startswith(("cycle", "hidden")) for name in values)
     rows = read_samples(run, 8)
     assert len(rows) == 4 and {row.domain for row in rows} == {"A"} and all(len(row.images) == 3 for row in rows)
+    assert score_line(scores_of(run), None).startswith("scores after step 4: swd_AtoB ")
     report = (run / "report.html").read_text()
+    assert "Mean of both directions" not in report and "Sliced Wasserstein distance" in report
     assert "pix2pix run" in report and "partner" in report and "reconstruction" not in report
+
+
+def scores_of(run: Path) -> dict[str, Any]:
+    """The first record of scores."""
+    records = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return next(record for record in records if "scores" in record)
 
 
 def test_the_third_image_of_a_sample_is_the_partner(run: Path, pairs: Path) -> None:
@@ -280,6 +289,19 @@ def test_a_run_is_scored_by_the_command(run: Path, pairs: Path, tmp_path: Path) 
     assert ended.returncode == 0, ended.stderr
     values = json.loads(file.read_text())["scored"][0]["values"]
     assert values["ssim_AtoB"] > 0 and not any(name.endswith("BtoA") for name in values)
+
+
+def test_a_run_is_scored_on_scenes(run: Path, tmp_path: Path) -> None:
+    from cyclegan_fast.evaluate import main
+
+    render_dataset(tmp_path / "data", 32, 1, 3, seed=0, paired=True)
+    file = tmp_path / "scores.json"
+    words = ["--checkpoint", str(run), "--data", str(tmp_path / "data"), "--out", str(file)]
+    ended = run_in_process(lambda: main(words))
+    assert ended.returncode == 0, ended.stderr
+    scores = json.loads(file.read_text())
+    assert 0 <= scores["labels_to_photo"]["pixel_accuracy"] <= 1 and "photo_to_labels" not in scores
+    assert "photo -> labels" not in ended.stdout and "labels -> photo" in ended.stdout
 
 
 def test_the_other_direction_is_a_run_of_its_own(pairs: Path, tmp_path: Path) -> None:
