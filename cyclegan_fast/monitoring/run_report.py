@@ -179,7 +179,8 @@ def last_samples(folder: Path, note: str, columns: Sequence[str] = COLUMNS) -> l
     rows = read_samples(folder, step)
     return [
         ImageBlock(
-            title=f"{direction} → {domain}, step {step:,}" + f" ({note})" * bool(note),
+            title=f"{direction}{f' → {domain}' if columns is COLUMNS else ''}, step {step:,}"
+            + f" ({note})" * bool(note),
             columns=columns,
             rows=[[reduced(image, LAST_SIDE) for image in row.images] for row in chosen],
             names=[row.name for row in chosen],

@@ -33,10 +33,10 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return run_in_process(lambda: run_command(evaluate, list(map(str, words))))
 
 
-def checkpoint(folder: Path, **model: int) -> Path:
+def checkpoint(folder: Path, **model: Any) -> Path:
     torch.manual_seed(0)
     small = {"generator": "resnet_1blocks", "ngf": 4, "ndf": 4, "discriminator": "pixel"}
-    config = TrainConfig(model=ModelConfig(**small, **model), data=DataConfig())  # type: ignore[arg-type]
+    config = TrainConfig(model=ModelConfig(**(small | model)), data=DataConfig())  # type: ignore[arg-type]
     return save_checkpoint(folder, 1, networks=build_networks(config.model), config=config, progress={})
 
 
@@ -53,6 +53,16 @@ def test_scores_are_printed_and_written(tmp_path: Path) -> None:
     for row in ("photo -> labels", "labels -> photo", "untranslated", "real photos"):
         assert row in done.stdout
     assert f"{scores['photo_to_labels']['class_iou']:.3f}" in done.stdout
+
+
+def test_a_model_of_one_direction_is_scored_in_that(tmp_path: Path) -> None:
+    render_dataset(tmp_path / "data", 32, train=1, test=4, seed=0, paired=True)
+    out, run_folder = tmp_path / "scores.json", checkpoint(tmp_path / "run", model="pix2pix")
+    done = run("--checkpoint", run_folder, "--data", tmp_path / "data", "--out", out, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(out.read_text())
+    assert 0 <= scores["labels_to_photo"]["pixel_accuracy"] <= 1 and "photo_to_labels" not in scores
+    assert "photo -> labels" not in done.stdout and "labels -> photo" in done.stdout
 
 
 def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_allowed(
