@@ -59,7 +59,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--docs", type=Path, help="also write results/<device>-quality.json and quality.md in this folder"
     )
-    parser.add_argument("--lr", type=float, default=4e-4, help="learning rate of a batch of one, at the start")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of a batch of one, at the start")
     arguments = parser.parse_args(words)
     if unknown := set(arguments.only or ()) - BY_NAME.keys():
         parser.error(f"there is no case {', '.join(sorted(unknown))}: choose from {'; '.join(BY_NAME)}")

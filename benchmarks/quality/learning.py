@@ -89,9 +89,29 @@ def main() -> int:
     for name in [arguments.only] if arguments.only else TASKS:
         task, folder = TASKS[name], arguments.out / name.replace(" ", "_").replace(",", "")
         found = learn(task, folder, arguments.steps or task.steps)
-        (folder / "learning.json").write_text(json.dumps(found, indent=1) + "\n")
-        print(name, json.dumps(found, indent=1), flush=True)
+        results = arguments.out / "learning.json"
+        stored = json.loads(results.read_text()) if results.exists() else {}
+        stored[name] = found
+        results.write_text(json.dumps(stored, indent=1) + "\n")
+        print("\n".join(table({name: found})), flush=True)
     return 0
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """The results of tasks, by their names, in Markdown."""
+    lines = [
+        "| | steps | cycle loss of A, first tenth to last | of B | A to B: difference to the truth | B to A | files |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, task in found.items():
+        losses = [" to ".join(f"{x:.2f}" for x in task["losses"][f"cycle_{side}"]) for side in "AB"]
+        distances = [
+            f"{task[direction]['l1']['translated']:.3f}, untranslated {task[direction]['l1']['untranslated']:.3f}"
+            for direction in ("AtoB", "BtoA")
+        ]
+        cells = [name, f"{task['steps']:,}", *losses, *distances, task["AtoB"]["files"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
@@ -123,7 +143,7 @@ def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
         ]
         found[direction] = _compare(triples)
         rows += triples[:SHOWN]
-    _save_sheet(rows, folder / "sheet.jpg")
+    _save_sheet(rows, folder / "sheet.png")
     return found
 
 

@@ -206,7 +206,7 @@ def translation_scores(plan: Plan, to_photo: Translate, to_labels: Translate) ->
 
 def real_grid_energy(plan: Plan) -> dict[str, float]:
     """The checkerboard in the real test images."""
-    tests, _ = _tests(plan)
+    tests = load_scene_tests(plan.data)
     return {
         f"grid{'' if period == 2 else period}_{what}": grid_energy(images, period)
         for what, images in (("labels", tests.labels), ("photos", tests.photos))

@@ -8,12 +8,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.quality import __main__ as quality
-from benchmarks.quality import page, runs
+from benchmarks.quality import learning, page, runs
 from benchmarks.quality.cases import BY_NAME, CASES, GATED, SCORES, train_settings
 from benchmarks.quality.checkerboard import grid_energy
 from benchmarks.quality.gate import ALPHA, Difference, difference
@@ -122,6 +123,15 @@ def test_what_was_not_run_is_named_and_not_judged() -> None:
     assert not any(line.startswith("| fp16") for line in lines)
 
 
+def test_the_page_is_what_its_numbers_give() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    text = (docs / "quality.md").read_text("utf-8")
+    for stored in (docs / "results").glob("*-quality.json"):
+        assert "\n".join(page.page_lines(json.loads(stored.read_text("utf-8")))) in text
+    learned = json.loads((docs / "results" / "learning.json").read_text("utf-8"))
+    assert "\n".join(learning.table(learned)) in text
+
+
 def test_scenes_have_no_checkerboard_and_a_faint_one_is_found(tmp_path: Path) -> None:
     render_dataset(tmp_path, 32, 1, 40, seed=1)
     photos = load_scene_tests(tmp_path).photos
@@ -164,6 +174,16 @@ def test_batches_see_as_many_images_and_scale_the_rate_as_they_say() -> None:
     assert scaled.optim.lr_rule == "sqrt" and plain.optim.lr_rule == "none"
     assert settings("4 micro-batches of 1").optim.images_per_step == 4
     assert settings("control: half the images").data.epoch_size == 24
+
+
+def test_files_of_16_bits_and_of_five_channels_hold_what_they_say(tmp_path: Path) -> None:
+    for name, dtype, channels in (("16 bits, 1 channel", "uint16", 1), ("5 channels", "uint8", 5)):
+        task = learning.TASKS[name]
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        assert task.convert is not None
+        found = task.convert(pixels)
+        assert found.dtype == dtype and found.shape == (64, 64, channels) and task.channels == channels
+    assert len(np.unique(learning.grey_16_bits(pixels))) > 1000  # more than 8 bits hold
 
 
 def test_what_a_case_is_compared_with_is_run_before_it() -> None:
