@@ -66,7 +66,7 @@ def write_card(
         raise UserError(f"{out} exists already: name a new folder")
     model = _load(checkpoint)
     if images is None:
-        images = _test_folders(model.config)
+        images = {d: folder for d, folder in _test_folders(model.config).items() if d in model.generators}
     if unknown := set(images) - set(model.generators):
         raise UserError(
             f"{checkpoint} holds no generator {', '.join(sorted(unknown))}: give images of the other domain"
