@@ -13,6 +13,7 @@ import yaml
 from cyclegan_fast.config import PixelFormat, TrainConfig
 from cyclegan_fast.engine.generator import Generator
 from cyclegan_fast.metrics import DIRECTIONS, METRICS
+from cyclegan_fast.models import MODELS, Model
 from cyclegan_fast.nn import Direction
 from cyclegan_fast.version import __version__
 
@@ -22,8 +23,7 @@ _CARD = """---
 
 # {title}
 
-A CycleGAN (Zhu et al. 2017): it translates images of one kind into another, and was trained on two sets of images \
-without pairs.
+{what}
 
 {samples}## Use
 
@@ -86,8 +86,10 @@ def render_card(
     """
     head: dict[str, Any] = {"license": licence} if licence else {}
     head |= {"library_name": "cyclegan-fast", "pipeline_tag": "image-to-image"}
-    head |= {"tags": ["cyclegan", "image-to-image", "unpaired"]}
+    name = "cyclegan" if model.config is None else model.config.model.model
+    head |= {"tags": [name, "image-to-image", "paired" if MODELS[name].needs_pairs else "unpaired"]}
     return _CARD.format(
+        what=_what(MODELS[name]),
         head=yaml.safe_dump(head, sort_keys=False).rstrip(),
         title=title,
         samples="".join(f"![{name.removesuffix('.png')}: samples]({name})\n\n" for name in samples),
@@ -120,6 +122,16 @@ def _network_table(generators: Mapping[Direction, Generator]) -> str:
         formats = _pixel_format(generator.in_format), _pixel_format(generator.out_format)
         rows.append([f"{direction}.safetensors", kind, f"{parameters / 1e6:.1f} million", *formats])
     return _table(["file", "generator", "parameters", "input", "output"], rows)
+
+
+def _what(model: Model) -> str:
+    """What was trained, and on what."""
+    if model.needs_pairs:
+        paper, data = " (Isola et al. 2017)", "pairs of images, each with what it is to become"
+    else:
+        paper = " (Zhu et al. 2017)" if model.title == "CycleGAN" else ""
+        data = "two sets of images without pairs"
+    return f"A {model.title}{paper} model: it translates images of one kind into another, and was trained on {data}."
 
 
 def _pixel_format(pixel_format: PixelFormat) -> str:
