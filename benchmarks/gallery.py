@@ -104,7 +104,13 @@ RECIPES = (
         flags="--lambda-identity 0.5",
         objects=("house",),
     ),
-    Recipe("seasons", "Season transfer", "seasons", ("summer", "winter"), ""),
+    Recipe(
+        *("seasons", "Season transfer", "seasons", ("summer", "winter")),
+        """Each material finds its other one: grass and snow, lake and ice, green trees and grey ones, blue sky and
+        pale sky, and red roofs come back from white ones. Three quarters of the difference between the two are gone. What
+        winter hardly shows is lost in part, such as the outline of hills in snow, and with it their outline in the
+        summer made of it; the dashes of the road and the windows of houses are smeared.""",
+    ),
     Recipe("enhancement", "Photo enhancement", "enhancement", ("phone", "camera"), ""),
     Recipe(
         *("geometry", "What it cannot do: another geometry", "transfiguration", ("houses", "trees"), ""),
