@@ -107,8 +107,8 @@ RECIPES = (
     Recipe(
         *("seasons", "Season transfer", "seasons", ("summer", "winter")),
         """Each material finds its other one: grass and snow, lake and ice, green trees and grey ones, blue sky and
-        pale sky, and red roofs come back from white ones. Three quarters of the difference between the two are gone. What
-        winter hardly shows is lost in part, such as the outline of hills in snow, and with it their outline in the
+        pale sky, and red roofs come back from white ones. Three quarters of the difference between the two are gone.
+        What winter hardly shows is lost in part, such as the outline of hills in snow, and with it their outline in the
         summer made of it; the dashes of the road and the windows of houses are smeared.""",
     ),
     Recipe("enhancement", "Photo enhancement", "enhancement", ("phone", "camera"), ""),
@@ -278,18 +278,16 @@ def unfamiliar() -> list[str]:
         "",
         f"*Two scenes in a row; of each: {', '.join(COLUMNS[:3])}.*",
         "",
-        *(f"    {command}" for command in unfamiliar_commands()),
+        f"    {unfamiliar_command()}",
         "",
     ]
 
 
-def unfamiliar_commands() -> tuple[str, str]:
-    """The commands of that part."""
-    named = {recipe.name: recipe for recipe in RECIPES}
+def unfamiliar_command() -> str:
+    """The command of that part, whose images are those of the seasons."""
     words = f"--engine {RUNS / 'transfiguration'} --direction AtoB --input {DATA / 'seasons' / 'testB'}"
     check = f"--faithfulness --faithfulness-reference {DATA / 'transfiguration' / 'testA'}"
-    translate = f"python -m cyclegan_fast.translate {words} --output translated/{UNFAMILIAR} {check}"
-    return named["seasons"].render, translate
+    return f"python -m cyclegan_fast.translate {words} --output translated/{UNFAMILIAR} {check}"
 
 
 def steps(recipe: Recipe) -> int:

@@ -20,7 +20,7 @@ from benchmarks.gallery import (
     l1,
     mean_colours,
     scores,
-    unfamiliar_commands,
+    unfamiliar_command,
 )
 from cyclegan_fast.data.scenes import KINDS
 
@@ -45,7 +45,7 @@ def test_every_kind_of_photos_has_its_part_and_all_of_it_is_small() -> None:
     assert {path.stem for path in IMAGES.iterdir()} == {recipe.name for recipe in SHOWN} | {UNFAMILIAR}
     text = PAGE.read_text("utf-8")
     assert text.count("\n## ") == len(SHOWN) + 1
-    assert all(f"    {command}" in text.splitlines() for command in unfamiliar_commands())
+    assert f"    {unfamiliar_command()}" in text.splitlines()
     assert sum(path.stat().st_size for path in IMAGES.iterdir()) < MAX_BYTES
 
 
