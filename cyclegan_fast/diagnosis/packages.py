@@ -30,6 +30,8 @@ class Extra(NamedTuple):
     purpose: str
     min_version: str
     """As in pyproject.toml."""
+    resolves_names: bool = False
+    """Its import asks the network for names of hosts, so that it is not tried."""
 
 
 EXTRAS = {
@@ -47,7 +49,7 @@ EXTRAS = {
     "fastapi": Extra("serve", "serve engines over HTTP", "0.115"),
     "uvicorn": Extra("serve", "serve engines over HTTP", "0.30"),
     "imagecodecs": Extra("deep", "read and write PNG of 16-bit colour", "2024.9.22"),
-    "ray": Extra("ray", "share the translation of many images among machines", "2.51"),
+    "ray": Extra("ray", "share the translation of many images among machines", "2.51", resolves_names=True),
 }
 _DALI = Extra("dali", "decode images on the GPU", "2.4")
 
@@ -97,7 +99,7 @@ def extra(module: str, package: str, about: Extra) -> Finding:
     version = version_of(package)
     if numbers(version) and numbers(version) < numbers(about.min_version):
         return Finding(package, False, f"{version}, but {about.min_version} or newer is needed", fix, "broken")
-    if fault := import_fault(module):
+    if not about.resolves_names and (fault := import_fault(module)):
         again = f"pip install --force-reinstall --no-deps {package}"
         return Finding(package, False, f"{version} does not load ({fault})", again, "broken")
     return Finding(package, True, f"{version}: {about.purpose}")
