@@ -25,6 +25,7 @@ from cyclegan_fast.studies.variants import STUDIES, TASKS
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, NUMBERS = DOCS / "experiments.md", DOCS / "results" / "experiments.json"
 SCENES, SIDE = 3, 128  # of each direction, and pixels
+COLOURS = 128  # of an image, which then stays below 100 kB
 
 
 def results_of(found: dict[str, Any]) -> Results:
@@ -76,7 +77,7 @@ def main() -> None:
     for name, found in numbers.items():
         image = f"images/experiments_{name}.png"
         if image in page and (out / f"{name}.json").is_file():
-            save_grid(DOCS / image, draw(out, found))
+            save_grid(DOCS / image, draw(out, found).quantize(COLOURS))
     PAGE.write_text(with_tables(page, numbers), "utf-8")
 
 
