@@ -111,9 +111,20 @@ RECIPES = (
         What winter hardly shows is lost in part, such as the outline of hills in snow, and with it their outline in the
         summer made of it; the dashes of the road and the windows of houses are smeared.""",
     ),
-    Recipe("enhancement", "Photo enhancement", "enhancement", ("phone", "camera"), ""),
     Recipe(
-        *("geometry", "What it cannot do: another geometry", "transfiguration", ("houses", "trees"), ""),
+        *("enhancement", "Photo enhancement", "enhancement", ("phone", "camera")),
+        """Noise and grey go, colours come, and hills and sky are put out of focus, while trees in front keep their
+        edges. The network is small for that: houses and the near road get coloured speckles that neither domain has. The
+        other way round it adds noise, drawn into its pattern rather than at random, and sharpens hills it cannot have
+        seen; what it draws there is invented.""",
+    ),
+    Recipe(
+        *("geometry", "Another geometry", "transfiguration", ("houses", "trees")),
+        """The paper had little success where shapes must change, such as dogs into cats (section 6). Here it goes half
+        way: houses become trees and trees houses, in the right places and colours; perhaps since most of them are
+        smaller than the 34 pixels that the discriminator sees at once, which were not varied. But many keep the outline
+        of what they were: the wide house by the lake becomes a wide bush where a tall fir should stand. And what should
+        have stayed is worse than it was, so that on the whole the images are farther from the truth.""",
         objects=("house",),
     ),
 )

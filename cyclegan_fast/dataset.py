@@ -43,7 +43,7 @@ def scenes(
         out: Folder to write: trainA, trainB, testA, testB, truth and scenes.json.
         kind: What A and B show: labels (label maps, photos), style (paintings, photos), transfiguration (plain houses,
             striped ones), seasons (summer, winter), enhancement (noisy, flat photos; clean ones of a shallow focus),
-            geometry (houses, trees: what a CycleGAN cannot do).
+            geometry (houses, trees: another shape, which is hard for a CycleGAN).
         size: Side of the images in pixels, 32 to 1024.
         train: Training images per domain; A and B show different scenes.
         test: Test scenes; each exists in both domains, under one name.
