@@ -115,8 +115,8 @@ RECIPES = (
         *("enhancement", "Photo enhancement", "enhancement", ("phone", "camera")),
         """Noise and grey go, colours come, and hills and sky are put out of focus, while trees in front keep their
         edges. The network is small for that: houses and the near road get coloured speckles that neither domain has.
-        The other way round it adds noise, drawn into its pattern rather than at random, and sharpens hills it cannot have
-        seen; what it draws there is invented.""",
+        The other way round it adds noise, drawn into its pattern rather than at random, and sharpens hills it cannot
+        have seen; what it draws there is invented.""",
     ),
     Recipe(
         *("geometry", "Another geometry", "transfiguration", ("houses", "trees")),
