@@ -124,7 +124,7 @@ def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
     data, run = folder / "data", folder / "run"
     render(task, data)
     channels = ("--channels-A", task.channels, "--channels-B", task.channels)
-    half = max(1, steps // 200)  # epochs of 100 steps, half of them at the full rate
+    half = max(1, -(-steps // 200))  # epochs of 100 steps, half of them at the full rate
     _command(
         "train", "--data", data, "--out", run, "--resume", "auto", "--max-steps", steps, *task.flags, *channels,
         "--load-size", task.size * 286 // 256, "--crop-size", task.size, "--epoch-size", min(100, steps),

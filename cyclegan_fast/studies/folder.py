@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cyclegan_fast.checkpoint import latest_checkpoint
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.documents import DocumentError, Number, check, read_json
@@ -176,7 +175,7 @@ class StudyFolder:
                 eval_every=0,
                 checkpoint_every=max(1, self.steps // 8),
                 keep_checkpoints=1,
-                resume="auto" if latest_checkpoint(run.folder) else "off",
+                resume="auto",
             ),
         )
         given: dict[str, Any] = {"lambda_identity": 0.0, "generator": NETWORKS.generator, **run.variant.settings}

@@ -61,13 +61,14 @@ def _replay_all(networks: nn.ModuleDict, config: TrainConfig, batch: Mapping[str
         if reason := _replay(step, real_A, real_B):
             found.setdefault(reason, []).append(name)
     if not found:
-        return _nothing_found(config)
+        return nothing_found(config)
     reason, names = next(iter(found.items()))
     others = f" and {len(names) - 3} more" * (len(names) > 3)
     return f"replayed in float32, {reason}, in the step's images {', '.join(names[:3])}{others}"
 
 
-def _nothing_found(config: TrainConfig) -> str:
+def nothing_found(config: TrainConfig) -> str:
+    """Returns what `explain_anomaly` does where the replay was finite."""
     if config.run.amp == "off":
         return (
             "the step's images with the newest translations are finite when it is replayed, so an earlier translation "

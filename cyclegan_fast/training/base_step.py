@@ -123,7 +123,7 @@ class TrainingStep(ABC):
         """Updates the generators by the sum of their gradients, the discriminators, and the loss scale.
 
         Either update is skipped, on the device itself, when one of its losses or gradients is not finite; with anomaly
-        detection both are. Where ranks train together, losses and gradients become their means first, in `losses` and
+        detection both are, but for a discriminator's that pix2pix has made before. Where ranks train together, losses and gradients become their means first, in `losses` and
         in the lists themselves.
 
         Args:
@@ -164,16 +164,16 @@ class TrainingStep(ABC):
 
         The arguments are those of `update_weights`.
         """
-        if generators:
-            generators[0][:] = reduction.begin(self.optimizer_G.weights, *generators)
-            for others in generators[1:]:
-                others[:] = [None] * len(others)
-        if discriminators is not None:
+        if discriminators is not None:  # first, as where they have begun before: all ranks reduce in one order
             begin = 0
             for network in (self.networks[name] for name in self.model.discriminators):
                 end = begin + len(self.leaves[network])
                 discriminators[begin:end] = self.begin_reducing(reduction, network, discriminators[begin:end])
                 begin = end
+        if generators:
+            generators[0][:] = reduction.begin(self.optimizer_G.weights, *generators)
+            for others in generators[1:]:
+                others[:] = [None] * len(others)
         losses |= reduction.mean_of(losses)
         reduction.wait()
         if generators:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cyclegan_fast.config import TrainConfig
-from cyclegan_fast.training.anomaly import explain_anomaly
+from cyclegan_fast.training.anomaly import explain_anomaly, nothing_found
 from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.meter import Meter
 
@@ -61,3 +61,7 @@ class FiniteCheck:
             return found
         first = "use --amp bf16" if self.fp16 else "look at the images of that step"
         return f"{first}, or lower --lr; the same command with --resume auto --detect-anomaly names layer and tensor"
+
+    def best_advice(self, advices: Sequence[str]) -> str:
+        """Returns the advice of the first rank whose own images explain the fault; else that of the first rank."""
+        return next((advice for advice in advices if advice != nothing_found(self.config)), advices[0])

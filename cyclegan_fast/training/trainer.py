@@ -358,10 +358,12 @@ class Trainer:
         if not fault:
             return
         contents = self._contents()
+        advices = self.ranks.all_of(self.finite_check.advice().encode(), patient=True)
         failure = None
         if self.ranks.is_first:
             dump = self.checkpoints.dump(contents)
-            where, advice = self.finite_check.where(self.done), self.finite_check.advice()
+            advice = self.finite_check.best_advice([advice.decode() for advice in advices])
+            where = self.finite_check.where(self.done)
             failure = UserError(f"{where}: {fault}; the weights of before it are saved in {dump}; {advice}")
         self.ranks.raise_together(failure)
 

@@ -71,6 +71,20 @@ def test_an_interrupted_study_continues(tmp_path: Path, number: signal.Signals) 
 
 
 @pytest.mark.slow
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path: Path) -> None:
+    words = "ablation --seeds 3 --steps 4000 --only gan-alone"
+    process = start(tmp_path / "out", words)
+    wait_for("runs/gan-alone-seed3/events.jsonl", tmp_path / "out", process)
+    process.kill()
+    process.communicate(timeout=SECONDS)
+    assert not list((tmp_path / "out" / "runs" / "gan-alone-seed3").glob("checkpoints/step_*"))
+    process = start(tmp_path / "out", words)
+    wait_for("runs/gan-alone-seed3/checkpoints/step_*", tmp_path / "out", process)
+    process.kill()
+    process.communicate(timeout=SECONDS)
+
+
+@pytest.mark.slow
 def test_two_processes_share_the_runs(tmp_path: Path) -> None:
     words = "ablation --seeds 0 1 --steps 8 --only gan-alone gan-forward cycle-alone"
     processes = [start(tmp_path / "out", words) for _ in range(2)]

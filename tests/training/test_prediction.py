@@ -100,3 +100,22 @@ def test_what_cannot_be_trained_is_not_predicted(flags: str, message: str, tmp_p
     words = ["--out", str(tmp_path / "run"), "--device", "cuda", "--estimate", *flags.split()]
     done = run_in_process(lambda: main(words))
     assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_activation_checkpointing_saves_memory_and_computes_more() -> None:
+    plain, checkpointed = (count_step(config(activation_checkpointing=flag), 1) for flag in (False, True))
+    assert checkpointed.peak_bytes < 0.9 * plain.peak_bytes
+    assert plain.flops < checkpointed.flops < 1.5 * plain.flops
+
+
+@without_gpu
+def test_images_of_several_sizes_are_refused(data: Path, tmp_path: Path) -> None:
+    words = ["--data", str(data), "--out", str(tmp_path / "run"), "--device", "cuda", "--estimate"]
+    done = run_in_process(lambda: main([*words, "--preprocess", "scale_width"]))
+    assert done.returncode == 2 and "--preprocess scale_width gives several" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["pix2pix", "simgan", "feature_gan", "bigan"])
+def test_every_model_is_counted(model: str) -> None:
+    found = count_step(with_settings(config(pool_size=3), {"model": model}), 1)
+    assert found.flops > 0 and found.peak_bytes > 0

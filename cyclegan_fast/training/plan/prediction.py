@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from cyclegan_fast.config import TrainConfig, with_settings
 from cyclegan_fast.data import build_train_loader
 from cyclegan_fast.data.transforms import check_geometry
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.monitoring.progress import duration, progress_hidden
 from cyclegan_fast.nn import build_networks, image_requirements
@@ -75,6 +76,11 @@ def predict(config: TrainConfig) -> Prediction:
     with tempfile.TemporaryDirectory() as out, suppressed_output("cyclegan_fast"), progress_hidden():
         config = with_settings(config, {"out": Path(out), "side_by_side": "off", "loader": "torch", "workers": 0})
         checked = resolve_settings(config, torch.device("cuda"))
+        if not checked.data.has_one_size:
+            raise UserError(
+                f"--estimate without a GPU predicts for images of one size, and --preprocess {checked.data.preprocess} "
+                "gives several; leave out one of both, or estimate on the machine that will train"
+            )
         divisor, minimum = image_requirements(config.model)
         check_geometry(config.data, divisor, minimum)
         with_images = with_example_data(checked)
@@ -102,13 +108,14 @@ def count_step(config: TrainConfig, steps: int) -> Prediction:
             for channels in (model.channels_A, model.channels_B)
         ]
     step = build_step(networks, exact)
+    for name in step.model.generators:
+        networks[name].checkpoints_activations = exact.run.activation_checkpointing  # type: ignore[assignment]
     step(*batch)  # makes the image pools
     with _Count(width, FLOPS[config.run.amp]) as count:
         step(*batch)
     weights = sum(_bytes(weight) for weight in networks.parameters())
     averaged = sum(_bytes(weight) for name in step.model.generators for weight in networks[name].parameters())
-    pooled = [domain for scored in step.model.discriminators.values() for domain in scored]
-    pools = sum(exact.objective.pool_size * _bytes(batch["AB".index(domain)][:1]) for domain in pooled)
+    pools = sum(_bytes(pool.images) for pool in step.pools.values() if isinstance(pool.images, Tensor))
     working = weights / 2 if config.run.amp != "off" else 0
     return Prediction(
         size=(exact.optim.images_per_step, side, side),
@@ -193,5 +200,6 @@ def as_text(found: Prediction) -> Iterator[str]:
     )
     yield (
         f"GPU memory: {found.state_bytes / 2**30:.2f} GiB of weights, moments and image pools and "
-        f"{found.peak_bytes / 2**30:.2f} GiB in a step; CUDA, cuDNN's workspaces and cached images come on top"
+        f"{found.peak_bytes / 2**30:.2f} GiB in a step, or up to twice that with --side-by-side, as small batches have it; "
+        "CUDA, cuDNN's workspaces and cached images come on top"
     )
