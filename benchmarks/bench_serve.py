@@ -1,5 +1,6 @@
 """The server under load, beside a plain FastAPI handler that calls `infer`, and beside the engine without any server.
 
+    pytest benchmarks/bench_serve.py --benchmark-only            64 answers of a tiny network, to some clients
     python -m benchmarks.bench_serve --out docs/results          minutes; writes serve.md and serve.json
 
 Clients are coroutines of this process, on connections that stay open: each sends an image of its own, waits for the
@@ -15,6 +16,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from benchmarks.harness import timed_rounds
 from benchmarks.results import origin, stamped
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
@@ -255,6 +259,45 @@ def measure(network: str, run: Path, side: int, words: argparse.Namespace) -> li
                 print(one, flush=True)
                 found.append(one)
     return found
+
+
+# ---- By pytest.
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, list[bytes]]]:
+    """The port of a server of the tiny network, and requests."""
+    model, side = NETWORKS["tiny"]
+    run, port = make_run(tmp_path_factory.mktemp("run"), model), _free_port()
+    with started(servers(run, port)["serve"], port):
+        yield port, [post(encoded(seed, side)) for seed in range(IMAGES)]
+
+
+@pytest.mark.parametrize("clients", [1, 4, 16])
+def test_answers(benchmark: Any, server: tuple[int, list[bytes]], clients: int) -> None:
+    port, requests = server
+
+    def ask_all() -> set[int]:
+        return asyncio.run(_statuses(port, [requests[i::clients] for i in range(clients)]))
+
+    assert benchmark.pedantic(ask_all, rounds=timed_rounds(10), warmup_rounds=1) == {200}
+
+
+async def _statuses(port: int, shares: list[list[bytes]]) -> set[int]:
+    """Has each client send its share, one request after the other; returns the status codes of all answers."""
+
+    async def client(requests: list[bytes]) -> set[int]:
+        connection = _Client(port)
+        try:
+            return {(await connection.ask(request))[0] for request in requests}
+        finally:
+            connection.close()
+
+    return set().union(*await asyncio.gather(*map(client, shares)))
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 # ---- The engine alone.

@@ -22,6 +22,10 @@ class StorageError(UserError):
     """Nothing can be written there: the disk is full, for example, or the folder is read-only."""
 
 
+class AgreedError(UserError):
+    """What ends all ranks of a training alike: one of each host reports it."""
+
+
 def reading_error(message: str, cause: OSError) -> UserError:
     """Makes the error about a file that could not be read: a `MissingFileError` where it is not there."""
     return (MissingFileError if isinstance(cause, FileNotFoundError) else UserError)(message)

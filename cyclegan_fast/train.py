@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from cyclegan_fast.cli import EXIT_USER_ERROR, run_command
 from cyclegan_fast.config import TrainConfig, check_ranges, from_dict, to_dict
 from cyclegan_fast.documents import MAX_YAML_BYTES, DocumentError, parse_yaml, read_limited
-from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.errors import AgreedError, MissingFileError, UserError
 from cyclegan_fast.logs import show_warnings_only, stream_errors_ignored
 from cyclegan_fast.models import with_given
 from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
@@ -59,7 +59,6 @@ def train(*, config: Path | None = None, print_config: bool = False, estimate: b
     with StopSignal(at_once=True) as stop, stream_errors_ignored():
         try:
             from cyclegan_fast.training.meeting import find_place
-            from cyclegan_fast.training.ranks import AgreedError
             from cyclegan_fast.training.trainer import Trainer
 
             place = find_place()

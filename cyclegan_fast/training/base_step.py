@@ -123,8 +123,8 @@ class TrainingStep(ABC):
         """Updates the generators by the sum of their gradients, the discriminators, and the loss scale.
 
         Either update is skipped, on the device itself, when one of its losses or gradients is not finite; with anomaly
-        detection both are, but for a discriminator's that pix2pix has made before. Where ranks train together, losses and gradients become their means first, in `losses` and
-        in the lists themselves.
+        detection both are, but for a discriminator's that pix2pix has made before. Where ranks train together, losses
+        and gradients become their means first, in `losses` and in the lists themselves.
 
         Args:
             losses: Those that the gradients are of, and those of updates before that these depend on.

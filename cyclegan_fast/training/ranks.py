@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cyclegan_fast.config import TrainConfig, to_dict
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import AgreedError, UserError
 from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.monitoring.progress import progress_hidden
 from cyclegan_fast.training.meeting import Place, meet
@@ -37,10 +37,6 @@ POLL_SECONDS = 2e-4
 
 class RankError(UserError):
     """Another rank ended, hangs, or failed."""
-
-
-class AgreedError(UserError):
-    """What ends all ranks alike: one of each host reports it."""
 
 
 class Ranks:

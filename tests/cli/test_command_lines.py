@@ -159,7 +159,11 @@ def test_the_help_of_train_starts_with_what_matters() -> None:
     assert sorted(flags) == sorted(
         [flag.spelling[2:] for flag in flags_of_settings(TrainConfig)] + ["config", "print-config", "estimate"]
     )
-    assert page.index("\nMost used:") < page.index("--resume [off|auto]") < page.index("\nWhat shapes")
+    assert (
+        page.index("\nMost used:")
+        < page.index("--resume [off|auto]")
+        < page.index("\nWhich networks are trained, and what shapes them:")
+    )
     assert "(default: off; alone: bf16)" in page and "(default: 0.0002)" in " ".join(page.split())
 
 

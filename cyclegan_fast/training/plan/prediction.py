@@ -200,6 +200,6 @@ def as_text(found: Prediction) -> Iterator[str]:
     )
     yield (
         f"GPU memory: {found.state_bytes / 2**30:.2f} GiB of weights, moments and image pools and "
-        f"{found.peak_bytes / 2**30:.2f} GiB in a step, or up to twice that with --side-by-side, as small batches have it; "
-        "CUDA, cuDNN's workspaces and cached images come on top"
+        f"{found.peak_bytes / 2**30:.2f} GiB in a step, or up to twice that with --side-by-side, as small batches "
+        "have it; CUDA, cuDNN's workspaces and cached images come on top"
     )

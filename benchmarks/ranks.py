@@ -1,7 +1,7 @@
 """What the reductions of several ranks cost: steps and images per second, and the time that a step spends on them.
 
-    python -m benchmarks.bench_ranks
-    torchrun --nproc-per-node 2 -m benchmarks.bench_ranks --blocks 9 --width 64 --size 256
+    python -m benchmarks.ranks
+    torchrun --nproc-per-node 2 -m benchmarks.ranks --blocks 9 --width 64 --size 256
 
 Trains on random images, each rank on its own, and prints a row of a table. The time of a reduction is what the step
 stands still for it: copies into the buckets, and the wait; on a GPU, whose host does not wait, only the steps count.
