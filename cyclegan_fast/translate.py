@@ -242,7 +242,7 @@ def _translate_share(
     with _libraries_suppressed():
         translate = functools.partial(translate_here, job)
         ended = run_bulk(job, plan, translate, rank=rank, block_size=lambda _: block_size, **restart)
-    return _status(ended)
+    return _status(ended, overwrite=restart["overwrite"])
 
 
 def _translate_on_ray(
@@ -267,13 +267,14 @@ def _translate_on_ray(
         translate = functools.partial(translate_on_ray, cluster, job, workers)
         size = functools.partial(workers.block_size, max_size=block_size, batch_size=job.batch_size)
         ended = run_bulk(job, plan, translate, block_size=size, **restart)
-    return _status(ended)
+    return _status(ended, overwrite=restart["overwrite"])
 
 
-def _status(ended: Ended) -> int:
+def _status(ended: Ended, *, overwrite: bool) -> int:
     """The exit status of a bulk translation."""
     if ended.interrupted:
-        print("interrupted: the same command does the rest", file=sys.stderr)
+        how = "--overwrite starts anew" if overwrite else "the same command does the rest"
+        print(f"interrupted: {how}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return EXIT_USER_ERROR if ended.report.faults else 0
 

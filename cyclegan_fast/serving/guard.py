@@ -79,11 +79,14 @@ class Guard:
         if self._draining() and not scope["path"].startswith(_ALWAYS):
             raise shutting_down()
         headers = _headers(scope)
-        host = headers.get("host", "")
-        if self._local and host and urlsplit(f"//{host}").hostname not in _LOOPBACK:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            name, other = urlsplit(f"//{host}").hostname, None if origin is None else urlsplit(origin).netloc
+        except ValueError:
+            raise RequestError(400, "the Host or the Origin of the request is no address") from None
+        if self._local and host and name not in {*_LOOPBACK, *(scope.get("server") or ())[:1]}:
             raise RequestError(403, "this server is for this machine alone: ask for 127.0.0.1, or start it with --host")
-        origin = headers.get("origin")
-        if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+        if scope["method"] not in ("GET", "HEAD") and origin is not None and other != host:
             raise RequestError(403, "a page of another site may not use this server")
 
 

@@ -17,6 +17,8 @@ from cyclegan_fast.serving.service import Service
 from cyclegan_fast.version import __version__
 
 _MODEL = "/models/{name}"
+_FLOAT = 4  # bytes of a decoded value
+_NUMBER = 32  # bytes of a Python number in a list
 
 
 def routes(service: Service) -> APIRouter:
@@ -71,18 +73,26 @@ def _add_models(router: APIRouter, service: Service) -> None:
 
 async def _infer(service: Service, model: Model, loaded: Loaded, request: Request, body: bytes) -> Response:
     wanted = await service.in_thread(tensors.read_request, body, request.headers.get(tensors.HEADER_LENGTH))
-    with loaded.batcher.expecting():
-        planes, rebuild = await service.in_thread(_images, wanted.images, loaded, service.limits.max_pixels)
-    more = max(0, len(planes) - 1)
-    model.check_place(loaded, more, admitted=1)
-    with loaded.used(more):
-        results = await loaded.batcher.translate(planes)
-    content, headers = await service.in_thread(
-        lambda: tensors.write_response(
-            rebuild(results), name=model.name, version=VERSION, id=wanted.id, binary=wanted.binary_output
+    more = max(0, len(wanted.images) - 1) if wanted.images.dim() == 4 else 0
+    model.check_place(loaded, more, admitted=1)  # before a million images of one pixel are taken apart
+    with service.memory(_bytes_of(wanted.images, loaded, binary=wanted.binary_output), own=len(body)):
+        with loaded.batcher.expecting():
+            planes, rebuild = await service.in_thread(_images, wanted.images, loaded, service.limits.max_pixels)
+        with loaded.used(more):
+            results = await loaded.batcher.translate(planes)
+        content, headers = await service.in_thread(
+            lambda: tensors.write_response(
+                rebuild(results), name=model.name, version=VERSION, id=wanted.id, binary=wanted.binary_output
+            )
         )
-    )
     return Response(content, headers=headers)
+
+
+def _bytes_of(images: torch.Tensor, loaded: Loaded, *, binary: bool) -> int:
+    """What a request takes beside its body: its images and the results in float32, and the numbers of a JSON answer."""
+    engine = loaded.engine
+    results = images.numel() * engine.out_channels // engine.in_channels
+    return _FLOAT * (images.numel() + results) + (0 if binary else _NUMBER * results)
 
 
 def _images(images: torch.Tensor, loaded: Loaded, max_pixels: int) -> Any:

@@ -36,12 +36,20 @@ class BoundedProtocol(H11Protocol):
         """Starts the clock of an answer that is not read."""
         super().pause_writing()
         if self._write is None:
-            self._write = self.loop.call_later(4 * self.seconds, self.transport.abort)
+            self._watch_write()
 
     def resume_writing(self) -> None:
         """Stops it."""
         super().resume_writing()
         self._stop("_write")
+
+    def _watch_write(self, left: int | None = None) -> None:
+        """Ends the connection unless something of the answer was read since `left` bytes of it were waiting."""
+        waiting = self.transport.get_write_buffer_size()
+        if left is not None and waiting >= left:
+            self.transport.abort()
+        else:
+            self._write = self.loop.call_later(4 * self.seconds, self._watch_write, waiting)
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE:

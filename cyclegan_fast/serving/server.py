@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ async def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=max(5, math.ceil(service.limits.drain_timeout)),  # for answers that are still read
     )
     server = _Server(config)
     with _signals(stop, hurry, service):

@@ -95,12 +95,18 @@ class Service:
                 self._idle.set()
 
     @contextlib.contextmanager
-    def memory(self, size: int) -> Iterator[None]:
+    def memory(self, size: int, *, own: int = 0) -> Iterator[None]:
         """A block that holds so many bytes of a request.
 
+        Args:
+            size: The bytes.
+            own: What the request holds already.
+
         Raises:
-            RequestError: Others hold too many.
+            RequestError: Others hold too many, or these alone are.
         """
+        if own and own + size > self.limits.max_memory:
+            raise RequestError(413, "the image takes more memory than this server has for all: send a smaller one")
         if self._held and self._held + size > self.limits.max_memory:
             raise RequestError(
                 429, "the images of other requests fill the memory of this server: try again", retry_after=1

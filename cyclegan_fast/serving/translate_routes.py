@@ -128,7 +128,7 @@ async def _with_upload(service: Service, request: Request, name: str | None, wor
         async def all_of_it() -> Response:
             header = read_header(source, service.limits.max_pixels)  # quick: a thread would take longer to answer
             size = header.pixels * _FLOAT * (loaded.engine.in_channels + loaded.engine.out_channels)
-            with service.memory(size):
+            with service.memory(size, own=service.body_size(request)):
                 with loaded.batcher.expecting():
                     upload = await service.in_thread(decode, source, header, loaded.engine, pixels=header.pixels)
                 return await work(loaded, upload)

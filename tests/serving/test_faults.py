@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import resource
 import socket
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from cyclegan_fast.serving import kserve_routes
 from cyclegan_fast.serving.limits import Limits
 from tests.data.sample_images import png_header
 from tests.engine.identity import Identity
@@ -271,5 +273,34 @@ def test_other_sites_and_other_hosts_are_refused(server: Running) -> None:
     for name in ("evil.example", "127.0.0.1.evil.example", "evil.example:8000"):
         assert server.get("/engines", Host=name).status == 403
     assert server.get("/engines", Host="localhost:8000").status == 200
+    assert server.get("/engines", Host="[x").status == 400
+    assert server.post("/translate", body, {"Origin": "http://[x"}).status == 400
     with running({"identity": Identity()}, local=False) as open_server:
         assert open_server.get("/engines", Host="models.example").status == 200
+
+
+def test_an_image_that_alone_needs_more_memory_than_there_is_is_refused_for_good() -> None:
+    with running({"identity": Identity()}, Limits(max_memory=20_000)) as server:
+        answer = server.post("/translate", png(pixels_of(width=64, height=64)))
+        assert answer.status == 413 and "more memory than this server has" in answer.error
+        assert server.post("/translate", png(pixels_of(width=8, height=8))).status == 200
+
+
+def test_many_images_of_a_pixel_are_refused_before_they_are_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kserve_routes, "unpack", None)
+    with running({"identity": Identity()}, Limits(max_queue=8)) as server:
+        head = json.dumps(
+            {
+                "inputs": [
+                    {
+                        "name": "image",
+                        "shape": [3_000_000, 3, 1, 1],
+                        "datatype": "UINT8",
+                        "parameters": {"binary_data_size": 9_000_000},
+                    }
+                ]
+            }
+        ).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        answer = server.post("/v2/models/identity/infer", head + bytes(9_000_000), headers)
+        assert answer.status == 413, answer.error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import time
 from typing import Any
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 FOLDER = f"{OWN_FOLDER}/translation"
 
 _VERSION = 1
+_START = re.compile(r"\d{8}T\d{6}-.*")
 _MAX_LINE = 2**26  # bytes; a block of 100,000 names has 10 MB
 _FLUSH_SECONDS = 30.0  # between two objects, where nothing can be appended to a file
 _HEADER = {"version": int, "settings": {str: object}}
@@ -59,8 +61,12 @@ class Manifest:
         """
         done: set[str] = set()
         names = [name for name in self._output.list_names(FOLDER) if name.endswith(".jsonl")]
+        names.sort(key=_begun)
         for name in names:
-            settings, records = self._parse(name)
+            try:
+                settings, records = self._parse(name)
+            except FileNotFoundError:  # another rank, which starts anew as well, has removed it
+                continue
             if settings is None:
                 continue
             if settings != json.loads(json.dumps(self._settings)):
@@ -70,7 +76,7 @@ class Manifest:
                 continue
             for record in records:
                 done.update(record["done"])
-                self.faults.update({name: record["faults"] for name in record["done"][:1] if record["faults"]})
+                self.faults.update(dict.fromkeys(record["done"][:1], record["faults"]))  # a later one without, too
         if overwrite:
             return set()
         return done if names else None
@@ -120,6 +126,12 @@ class Manifest:
             else:
                 records.append(value)
         return settings, records
+
+
+def _begun(name: str) -> str:
+    """When the writer of a file began, and which of its files this is: what follows the writer's name."""
+    found = _START.search(name)
+    return found[0] if found else name
 
 
 def _line(value: Any) -> bytes:
