@@ -85,7 +85,7 @@ if __name__ == "__main__":
         run("export", "--checkpoint", work / "run", "--direction", "AtoB", "--out", path)
     run("translate", "--engine", files[0], "--input", work / "data" / "testA", "--output", work / "translated")
     run("report", work / "run")
-    run("evaluate", "--run", work / "run", "--data", work / "data")
+    run("evaluate", "--run", work / "run", "--data", work / "data", "--out", work / "scores.json")
     run("dataset", "check", work / "data")
     run("doctor")
     loading = True

@@ -51,8 +51,10 @@ class Difference:
 
     def detectable(self, comparisons: int) -> float:
         """Returns the smallest difference that fails with a probability of `POWER`, in spreads of the baseline."""
-        quantiles = _quantile(1 - ALPHA / comparisons, self.seeds) + _quantile(POWER, self.seeds)
-        return max(1.0, quantiles * self.error / self.spread) if self.spread else math.inf
+        if not self.spread:
+            return math.inf
+        error, power = self.error / self.spread, _quantile(POWER, self.seeds)
+        return max(1 + power * error, (_quantile(1 - ALPHA / comparisons, self.seeds) + power) * error)
 
 
 def difference(case: Mapping[int, float], baseline: Mapping[int, float], *, higher_is_better: bool) -> Difference:

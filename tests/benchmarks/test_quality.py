@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -83,6 +84,13 @@ def test_false_alarms_are_as_rare_as_stated_and_what_is_detectable_is_found() ->
     assert 70 <= alarms <= 130  # 100 are expected, with a standard deviation of 9.7
     found = sum(trial(3.0).verdict(10) == "worse" for _ in range(500))
     assert found >= 400
+    # What is said to be found 4 times in 5, where the error is small beside the spread, and where it is not.
+    for error in (0.01, 0.5):
+        case = Difference(mean=0.0, error=error, seeds=8, spread=1.0)
+        shift = case.detectable(10)
+        judged = [dataclasses.replace(case, mean=shift + error * numbers.gauss(0, 1)) for _ in range(2000)]
+        share = sum(one.verdict(10) == "worse" for one in judged) / len(judged)
+        assert 0.74 < share < 0.9, (error, share)
 
 
 def fake_results(**changes: dict[str, float]) -> dict[str, Any]:
