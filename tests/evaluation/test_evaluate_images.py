@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.engine.generator import dump_safetensors, load_generator
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluate import evaluate
@@ -107,10 +108,11 @@ def test_swapped_domains_are_pointed_at(
             ramp = np.linspace(0, 90, 40)[:, None, None] if not dark else 0
             Image.fromarray((100 + noise + ramp).clip(0, 255).astype(np.uint8)).save(tmp_path / name / f"{i}.png")
     noisy, smooth = paint(-0.2), lambda images: torch.linspace(-0.2, 0.5, 32)[:, None].expand_as(images)
+    stored = SimpleNamespace(progress={}, config=TrainConfig())
     for makes_A, makes_B, expected in ((noisy, smooth, False), (smooth, noisy, True)):
         monkeypatch.setattr(
             "cyclegan_fast.evaluation.runs.load_generators",
-            lambda path, device, a=makes_A, b=makes_B: ({"G_A": b, "G_B": a}, SimpleNamespace(progress={})),
+            lambda path, device, a=makes_A, b=makes_B: ({"G_A": b, "G_B": a}, stored),
         )
         caplog.clear()
         scores_of(tmp_path / "out", run=run, data=tmp_path)

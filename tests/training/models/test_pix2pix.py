@@ -328,7 +328,8 @@ def test_images_that_are_no_pairs_are_one_sentence(tmp_path: Path, pairs: Path) 
             (tmp_path / "data" / name).symlink_to(pairs / ("trainA" if name == "trainA" else "testB"))
         train(tmp_path / "run", "--max-steps 1", "--data", str(tmp_path / "data"))
     with pytest.raises(UserError, match=r"holds no pairs; .* so does --model pix2pix"):
-        train(tmp_path / "other", "--max-steps 1", "--data", str(tmp_path / "run"))
+        (tmp_path / "empty").mkdir()
+        train(tmp_path / "other", "--max-steps 1", "--data", str(tmp_path / "empty"))
 
 
 def test_paired_alone_is_logged_to_change_the_sampling_only(
