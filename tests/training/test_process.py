@@ -38,8 +38,12 @@ def test_steps_use_the_memory_of_the_step_before_until_training_ends() -> None:
 
 
 @pytest.mark.usefixtures("default_sigint")
-def test_a_signal_that_torchrun_repeats_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_torchrun_repeats_is_the_same_one(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # that of the tests may be another one
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with StopSignal(owns_process=False) as stop:
         for _ in range(2):
             signal.raise_signal(signal.SIGINT)
