@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
-import signal
 import subprocess
 import sys
 
 import pytest
-
-from cyclegan_fast.training import process
-from cyclegan_fast.training.process import StopSignal
 
 STEPS = """
 import resource, sys, torch
@@ -37,17 +34,24 @@ def test_steps_use_the_memory_of_the_step_before_until_training_ends() -> None:
     assert 10 * later < afterwards, "what was free was returned at the end"
 
 
-@pytest.mark.usefixtures("default_sigint")
-def test_a_signal_that_torchrun_repeats_is_the_same_one(
-    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # that of the tests may be another one
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    with StopSignal(owns_process=False) as stop:
-        for _ in range(2):
-            signal.raise_signal(signal.SIGINT)
-        assert stop.requested
-        monkeypatch.setattr(process, "REPEAT_SECONDS", 0)
-        with pytest.raises(KeyboardInterrupt):  # it is another one
-            signal.raise_signal(signal.SIGINT)
+SIGNALS = """
+import signal
+from cyclegan_fast.training import process
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with process.StopSignal(owns_process=False) as stop:
+    for _ in range(2):
+        signal.raise_signal(signal.SIGINT)
+    print("noted", stop.requested)
+    process.REPEAT_SECONDS = 0
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        print("another one")
+"""
+
+
+def test_a_signal_that_torchrun_repeats_is_the_same_one() -> None:
+    environment = os.environ | {"TORCHELASTIC_RUN_ID": "run"}
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split("\n")[:2] == ["noted True", "another one"]

@@ -131,7 +131,7 @@ def test_a_full_gpu_costs_the_grid_and_nothing_else(
     assert run.run() == 0
     assert sample_steps(tmp_path) == [] and scores_of(tmp_path) == {}
     assert caplog.messages.count("no scores: the memory is full; --eval-every 0 leaves them out") == 1
-    warning = next(line for line in caplog.messages if "sample grid" in line)
+    warning = next(line for line in caplog.messages if "no sample grid" in line)
     user_sees(warning)
     assert warning == "no sample grid: the memory is full; --sample-every 0 leaves them out"
 
