@@ -37,7 +37,7 @@ def model_card(
         device: What translates the images: auto (CUDA where there is one), cpu, cuda or cuda:<index>.
     """
     from cyclegan_fast.engine.export.model_card import write_card
-    from cyclegan_fast.nn import Direction
+    from cyclegan_fast.metrics import Direction
 
     given: dict[Direction, Path | None] = {"AtoB": images_A, "BtoA": images_B}
     images = {direction: path for direction, path in given.items() if path is not None} or None

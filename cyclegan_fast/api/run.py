@@ -17,7 +17,7 @@ from cyclegan_fast.monitoring.run_status import RunStatus, read_status
 
 if TYPE_CHECKING:
     from cyclegan_fast.engine import Backend, Engine, Precision
-    from cyclegan_fast.nn import Direction
+    from cyclegan_fast.metrics import Direction
 
 Curve = np.ndarray[tuple[int], np.dtype[np.float64]]
 

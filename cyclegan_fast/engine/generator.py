@@ -29,9 +29,9 @@ from cyclegan_fast.engine.metadata import (
 )
 from cyclegan_fast.engine.shapes import ShapeLimits
 from cyclegan_fast.errors import MissingFileError, UserError
-from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE
+from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE, Direction
 from cyclegan_fast.models import MODELS
-from cyclegan_fast.nn import Direction, build_generator
+from cyclegan_fast.nn import build_generator
 from cyclegan_fast.version import __version__
 
 _DIGEST_KEY = "sha256"  # in the header; files of earlier versions lack it

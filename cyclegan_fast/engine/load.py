@@ -24,7 +24,7 @@ from cyclegan_fast.engine.metadata import check_precision
 from cyclegan_fast.engine.threads import check_threads, lacks_threads, torch_threads
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.find import refuse_url
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 
 Backend = Literal["auto", "torch", "onnxruntime", "openvino", "aoti", "tensorrt"]
 

@@ -11,7 +11,7 @@ from cyclegan_fast.documents import DocumentError, Maybe, Number, check, parse_j
 from cyclegan_fast.engine.info import PRECISIONS, EngineInfo, Precision
 from cyclegan_fast.engine.shapes import ShapeLimits, Shapes
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 
 METADATA_KEY = "cyclegan_fast"
 """Under which a .safetensors or .onnx file has it in its header."""

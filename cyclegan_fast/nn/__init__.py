@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 import torch
 from torch import nn
 
 from cyclegan_fast.config import ModelConfig
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.metrics import Direction
 from cyclegan_fast.models import MODELS
 from cyclegan_fast.nn.discriminators import NLayerDiscriminator, PixelDiscriminator
 from cyclegan_fast.nn.generators import ResnetGenerator, UnetGenerator
@@ -26,8 +26,6 @@ __all__ = [
     "image_requirements",
     "init_weights",
 ]
-
-Direction = Literal["AtoB", "BtoA"]
 
 
 def build_generator(config: ModelConfig, direction: Direction = "AtoB") -> ResnetGenerator | UnetGenerator:

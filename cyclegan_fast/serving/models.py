@@ -20,7 +20,7 @@ from cyclegan_fast.engine.export.triton_repository import model_name
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.translation.faithfulness import check_inverse
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 from cyclegan_fast.serving.batcher import Batcher, Observer
 from cyclegan_fast.serving.faults import RequestError
 from cyclegan_fast.serving.limits import Limits

@@ -28,7 +28,7 @@ from cyclegan_fast.engine.shapes import Shapes
 from cyclegan_fast.engine.threads import threads_on
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.logs import suppressed_output
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MARCH, _SIMD_BITS = "x86-64-v3", 256  # what inductor would take is this machine's own

@@ -31,7 +31,7 @@ from cyclegan_fast.engine.metadata import (
 )
 from cyclegan_fast.engine.shapes import ShapeLimits, Shapes
 from cyclegan_fast.errors import MissingFileError, UserError
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 
 _FREE = 2**20  # images, or pixels of a side, where a graph leaves them free but fixes others
 _USUAL_SIDE = 256

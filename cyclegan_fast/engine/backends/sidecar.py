@@ -12,7 +12,7 @@ from cyclegan_fast.checkpoint.weights import read_weights
 from cyclegan_fast.documents import DocumentError, check, read_limited
 from cyclegan_fast.engine.metadata import Metadata, check_direction, read_engine_metadata
 from cyclegan_fast.errors import MissingFileError, UserError
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 
 
 def sidecar_of(path: Path) -> Path:

@@ -26,7 +26,7 @@ from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.engine.metadata import Metadata, check_precision, engine_info
 from cyclegan_fast.engine.shapes import Shapes
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 
 _STREAMS = 2  # batches that run at a time, each with execution contexts of its own: further threads wait
 

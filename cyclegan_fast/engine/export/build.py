@@ -33,7 +33,7 @@ from cyclegan_fast.engine.metadata import Metadata
 from cyclegan_fast.engine.shapes import Shape, Shapes
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import write_atomically
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 
 log = logging.getLogger(__name__)
 

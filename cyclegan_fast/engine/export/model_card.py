@@ -23,10 +23,9 @@ from cyclegan_fast.engine.tiling.rows import TensorRows, reduce
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import building_folder, storage_errors
 from cyclegan_fast.images.model_io import read_input
-from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE
+from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE, Direction
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid
 from cyclegan_fast.monitoring.scores import read_scores
-from cyclegan_fast.nn import Direction
 
 _SAMPLES = 4  # images of each direction
 _SAMPLE_SIDE = 256  # pixels that the longer side of a sample has at most

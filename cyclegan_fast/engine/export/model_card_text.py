@@ -12,9 +12,8 @@ import yaml
 
 from cyclegan_fast.config import PixelFormat, TrainConfig
 from cyclegan_fast.engine.generator import Generator
-from cyclegan_fast.metrics import DIRECTIONS, METRICS
+from cyclegan_fast.metrics import DIRECTIONS, METRICS, Direction
 from cyclegan_fast.models import MODELS, Model
-from cyclegan_fast.nn import Direction
 from cyclegan_fast.version import __version__
 
 _CARD = """---

@@ -31,7 +31,7 @@ from cyclegan_fast.engine.metadata import Metadata, engine_info
 from cyclegan_fast.engine.shapes import Shape
 from cyclegan_fast.errors import UserError, reading_error
 from cyclegan_fast.files import building_folder, storage_errors
-from cyclegan_fast.nn import Direction
+from cyclegan_fast.metrics import Direction
 
 _MAX_BATCH = 8  # of the ONNX model
 _MAX_DELAY_US = 5000
