@@ -99,7 +99,9 @@ def extra(module: str, package: str, about: Extra) -> Finding:
     version = version_of(package)
     if numbers(version) and numbers(version) < numbers(about.min_version):
         return Finding(package, False, f"{version}, but {about.min_version} or newer is needed", fix, "broken")
-    if not about.resolves_names and (fault := import_fault(module)):
+    if about.resolves_names:
+        return Finding(package, True, f"{version}, not imported: {about.purpose}")
+    if fault := import_fault(module):
         again = f"pip install --force-reinstall --no-deps {package}"
         return Finding(package, False, f"{version} does not load ({fault})", again, "broken")
     return Finding(package, True, f"{version}: {about.purpose}")

@@ -20,11 +20,11 @@ import torch
 
 from cyclegan_fast import doctor as doctor_command
 from cyclegan_fast import ops
-from cyclegan_fast.diagnosis import build, smoke
+from cyclegan_fast.diagnosis import build, packages, smoke
 from cyclegan_fast.diagnosis.findings import Finding, NeededFor, import_fault
 from cyclegan_fast.diagnosis.gpu import covers, driver_fault, gpu
 from cyclegan_fast.diagnosis.machine import BUILD_VARIABLES, SWITCHES
-from cyclegan_fast.diagnosis.packages import CORE, EXTRAS, TESTED_TORCH
+from cyclegan_fast.diagnosis.packages import CORE, EXTRAS, TESTED_TORCH, Extra
 from tests.data.test_shared_memory import SMALL_SHM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,6 +253,17 @@ def test_the_extras_that_it_names_exist() -> None:
     assert set(CORE.values()) | {"torch"} == {
         re.split("[>=<]", requirement)[0] for requirement in project["dependencies"]
     }
+
+
+def test_a_package_that_is_not_imported_does_not_pass_for_one_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_package.py").write_text("raise OSError('no')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    about = Extra("ray", "much", "2.51")
+    assert packages.extra("broken_package", "broken_package", about).message == "of unknown version does not load (no)"
+    found = packages.extra("broken_package", "broken_package", about._replace(resolves_names=True))
+    assert (found.ok, found.message) == (True, "of unknown version, not imported: much")
 
 
 # ---- The extension, and what builds it.
