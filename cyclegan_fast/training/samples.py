@@ -54,7 +54,7 @@ class SampleTranslator:
                 if domain in self.generators
                 for i, image in enumerate(images)
             ]
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             log.warning("no sample grid: the memory is full; --sample-every 0 leaves them out")

@@ -136,6 +136,19 @@ def test_a_full_gpu_costs_the_grid_and_nothing_else(
     assert warning == "no sample grid: the memory is full; --sample-every 0 leaves them out"
 
 
+def test_a_full_host_costs_the_grid_and_nothing_else(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    translator = trainer(data, tmp_path).translator
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(translator, "translate", full)
+    assert translator.rows() == []
+    assert "no sample grid: the memory is full; --sample-every 0 leaves them out" in caplog.messages
+
+
 def test_files_of_grids_hold_their_layout(tmp_path: Path) -> None:
     sizes = [(40, 30), (40, 30), (MAX_SIDE * 2, 100)]
     images = [Image.new("RGB", size, color) for size, color in zip(sizes, ("red", "lime", "blue"), strict=True)]
