@@ -236,7 +236,7 @@ def _read_scores(folder: Path) -> dict[str, Any] | None:
         found = read_scores(folder / "scores.json")
     except (OSError, DocumentError):
         return None
-    return {name: found[name] for name in SHAPE if name in found} if found.keys() >= SCORED else None
+    return {name: found[name] for name in SHAPE if name in found} if found.keys() & SCORED else None
 
 
 def _has_checkpoint(folder: Path) -> bool:

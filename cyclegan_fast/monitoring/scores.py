@@ -8,7 +8,7 @@ from typing import Any
 from cyclegan_fast.documents import Maybe, Number, check, read_json
 
 _METRICS = {str: Maybe(Number(whole=False))}
-SCORED = {"photo_to_labels", "labels_to_photo"}
+SCORED = {"photo_to_labels", "labels_to_photo"}  # one alone of a model of one direction
 _BOTH = dict.fromkeys(SCORED, Maybe(_METRICS))
 _IMAGE_SCORES = {"values": _METRICS, "spreads": _METRICS}
 _OF_TEST_IMAGES = {  # of evaluate --run

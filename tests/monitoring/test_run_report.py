@@ -92,6 +92,10 @@ def test_the_scores_of_the_command_evaluate_are_shown(folder: Path) -> None:
         (folder / "scores.json").write_text(json.dumps(content))
         text = text_of(write_run_report(folder))
         assert ("photo → labels" in text and "0.941" in text) == shown and "0.100" not in text
+    del scores["photo_to_labels"]  # of a model of one direction
+    (folder / "scores.json").write_text(json.dumps(scores))
+    text = text_of(write_run_report(folder))
+    assert "labels → photo" in text and "0.941" in text and "photo → labels" not in text
 
 
 @pytest.mark.parametrize(
