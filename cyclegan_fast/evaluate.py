@@ -203,8 +203,10 @@ def _score_on_scenes(
     from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
 
     tests = load_scene_tests(data, limit)
-    networks = _network_translators(checkpoint, resolve_device(device))
+    networks = _network_translators(checkpoint, resolve_device(device), tests.size)
     translators = networks | _engine_translators(engines, device, batch_size)
+    if alone := translators.keys() - networks.keys():
+        raise UserError(f"{checkpoint} has no generator of {alone.pop()} to compare with: leave out the engine of that")
     reader = train_reader(tests.size, tests.seed)
 
     scores = score_scenes(networks.get("BtoA"), networks.get("AtoB"), tests, reader, batch_size=batch_size)
@@ -222,13 +224,17 @@ def _score_on_scenes(
     return EXIT_USER_ERROR if drops else 0
 
 
-def _network_translators(checkpoint: Path, device: torch.device) -> dict[str, Translate]:
-    """Loads the generators of a checkpoint; returns them by direction."""
+def _network_translators(checkpoint: Path, device: torch.device, size: int) -> dict[str, Translate]:
+    """Loads the generators of a checkpoint for scenes of `size` pixels; returns them by direction."""
     from cyclegan_fast.engine.generator import load_both
 
     def translator(generator: Generator) -> Translate:
         if (generator.in_channels, generator.out_channels) != (3, 3):
             raise UserError(f"{checkpoint}: translates grey or other images; the scenes are in colour on both sides")
+        if size % generator.size_divisor:
+            raise UserError(
+                f"{checkpoint}: needs sides that are multiples of {generator.size_divisor}; got {size} pixels"
+            )
 
         def translate(images: Tensor) -> Tensor:
             translated: Tensor = generator.network(images.to(device))

@@ -87,8 +87,26 @@ def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_al
         evaluate(run_folder, tmp_path / "data", max_drop=0.1, **options)
 
 
-@pytest.mark.parametrize(("size", "model", "reason"), [(32, {"channels_B": 1}, "grey"), (50, {}, "multiple of 4")])
-def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, size: int, model: dict[str, int], reason: str) -> None:
+def test_an_engine_without_an_equal_in_the_checkpoint_does_not_pass_for_one_that_was_compared(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    render_dataset(tmp_path / "data", 32, train=1, test=2, seed=0)
+    engine = build_engine(checkpoint(tmp_path / "both"), tmp_path / "g.onnx", direction="BtoA")
+    one_way = checkpoint(tmp_path / "run", model="pix2pix")
+    with pytest.raises(UserError, match="has no generator of BtoA to compare with: leave out the engine"):
+        evaluate(one_way, tmp_path / "data", engines=(engine,), max_drop=0.0, out=tmp_path / "s.json", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("size", "model", "reason"),
+    [
+        (32, {"channels_B": 1}, "grey"),
+        (50, {}, "multiple of 4"),
+        (48, {"generator": "unet_32"}, "needs sides that are multiples of 32; got 48 pixels"),
+        (32, {"generator": "unet_64"}, "needs sides that are multiples of 64; got 32 pixels"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, size: int, model: dict[str, Any], reason: str) -> None:
     render_dataset(tmp_path / "data", size, train=1, test=2, seed=0)
     done = run("--checkpoint", checkpoint(tmp_path / "run", **model), "--data", tmp_path / "data")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and reason in done.stderr
