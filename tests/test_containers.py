@@ -137,6 +137,8 @@ def test_the_images_serve_as_a_plain_user(path: Path) -> None:
     assert found["USER"] == "10001:10001"
     for image in re.findall(r"^FROM (\S+)", text, re.MULTILINE):
         assert ":" in image and not image.endswith(":latest")
+    assert re.search(r'^ARG TORCH_INDEX=""$', text, re.MULTILINE) and 'PIP_INDEX_URL="${TORCH_INDEX}" pip' in text
+    assert set(re.findall(r"https?://([\w.-]+)", text)) == {"127.0.0.1"}, "packages have names, and no hosts"
     extras = set(re.search(r"^ARG EXTRAS=(\S+)", text, re.MULTILINE)[1].split(","))  # type: ignore[index]
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     assert all(re.search(rf"^{extra} = \[", project, re.MULTILINE) for extra in extras)
