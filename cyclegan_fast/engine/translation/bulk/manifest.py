@@ -12,6 +12,7 @@ import logging
 import re
 import secrets
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from cyclegan_fast.documents import DocumentError, check, parse_json, shown
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 FOLDER = f"{OWN_FOLDER}/translation"
 
 _VERSION = 1
-_START = re.compile(r"\d{8}T\d{6}-.*")
+_START = re.compile(r"\d{8}T\d{6}[.-].*")  # by the second alone, in what older versions wrote
 _MAX_LINE = 2**26  # bytes; a block of 100,000 names has 10 MB
 _FLUSH_SECONDS = 30.0  # between two objects, where nothing can be appended to a file
 _HEADER = {"version": int, "settings": {str: object}}
@@ -43,7 +44,7 @@ class Manifest:
 
     def __init__(self, output: Storage, settings: dict[str, Any], writer: str) -> None:
         self._output, self._settings = output, settings
-        start = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")  # to the microsecond: the last writer counts
         self._name = f"{FOLDER}/{writer}-{start}-{secrets.token_hex(3)}"
         self.faults: dict[str, dict[str, str]] = {}
         """Images without a result, and why, by the name of the tar shard that has the others' results."""
