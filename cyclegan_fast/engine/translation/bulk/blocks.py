@@ -15,7 +15,7 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.engine.load import Backend, load_engine
 from cyclegan_fast.engine.tiling.tiling import Tiling
-from cyclegan_fast.engine.translation.bulk.storage import Storage
+from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, RemoteStorage, Storage
 from cyclegan_fast.engine.translation.bulk.tar_shards import pack, unpack
 from cyclegan_fast.engine.translation.files import TaskResult, translate_files
 from cyclegan_fast.engine.translation.report import Outcome
@@ -57,7 +57,7 @@ class Job:
 
     def is_in_place(self, block: Block) -> bool:
         """Whether a block's files are read and written where they are."""
-        return not block.is_shard and None not in (self.input.path_of(""), self.output.path_of(""))
+        return not block.is_shard and isinstance(self.input, LocalStorage) and isinstance(self.output, LocalStorage)
 
 
 class Block(NamedTuple):
@@ -140,7 +140,7 @@ def _translate_images(
             outcomes.append(Outcome.of(result, _shown(job, name)))
             if not result.fault:
                 written.append(target)
-                if job.output.path_of(target) is None:
+                if isinstance(job.output, RemoteStorage):
                     uploads.append(pool.submit(job.output.upload, result.task.target, target))
         for upload in uploads:
             upload.result()
@@ -168,8 +168,8 @@ def _translate_shard(
         if not result.fault:
             results[member.offset] = result.task.target
         result.task.source.unlink()
-    if (path := job.output.path_of(target)) is not None:
-        with building_file(path) as partial:
+    if isinstance(job.output, LocalStorage):
+        with building_file(job.output.path_of(target)) as partial:
             pack(shard, partial, results)
     else:
         pack(shard, scratch / "output.tar", results)
@@ -185,7 +185,7 @@ def _translate_files(engine: Engine, job: Job, tasks: list[Task], progress: Prog
 
 def _fetch(storage: Storage, name: str, path: Path) -> str:
     """Brings a file of the input to a path, unless it is there by nature; returns what was wrong with it."""
-    if storage.path_of(name) is not None:
+    if isinstance(storage, LocalStorage):
         return ""
     try:
         storage.download(name, path)

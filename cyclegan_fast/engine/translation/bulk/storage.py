@@ -7,43 +7,13 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from cyclegan_fast.errors import StorageError, UserError, one_line
 from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.images.find import url_of
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
-
-
-class Storage(Protocol):
-    """A folder, here or elsewhere. Names are relative to it, with slashes; a pickled one is opened where it arrives."""
-
-    def __str__(self) -> str: ...
-
-    def path_of(self, name: str) -> Path | None:
-        """The path of a file on this machine; None where there is none."""
-
-    def present(self, names: Collection[str]) -> set[str]:
-        """Those of the names that are there."""
-
-    def list_names(self, folder: str) -> list[str]:
-        """The names of the files in a folder, sorted; none where there is no such folder."""
-
-    def read(self, name: str) -> bytes:
-        """The content of a file."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Creates or replaces a file, whole or not at all."""
-
-    def download(self, name: str, path: Path) -> None:
-        """Copies a file to a path of this machine."""
-
-    def upload(self, path: Path, name: str) -> None:
-        """Copies a file of this machine there, whole or not at all."""
-
-    def remove(self, name: str) -> None:
-        """Removes a file if it is there."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +56,6 @@ class LocalStorage:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def download(self, name: str, path: Path) -> None:
-        """Refused: a file of this machine is read where it is."""
-        raise NotImplementedError
-
-    def upload(self, path: Path, name: str) -> None:
-        """Refused: a file of this machine is written where it goes."""
-        raise NotImplementedError
-
     def remove(self, name: str) -> None:
         """Removes a file if it is there."""
         with storage_errors(f"cannot remove {self.root / name}"):
@@ -114,9 +76,9 @@ class RemoteStorage:
         """The path of the URL in its file system."""
         return open_url(self.url)[1]
 
-    def path_of(self, name: str) -> None:
+    def path_of(self, name: str) -> Path | None:
         """None, as no path leads there."""
-        return
+        return None
 
     def present(self, names: Collection[str]) -> set[str]:
         """Those of the names that are there, by listing all that is below the URL."""
@@ -167,6 +129,10 @@ class RemoteStorage:
             fs.rm_file(f"{root}/{name}")
 
 
+Storage: TypeAlias = LocalStorage | RemoteStorage
+"""A folder, here or elsewhere. Names are relative to it, with slashes; a pickled one is opened where it arrives."""
+
+
 def match_urls(pattern: str) -> list[str]:
     """Returns the URLs that a glob pattern matches, sorted; of a URL without marks itself, if it is there."""
     fs, path = open_url(pattern)
@@ -174,7 +140,7 @@ def match_urls(pattern: str) -> list[str]:
         return sorted(str(fs.unstrip_protocol(found)) for found in fs.glob(path) if fs.isfile(found))
 
 
-def storage_at(location: str | Path) -> LocalStorage | RemoteStorage:
+def storage_at(location: str | Path) -> Storage:
     """Returns the storage of a folder or URL; ``file://`` is a folder."""
     url = url_of(location)
     if url is None:
