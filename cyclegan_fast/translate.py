@@ -149,12 +149,15 @@ def translate(
         raise UserError(f"--ray shares the work by itself, and this process is {share}: leave out --rank and torchrun")
     if ray_workers is not None and ray is None:
         raise UserError("--ray-workers is about --ray: give both, or leave it out")
+    is_bulk = share is not None or ray is not None or is_shards(input)
+    if block_size != 256 and not is_bulk:
+        raise UserError("--block-size is about bulk translations: give --rank or --ray, too, or leave it out")
     needs_inverse = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else ""
     engine = named_checkpoint(engine)
     _check_inverse_flags(needs_inverse, engine, back_engine)
     rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
     tiling = None if statistics is None else Tiling(statistics, tile, overlap)
-    if share is not None or ray is not None or is_shards(input):
+    if is_bulk:
         if needs_inverse:
             raise UserError(f"{needs_inverse} needs one process, and files: leave it out, or shards, ranks and --ray")
         settings: dict[str, Any] = {

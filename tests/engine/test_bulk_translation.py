@@ -15,6 +15,7 @@ import pytest
 
 from cyclegan_fast.engine.translation.bulk import manifest
 from cyclegan_fast.engine.translation.bulk.blocks import BlockResult
+from cyclegan_fast.engine.translation.bulk.plan import plan_bulk
 from cyclegan_fast.engine.translation.bulk.rank import Rank, device_of_rank, parse_rank, rank_of_environment
 from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, RemoteStorage
 from cyclegan_fast.engine.translation.report import Outcome
@@ -248,6 +249,32 @@ def test_an_output_that_may_not_be_written_ends_it(bulk_engine, bulk_images, mon
         run(bulk_engine, bulk_images, "memory://full", rank="0/1")
 
 
+def test_no_shard_is_replaced_by_its_result(tmp_path):
+    shard = make_shard(tmp_path / "in" / "a.tar", 0, 1)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "hard").mkdir()
+    (tmp_path / "hard" / "a.tar").hardlink_to(shard)
+    for output in ("in", "link", "in/../in", "hard"):
+        with pytest.raises(UserError, match=r"a.tar is one of the inputs and would be overwritten: choose another"):
+            plan_bulk(tmp_path / "in" / "*.tar", tmp_path / output)
+    assert plan_bulk(tmp_path / "in" / "*.tar", tmp_path).names == [("a.tar", "a.tar")]
+
+
+def test_the_results_of_an_earlier_run_are_no_input(tmp_path):
+    for name in ("in/x/a.tar", "in/x/b.tar"):
+        make_shard(tmp_path / name, 0, 1)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "in"), "/again/in", recursive=True)
+    first = plan_bulk(tmp_path / "in" / "**" / "*.tar", tmp_path / "in" / "out")
+    there = plan_bulk(Path("memory://again/in/**/*.tar"), Path("memory://again/in/out"))
+    assert first.names == [("a.tar", "a.tar"), ("b.tar", "b.tar")]
+    assert there.names == [("x/a.tar", "x/a.tar"), ("x/b.tar", "x/b.tar")]
+    make_shard(tmp_path / "in" / "out" / "a.tar", 0, 1)
+    memory.put(str(tmp_path / "in" / "out" / "a.tar"), "/again/in/out/x/a.tar")
+    assert plan_bulk(tmp_path / "in" / "**" / "*.tar", tmp_path / "in" / "out") == first
+    assert plan_bulk(Path("memory://again/in/**/*.tar"), Path("memory://again/in/out")) == there
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -260,9 +287,13 @@ def test_an_output_that_may_not_be_written_ends_it(bulk_engine, bulk_images, mon
         ({"rank": "0/2", "source": "nosuch://x/y"}, "nosuch://x/y: cannot be opened (Protocol not known: nosuch"),
         ({"rank": "0/2", "source": "memory://b/{0..8}.tar"}, "memory://b: there is no 0.tar, 1.tar, 2.tar and 6 more"),
         ({"source": "memory://nowhere/x"}, "memory://nowhere/x: URLs are not fetched"),
+        ({"rank": "0/2", "source": "memory://i", "output": "memory://i"}, "memory://i is the folder of the input: choose"),
+        ({"rank": "0/2", "source": "memory://i", "output": "memory://i/o"}, "memory://i/o lies in the input folder memory"),
+        ({"block_size": 8}, "--block-size is about bulk translations: give --rank or --ray, too, or leave it out"),
     ],
 )
 def test_mistakes_are_one_sentence(bulk_engine, bulk_images, tmp_path, words, message):
+    fsspec.filesystem("memory").pipe_file("/i/0.png", b"")
     words = {"engine": bulk_engine, "source": bulk_images, "output": tmp_path / "out"} | words
     with pytest.raises(UserError) as error:
         run(Path(words.pop("engine")), words.pop("source"), words.pop("output"), **words)

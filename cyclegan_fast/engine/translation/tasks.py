@@ -49,7 +49,7 @@ def plan_tasks(
         UserError: There is no such input, the output is a file where a folder is wanted, or a result would replace an
             input, another result, or a file that exists.
     """
-    root, paths = find_inputs(source, output)
+    root, paths = input_root(source), find_inputs(source, output)
     if names_file(output):
         _check_one_file(source, output, reconstruct, faithfulness)
     if source.is_dir() and _lies_in(output, source):
@@ -57,15 +57,14 @@ def plan_tasks(
     tasks = [
         Task(path, output if names_file(output) else result_name(output / path.relative_to(root))) for path in paths
     ]
-    inputs, results = _Inputs(paths), _Results()
+    inputs, results = Inputs(paths), _Results()
     for task in tasks:
         for target in (
             task.target,
             *([grid_of(task, output)] * reconstruct),
             *([map_of(task, output)] * faithfulness),
         ):
-            if target in inputs:
-                raise UserError(f"{target} is one of the inputs and would be overwritten: choose another output folder")
+            inputs.refuse(target)
             results.add(target, task.source)
     existing = [target for target in results.targets if target.exists()]
     if existing and not overwrite:
@@ -74,7 +73,7 @@ def plan_tasks(
     return tasks
 
 
-class _Inputs:
+class Inputs:
     """The files that are read, by their names and by what the system knows them as.
 
     The same file may have several names: in another case, by a hard link, or where a folder is mounted twice.
@@ -84,8 +83,14 @@ class _Inputs:
         self._names = {path.resolve() for path in paths}
         self._numbers = {number for path in paths if (number := _number(path))}
 
-    def __contains__(self, path: Path) -> bool:
-        return path.resolve() in self._names or _number(path) in self._numbers
+    def refuse(self, target: Path) -> None:
+        """Refuses a result that would replace one of them.
+
+        Raises:
+            UserError: It would.
+        """
+        if target.resolve() in self._names or _number(target) in self._numbers:
+            raise UserError(f"{target} is one of the inputs and would be overwritten: choose another output folder")
 
 
 class _Results:
@@ -202,8 +207,15 @@ def _beside(task: Task, output: Path, folder: str) -> Path:
     return path.with_name(f"{path.name}.png")
 
 
-def find_inputs(source: Path, output: Path | None) -> tuple[Path, list[Path]]:
-    """Returns the folder to which results are relative, and the files.
+def input_root(source: Path) -> Path:
+    """Returns the folder that the names of results are relative to; of an input as for `plan_tasks`."""
+    if source.is_dir():
+        return source
+    return source.parent if source.exists() else split_pattern(source)[0]
+
+
+def find_inputs(source: Path, output: Path | None) -> list[Path]:
+    """Returns the files to translate.
 
     Args:
         source: As for `plan_tasks`.
@@ -213,9 +225,9 @@ def find_inputs(source: Path, output: Path | None) -> tuple[Path, list[Path]]:
         UserError: There is no such input.
     """
     if source.is_dir():
-        return source, list_images(source, SUFFIXES | VIDEO_SUFFIXES, links_outside="skip")
+        return list_images(source, SUFFIXES | VIDEO_SUFFIXES, links_outside="skip")
     if source.exists():
-        return source.parent, [source]
+        return [source]
     refuse_url(source, "download it, and give the file")
     if not is_pattern(source):
         raise MissingFileError(f"{source} does not exist")
@@ -225,7 +237,7 @@ def find_inputs(source: Path, output: Path | None) -> tuple[Path, list[Path]]:
         raise MissingFileError(
             f"{source} matches no file outside the output folder: correct the pattern, or give a folder"
         )
-    return split_pattern(source)[0], matches
+    return matches
 
 
 P = TypeVar("P", bound=PurePath)

@@ -18,7 +18,15 @@ from cyclegan_fast.engine.translation.bulk.storage import (
     open_url,
     storage_at,
 )
-from cyclegan_fast.engine.translation.tasks import VIDEO_SUFFIXES, find_inputs, names_file, plan_tasks, result_name
+from cyclegan_fast.engine.translation.tasks import (
+    VIDEO_SUFFIXES,
+    Inputs,
+    find_inputs,
+    input_root,
+    names_file,
+    plan_tasks,
+    result_name,
+)
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, is_pattern
 
@@ -45,16 +53,11 @@ class Plan(NamedTuple):
         blocks: list[Block] = []
         images: Names = []
         for pair in names:
-            if is_video(pair[0]):
+            if PurePosixPath(pair[0]).suffix.lower() in VIDEO_SUFFIXES:
                 blocks.append(Block((pair,)))
             else:
                 images.append(pair)
         return blocks + [Block(tuple(images[i : i + size])) for i in range(0, len(images), size)]
-
-
-def is_video(name: str) -> bool:
-    """Whether a name is that of a video."""
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def is_shards(source: Path) -> bool:
@@ -67,7 +70,7 @@ def plan_bulk(source: Path, output: Path) -> Plan:
 
     Args:
         source: As for `plan_tasks`; or tar shards, a pattern with ``{000..099}`` too; or the URL of any of these.
-        output: Folder for the results, or its URL.
+        output: Folder for the results, or its URL. Those of an earlier run do not match a pattern.
 
     Raises:
         UserError: There is no such input, or the output cannot be written without harm to it.
@@ -76,18 +79,17 @@ def plan_bulk(source: Path, output: Path) -> Plan:
     if isinstance(results, LocalStorage) and names_file(results.root):
         raise UserError(f"--output {output} names a file, and a bulk translation writes a folder: name one")
     if isinstance(place, RemoteStorage):
-        plan = _plan_remote(place.url)
+        plan = _plan_remote(place.url, results)
     elif is_shards(place.root):
-        plan = _plan_shards(str(place.root))
+        plan = _plan_shards(str(place.root), results)
     elif isinstance(results, LocalStorage):
-        folder, _ = find_inputs(place.root, results.root)
-        tasks = plan_tasks(place.root, results.root, overwrite=True)
+        folder, tasks = input_root(place.root), plan_tasks(place.root, results.root, overwrite=True)
         names = [(_name(task.source, folder), _name(task.target, results.root)) for task in tasks]
         return Plan(LocalStorage(folder), names, are_shards=False)
     else:
-        folder, paths = find_inputs(place.root, None)
+        folder, paths = input_root(place.root), find_inputs(place.root, None)
         plan = _plan(LocalStorage(folder), [_name(path, folder) for path in paths], are_shards=False)
-    if str(plan.input) == str(results):
+    if _place_in(plan.input, results) == ".":
         raise UserError(f"{results} is the folder of the input: choose another output")
     return plan
 
@@ -109,13 +111,37 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _plan_shards(pattern: str) -> Plan:
+def _place_in(folder: Storage, results: Storage) -> str | None:
+    """Where results lie in a folder: their name in it, which is "." if they are that folder; None if elsewhere."""
+    if isinstance(folder, LocalStorage) and isinstance(results, LocalStorage):
+        root, path = folder.root.resolve().as_posix(), results.root.resolve().as_posix()
+    elif isinstance(folder, RemoteStorage) and isinstance(results, RemoteStorage):
+        (fs, root), (other, path) = open_url(folder.url), open_url(results.url)
+        if fs != other:
+            return None
+    else:
+        return None
+    found = PurePosixPath(path)
+    root = root or "/"  # of a file system that is the input as a whole
+    return str(found.relative_to(root)) if found.is_relative_to(root) else None
+
+
+def _plan_shards(pattern: str, results: Storage) -> Plan:
     shards = [Path(shard).absolute() for shard in find_shards(pattern)]
+    if isinstance(results, LocalStorage):
+        below = results.root.resolve()
+        outside = [shard for shard in shards if not shard.resolve().is_relative_to(below)]
+        shards = outside or shards  # all are below it where it is a folder above theirs
     folder = Path(os.path.commonpath([shard.parent for shard in shards]))
-    return _plan(LocalStorage(folder), [_name(shard, folder) for shard in shards], are_shards=True)
+    plan = _plan(LocalStorage(folder), [_name(shard, folder) for shard in shards], are_shards=True)
+    if isinstance(results, LocalStorage):
+        inputs = Inputs(shards)
+        for _, target in plan.names:
+            inputs.refuse(results.path_of(target))
+    return plan
 
 
-def _plan_remote(url: str) -> Plan:
+def _plan_remote(url: str, results: Storage) -> Plan:
     """The files below a URL, those that match a pattern, or one file."""
     are_shards = url.lower().endswith(".tar")
     wanted = {".tar"} if are_shards else SUFFIXES | VIDEO_SUFFIXES
@@ -126,6 +152,11 @@ def _plan_remote(url: str) -> Plan:
     if not names:
         folder = _fixed_part(url)
         names = _matching(folder, expand_braces(url))
+    inside = _place_in(RemoteStorage(folder), results)
+    if inside not in (None, "."):
+        if folder == url:
+            raise UserError(f"{results} lies in the input folder {url}: choose an output folder outside it")
+        names = [name for name in names if not name.startswith(f"{inside}/")]
     names = [name for name in names if PurePosixPath(name).suffix.lower() in wanted and not is_hidden_member(name)]
     if not names:
         raise MissingFileError(f"{url}: no image is there: correct the URL, or check the credentials")

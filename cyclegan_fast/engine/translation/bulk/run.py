@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cyclegan_fast.checkpoint import named_checkpoint
 from cyclegan_fast.checkpoint.folder import find_checkpoint
 from cyclegan_fast.engine.translation.bulk.blocks import Block, BlockResult, Job
 from cyclegan_fast.engine.translation.bulk.manifest import FOLDER, Manifest
@@ -57,7 +56,6 @@ def plan_job(source: Path, output: Path, engine: Path, settings: dict[str, Any])
 
 def _resolved(engine: Path) -> Path:
     """The very checkpoint or file that all processes load: a run may write newer ones meanwhile."""
-    engine = named_checkpoint(engine)
     if not engine.exists():
         raise MissingFileError(f"{engine} does not exist")
     return (find_checkpoint(engine) if engine.is_dir() else engine).absolute()
