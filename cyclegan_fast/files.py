@@ -152,12 +152,9 @@ def scratch_folder() -> Iterator[Path]:
     """
     _remove_scratch_once()
     with storage_errors(f"cannot write into {tempfile.gettempdir()}"):
-        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
-        file = (folder / _LOCK).open("xb")
+        folder, file = _new_scratch_folder()
     with file:
         try:
-            with contextlib.suppress(OSError):  # a file system without locks, on which nobody removes it either
-                try_lock(file)
             yield folder
         finally:
             if sys.platform == "win32":
@@ -172,6 +169,14 @@ def _remove_scratch_once() -> None:
         with contextlib.suppress(OSError), lock.open("r+b") as file:  # a living process has it, or another user
             try_lock(file)
             shutil.rmtree(lock.parent)
+
+
+def _new_scratch_folder() -> tuple[Path, BinaryIO]:
+    """Creates a scratch folder, and locks it."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        if (file := _create_locked(folder / _LOCK)) is not None:
+            return folder, file
 
 
 def remove_folder(folder: Path) -> None:
@@ -224,19 +229,26 @@ def _new_locked_file(parent: Path, suffix: str = "") -> tuple[Path, BinaryIO]:
     """Creates a file under a fresh name in a folder, and locks it."""
     while True:
         path = _fresh_name(parent).with_suffix(suffix)
-        file: BinaryIO = path.open("xb", buffering=0)  # type: ignore[assignment]
         if sys.platform == "win32":  # where nobody removes an open file, and others could not write a locked one
+            return path, path.open("xb", buffering=0)  # type: ignore[return-value]
+        if (file := _create_locked(path)) is not None:
             return path, file
-        try:
-            try_lock(file)
-        except BlockingIOError:  # another process, which has taken it for a leftover, removes it
-            file.close()
-            continue
-        except OSError:  # a file system without locks, on which nobody removes it either
-            return path, file
-        if path.exists():
-            return path, file
+
+
+def _create_locked(path: Path) -> BinaryIO | None:
+    """Creates a file, and locks it; None where another process, which has taken it for a leftover, removes it."""
+    file: BinaryIO = path.open("xb", buffering=0)  # type: ignore[assignment]
+    try:
+        try_lock(file)
+    except BlockingIOError:
         file.close()
+        return None
+    except OSError:  # a file system without locks, on which nobody removes it either
+        return file
+    if path.exists():
+        return file
+    file.close()
+    return None
 
 
 def try_lock(file: IO[Any]) -> None:

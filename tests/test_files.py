@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,4 +227,26 @@ with scratch_folder() as folder:
             assert set(tmp_path.iterdir()) == {living, other}
         with pytest.raises(ValueError), files.scratch_folder():
             raise ValueError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_that_another_process_takes_for_a_leftover_is_made_anew(tmp_path, monkeypatch):
+    """It does so between the moments in which the folder is there and is locked."""
+    import fcntl
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    flock, others = fcntl.flock, []
+
+    def late(file: object, how: int) -> None:
+        if not others:
+            (taken,) = tmp_path.iterdir()
+            others.append((taken / ".lock").open("r+b"))
+            flock(others[0], how)
+            shutil.rmtree(taken)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with files.scratch_folder() as folder:
+        (folder / "0.png").touch()
+    others[0].close()
     assert list(tmp_path.iterdir()) == []
