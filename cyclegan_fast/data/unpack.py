@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple, Self
 
 from cyclegan_fast.data.audit.groups import SIDE_BY_SIDE
 from cyclegan_fast.data.locations.folders import DOMAIN_FOLDERS, readable
+from cyclegan_fast.data.locations.shards import tar_members
 from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import MissingFileError, UserError, one_line
 from cyclegan_fast.files import building_new_folder, storage_errors
@@ -119,15 +120,10 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
 
 def _tar_members(archive: Path) -> Iterator[_Member]:
     with tarfile.open(archive, tarinfo=_Header) as file:
-        position = -1
-        while (info := file.next()) is not None:
-            if file.offset <= position or info.size < 0:  # of a negative size, by which it would be read for ever
-                raise tarfile.ReadError("its members lie one in the other")
-            position = file.offset
+        for info in tar_members(file):
             if not info.isdir():
                 opened = functools.partial(file.extractfile, info)
                 yield _Member(info.name, info.isreg(), info.size, opened)  # type: ignore[arg-type] # not None of a file
-            file.members.clear()  # type: ignore[attr-defined] # or it would keep a kilobyte of each
 
 
 class _Header(tarfile.TarInfo):

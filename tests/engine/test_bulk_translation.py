@@ -287,8 +287,8 @@ def test_the_results_of_an_earlier_run_are_no_input(tmp_path):
         ({"rank": "0/2", "source": "nosuch://x/y"}, "nosuch://x/y: cannot be opened (Protocol not known: nosuch"),
         ({"rank": "0/2", "source": "memory://b/{0..8}.tar"}, "memory://b: there is no 0.tar, 1.tar, 2.tar and 6 more"),
         ({"source": "memory://nowhere/x"}, "memory://nowhere/x: URLs are not fetched"),
-        ({"rank": "0/2", "source": "memory://i", "output": "memory://i"}, "memory://i is the folder of the input: choose"),
-        ({"rank": "0/2", "source": "memory://i", "output": "memory://i/o"}, "memory://i/o lies in the input folder memory"),
+        ({"rank": "0/2", "source": "memory://i", "output": "memory://i"}, "memory://i is the folder of the input"),
+        ({"rank": "0/2", "source": "memory://i", "output": "memory://i/o"}, "memory://i/o lies in the input folder"),
         ({"block_size": 8}, "--block-size is about bulk translations: give --rank or --ray, too, or leave it out"),
     ],
 )

@@ -97,6 +97,21 @@ def read_shard(shard: str) -> tuple[list[ImageFile], Counter[str]]:
     return [ImageFile(shard, *member) for member in found.members], found.others
 
 
+def tar_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields the members of an open archive, in little memory; each must be read before the next.
+
+    Raises:
+        tarfile.TarError: It is damaged.
+    """
+    position = -1
+    while (member := archive.next()) is not None:
+        if archive.offset <= position or member.size < 0:  # of a negative size, by which it would be read for ever
+            raise tarfile.ReadError("its members lie one in the other")
+        position = archive.offset
+        archive.members.clear()  # type: ignore[attr-defined]  # or it would keep a kilobyte of each
+        yield member
+
+
 def compressed_archive(location: str) -> str:
     """Returns the message about an archive that is compressed."""
     return f"{location}: a compressed archive cannot be read image by image; unpack it to a .tar first (gunzip, say)"
@@ -126,12 +141,7 @@ def _read_headers(shard: str) -> tuple[Shard, int]:
     found = Shard([], Counter())
     count = 0
     with tarfile.open(shard, "r:") as archive:
-        position = -1
-        while (member := archive.next()) is not None:
-            if archive.offset <= position or member.size < 0:  # of a negative size, by which it would be read for ever
-                raise tarfile.ReadError("its members lie one in the other")
-            position = archive.offset
-            archive.members.clear()  # type: ignore[attr-defined]  # or it would keep a kilobyte of each
+        for member in tar_members(archive):
             count += 1
             _refuse_unsafe(shard, member)
             if not member.isreg() or is_hidden_member(member.name):

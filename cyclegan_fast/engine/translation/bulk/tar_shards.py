@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from cyclegan_fast.data.locations.shards import read_shard
+from cyclegan_fast.data.locations.shards import read_shard, tar_members
 from cyclegan_fast.files import storage_errors
 from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, other_kind
 
@@ -51,8 +51,7 @@ def pack(shard: Path, target: Path, results: dict[int, Path]) -> None:
         tarfile.open(shard, "r:") as images,
         tarfile.open(target, "w:") as out,
     ):
-        while (member := images.next()) is not None:
-            images.members.clear()  # type: ignore[attr-defined]  # or it would keep a kilobyte of each
+        for member in tar_members(images):
             if not member.isreg() or is_hidden_member(member.name):
                 continue
             entry = tarfile.TarInfo(member.name)
