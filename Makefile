@@ -1,4 +1,4 @@
-# make demo | make check | make test | make fuzz | make soak | make quality | make bench | make gpu | make mockgpu | make docs | make lint | make wheels
+# make demo | make check | make test | make fuzz | make soak | make reliability | make quality | make bench | make gpu | make mockgpu | make docs | make lint | make format | make wheels | make try-wheels
 PYTHON ?= python3
 TORCH ?= 2.13.0
 JOBS ?= 2

@@ -4,7 +4,7 @@ pytest benchmarks/bench_ops.py --benchmark-only --benchmark-group-by=group    ea
 python -m benchmarks.measure --out docs/results --only operators              all taking turns, and a copy's speed
 
 Sets of inputs take turns, so that a call finds its own outside the caches; the results are checked before anything is
-timed; extra_info holds the bytes that a call moves and the GB/s. The cases are in op_cases.py.
+timed; extra_info holds the bytes that a call moves and the GB/s. The cases are in op_cases/.
 """
 
 from __future__ import annotations
