@@ -17,9 +17,8 @@ from benchmarks.results import write_json
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid, to_image
 from cyclegan_fast.studies.folder import StudyFolder
 from cyclegan_fast.studies.markdown import as_markdown
-from cyclegan_fast.studies.page import read_strip
 from cyclegan_fast.studies.results import Results
-from cyclegan_fast.studies.scores import shown_scenes
+from cyclegan_fast.studies.scores import read_strip, shown_scenes
 from cyclegan_fast.studies.variants import STUDIES, TASKS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

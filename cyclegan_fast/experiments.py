@@ -66,8 +66,8 @@ def experiments(
 
     from cyclegan_fast.device import resolve_device
     from cyclegan_fast.studies.folder import StudyFolder
+    from cyclegan_fast.studies.report import write_results
     from cyclegan_fast.studies.work import train_all
-    from cyclegan_fast.studies.write import write_results
 
     resolve_device(device)
     folder = StudyFolder(out, size, steps, device)

@@ -23,7 +23,6 @@ from benchmarks.quality.runs import Plan, baselines, render, run_case
 from benchmarks.results import path_of, stamped, write_between_markers, write_json
 
 STEPS_DIVISOR = 2 * EPOCHS * 8  # half of an epoch is whole batches of 8
-MANY = 2**10  # seeds
 WAIT = 2.0  # seconds, for other processes
 
 
@@ -75,8 +74,9 @@ def run_all(plan: Plan, cases: list[Case], seeds: int) -> None:
 
     Cases that are run with a few seeds only come last.
     """
-    todo = [(case, seed) for seed in range(seeds) for case in cases if seed < case.max_seeds and not why_not(case)]
-    todo.sort(key=lambda job: job[0].max_seeds <= MANY)
+    able = [case for case in cases if not why_not(case)]
+    todo = [(case, seed) for seed in range(seeds) for case in able if seed < (case.max_seeds or seeds)]
+    todo.sort(key=lambda job: job[0].max_seeds is not None)
     while not render(plan):
         time.sleep(WAIT)
     while todo:

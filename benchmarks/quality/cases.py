@@ -62,8 +62,8 @@ class Case:
     """It takes the weights as they are trained, rather than their average."""
     engine: tuple[str, str, str] | None = None
     """Suffix, backend and precision of an engine that runs them."""
-    max_seeds: int = 2**20
-    """Of the seeds, only this many first ones."""
+    max_seeds: int | None = None
+    """Of the seeds, only this many first ones; None takes all."""
 
 
 def _batch(images: int, rule: str, expected: Expected = "open") -> Case:

@@ -146,7 +146,7 @@ def _not_run(results: Results) -> list[str]:
     for name, found in results["cases"].items():
         if "not_run" in found:
             reasons.setdefault(found["not_run"], []).append(name)
-    return [f"Not run, {reason}: {', '.join(names)}.  " for reason, names in reasons.items()]
+    return [f"Not run, {reason}: {'; '.join(names)}.  " for reason, names in reasons.items()]
 
 
 def _values(results: Results, case: str | None, score: str) -> dict[int, float]:

@@ -6,7 +6,6 @@ import functools
 import json
 import shutil
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +19,11 @@ from cyclegan_fast.checkpoint import latest_checkpoint, load_generators
 from cyclegan_fast.checkpoint.reference_format import from_reference, to_reference
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data import build_train_loader
-from cyclegan_fast.data.scenes import FACTS_NAME, render_dataset
+from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.engine import build_engine, load_engine
-from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
+from cyclegan_fast.evaluation import load_scene_tests, train_reader
 from cyclegan_fast.evaluation.reader import Reader
-from cyclegan_fast.evaluation.scenes import SceneTests
+from cyclegan_fast.evaluation.scenes import SceneTests, Translate, score_translations, translate_all
 from cyclegan_fast.files import try_lock, write_atomically
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.nn import build_networks
@@ -35,7 +34,6 @@ from tests.plain.step import PlainCycleGAN
 
 NAMES = ("G_A", "G_B", "D_A", "D_B")
 SCENES, TEST_IMAGES = 1000, 100  # of each domain
-Translate = Callable[[Tensor], Tensor]  # [N, 3, S, S] in [-1, 1] -> the same
 
 
 class Plan(NamedTuple):
@@ -89,8 +87,7 @@ def render(plan: Plan) -> bool:
             try_lock(claim)
         except OSError:
             return False
-        if not (plan.data / FACTS_NAME).exists():  # which is written last
-            shutil.rmtree(plan.data, ignore_errors=True)
+        if not plan.data.exists():
             render_dataset(plan.data, plan.size, SCENES, TEST_IMAGES, seed=0)
     return True
 
@@ -186,37 +183,32 @@ def engine_scores(plan: Plan, engine: tuple[str, str, str], run: Path, folder: P
 
 
 def translation_scores(plan: Plan, to_photo: Translate, to_labels: Translate) -> dict[str, float]:
-    """Scores a pair of translators on the test scenes: see `cases.SCORES`, and docs/quality.md."""
+    """Scores a pair of translators of images on the CPU on the test scenes: see `cases.SCORES`, and docs/quality.md."""
     tests, reader = _tests(plan)
-    found = score_scenes(to_labels, to_photo, tests, reader)
-    photos, labels = _translated(to_photo, tests.labels), _translated(to_labels, tests.photos)
+    photos, labels = translate_all(to_photo, tests.labels), translate_all(to_labels, tests.photos)
+    found = score_translations(labels, photos, tests, reader)
     read = {"labels": found["photo_to_labels"], "photo": found["labels_to_photo"]}
     short = {"pixel_accuracy": "accuracy", "class_accuracy": "class_accuracy", "class_iou": "iou", "l1": "l1"}
     return {
         **{f"{what}_{name}": scores[key] for what, scores in read.items() for key, name in short.items()},
-        "cycle_A": _l1(_translated(to_labels, photos), tests.labels),
-        "cycle_B": _l1(_translated(to_photo, labels), tests.photos),
-        **{
-            f"grid{'' if period == 2 else period}_{what}": grid_energy(images, period)
-            for what, images in (("labels", labels), ("photos", photos))
-            for period in (2, 4)
-        },
+        "cycle_A": _l1(translate_all(to_labels, photos), tests.labels),
+        "cycle_B": _l1(translate_all(to_photo, labels), tests.photos),
+        **_grid_scores(labels, photos),
     }
 
 
 def real_grid_energy(plan: Plan) -> dict[str, float]:
     """The checkerboard in the real test images."""
     tests = load_scene_tests(plan.data)
+    return _grid_scores(tests.labels, tests.photos)
+
+
+def _grid_scores(labels: Tensor, photos: Tensor) -> dict[str, float]:
     return {
         f"grid{'' if period == 2 else period}_{what}": grid_energy(images, period)
-        for what, images in (("labels", tests.labels), ("photos", tests.photos))
+        for what, images in (("labels", labels), ("photos", photos))
         for period in (2, 4)
     }
-
-
-@torch.no_grad()
-def _translated(translate: Translate, images: Tensor) -> Tensor:
-    return torch.cat([translate(part.to(DEVICE)).float().cpu() for part in images.split(16)])
 
 
 def _l1(images: Tensor, target: Tensor) -> float:

@@ -45,19 +45,49 @@ def score_scenes(
     *,
     batch_size: int = 16,
 ) -> dict[str, Any]:
-    """Scores both directions against the hidden truth, or the one that there is.
+    """Translates the test scenes in both directions, or the one that there is, and scores the results.
+
+    Args:
+        translate_B_to_A: Translates photos into label maps, as in `translate_all`. None leaves this direction out.
+        translate_A_to_B: Translates label maps into photos; None leaves this direction out.
+        tests: The test scenes, from `load_scene_tests`.
+        reader: What reads photos, from `train_reader` with the size and the seed of the test scenes.
+        batch_size: Images translated at a time.
+
+    Returns:
+        As of `score_translations`.
+    """
+    labels = None if translate_B_to_A is None else translate_all(translate_B_to_A, tests.photos, batch_size)
+    photos = None if translate_A_to_B is None else translate_all(translate_A_to_B, tests.labels, batch_size)
+    return score_translations(labels, photos, tests, reader)
+
+
+@torch.no_grad()
+def translate_all(translate: Translate, images: Tensor, batch_size: int = 16) -> Tensor:
+    """Translates images [N, 3, H, W] in [-1, 1] a batch at a time; the result is float32 on the CPU.
+
+    Args:
+        translate: Its input is on the device of the images, its output may be on any.
+        images: What to translate.
+        batch_size: Images at a time.
+    """
+    return torch.cat([translate(part).float().cpu() for part in images.split(batch_size)])
+
+
+def score_translations(
+    labels: Tensor | None, photos: Tensor | None, tests: SceneTests, reader: Reader
+) -> dict[str, Any]:
+    """Scores translations of the test scenes against the hidden truth.
 
     photo -> labels: the class of a pixel is that of the nearest label colour. labels -> photo: a reader trained on
     real photos of other scenes reads the classes back; what it scores on the real test photos is the ceiling.
     L1 is the mean absolute difference to the true image, in [0, 1] units.
 
     Args:
-        translate_B_to_A: Translates photos into label maps, [N, 3, H, W] in [-1, 1] both; its input is on the CPU, its
-            output may be on any device. None leaves this direction out.
-        translate_A_to_B: Translates label maps into photos; None leaves this direction out.
-        tests: The test scenes, from `load_scene_tests`.
-        reader: What reads photos, from `train_reader` with the size and the seed of the test scenes.
-        batch_size: Images translated at a time.
+        labels: The test photos as label maps, float [N, 3, H, W] in [-1, 1] on the CPU; None leaves them out.
+        photos: The test label maps as photos; None leaves them out.
+        tests: The test scenes.
+        reader: What reads photos.
 
     Returns:
         ``{"photo_to_labels": S, "labels_to_photo": S, "untranslated": {"photo_to_labels": S, "labels_to_photo": S},
@@ -65,10 +95,10 @@ def score_scenes(
         "class_iou", "l1"}``.
     """
     scores: dict[str, Any] = {}
-    if translate_B_to_A is not None:
-        scores["photo_to_labels"] = _score_labels(_batched(translate_B_to_A, tests.photos, batch_size), tests)
-    if translate_A_to_B is not None:
-        scores["labels_to_photo"] = _score_photos(_batched(translate_A_to_B, tests.labels, batch_size), tests, reader)
+    if labels is not None:
+        scores["photo_to_labels"] = _score_labels(labels, tests)
+    if photos is not None:
+        scores["labels_to_photo"] = _score_photos(photos, tests, reader)
     return scores | {
         "untranslated": {
             "photo_to_labels": _score_labels(tests.photos, tests),
@@ -153,11 +183,6 @@ def _sampled(truth: np.ndarray, side: int) -> np.ndarray:
     """Class maps [N, H, H] at the reader's resolution: the class at the centre of each of its pixels."""
     centres = ((np.arange(side) + 0.5) * truth.shape[-1] / side).astype(int)
     return truth[:, centres[:, None], centres]
-
-
-@torch.no_grad()
-def _batched(translate: Translate, images: Tensor, batch_size: int) -> Tensor:
-    return torch.cat([translate(part).float().cpu() for part in images.split(batch_size)])
 
 
 def _l1(images: Tensor, target: Tensor) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cyclegan_fast.checkpoint import latest_checkpoint, read_settings
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.documents import DocumentError, Number, check, read_json
@@ -17,7 +18,6 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, try_lock, write_atomically
 from cyclegan_fast.metrics import Direction
 from cyclegan_fast.models import with_given
-from cyclegan_fast.monitoring.run_status import read_status
 from cyclegan_fast.studies.variants import TASKS, Task, Variant
 
 FACTS_NAME = "studies.json"
@@ -73,9 +73,9 @@ class Run:
 
     @property
     def step(self) -> int:
-        """How many steps are trained and reported."""
-        status = read_status(self.folder)
-        return status.step if status else 0
+        """The step of its newest checkpoint, from which it continues; 0 before the first one."""
+        checkpoint = latest_checkpoint(self.folder)
+        return int(read_settings(checkpoint).progress["step"]) if checkpoint else 0
 
 
 @dataclass(frozen=True)

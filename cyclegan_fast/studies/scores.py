@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cyclegan_fast import ops
@@ -17,16 +18,15 @@ from cyclegan_fast.data.scenes import CLASSES
 from cyclegan_fast.documents import DocumentError, Number, check, read_json
 from cyclegan_fast.engine.generator import load_both
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.evaluation import SceneTests, load_scene_tests, score_scenes, train_reader
+from cyclegan_fast.evaluation import SceneTests, load_scene_tests, train_reader
 from cyclegan_fast.evaluation.color import value_distance, value_distribution
-from cyclegan_fast.evaluation.scenes import segmentation_scores
+from cyclegan_fast.evaluation.scenes import score_translations, segmentation_scores, translate_all
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.grids import encode, to_image
 from cyclegan_fast.studies.folder import Run, StudyFolder
 from cyclegan_fast.studies.variants import DIRECTION_OF, TASKS, Task
 
 SHOWN = 6  # test scenes on the page
-BATCH = 16
 
 _scene_tests = functools.cache(load_scene_tests)
 _reader = functools.cache(train_reader)  # one for all runs: their scores differ by the runs alone
@@ -37,17 +37,16 @@ def score_run(folder: StudyFolder, run: Run) -> None:
     checkpoint = latest_checkpoint(run.folder)
     assert checkpoint is not None, run.folder
     generators = load_both(checkpoint)
-    networks = {task: generators[DIRECTION_OF[task]].network for task in run.tasks}
     tests = _scene_tests(folder.data)
     reader = _reader(tests.size, tests.seed)
-    found = score_scenes(
-        networks.get("photo_to_labels"), networks.get("labels_to_photo"), tests, reader, batch_size=BATCH
-    )
-    for task, network in networks.items():
+    translated = {
+        task: translate_all(generators[DIRECTION_OF[task]].network, sides(tests, task)[0]) for task in run.tasks
+    }
+    found = score_translations(translated.get("photo_to_labels"), translated.get("labels_to_photo"), tests, reader)
+    for task, images in translated.items():
         inputs, targets = sides(tests, task)
-        translated = _translated(network, inputs)
-        found[task] |= color_scores(translated, inputs, targets) | {"variety": variety(translated, targets)}
-        write_strip(run.folder / f"{task}.png", translated[:SHOWN])
+        found[task] |= color_scores(images, inputs, targets) | {"variety": variety(images, targets)}
+        write_strip(run.folder / f"{task}.png", images[:SHOWN])
     truth: dict[Task, dict[str, float]] = {"labels_to_photo": found.pop("ceiling"), "photo_to_labels": {}}
     for task in TASKS:
         inputs, targets = sides(tests, task)
@@ -128,6 +127,14 @@ def write_strip(path: Path, images: Tensor) -> None:
     write_atomically(path, encode(to_image(torch.cat(list(images), dim=2)), "PNG"))
 
 
+def read_strip(path: Path, count: int) -> list[Image.Image]:
+    """Returns the images that lie side by side in a file of `write_strip`."""
+    with Image.open(path) as strip:
+        image = strip.convert("RGB")
+    side = image.width // count
+    return [image.crop((i * side, 0, (i + 1) * side, image.height)) for i in range(count)]
+
+
 def shown_scenes(folder: StudyFolder, task: Task) -> tuple[Tensor, Tensor]:
     """Returns inputs and truth of the scenes on the page, float [SHOWN, 3, H, W] in [-1, 1]."""
     tests = _scene_tests(folder.data)
@@ -138,8 +145,3 @@ def shown_scenes(folder: StudyFolder, task: Task) -> tuple[Tensor, Tensor]:
 def _stored(images: Tensor) -> list[Tensor]:
     """The images as a file of 8 bits stores them, in [0, 1]."""
     return list(ops.to_uint8(images.contiguous()).float() / 255)
-
-
-@torch.no_grad()
-def _translated(generator: torch.nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([generator(part).float() for part in images.split(BATCH)])

@@ -73,7 +73,7 @@ def refuse_other_settings(folder: StudyFolder, run: Run) -> None:
 
 def _train_one(folder: StudyFolder, run: Run, stop: StopSignal) -> bool:
     """Trains a run to its end and scores it; returns whether it got there."""
-    if trained_steps(run) < folder.steps:
+    if run.step < folder.steps:
         try:
             status = Trainer(folder.config(run)).run(stop)
         except UserError as error:
@@ -83,9 +83,3 @@ def _train_one(folder: StudyFolder, run: Run, stop: StopSignal) -> bool:
     stop.at_once = True  # scoring is done again where it was interrupted
     score_run(folder, run)
     return True
-
-
-def trained_steps(run: Run) -> int:
-    """Returns the step of a run's newest checkpoint; 0 before the first one."""
-    checkpoint = latest_checkpoint(run.folder)
-    return int(read_settings(checkpoint).progress["step"]) if checkpoint else 0

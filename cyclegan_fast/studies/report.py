@@ -1,37 +1,43 @@
-"""The page of a study: its tables, where the order differs, and what each variant makes of the same test scenes."""
+"""What a study writes: every number as JSON, the tables as Markdown, and a page of both with images."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from PIL import Image
-
+from cyclegan_fast.files import write_atomically
 from cyclegan_fast.monitoring.grids import to_image
 from cyclegan_fast.monitoring.markup import el
 from cyclegan_fast.monitoring.page import ImageBlock, image_cards, section, table_card, write_page
 from cyclegan_fast.studies.folder import Run, StudyFolder
-from cyclegan_fast.studies.markdown import order_lines, protocol, table
-from cyclegan_fast.studies.results import Results
-from cyclegan_fast.studies.scores import shown_scenes
-from cyclegan_fast.studies.variants import TASKS, Task
+from cyclegan_fast.studies.markdown import as_markdown, order_lines, protocol, table
+from cyclegan_fast.studies.results import Results, as_json, collect
+from cyclegan_fast.studies.scores import read_strip, shown_scenes
+from cyclegan_fast.studies.variants import TASKS, Study, Task
 
 
-def write_study_page(folder: StudyFolder, results: Results, runs: Sequence[Run]) -> Path:
-    """Writes <study>.html into the folder.
+def write_results(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> None:
+    """Writes <study>.json, .md and, of any run that is done, .html into the folder.
 
     Args:
         folder: What the runs share.
-        results: What the finished runs scored.
-        runs: All runs of the study.
-
-    Returns:
-        The page.
+        study: The table.
+        runs: All its runs.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: A file of scores is damaged, or nothing can be written.
     """
+    results = collect(folder, study, runs)
+    text = json.dumps(as_json(results), indent=1, allow_nan=False)
+    write_atomically(folder.out / f"{study.name}.json", f"{text}\n".encode())
+    write_atomically(folder.out / f"{study.name}.md", ("\n".join(as_markdown(results)) + "\n").encode())
+    if results.scores:
+        _write_page(folder, results, runs)
+
+
+def _write_page(folder: StudyFolder, results: Results, runs: Sequence[Run]) -> None:
+    """Tables, where the order differs, and what each variant makes of the same test scenes."""
     study = results.study
     header = el(
         "header",
@@ -39,7 +45,7 @@ def write_study_page(folder: StudyFolder, results: Results, runs: Sequence[Run])
         el("p", f"The paper's {study.source}, trained again. {protocol(results)}", class_="summary"),
     )
     done = [run for run in runs if run.is_done]
-    return write_page(
+    write_page(
         folder.out / f"{study.name}.html",
         study.title,
         header,
@@ -78,11 +84,3 @@ def _images(folder: StudyFolder, runs: Sequence[Run], task: Task) -> list[Elemen
         rows = [list(row) for row in zip(inputs, *strips, truth, strict=True)]
         blocks.append(ImageBlock(title=f"Seed {seed}", columns=columns, rows=rows))
     return [image_cards(blocks, scroll=True)]
-
-
-def read_strip(path: Path, count: int) -> list[Image.Image]:
-    """Returns the images that lie side by side in a file of `write_strip`."""
-    with Image.open(path) as strip:
-        image = strip.convert("RGB")
-    side = image.width // count
-    return [image.crop((i * side, 0, (i + 1) * side, image.height)) for i in range(count)]
