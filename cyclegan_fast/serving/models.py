@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cyclegan_fast.checkpoint import read_settings
 from cyclegan_fast.checkpoint.folder import find_checkpoint, named_checkpoint
 from cyclegan_fast.engine import Engine, load_engine
 from cyclegan_fast.engine.export.triton_repository import model_name
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.translation.faithfulness import check_inverse
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.metrics import Direction
+from cyclegan_fast.metrics import OPPOSITE, Direction
+from cyclegan_fast.models import MODELS
 from cyclegan_fast.serving.batcher import Batcher, Observer
 from cyclegan_fast.serving.faults import RequestError
 from cyclegan_fast.serving.limits import Limits
@@ -70,7 +72,7 @@ def read_source(word: str) -> Source:
 
 
 def open_engines(source: Source, **options: Any) -> Engines:
-    """Loads the engine of a source; of a run's folder or checkpoint the inverse, too.
+    """Loads the engine of a source; of a run's folder or checkpoint the inverse, too, where its model has one.
 
     Args:
         source: Where it is.
@@ -83,10 +85,13 @@ def open_engines(source: Source, **options: Any) -> Engines:
     if not path.is_dir():
         return Engines(load_engine(path, direction=source.direction, **options))
     checkpoint = find_checkpoint(path)  # one for both, also while a training writes the next
+    model = MODELS[read_settings(checkpoint).config.model.model]
     forward = load_engine(checkpoint, direction=source.direction, **options)
+    if not model.reconstructs:
+        return Engines(forward)
+    assert forward.direction is not None  # a checkpoint's
     try:
-        back: Direction = "AtoB" if forward.direction == "BtoA" else "BtoA"
-        inverse = load_engine(checkpoint, direction=back, **options)
+        inverse = load_engine(checkpoint, direction=OPPOSITE[forward.direction], **options)
         check_inverse(forward, inverse)
     except BaseException:
         forward.close()

@@ -12,8 +12,11 @@ from PIL import Image
 
 pytest.importorskip("fastapi")
 
+from cyclegan_fast.checkpoint import save_checkpoint
+from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine import load_engine
 from cyclegan_fast.evaluation.faithfulness import measure
+from cyclegan_fast.nn import build_networks
 from cyclegan_fast.serving.faithfulness import NUMBERS
 from cyclegan_fast.serving.limits import Limits
 from cyclegan_fast.serving.models import open_engines, read_source
@@ -127,6 +130,15 @@ def test_faithfulness_is_measured_where_there_is_an_inverse(server: Running, run
         assert answer.json["scores"][name] == pytest.approx(float(getattr(found, name)[0]), rel=1e-3), name
     answer = server.post("/faithfulness?engine=identity", png(pixels))
     assert answer.status == 409 and "has no inverse" in answer.error
+
+
+def test_a_run_of_one_direction_has_no_inverse(tmp_path: Path) -> None:
+    model = ModelConfig(model="pix2pix", generator="resnet_1blocks", ngf=4, ndf=4)
+    config, folder = TrainConfig(model=model), tmp_path / "facades"
+    save_checkpoint(folder / "checkpoints", 1, networks=build_networks(model), config=config, progress={"step": 1})
+    engines = open_engines(read_source(str(folder)), device="cpu")
+    with engines.forward as forward:
+        assert (forward.direction, engines.inverse) == ("AtoB", None)
 
 
 def test_the_engines_are_listed(server: Running) -> None:
