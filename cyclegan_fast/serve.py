@@ -62,8 +62,8 @@ def serve(
         precision: fp32, bf16, or on CUDA fp16: by default fp32, or an engine file's own.
         backend: What runs the engines: by default torch for weights, onnxruntime for .onnx, aoti for .pt2, tensorrt for
             .engine.
-        threads: CPU threads that a batch is computed on; with fewer than half of the cores, two batches are computed at
-            a time.
+        threads: CPU threads that a batch is computed on; with at most half of the cores, two batches are computed at a
+            time.
         max_batch: Images of one size that pass an engine at a time.
         max_delay_ms: Milliseconds that an image waits for others that are on their way, while the engine is idle.
         max_queue: Images of an engine that are read, wait or are computed; further ones are answered by 429.
@@ -72,13 +72,13 @@ def serve(
         max_memory_mb: MiB of requests and decoded images that are held at a time; beyond, 429.
         timeout: Seconds after which a request that was read is answered by 504.
         read_timeout: Seconds in which a client must have sent its request.
-        drain_timeout: Seconds after SIGTERM in which what was admitted is answered.
+        drain_timeout: Seconds after SIGTERM in which what was admitted is answered, and the answers are read.
         metadata: What results keep of an image's metadata: technical is the colour profile, resolution and
             georeference; keep is names, places and cameras, too; none is nothing.
         model_control: Whether requests may load and unload engines: by default where --host is this machine alone.
 
     Returns:
-        Exit status: 0, or 130 if requests were left unanswered.
+        Exit status: 0, or 130 if requests were left unanswered, or answers unread.
     """
     limits = _limits(
         max_batch,
@@ -99,18 +99,19 @@ def serve(
     from cyclegan_fast.serving.server import serve as run
     from cyclegan_fast.serving.service import Service
 
-    metrics, local = Metrics(), is_local(host)
+    metrics = Metrics()
     options = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     sources = [read_source(word) for word in engine]
     models = build_models(sources, limits, metrics.observer_of, **options)
-    service = Service(
-        models,
-        limits,
-        metrics,
-        rules=MetadataRules(metadata),
-        model_control=local if model_control is None else model_control,
-    )
     with bind(host, port) as listener:
+        local = is_local(listener)
+        service = Service(
+            models,
+            limits,
+            metrics,
+            rules=MetadataRules(metadata),
+            model_control=local if model_control is None else model_control,
+        )
         if not local:
             log.warning("--host %s: everyone who reaches this machine can use the engines", host)
         announce = functools.partial(print, f"serving {', '.join(models)} on {url_of(listener)}", flush=True)

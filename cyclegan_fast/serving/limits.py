@@ -26,4 +26,4 @@ class Limits:
     read_timeout: float = 15.0
     """Seconds in which a request's head, and then its body, must come; beyond, the connection is closed, or 408."""
     drain_timeout: float = 30.0
-    """Seconds after SIGTERM in which the requests that were admitted are answered."""
+    """Seconds after SIGTERM in which the requests that were admitted are answered, and the answers read."""

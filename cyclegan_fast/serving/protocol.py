@@ -17,6 +17,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock of the first head."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # whatever of an answer waits here has a clock
         self._head: asyncio.TimerHandle | None = None
         self._write: asyncio.TimerHandle | None = None
         self._watch_head()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
-import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from cyclegan_fast.serving.service import Service
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024  # connections that wait to be accepted
-_LOOPBACK = ("127.", "localhost", "::1")
+_LINGER = 1.0  # seconds in which refusals and the last answers must go out
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -44,9 +44,9 @@ def bind(host: str, port: int) -> socket.socket:
         raise UserError(f"--port must be from 0 to 65535, got {port}") from None
 
 
-def is_local(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    return host.startswith(_LOOPBACK)
+def is_local(listener: socket.socket) -> bool:
+    """Whether a socket is reached from this machine alone."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def url_of(listener: socket.socket) -> str:
@@ -69,19 +69,20 @@ async def serve(
     *,
     local: bool = True,
     stop: asyncio.Event | None = None,
+    hurry: asyncio.Event | None = None,
     on_started: Callable[[], None] = lambda: None,
 ) -> bool:
     """Loads the engines and answers requests until SIGTERM or SIGINT, or until `stop` is set; then drains.
 
-    SIGHUP loads the engines again. A second SIGTERM or SIGINT ends the server at once.
+    SIGHUP loads the engines again. A second SIGTERM or SIGINT, or `hurry`, ends the server at once.
 
     Returns:
-        Whether all requests that it had were answered; if not, engines may be computing still.
+        Whether all requests that it had were answered, and the answers read; if not, engines may be computing still.
 
     Raises:
         UserError: An engine cannot be loaded.
     """
-    stop, hurry = stop or asyncio.Event(), asyncio.Event()
+    stop, hurry = stop or asyncio.Event(), hurry or asyncio.Event()
     config = uvicorn.Config(
         build_app(service, local=local),
         http=protocol_of(service.limits.read_timeout),
@@ -90,7 +91,6 @@ async def serve(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(5, math.ceil(service.limits.drain_timeout)),  # for answers that are still read
     )
     server = _Server(config)
     with _signals(stop, hurry, service):
@@ -102,12 +102,40 @@ async def serve(
         await stop.wait()
         if service.requests:
             log.info("stopping: %d requests are answered first", service.requests)
+        end = asyncio.get_running_loop().time() + service.limits.drain_timeout
         answered = await service.drain(hurry)
-        server.should_exit, server.force_exit = True, not answered
-        await running
+        server.should_exit = True
+        cut = await _end(server, running, end, hurry) if answered else await _cut_off(server, running)
         if answered:
             await service.close()
-    return answered
+    return answered and not cut
+
+
+async def _end(server: _Server, running: asyncio.Future[None], end: float, hurry: asyncio.Event) -> int:
+    """Waits until all answers were read, or until `end` (by the loop's clock) or `hurry`.
+
+    Returns:
+        Connections that were closed before.
+    """
+    hurried = asyncio.ensure_future(hurry.wait())
+    seconds = max(_LINGER, end - asyncio.get_running_loop().time())
+    await asyncio.wait({running, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    cut = await _cut_off(server, running)
+    if cut:
+        log.warning("%d connections are closed before their answers were read", cut)
+    return cut
+
+
+async def _cut_off(server: _Server, running: asyncio.Future[None]) -> int:
+    """Ends the server, and closes the connections that it still has, whose number it returns."""
+    server.force_exit = True
+    await asyncio.wait({running}, timeout=_LINGER)
+    left = list(server.server_state.connections)
+    for connection in left:
+        connection.transport.abort()
+    await running  # from Python 3.12 on it waits for all connections
+    return len(left)
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class Running:
         self._listener = bind(host, 0)
         self.url = url_of(self._listener)
         self.loop = asyncio.new_event_loop()
-        self._stop, self._started = asyncio.Event(), threading.Event()
+        self._stop, self._hurry, self._started = asyncio.Event(), asyncio.Event(), threading.Event()
         self._local = local
         self.answered: bool | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -75,6 +75,10 @@ class Running:
 
     def begin_to_stop(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
+
+    def hurry(self) -> None:
+        """Ends it at once, as a second SIGTERM does."""
+        self.loop.call_soon_threadsafe(self._hurry.set)
 
     def call(self, coroutine: Any) -> Any:
         """Runs a coroutine in the server's loop."""
@@ -99,7 +103,14 @@ class Running:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         with self._listener:
-            run = serve(self.service, self._listener, local=self._local, stop=self._stop, on_started=self._started.set)
+            run = serve(
+                self.service,
+                self._listener,
+                local=self._local,
+                stop=self._stop,
+                hurry=self._hurry,
+                on_started=self._started.set,
+            )
             self.answered = self.loop.run_until_complete(run)
         self.loop.close()
 

@@ -22,6 +22,7 @@ pytest.importorskip("fastapi")
 
 from cyclegan_fast.serve import main
 from cyclegan_fast.serving.models import read_source
+from cyclegan_fast.serving.server import bind, is_local
 from tests.commands import run_in_process
 from tests.serving.running import pixels_of, png
 
@@ -158,6 +159,14 @@ def test_what_is_wrong_is_one_sentence(words: str) -> None:
     done = serve(*words.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and WRONG[words] in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.0.0.1", True), ("127.0.0.2", True), ("localhost", True), ("0.0.0.0", False)]
+)
+def test_which_addresses_are_of_this_machine_alone(host: str, local: bool) -> None:
+    with bind(host, 0) as listener:
+        assert is_local(listener) == local
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,22 +134,6 @@ def test_slow_clients_are_sent_away_and_keep_nobody_waiting(server: Running, use
     assert server.service.requests == 0
 
 
-def test_an_answer_that_nobody_reads_is_dropped() -> None:
-    limits = Limits(read_timeout=0.5)  # and four times that to read
-    with running({"identity": Identity(scale=4)}, limits) as server, socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect((urlsplit(server.url).hostname, urlsplit(server.url).port))
-        connection.settimeout(60)
-        body = png(pixels_of(0, 600, 600))
-        head = f"POST /translate?format=tiff HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
-        while b'endpoint="/translate",engine="identity",status="200"' not in server.get("/metrics").body:
-            time.sleep(0.01)
-        time.sleep(2.5)
-        with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):
-            answer_of(connection)
-
-
 @pytest.mark.fault(27)
 def test_what_is_no_image_is_refused_in_a_sentence(server: Running, user_sees) -> None:
     before = peak_memory()
