@@ -100,10 +100,10 @@ class Service:
 
         Args:
             size: The bytes.
-            own: What the request holds already.
+            own: What the request holds already by such a block.
 
         Raises:
-            RequestError: Others hold too many, or these alone are.
+            RequestError: Others hold too many, or the request alone would.
         """
         if own and own + size > self.limits.max_memory:
             raise RequestError(413, "the image takes more memory than this server has for all: send a smaller one")

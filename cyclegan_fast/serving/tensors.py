@@ -50,13 +50,25 @@ def model_metadata(name: str, version: str, engine: Engine) -> dict[str, Any]:
     }
 
 
-def read_request(body: bytes, header_length: str | None) -> InferRequest:
-    """Reads the body of a request.
+def json_length(header: str | None, size: int) -> int:
+    """Bytes of the JSON at the begin of a body of `size`, by the header about it.
+
+    Raises:
+        RequestError: The header is no such number.
+    """
+    if header is None:
+        return size
+    if not header.isdecimal() or len(header) > 12 or int(header) > size:
+        raise _bad(f"{HEADER_LENGTH} must be the length of the JSON in bytes, at most the body's {size}")
+    return int(header)
+
+
+def read_request(body: bytes, length: int) -> InferRequest:
+    """Reads the body of a request, which begins with so many bytes of JSON.
 
     Raises:
         RequestError: It is not as the protocol says.
     """
-    length = _header_length(header_length, len(body))
     try:
         document = parse_json(body[:length])
     except DocumentError as error:
@@ -85,14 +97,6 @@ def write_response(result: Tensor, *, name: str, version: str, id: str, binary: 
     output["parameters"] = {"binary_data_size": len(data)}
     head = json.dumps(document).encode()
     return head + data, {HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
-
-
-def _header_length(value: str | None, size: int) -> int:
-    if value is None:
-        return size
-    if not value.isdecimal() or len(value) > 12 or int(value) > size:
-        raise _bad(f"{HEADER_LENGTH} must be the length of the JSON in bytes, at most the body's {size}")
-    return int(value)
 
 
 def _array(tensor: Any, binary: bytes) -> np.ndarray:

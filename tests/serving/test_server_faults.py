@@ -270,6 +270,29 @@ def test_an_image_that_alone_needs_more_memory_than_there_is_is_refused_for_good
         assert server.post("/translate", png(pixels_of(width=8, height=8))).status == 200
 
 
+def test_numbers_in_json_count_as_the_memory_that_they_take_once_they_are_parsed() -> None:
+    with running({"identity": Identity()}, Limits(max_memory=100_000)) as server:
+        for side, status in ((8, 200), (32, 413)):
+            tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 3, side, side], "data": [0] * (3 * side**2)}
+            answer = server.post("/v2/models/identity/infer", json.dumps({"inputs": [tensor]}).encode())
+            assert answer.status == status, answer.body
+
+
+def test_a_body_of_unknown_length_counts_as_the_largest() -> None:
+    """As others do, it is refused for good where it alone is too large, and not asked to come again."""
+    limits = Limits(max_body=2**20, max_memory=2**20 + 1000)
+    with running({"identity": Identity()}, limits) as server, connected(server) as connection:
+        head, body = b"POST /v2/models/identity/infer HTTP/1.1\r\nHost: localhost\r\n", b'{"inputs": []}'
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        assert answer_of(connection).status == 400
+        connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
+        body += b" " * 1000
+        connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        answer = answer_of(connection)
+        assert answer.status == 413 and "more memory than this server has" in answer.error
+
+
 def test_many_images_of_a_pixel_are_refused_before_they_are_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kserve_routes, "unpack", None)
     with running({"identity": Identity()}, Limits(max_queue=8)) as server:
