@@ -21,7 +21,7 @@ from cyclegan_fast.engine.export.triton_repository import model_name
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.translation.faithfulness import check_inverse
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.metrics import OPPOSITE, Direction
+from cyclegan_fast.metrics import Direction
 from cyclegan_fast.models import MODELS
 from cyclegan_fast.serving.batcher import Batcher, Observer
 from cyclegan_fast.serving.faults import RequestError
@@ -89,9 +89,9 @@ def open_engines(source: Source, **options: Any) -> Engines:
     forward = load_engine(checkpoint, direction=source.direction, **options)
     if not model.reconstructs:
         return Engines(forward)
-    assert forward.direction is not None  # a checkpoint's
     try:
-        inverse = load_engine(checkpoint, direction=OPPOSITE[forward.direction], **options)
+        back: Direction = "AtoB" if forward.direction == "BtoA" else "BtoA"
+        inverse = load_engine(checkpoint, direction=back, **options)
         check_inverse(forward, inverse)
     except BaseException:
         forward.close()

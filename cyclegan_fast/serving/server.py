@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
@@ -118,8 +119,9 @@ async def _end(server: _Server, running: asyncio.Future[None], end: float, hurry
         Connections that were closed before.
     """
     hurried = asyncio.ensure_future(hurry.wait())
+    waits: set[asyncio.Future[Any]] = {running, hurried}
     seconds = max(_LINGER, end - asyncio.get_running_loop().time())
-    await asyncio.wait({running, hurried}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     hurried.cancel()
     cut = await _cut_off(server, running)
     if cut:
