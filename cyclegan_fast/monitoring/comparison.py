@@ -14,7 +14,8 @@ from PIL import Image
 
 from cyclegan_fast.metrics import METRICS, score_records
 from cyclegan_fast.monitoring.chart import Points, colour, line_chart, number
-from cyclegan_fast.monitoring.curves import CURVES, EXACT, NAMES, UNITS, loss_title, with_numbers
+from cyclegan_fast.monitoring.curves import CURVES, EXACT, UNITS, describe_networks, loss_title, with_numbers
+from cyclegan_fast.monitoring.evaluations import ARROWS, score_shown
 from cyclegan_fast.monitoring.events import is_log_record, read_events
 from cyclegan_fast.monitoring.grids import reduced
 from cyclegan_fast.monitoring.markup import el
@@ -77,7 +78,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> Path:
         _differences(runs),
         _last_images(runs),
         _curves(runs),
-        el("footer", "Made by cyclegan_fast. Curves: running means."),
+        el("footer", "Made by cyclegan_fast. Curves: running means; scores as they are."),
     )
 
 
@@ -206,13 +207,14 @@ def _curves(runs: Sequence[ComparedRun]) -> Element | None:
     for name in losses:
         charts[f"{loss_title(name)}: {name}"] = _lines(runs, name)
     charts |= {title: _lines(runs, key) for key, title in CURVES.items()}
-    charts |= {metric.title: _score_lines(runs, name) for name, metric in METRICS.items()}
-    labels = [run.label for run in runs]
+    scores = _score_charts(runs)
+    exact, labels = EXACT | scores.keys(), [run.label for run in runs]
     drawn = [
-        line_chart(title, lines, smooth=title not in EXACT, raw=False, unit=UNITS.get(title, ""), names=labels)
-        for title, lines in with_numbers(charts).items()
+        line_chart(title, lines, smooth=title not in exact, raw=False, unit=UNITS.get(title, ""), names=labels)
+        for title, lines in with_numbers(charts | scores).items()
     ]
-    hints = [el("p", hint, class_="hint") for hint in (NAMES, *_protocols(runs))]
+    networks = dict.fromkeys(describe_networks(run.settings.get("model", "")) for run in runs)
+    hints = [el("p", hint, class_="hint") for hint in (*networks, *_protocols(runs))]
     return section("Curves", *hints, el("div", *drawn, class_="charts")) if drawn else None
 
 
@@ -235,6 +237,18 @@ def _lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:
         ]
         for run in runs
     }
+
+
+def _score_charts(runs: Sequence[ComparedRun]) -> dict[str, dict[str, Points]]:
+    """A chart for each metric, of the mean of both directions; or of each, where a run has one alone."""
+    newest = [records[-1] for run in runs if (records := score_records(run.events))]
+    charts: dict[str, dict[str, Points]] = {}
+    for name, metric in METRICS.items():
+        if {score_shown(record, name) for record in newest} <= {name, ""}:
+            charts[metric.title] = _score_lines(runs, name)
+        else:
+            charts |= {f"{metric.title}, {to}": _score_lines(runs, f"{name}_{way}") for way, to in ARROWS.items()}
+    return charts
 
 
 def _score_lines(runs: Sequence[ComparedRun], name: str) -> dict[str, Points]:

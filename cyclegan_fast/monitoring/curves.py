@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from cyclegan_fast.models import MODELS
 from cyclegan_fast.monitoring.chart import Points, line_chart
 from cyclegan_fast.monitoring.events import is_log_record
 from cyclegan_fast.monitoring.page import humanise
@@ -22,8 +23,8 @@ CURVES = {  # of the events, beside their losses
     "data_wait_percent": "Time spent waiting for data",
 }
 UNITS = {CURVES["data_wait_percent"]: "%"}
-NAMES = "G_A turns images of A into B and G_B images of B into A; D_A scores images of B and D_B images of A."
 EXACT = {CURVES["lr"]}  # charts of values without noise
+_SCORED = {"A": "images of A", "B": "images of B", "AB": "images of A and B, both at once"}
 
 
 def draw_charts(charts: Mapping[str, Mapping[str, Points]]) -> list[Element]:
@@ -32,6 +33,24 @@ def draw_charts(charts: Mapping[str, Mapping[str, Points]]) -> list[Element]:
         line_chart(title, lines, smooth=title not in EXACT, unit=UNITS.get(title, ""))
         for title, lines in charts.items()
     ]
+
+
+def describe_networks(model: str) -> str:
+    """Returns what the networks do that losses are named after.
+
+    Args:
+        model: Its name, as ``--model`` takes it; what earlier versions trained, without one, is a CycleGAN.
+    """
+    networks = MODELS.get(model, MODELS["cyclegan"])
+    translated = [f"images of {direction[0]} into {direction[-1]}" for direction in networks.directions]
+    scored = [_SCORED[images] for images in networks.discriminators.values()]
+    return f"{_each(networks.generators, 'turns', translated)}; {_each(networks.discriminators, 'scores', scored)}."
+
+
+def _each(names: Iterable[str], verb: str, objects: Iterable[str]) -> str:
+    """What each does, in a sentence with the verb once."""
+    first, *rest = zip(names, objects, strict=True)
+    return " and ".join([f"{first[0]} {verb} {first[1]}", *map(" ".join, rest)])
 
 
 def loss_title(name: str) -> str:

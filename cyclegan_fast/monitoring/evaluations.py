@@ -30,7 +30,7 @@ def score_line(record: Record, best: Record | None, score: str = DEFAULT_SCORE) 
     for name in METRICS:
         if name in record["scores"]:
             parts.append(f"{name} {_value(record, name)} ({_both(record, name)})")
-        elif shown := _shown(record, name):
+        elif shown := score_shown(record, name):
             parts.append(f"{shown} {_value(record, shown)}")
     line = f"scores after step {record['step']:,}: {', '.join(parts)}"
     if best is record:
@@ -40,8 +40,8 @@ def score_line(record: Record, best: Record | None, score: str = DEFAULT_SCORE) 
     return line + f"; {record['protocol']}" * bool(record.get("protocol"))
 
 
-def _shown(record: Record, name: str) -> str:
-    """The name under which a record has a metric: its own, that of the one direction there is, or empty."""
+def score_shown(record: Record, name: str) -> str:
+    """Returns the name under which a record has a metric: its own, that of its one direction, or an empty one."""
     names = (name, *(f"{name}_{direction}" for direction in DIRECTIONS))
     return next((known for known in names if known in record["scores"]), "")
 
@@ -65,7 +65,7 @@ def score_charts(events: Sequence[Record]) -> list[Element]:
         return []
     for name, metric in METRICS.items():
         lines = {ARROWS[direction]: _points(records, f"{name}_{direction}") for direction in DIRECTIONS}
-        best = best_record(records, _shown(records[-1], name) or name)
+        best = best_record(records, score_shown(records[-1], name) or name)
         mark = None if best is None else (best["step"], f"best at step {best['step']:,}")
         drawn = with_numbers({metric.title: lines})
         charts += [line_chart(title, points, smooth=False, mark=mark) for title, points in drawn.items()]
@@ -83,7 +83,7 @@ def best_table(events: Sequence[Record]) -> Element | None:
         return None
     rows = []
     for metric_name, metric in METRICS.items():
-        name = _shown(records[-1], metric_name) or metric_name
+        name = score_shown(records[-1], metric_name) or metric_name
         best = best_record(records, name)
         if best is None:
             continue

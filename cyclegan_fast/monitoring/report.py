@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from cyclegan_fast.monitoring.banner import REFRESH_SECONDS, draw_banner, draw_warnings
 from cyclegan_fast.monitoring.chart import number
-from cyclegan_fast.monitoring.curves import NAMES, draw_charts, event_series, score_series
+from cyclegan_fast.monitoring.curves import describe_networks, draw_charts, event_series, score_series
 from cyclegan_fast.monitoring.evaluations import best_table, score_charts
 from cyclegan_fast.monitoring.markup import el
 from cyclegan_fast.monitoring.page import (
@@ -74,7 +74,7 @@ def write_report(
         _test_scores(events),
         section("Images", image_cards(images)) if images else None,
         section("Step by step", image_cards(history, scroll=True)) if history else None,
-        _curves(events, score_history or ()),
+        _curves(events, score_history or (), str(settings.get("model", {}).get("model"))),
         _usage(usage),
         _settings(settings, machine),
         el("footer", "Made by cyclegan_fast. Curves: the values as logged, faint, and their running mean."),
@@ -174,10 +174,11 @@ def _test_scores(events: Sequence[Mapping[str, Any]]) -> Element | None:
     return section("Scores of the test images", table, *[el("div", *charts, class_="charts")] * bool(charts))
 
 
-def _curves(events: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]]) -> Element | None:
+def _curves(events: Sequence[Mapping[str, Any]], history: Sequence[Mapping[str, Any]], model: str) -> Element | None:
     series = score_series(history) | event_series(events)
     charts = draw_charts(series)
-    return section("Curves", el("p", NAMES, class_="hint"), el("div", *charts, class_="charts")) if charts else None
+    networks = el("p", describe_networks(model), class_="hint")
+    return section("Curves", networks, el("div", *charts, class_="charts")) if charts else None
 
 
 def _usage(code: str | None) -> Element | None:

@@ -114,7 +114,7 @@ def write_run_report(folder: Path, status: RunStatus | None = None, *, path: Pat
         UserError: The folder is no run's, a file in it is damaged, or the report cannot be written.
     """
     settings, events = read_settings(folder), read_events(folder)
-    model = MODELS.get(settings.get("model", {}).get("model", "cyclegan"), MODELS["cyclegan"])
+    model = MODELS.get(str(settings.get("model", {}).get("model")), MODELS["cyclegan"])
     usage = USAGE.format(out=folder, direction=settings.get("data", {}).get("direction", "AtoB"))
     status = status or current_status(folder, events)
     note = status.channels_note if status is not None else ""

@@ -196,6 +196,33 @@ def test_scores_of_all_runs_share_a_chart(make: Make, tmp_path: Path) -> None:
     assert "do not compare" not in page
 
 
+def test_scores_are_drawn_as_they_are(make: Make, tmp_path: Path) -> None:
+    a, b = make("a", steps=0), make("b", steps=0)
+    for folder in (a, b):
+        with EventLog(folder) as log:
+            for step in range(1, 101):
+                log.write(step, losses={"G_A": step % 2}, scores={"swd": 40.0 + 40 * (step % 2)}, protocol="4 + 4")
+    assert report(a, b).returncode == 0
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "Sliced Wasserstein distance: a ends at 40, b ends at 40" in page  # what the best step is chosen by
+    assert "G_A: a ends at 0," not in page  # a running mean
+
+
+def test_scores_of_a_model_of_one_direction_are_drawn_beside_that_of_others(make: Make, tmp_path: Path) -> None:
+    both, one_way = make("both"), make("one", model="pix2pix")
+    add_score(both, 40.0, "4 + 4 images")
+    with EventLog(one_way, resume_step=30) as log:
+        log.write(30, scores={"swd_AtoB": 30.0}, protocol="4 + 4 images")
+    assert report(both, one_way).returncode == 0
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "Sliced Wasserstein distance, A → B: both ends at 40, one ends at 30" in page
+    assert "Sliced Wasserstein distance, B → A: both ends at 40" in page
+    assert (
+        "G_A turns images of A into B and G_B images of B into A; D_A scores images of B and D_B images of A." in page
+    )
+    assert "G_A turns images of A into B; D_A scores images of A and B, both at once." in page
+
+
 def test_scores_by_different_protocols_are_kept_apart(make: Make, tmp_path: Path) -> None:
     a, b = make("a"), make("b")
     for folder, swd, protocol in ((a, 77.0, "2 + 2 images"), (a, 40.0, "4 + 4 images"), (b, 30.0, "8 + 8 images")):
