@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -80,11 +81,33 @@ def test_scores_of_the_training_stand_in_for_those_of_a_command(run, tmp_path):
     assert "Of test images. [scores.json]" in text
 
 
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_a_model_of_one_direction_is_described_as_that(tmp_path, direction):
+    torch.manual_seed(0)
+    model = ModelConfig(model="pix2pix", generator="unet_32", ngf=4, ndf=4)
+    config = TrainConfig(model=model, data=DataConfig(paired=True, direction=direction))
+    scores = {"swd_AtoB": 20.5}  # as the networks name the domains
+    save = {"networks": build_networks(model), "config": config, "progress": {"step": 9}, "scores": scores}
+    save_checkpoint(tmp_path / "run" / "checkpoints", 9, **save)
+    out = write_card(tmp_path / "run", tmp_path / "card", device="cpu")
+    text = (out / "README.md").read_text()
+    assert f"| score | {direction} | better is |" in text and "| Sliced Wasserstein distance | 20.5 | lower |" in text
+    assert (
+        "| weight of L1 to the partner | 100 |" in text
+        and "cycle weights" not in text
+        and "identity weight" not in text
+    )
+    assert "Conditional Adversarial Networks. CVPR 2017" in text and "ICCV" not in text
+    alone = write_card(out / f"{direction}.safetensors", tmp_path / "alone", device="cpu")
+    assert "A pix2pix (Isola et al. 2017) model" in (alone / "README.md").read_text()  # though it has no settings
+
+
 def test_the_folder_holds_what_the_card_says(run, tmp_path):
     out = write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu")
     text = (out / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "cc-by-4.0" and head["library_name"] == "cyclegan-fast"
+    assert "| cycle weights | 10 and 10 |\n| identity weight | 0.5 |" in text and "ICCV 2017" in text
     assert "# h2z\n" in text and "| steps | 1,234 |" in text and "| photo to labels | 0.500 |" in text
     names = {path.name for path in out.iterdir()}
     assert names == {"README.md", "AtoB.safetensors", "BtoA.safetensors", "settings.yaml", "scores.json",

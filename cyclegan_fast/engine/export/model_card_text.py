@@ -12,8 +12,8 @@ import yaml
 
 from cyclegan_fast.config import PixelFormat, TrainConfig
 from cyclegan_fast.engine.generator import Generator
-from cyclegan_fast.metrics import DIRECTIONS, METRICS, Direction
-from cyclegan_fast.models import MODELS, Model
+from cyclegan_fast.metrics import METRICS, OPPOSITE, Direction
+from cyclegan_fast.models import MODELS, Model, model_of
 from cyclegan_fast.version import __version__
 
 _CARD = """---
@@ -54,9 +54,16 @@ Written by cyclegan_fast {version} with torch {torch}.
 
 ## Source
 
-Jun-Yan Zhu, Taesung Park, Phillip Isola, Alexei A. Efros. Unpaired Image-to-Image Translation using Cycle-Consistent \
-Adversarial Networks. ICCV 2017.
+{paper}
 """
+_CYCLEGAN = (
+    "Jun-Yan Zhu, Taesung Park, Phillip Isola, Alexei A. Efros. Unpaired Image-to-Image Translation using "
+    "Cycle-Consistent Adversarial Networks. ICCV 2017."
+)
+_PIX2PIX = (
+    "Phillip Isola, Jun-Yan Zhu, Tinghui Zhou, Alexei A. Efros. Image-to-Image Translation with Conditional "
+    "Adversarial Networks. CVPR 2017."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +92,7 @@ def render_card(
     """
     head: dict[str, Any] = {"license": licence} if licence else {}
     head |= {"library_name": "cyclegan-fast", "pipeline_tag": "image-to-image"}
-    name = "cyclegan" if model.config is None else model.config.model.model
+    name = next(iter(model.generators.values())).model.model
     head |= {"tags": [name, "image-to-image", "paired" if MODELS[name].needs_pairs else "unpaired"]}
     return _CARD.format(
         what=_what(MODELS[name]),
@@ -105,6 +112,7 @@ def render_card(
         ),
         version=__version__,
         torch=torch.__version__.split("+")[0],
+        paper=_PIX2PIX if MODELS[name].needs_pairs else _CYCLEGAN,
     )
 
 
@@ -142,14 +150,19 @@ def _pixel_format(pixel_format: PixelFormat) -> str:
 
 def _training(config: TrainConfig, step: int | None) -> str:
     """The main settings; all are in settings.yaml."""
-    data, objective, optim = config.data, config.objective, config.optim
+    data, objective, optim, losses = config.data, config.objective, config.optim, model_of(config).losses
+    weights = {
+        "cycle_A": ("cycle weights", f"{objective.lambda_A:g} and {objective.lambda_B:g}"),
+        "idt_A": ("identity weight", f"{objective.lambda_identity:g}"),
+        "L1_A": ("weight of L1 to the partner", f"{objective.lambda_L1:g}"),
+        "self_A": ("weight of L1 to the input", f"{objective.lambda_self:g}"),
+    }
     settings = {
         "steps": f"{step:,}" if step is not None else "unknown",
         "batch size": optim.batch_size,
         "learning rate": f"{optim.lr:g}",
         "adversarial loss": objective.gan_mode,
-        "cycle weights": f"{objective.lambda_A:g} and {objective.lambda_B:g}",
-        "identity weight": f"{objective.lambda_identity:g}",
+        **dict(weights[loss] for loss in losses if loss in weights),
         "images": f"{data.preprocess}, {data.load_size} to {data.crop_size} pixels"
         + (", mirrored" if data.flip else ""),
     }
@@ -163,11 +176,11 @@ def _test_scores(model: PublishedModel) -> str:
     exchanged = model.config is not None and model.config.data.direction == "BtoA"  # what the networks call A and B
     rows = []
     for name, metric in METRICS.items():
-        names = [f"{name}_{direction}" for direction in (DIRECTIONS[::-1] if exchanged else DIRECTIONS)]
+        names = [f"{name}_{OPPOSITE[direction] if exchanged else direction}" for direction in model.generators]
         if any(row["values"].get(score) is not None for score in names):
             better = "higher" if metric.higher_is_better else "lower"
             rows.append([metric.title, *(_with_spread(row, score) for score in names), better])
-    table = _table(["score", *DIRECTIONS, "better is"], rows)
+    table = _table(["score", *model.generators, "better is"], rows)
     what = model.scores["protocol"] or "test images"
     return f"## Scores\n\n{table}\n\nOf {what}. [scores.json](scores.json) has all of them.\n\n"
 
