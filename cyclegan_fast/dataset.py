@@ -45,7 +45,7 @@ def scenes(
             striped ones), seasons (summer, winter), enhancement (noisy, flat photos; clean ones of a shallow focus),
             geometry (houses, trees: another shape, which is hard for a CycleGAN).
         size: Side of the images in pixels, 32 to 1024.
-        train: Training images per domain; A and B show different scenes.
+        train: Training images per domain; without --paired A and B show different scenes.
         test: Test scenes; each exists in both domains, under one name.
         seed: The same seed gives the same data set.
         paired: The training images of A and B show the same scenes, under one name, as pix2pix needs them.
@@ -231,6 +231,8 @@ def plan(
     check_ranges(TrainConfig(data=settings))
     if json:
         show_logs(info_to_stderr=True)
+    if paired:
+        log.info("--paired: this plans a CycleGAN, whose losses do not see pairs; --model pix2pix learns from them")
     name = data.resolve().name if data is not None else "cyclegan"
     with ProgressBar("images", "reading", enabled=not json) as progress:
         found = make_plan(settings, out or Path("runs") / name, device, seconds=seconds, progress=progress)

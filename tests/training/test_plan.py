@@ -319,3 +319,12 @@ def test_a_folder_that_cannot_be_planned(tmp_path: Path) -> None:
     write_set(tmp_path / "set", "rgb")
     made = make_plan(DataConfig(data=tmp_path / "set"), tmp_path / "run", "cpu", seconds=9)
     assert any("--crop-size 64" in line for line in as_text(made, None))
+
+
+def test_a_plan_of_pairs_names_the_model_that_learns_from_them(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", "rgb")
+    for words, named in ((["--paired"], True), ([], False)):
+        plan = ["plan", str(tmp_path / "set"), "--no-trial", "--seconds", "9", *words]
+        done = run_in_process(lambda plan=plan: dataset.main(plan))
+        assert done.returncode == 0, done.stderr
+        assert ("whose losses do not see pairs; --model pix2pix learns from them" in done.stdout + done.stderr) == named
