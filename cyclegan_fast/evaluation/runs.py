@@ -123,7 +123,10 @@ class RunScorer:
         _, min_size = image_requirements(config.model)
         images = read_test_images(where, domains, count=count or config.run.eval_images, min_size=min_size)
         if not images[0]:
-            raise UserError(f"{where.data}: no test images of A and B; --data takes a folder with testA and testB")
+            pairs = ", or of pairs side by side with train and test" * where.paired
+            raise UserError(
+                f"{where.data}: no test images of A and B; --data takes a folder with testA and testB{pairs}"
+            )
         self.device = device
         self.protocol = with_features(describe_images(images, where), features)
         self.images = {
