@@ -169,6 +169,13 @@ def test_which_addresses_are_of_this_machine_alone(host: str, local: bool) -> No
         assert is_local(listener) == local
 
 
+def test_an_answer_does_not_wait_until_its_head_is_confirmed() -> None:
+    with bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else found(name))
