@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from cyclegan_fast.cli import run_command
 from cyclegan_fast.errors import UserError
@@ -70,17 +70,12 @@ def export(
         triton_plan: An .engine file of TensorRT of the same generator, as a second model of that repository.
         triton_ensemble: Write models into it that take and give image files, too; Triton's Python needs this package.
     """
-    if triton_repository is None:
-        if out is None:
-            raise UserError("--out is missing: name a file, or a repository by --triton-repository")
-        if triton_plan is not None or triton_ensemble:
-            raise UserError("--triton-plan and --triton-ensemble are about a repository: give --triton-repository")
-    else:
-        if out is not None or shapes is not None or tensorrt != "standard" or compute_capabilities or inspect:
-            raise UserError("--triton-repository writes ONNX: leave out --out, --shapes and what is about TensorRT")
-        from cyclegan_fast.engine.export.triton_repository import write_triton_repository
-
-        written = write_triton_repository(
+    if triton_repository is not None:
+        if any((out, shapes, device != "auto", tensorrt != "standard", compute_capabilities, inspect)):
+            raise UserError(
+                "--triton-repository writes ONNX: leave out --out, --shapes, --device and what is about TensorRT"
+            )
+        _export_repository(
             checkpoint,
             triton_repository,
             direction=direction,
@@ -90,12 +85,14 @@ def export(
             ensemble=triton_ensemble,
             raw_weights=raw_weights,
         )
-        print(f"{triton_repository}: {', '.join(folder.name for folder in written)}")
         return
+    if out is None:
+        raise UserError("--out is missing: name a file, or a repository by --triton-repository")
+    if triton_plan is not None or triton_ensemble:
+        raise UserError("--triton-plan and --triton-ensemble are about a repository: give --triton-repository")
     import torch
 
     from cyclegan_fast.engine import build_engine
-    from cyclegan_fast.engine.backends.sidecar import sidecar_of
     from cyclegan_fast.engine.export.layers import layers_of
     from cyclegan_fast.memory import memory_errors
 
@@ -115,16 +112,30 @@ def export(
             inspect=inspect,
             raw_weights=raw_weights,
         )
-    size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
-    if out.suffix in (".onnx", ".pt2", ".engine"):
-        metadata = json.loads(sidecar_of(out).read_text())
-        parity, what = metadata["parity"], "its ONNX graph" if metadata.get("compared") == "graph" else "it"
-        size += (
-            f", {precision}; from torch {what} differs by at most {parity['max']:.2g}, {parity['mean']:.2g} on average"
-        )
-    print(size)
+    print(_summary(out, precision))
     if inspect:
         print(f"{layers_of(out)}: the compiled layers")
+
+
+def _export_repository(checkpoint: Path, repository: Path, **options: Any) -> None:
+    """Writes models for Triton with the options of `write_triton_repository`, and prints their names."""
+    from cyclegan_fast.engine.export.triton_repository import write_triton_repository
+
+    written = write_triton_repository(checkpoint, repository, **options)
+    print(f"{repository}: {', '.join(folder.name for folder in written)}")
+
+
+def _summary(out: Path, precision: str) -> str:
+    """The size of a file, and of an engine how far it is from torch."""
+    from cyclegan_fast.engine.backends.sidecar import sidecar_of
+
+    size = f"{out}: {out.stat().st_size / 1e6:.1f} MB"
+    if out.suffix not in (".onnx", ".pt2", ".engine"):
+        return size
+    metadata = json.loads(sidecar_of(out).read_text())
+    parity, what = metadata["parity"], "its ONNX graph" if metadata.get("compared") == "graph" else "it"
+    difference = f"differs by at most {parity['max']:.2g}, {parity['mean']:.2g} on average"
+    return f"{size}, {precision}; from torch {what} {difference}"
 
 
 def read_shapes(words: tuple[str, str, str]) -> Shapes:

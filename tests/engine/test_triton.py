@@ -223,6 +223,20 @@ def test_the_command(runs: dict[str, Path], photos: Path, tmp_path: Path) -> Non
     assert again.returncode == 2 and "exists already: remove it, or name another repository" in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("", "--out is missing"),
+        ("--out x.onnx --triton-ensemble", "are about a repository"),
+        ("--triton-repository m --out x.onnx", "--triton-repository writes ONNX: leave out --out"),
+        ("--triton-repository m --device cpu", "leave out --out, --shapes, --device"),
+    ],
+)
+def test_flags_that_do_not_go_together(words: str, sentence: str) -> None:
+    done = run_in_process(lambda: main(["--checkpoint", "nowhere", *words.split()]))
+    assert done.returncode == 2 and sentence in done.stderr
+
+
 def test_a_plan_that_does_not_fit_is_refused(runs: dict[str, Path], plan: Path, tmp_path: Path) -> None:
     metadata = json.loads(sidecar_of(plan).read_text())
     other = tmp_path / "other.engine"
