@@ -116,7 +116,13 @@ def test_faults_are_user_errors_that_name_keywords(small: FitSettings, tmp_path:
 
 def test_two_runs_leave_the_process_as_it_was(small: FitSettings, tmp_path: Path, monkeypatch: Any) -> None:
     trainers: list[weakref.ref[Trainer]] = []
-    monkeypatch.setattr(Trainer, "_load", lambda self: trainers.append(weakref.ref(self)))
+    init = Trainer.__init__
+
+    def noted(self: Trainer, *args: Any, **options: Any) -> None:
+        init(self, *args, **options)
+        trainers.append(weakref.ref(self))
+
+    monkeypatch.setattr(Trainer, "__init__", noted)
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)

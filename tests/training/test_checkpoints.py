@@ -64,7 +64,7 @@ def steps_in(folder: Path) -> list[int]:
 
 def test_the_bytes_are_those_that_the_training_thread_would_write(images: Path, tmp_path: Path) -> None:
     def write_at_once(record: dict[str, Any]) -> None:
-        write_checkpoint(tmp_path / "at_once", run._contents(), KEEP_ALL)
+        write_checkpoint(tmp_path / "at_once", run.state.contents(run.evaluator.scored(run.done)), KEEP_ALL)
 
     words = ["--max-steps", 7, "--checkpoint-every", 1, "--keep-checkpoints", 0]
     run = trainer(images, tmp_path / "run", *words, on_log=write_at_once)

@@ -219,7 +219,7 @@ def test_another_run_starts_from_the_averages(images: Path, tmp_path: Path, aver
     averages = copied(averaged_run.step.averaged.networks)
     for words in ("--ema 0.9", ""):
         run = trainer(images, tmp_path / f"run{words[6:]}", f"--norm batch --max-steps 1 --init-from {out} {words}")
-        run._load()
+        run.state.load()
         assert equal(copied(run.networks), averages) and equal(copied(run.step.inference_networks), averages)
         run.close()
 

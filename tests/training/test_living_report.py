@@ -40,10 +40,11 @@ def test_the_time_left_leaves_out_what_comes_before_the_first_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, grids = trainer(data, tmp_path, "--max-steps 1"), []
-    save = run._save_samples
-    monkeypatch.setattr(run, "_save_samples", lambda: (save(), grids.append(time.monotonic())))
+    assert run.outputs is not None
+    save = run.outputs.save_samples
+    monkeypatch.setattr(run.outputs, "save_samples", lambda step: (save(step), grids.append(time.monotonic())))
     run.run()
-    began = run.progress.display.history[0][0]
+    began = run.outputs.progress.display.history[0][0]
     assert grids[0] <= began <= grids[1]  # after the grid of step 0
 
 

@@ -18,7 +18,7 @@ from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.meeting import Place, find_place, meet
 from cyclegan_fast.training.models import build_step
-from cyclegan_fast.training.rank_state import steps_ahead
+from cyclegan_fast.training.position import steps_ahead
 from cyclegan_fast.training.ranks import Ranks
 from cyclegan_fast.training.reduction import GradientReduction
 from tests.training.ranks import ended, free_port, started

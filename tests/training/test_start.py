@@ -16,7 +16,7 @@ from cyclegan_fast.config import RunConfig, TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.train import main
-from cyclegan_fast.training import trainer as trainer_module
+from cyclegan_fast.training import start
 from cyclegan_fast.training.process import RunLock
 from cyclegan_fast.training.resume import checkpoint_to_continue
 from cyclegan_fast.training.settings import resolve_settings
@@ -113,7 +113,7 @@ def test_a_folder_is_locked_before_scenes_are_rendered_or_images_read(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("with_example_data", "build_train_loader"):
-        monkeypatch.setattr(trainer_module, name, lambda *_, **__: pytest.fail("too early"))
+        monkeypatch.setattr(start, name, lambda *_, **__: pytest.fail("too early"))
     with RunLock(tmp_path):
         for words in ([], ["--data", data, "--resume"]):
             done = train("--out", tmp_path, *SMALL, *words)

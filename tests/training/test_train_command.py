@@ -214,15 +214,15 @@ for number in (signal.SIGINT, signal.SIGTERM):
 SIGNALLED = """
 import signal, sys
 from cyclegan_fast.data.loaders.cache import CacheLoader
-from cyclegan_fast.training import trainer
+from cyclegan_fast.training import outputs, start, trainer
 from cyclegan_fast.train import main
 
 when, number, *words = sys.argv[1:]
 where, name = {
-    "images": (trainer, "build_train_loader"),
+    "images": (start, "build_train_loader"),
     "networks": (trainer, "_networks"),
     "loader": (CacheLoader, "prepare"),
-    "samples": (trainer, "save_samples"),
+    "samples": (outputs, "save_samples"),
 }[when]
 before = getattr(where, name)
 

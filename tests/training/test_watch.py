@@ -132,14 +132,14 @@ def test_a_sound_run_is_not_warned_of(sound: Path) -> None:
 def test_inverted_colours(data: Path, sound: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The sound run goes on with the sign of G_A's last layer flipped, so that its images are their negatives."""
     run = trainer(data, tmp_path, f"{FALL} --lr 1e-6 --init-from {sound}")
-    load = run._load
+    load = run.state.load
 
     def load_and_flip() -> None:
         load()
         for weight in run.networks["G_A"].head.parameters():
             weight.data.neg_()
 
-    run._load = load_and_flip  # type: ignore[method-assign]
+    run.state.load = load_and_flip  # type: ignore[method-assign]
     assert run.run() == 0
     assert warnings(tmp_path) == [("inverted", "G_A")]
     (logged,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]

@@ -20,6 +20,7 @@ from cyclegan_fast.monitoring.events import EventLog
 from cyclegan_fast.monitoring.progress import duration, progress_hidden
 from cyclegan_fast.monitoring.samples import sample_files, save_samples
 from cyclegan_fast.training.evaluator import MAX_SHARE
+from cyclegan_fast.training.position import Position
 from cyclegan_fast.training.process import StopSignal, peak_memory_gib
 from cyclegan_fast.training.trainer import Trainer
 
@@ -132,8 +133,9 @@ def _dry(config: TrainConfig, out: Path) -> TrainConfig:
 
 def _add_up(config: TrainConfig, trainer: Trainer, watch: _Stopwatch) -> Estimate:
     after = time.monotonic() - watch.last
-    run, optim = config.run, config.optim
-    steps = min((optim.n_epochs + optim.n_epochs_decay) * trainer.steps_per_epoch, run.max_steps or NEVER)
+    run = config.run
+    planned = Position(config, trainer.loader.epoch_size)
+    steps = planned.total_steps
     timed = watch.speeds[1:] or watch.speeds
     seconds_per_step = sum(1 / speed for speed in timed) / len(timed)
     seconds_per_grid, grid_bytes = _measure_grid(trainer) if run.sample_every else (0.0, 0)
@@ -142,7 +144,7 @@ def _add_up(config: TrainConfig, trainer: Trainer, watch: _Stopwatch) -> Estimat
     if trainer.evaluator.images[0]:
         first, seconds_per_scores = trainer.evaluator.expected_seconds(seconds_per_step), _time_scores(trainer)
         scores = _times_scored(
-            run.eval_every, steps, trainer.steps_per_epoch, seconds_per_step, first=first, each=seconds_per_scores
+            run.eval_every, steps, planned.steps_per_epoch, seconds_per_step, first=first, each=seconds_per_scores
         )
     peak_memory, reserved = _memory(trainer.device) if scores else memory
     out = trainer.config.run.out

@@ -7,7 +7,6 @@ a convolution by its arithmetic, all else by the bytes that it moves, each with 
 
 from __future__ import annotations
 
-import math
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from cyclegan_fast.monitoring.progress import duration, progress_hidden
 from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.training.example_data import with_example_data
 from cyclegan_fast.training.models import build_step
+from cyclegan_fast.training.position import Position
 from cyclegan_fast.training.settings import resolve_settings
 
 # An H200. The arithmetic and the copies were measured elsewhere; the share of it that a convolution reaches and the gap
@@ -85,11 +85,8 @@ def predict(config: TrainConfig) -> Prediction:
         check_geometry(config.data, divisor, minimum)
         with_images = with_example_data(checked)
         loader = build_train_loader(with_images, "cpu", size_divisor=divisor, min_size=minimum)
-        steps_per_epoch = math.ceil(loader.epoch_size / config.optim.images_per_step)
         loader.close()
-    epochs = config.optim.n_epochs + config.optim.n_epochs_decay
-    steps = min(epochs * steps_per_epoch, config.run.max_steps or 2**62)
-    return count_step(checked, steps)
+    return count_step(checked, Position(config, loader.epoch_size).total_steps)
 
 
 def count_step(config: TrainConfig, steps: int) -> Prediction:
