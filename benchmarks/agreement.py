@@ -54,7 +54,7 @@ def main() -> None:
             for seed in range(arguments.seeds):
                 out = Path(folder) / f"run{len(runs)}"
                 Trainer(run_settings(data, out, arguments.steps, seed, options)).run()
-                generators, _ = load_generators(max((out / "checkpoints").glob("step_*")))
+                generators, _ = load_generators(out)
                 scores = score_scenes(generators["G_B"], generators["G_A"], tests, reader)
                 runs.append({"mode": mode, "seed": seed, "curves": curves(out), "figures": figures(out, scores)})
                 print(mode, seed, {name: round(value, 4) for name, value in runs[-1]["figures"].items()}, flush=True)

@@ -9,7 +9,6 @@ continues, one that is finished stays. --page writes the page and the images of 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from cyclegan_fast.data.scenes import CLASSES, TRUTH_FOLDER
 from cyclegan_fast.engine import infer, load_engine
 from cyclegan_fast.metrics import OPPOSITE, Direction
 from cyclegan_fast.monitoring.grids import sample_grid
+from cyclegan_fast.monitoring.run_status import read_status
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, RUNS = Path("data/gallery"), Path("runs/gallery")
@@ -157,8 +157,8 @@ def train(recipe: Recipe) -> None:
 
 def is_trained(recipe: Recipe) -> bool:
     """Whether its run has come to its end."""
-    status = ROOT / RUNS / recipe.name / "status.json"
-    return status.exists() and json.loads(status.read_text())["state"] == "finished"
+    status = read_status(ROOT / RUNS / recipe.name)
+    return status is not None and status.state == "finished"
 
 
 class Translations(NamedTuple):
@@ -250,6 +250,8 @@ def section(recipe: Recipe) -> list[str]:
     """Writes a recipe's image; returns its part of the page."""
     of: dict[Direction, Translations] = {d: translations(recipe, d) for d in OPPOSITE}
     a, b = recipe.domains
+    status = read_status(ROOT / RUNS / recipe.name)
+    assert status is not None, recipe.name
     IMAGES.mkdir(parents=True, exist_ok=True)
     draw(of).save(IMAGES / f"{recipe.name}.jpg", quality=QUALITY, optimize=True)
     return [
@@ -260,7 +262,7 @@ def section(recipe: Recipe) -> list[str]:
         f"![Four test scenes: {a} translated to {b} and back, {b} translated to {a} and back]"
         f"(images/gallery/{recipe.name}.jpg)",
         "",
-        f"*Left {a} to {b}, right {b} to {a}, after {steps(recipe):,} steps; each half: {', '.join(COLUMNS)}.*",
+        f"*Left {a} to {b}, right {b} to {a}, after {status.step:,} steps; each half: {', '.join(COLUMNS)}.*",
         "",
         *scores(recipe, of),
         "",
@@ -301,13 +303,6 @@ def unfamiliar_command() -> str:
     return f"python -m cyclegan_fast.translate {words} --output translated/{UNFAMILIAR} {check}"
 
 
-def steps(recipe: Recipe) -> int:
-    """The steps that the newest checkpoint was trained."""
-    return max(
-        int(path.name.removeprefix("step_")) for path in (ROOT / RUNS / recipe.name / "checkpoints").glob("step_*")
-    )
-
-
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[recipe.name for recipe in RECIPES], help="train these alone")
@@ -317,7 +312,10 @@ def main(words: Sequence[str] | None = None) -> None:
         if not args.page and recipe.name in (args.only or [recipe.name]):
             train(recipe)
     if args.page or not args.only:
-        parts = [*(section(recipe) for recipe in RECIPES if is_trained(recipe)), unfamiliar()]
+        trained = [recipe for recipe in RECIPES if is_trained(recipe)]
+        parts = [section(recipe) for recipe in trained]
+        if {"transfiguration", "seasons"} <= {recipe.name for recipe in trained}:
+            parts.append(unfamiliar())
         write_between_markers(PAGE, [line for part in parts for line in part])
 
 

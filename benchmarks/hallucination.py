@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from cyclegan_fast.checkpoint import kept_checkpoints, load_generators
+from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data.scenes.layout import CLASSES, Scene, class_map, draw_scene
 from cyclegan_fast.data.scenes.render import render_labels, render_photo
@@ -124,7 +124,7 @@ class Judged(NamedTuple):
 @torch.inference_mode()
 def judge(run: Path, data: Path, kind: str) -> Judged:
     """Translates the test photos and compares with their truth."""
-    networks, _ = load_generators(kept_checkpoints(run)[-1], torch.device("cpu"))
+    networks, _ = load_generators(run)
     files = sorted((data / "testA").iterdir())
     photos = load_images(files)
     truth = np.stack([np.asarray(Image.open(data / "truth" / file.name)) for file in files])

@@ -29,19 +29,9 @@ from cyclegan_fast.images.encode import encode_as
 from cyclegan_fast.monitoring.events import read_events
 
 Convert = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> [H, W, C]
-SMALL = [
-    "--generator",
-    "resnet_3blocks",
-    "--ngf",
-    "16",
-    "--ndf",
-    "32",
-    "--discriminator",
-    "n_layers",
-    "--n-layers",
-    "2",
-]
-TINY = ["--generator", "resnet_2blocks", "--ngf", "8", "--ndf", "16", "--discriminator", "n_layers", "--n-layers", "2"]
+SMALL_PATCHES = ["--discriminator", "n_layers", "--n-layers", "2"]
+SMALL = ["--generator", "resnet_3blocks", "--ngf", "16", "--ndf", "32", *SMALL_PATCHES]
+TINY = ["--generator", "resnet_2blocks", "--ngf", "8", "--ndf", "16", *SMALL_PATCHES]
 SHOWN = 4  # test images of each direction
 
 
@@ -68,7 +58,7 @@ class Task:
     """Other than the defaults, besides the sizes."""
     channels: int = 3
     convert: Convert | None = None
-    """What its files are made of those of the scenes by."""
+    """How its files are made from those of the scenes; None leaves them as they are."""
 
 
 TASKS = {
