@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn
 
 from cyclegan_fast.cli import EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
 from cyclegan_fast.cli.flags import Alone
@@ -18,10 +18,9 @@ from cyclegan_fast.errors import StorageError, UserError, reading_error
 from cyclegan_fast.files import remove_leftovers
 
 if TYPE_CHECKING:
-    from cyclegan_fast.engine import Engine
     from cyclegan_fast.engine.translation.bulk.rank import Rank
     from cyclegan_fast.engine.translation.bulk.run import Ended
-    from cyclegan_fast.engine.translation.files import TaskResult
+    from cyclegan_fast.engine.translation.report import Report
     from cyclegan_fast.engine.translation.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -122,16 +121,11 @@ def translate(
         Exit status: 0, 2 if a file could not be translated, or 130 if it was interrupted.
     """
     from cyclegan_fast.checkpoint import named_checkpoint
-    from cyclegan_fast.engine import Tiling, load_engine
+    from cyclegan_fast.engine import Tiling
     from cyclegan_fast.engine.inference import check_batch_size
     from cyclegan_fast.engine.translation.bulk.plan import is_shards
     from cyclegan_fast.engine.translation.bulk.rank import parse_rank, rank_of_environment
-    from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck, check_inverse
-    from cyclegan_fast.engine.translation.files import Reconstruction, translate_files
-    from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
-    from cyclegan_fast.images.find import list_images
     from cyclegan_fast.images.metadata import MetadataRules
-    from cyclegan_fast.monitoring.progress import ProgressBar
 
     check_batch_size(batch_size, "--batch-size")
     if block_size < 1:
@@ -155,75 +149,104 @@ def translate(
     needs_inverse = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else ""
     engine = named_checkpoint(engine)
     _check_inverse_flags(needs_inverse, engine, back_engine)
-    rules = MetadataRules(metadata, _profile_bytes(profile), nodata)
-    tiling = None if statistics is None else Tiling(statistics, tile, overlap)
-    if is_bulk:
-        if needs_inverse:
-            raise UserError(f"{needs_inverse} needs one process, and files: leave it out, or shards, ranks and --ray")
-        settings: dict[str, Any] = {
-            "direction": direction,
-            "device": device,
-            "precision": precision,
-            "backend": backend,
-            "threads": threads,
-            "batch_size": batch_size,
-            "tiling": tiling,
-            "metadata": rules,
-        }
-        restart: dict[str, Any] = {"block_size": block_size, "resume": resume, "overwrite": overwrite}
-        if ray is not None:
-            return _translate_on_ray(input, output, engine, ray, ray_workers, settings, **restart)
-        return _translate_share(input, output, engine, share, settings, **restart)
+    settings: dict[str, Any] = {
+        "direction": direction,
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "threads": threads,
+        "batch_size": batch_size,
+        "tiling": None if statistics is None else Tiling(statistics, tile, overlap),
+        "metadata": MetadataRules(metadata, _profile_bytes(profile), nodata),
+    }
+    restart: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
+    if not is_bulk:
+        inverse = _Inverse(needs_inverse, back_engine or engine, reconstruct, faithfulness, faithfulness_reference)
+        return _translate_files(input, output, engine, settings, inverse, **restart)
+    if needs_inverse:
+        raise UserError(f"{needs_inverse} needs one process, and files: leave it out, or shards, ranks and --ray")
+    if ray is not None:
+        return _translate_on_ray(input, output, engine, ray, ray_workers, settings, block_size=block_size, **restart)
+    return _translate_share(input, output, engine, share, settings, block_size=block_size, **restart)
+
+
+class _Inverse(NamedTuple):
+    """What the generator of the other direction is loaded for."""
+
+    flag: str
+    """That asks for it; empty where none does."""
+    engine: Path
+    reconstruct: bool
+    faithfulness: bool
+    reference: Path | None
+
+
+def _translate_files(
+    input: Path,
+    output: Path,
+    engine: Path,
+    settings: dict[str, Any],
+    inverse: _Inverse,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> int:
+    """Translates all files in this process, without a record; returns the exit status."""
+    from cyclegan_fast.engine import load_engine
+    from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck, check_inverse
+    from cyclegan_fast.engine.translation.files import Reconstruction, translate_files
+    from cyclegan_fast.engine.translation.report import Outcome, Report
+    from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
+    from cyclegan_fast.images.find import list_images
+    from cyclegan_fast.monitoring.progress import ProgressBar
+
+    _, _, reconstruct, faithfulness, reference = inverse
     every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct, faithfulness=faithfulness)
     _clear_leftovers(every, output, reconstruct, faithfulness)
     tasks = [task for task in every if not (resume and task.target.is_file())]
-    if needs_inverse and any(task.is_video for task in tasks):
-        raise UserError(f"{needs_inverse} is for images, and the input holds videos: leave it out, or them")
-    references = [] if faithfulness_reference is None else list_images(faithfulness_reference)
+    if inverse.flag and any(task.is_video for task in tasks):
+        raise UserError(f"{inverse.flag} is for images, and the input holds videos: leave it out, or them")
+    references = [] if reference is None else list_images(reference)
 
-    load = functools.partial(load_engine, device=device, precision=precision, backend=backend, threads=threads)
-    loaded, reconstruction, check = load(engine, direction=direction), None, None
-    if needs_inverse:
-        inverse = load(back_engine or engine, direction="AtoB" if loaded.direction == "BtoA" else "BtoA")
-        check_inverse(loaded, inverse)
+    machine: dict[str, Any] = {name: settings[name] for name in ("device", "precision", "backend", "threads")}
+    loaded, reconstruction, check = load_engine(engine, direction=settings["direction"], **machine), None, None
+    if inverse.flag:
+        back = load_engine(inverse.engine, direction="AtoB" if loaded.direction == "BtoA" else "BtoA", **machine)
+        check_inverse(loaded, back)
         if reconstruct:
-            reconstruction = Reconstruction(inverse, {task: grid_of(task, output) for task in tasks})
+            reconstruction = Reconstruction(back, {task: grid_of(task, output) for task in tasks})
         if faithfulness:
-            check = FaithfulnessCheck(loaded, inverse, output, tiling=tiling)
-            if faithfulness_reference is not None:
-                check.measure_reference(references, str(faithfulness_reference))
-    results: list[TaskResult] = []
-    start, interrupted = time.perf_counter(), False
-
-    def report() -> int:
-        return _report(results, len(every), len(tasks), output, time.perf_counter() - start, loaded)
-
+            check = FaithfulnessCheck(loaded, back, output, tiling=settings["tiling"])
+            if reference is not None:
+                check.measure_reference(references, str(reference))
+    report, start, interrupted = Report(), time.perf_counter(), False
+    print_report = functools.partial(_print_report, report, len(every), len(every) - len(tasks), output, start)
     try:
         with ProgressBar("files") as progress, _libraries_suppressed():
             for result in translate_files(
                 loaded,
                 tasks,
-                batch_size=batch_size,
-                tiling=tiling,
+                batch_size=settings["batch_size"],
+                tiling=settings["tiling"],
                 reconstruction=reconstruction,
                 faithfulness=check,
-                metadata=rules,
+                metadata=settings["metadata"],
                 progress=progress,
             ):
-                results.append(result)
+                report.add([Outcome.of(result)], scale=loaded.in_format.scale)
     except KeyboardInterrupt:
         interrupted = True
     except StorageError:  # ends it for all, but what is done is done
-        report()
+        print_report()
         raise
-    status = report()
+    print_report()
     if check is not None:
         print(check.finish())
     if interrupted:
         again = "" if overwrite else "--overwrite starts anew" if faithfulness else "--resume goes on"
-        _report_interruption(len(tasks) - len(results), again)
+        _report_interruption(len(tasks) - report.count, again)
         return EXIT_INTERRUPTED
-    return status
+    return EXIT_USER_ERROR if report.faults else 0
 
 
 def _translate_share(
@@ -317,20 +340,14 @@ def _report_interruption(count: int, again: str) -> None:
     print(f"interrupted, {left}" + f": the same command with {again}" * bool(again), file=sys.stderr)
 
 
-def _report(results: list[TaskResult], every: int, asked: int, output: Path, seconds: float, engine: Engine) -> int:
-    """Prints what became of all; returns the exit status."""
-    from cyclegan_fast.engine.translation.report import Outcome, Report
-
-    report = Report()
-    report.add(map(Outcome.of, results), scale=engine.in_format.scale)
-    before = every - asked
+def _print_report(report: Report, every: int, before: int, output: Path, start: float) -> None:
+    """Prints what became of all files, of which some have results from before."""
     there = f", {before} of them from before" if before else ""
-    speed = f" ({len(results) / seconds:.1f} files/s)" if results else ""
+    speed = f" ({report.count / (time.perf_counter() - start):.1f} files/s)" if report.count else ""
     where = f"in {output}" if output.is_dir() else f"written: {output}"
     files = "file is" if every == 1 else "files are"
-    print(f"{report.count - len(report.faults) + before} of {every} {files} {where}{there}{speed}")
+    print(f"{report.translated + before} of {every} {files} {where}{there}{speed}")
     report.print_details()
-    return EXIT_USER_ERROR if report.faults else 0
 
 
 @contextlib.contextmanager

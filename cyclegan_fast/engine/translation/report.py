@@ -23,21 +23,19 @@ class Outcome(NamedTuple):
     fault: str = ""
     note: str = ""
     clipped: int = 0
-    lost: tuple[str, ...] = ()
-    by_rule: tuple[str, ...] = ()
+    left_out: LeftOut = LeftOut()
 
     @classmethod
     def of(cls, result: TaskResult, source: str = "") -> Outcome:
         """Makes it of a result, whose source has that name."""
         name = source or str(result.task.source)
-        lost, by_rule = result.left_out
-        return cls(name, result.fault, result.note, result.clipped, lost, by_rule)
+        return cls(name, result.fault, result.note, result.clipped, result.left_out)
 
     @classmethod
     def from_values(cls, values: list[Any]) -> Outcome:
         """Makes it of its values, as JSON brings them."""
-        source, fault, note, clipped, lost, by_rule = values
-        return cls(source, fault, note, clipped, tuple(lost), tuple(by_rule))
+        source, fault, note, clipped, (lost, by_rule) = values
+        return cls(source, fault, note, clipped, LeftOut(tuple(lost), tuple(by_rule)))
 
     @property
     def is_plain(self) -> bool:
@@ -72,7 +70,7 @@ class Report:
             self._clipped += outcome.clipped
             self._clipped_images += bool(outcome.clipped)
             for kind, found in self._left_out.items():
-                for what in getattr(outcome, kind):
+                for what in getattr(outcome.left_out, kind):
                     first, count = found.get(what, (outcome.source, 0))
                     found[what] = first, count + 1
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.translation.bulk.blocks import Block, BlockResult, Job, translate_block
+from cyclegan_fast.engine.translation.bulk.share import IN_FLIGHT
 from cyclegan_fast.errors import UserError, one_line
 from cyclegan_fast.monitoring.progress import Progress
 from cyclegan_fast.telemetry import telemetry_disabled
@@ -26,7 +27,6 @@ LOCAL = "local"  # in place of an address: RAY_ADDRESS, or else workers on this 
 
 _ANSWER_SECONDS = 10.0  # to wait for a cluster
 _STORE_BYTES = 128 * 2**20  # of Ray's object store on this machine: blocks are names, and images never go there
-_IN_FLIGHT = 2  # blocks of a worker at a time: while one is computed another is fetched or stored
 _WINDOW = 50_000  # blocks that Ray is given at a time, as it takes some 50 kB of this process's memory for each
 _BLOCKS_PER_WORKER = 4  # at least, so that all workers end at about the same time
 
@@ -163,8 +163,8 @@ def _stream(ray: Any, job: Job, workers: Workers, blocks: list[Block]) -> Iterat
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             size=min(workers.size, len(blocks)),
-            max_tasks_in_flight_per_actor=2 * _IN_FLIGHT,
-            max_concurrent_calls_per_actor=_IN_FLIGHT,
+            max_tasks_in_flight_per_actor=2 * IN_FLIGHT,
+            max_concurrent_calls_per_actor=IN_FLIGHT,
             enable_true_multi_threading=True,
         ),
         num_cpus=workers.cpus,
