@@ -1,6 +1,7 @@
 """What --detect-anomaly does when a step is not finite: it replays the step in float32 and names the first bad tensor.
 
-The update of such a step is skipped on the device, so that the weights are still those from before it. A copy of the
+The update of such a step is skipped on the device, so that the weights are still those from before it; but pix2pix's
+discriminator may be updated already, and is then what the generator learned from in the replay as well. A copy of the
 networks goes over the step's images again, one pair at a time, eagerly; every result of a layer and every gradient of
 a weight is looked at, in the order in which they are computed, and the first one that is not finite is the answer.
 """
@@ -34,7 +35,7 @@ def explain_anomaly(networks: nn.ModuleDict, config: TrainConfig, batch: Mapping
     """Replays a step that was not finite, and returns what was found, as part of a sentence.
 
     Args:
-        networks: G_A, G_B, D_A and D_B as they were before the step; they are not changed.
+        networks: Those of the model, as the step has left them; they are not changed.
         config: The settings of the step.
         batch: Its images: "A" and "B", [N, C, H, W] in [-1, 1], and where they came from, "paths_A" and "paths_B".
     """

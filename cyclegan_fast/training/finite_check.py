@@ -17,7 +17,7 @@ class FiniteCheck:
     """Looks at the losses and gradients of the steps since the last record.
 
     Args:
-        step: The step; it has changed no weight where it was not finite.
+        step: The step; it has left every weight as it was that a loss or gradient which is not finite would have moved.
         meter: Its losses and skipped updates.
         config: The settings of the run.
     """
@@ -49,6 +49,12 @@ class FiniteCheck:
             return "fp16 overflows without end"
         of = "" if self.step.detects_anomalies else f" of {' and of '.join(skipped)}"  # which skips both together
         return f"a gradient{of} is not finite"
+
+    def weights(self) -> str:
+        """Returns which weights a run ends with, at a step that is not finite."""
+        if self.step.detects_anomalies and len(self.meter.skipped()) < len(self.meter.updates):
+            return "the generator's weights of before it, and the discriminator's, which it had updated by then,"
+        return "the weights of before it"
 
     def where(self, done: int) -> str:
         """Returns the steps among which the fault is, of `done` steps so far."""

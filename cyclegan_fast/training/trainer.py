@@ -247,7 +247,7 @@ class Trainer:
         )
 
     def _stop_unless_finite(self) -> None:
-        """Ends the run at a step that is not finite: it has changed no weights, but nothing good comes after it."""
+        """Ends the run at a step that is not finite: it has spoilt no weights, but nothing good comes after it."""
         self.ranks.wait_for_device()
         fault = self.finite_check.fault()  # which all ranks see alike, as they see the same losses and gradients
         if not fault:
@@ -258,8 +258,8 @@ class Trainer:
         if self.outputs:
             dump = self.outputs.checkpoints.dump(contents)
             advice = self.finite_check.best_advice([advice.decode() for advice in advices])
-            where = self.finite_check.where(self.done)
-            failure = UserError(f"{where}: {fault}; the weights of before it are saved in {dump}; {advice}")
+            where, weights = self.finite_check.where(self.done), self.finite_check.weights()
+            failure = UserError(f"{where}: {fault}; {weights} are saved in {dump}; {advice}")
         self.ranks.raise_together(failure)
 
     def _save(self) -> None:

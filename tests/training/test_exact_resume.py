@@ -86,10 +86,10 @@ def test_ten_stops_at_random_steps_change_no_bit(
         monkeypatch.setattr(training_settings, "_check_precision", lambda *_: None)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     whole = trainer(images, straight, flags)
-    total = whole.total_steps
+    total = whole.position.total_steps
     assert whole.run() == 0
     steps = sorted(random.sample(range(1, total), STOPS))
-    assert any(step % whole.steps_per_epoch for step in steps)
+    assert any(step % whole.position.steps_per_epoch for step in steps)
     for step in steps:
         part = trainer(images, stopped, f"{flags} --resume auto")
         assert part.run(StopAfter(part, step)) == EXIT_STOPPED

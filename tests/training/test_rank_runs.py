@@ -124,8 +124,8 @@ def test_one_process_dies_or_hangs_and_the_others_end(
         ranks[lost].send(fault)
         (done,) = ended([ranks[1 - lost]], 30 + seconds)
         if fault == signal.SIGSTOP:
-            ranks[lost].send(signal.SIGCONT)  # it finds that the other one has ended
-            one_sentence(ended(ranks)[lost], "another process of this training has ended", "--resume auto")
+            ranks[lost].send(signal.SIGCONT)  # it finds that the other one has ended, or its own time over
+            one_sentence(ended(ranks)[lost], "another process of this training has ", "--resume auto")
     why = "has ended" if fault == signal.SIGKILL else f"has not answered for {seconds} s (--rank-timeout)"
     one_sentence(done, f"another process of this training {why}", "--resume auto")
     user_sees(done.stderr)

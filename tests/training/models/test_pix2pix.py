@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,27 @@ def test_a_loss_that_is_not_finite_moves_no_weight_with_anomaly_detection() -> N
     A, B = batches(1)[0]
     build_step(networks, found)(A, B.index_fill(3, torch.tensor(0), torch.nan))
     assert all(torch.equal(a, b) for a, b in zip(networks.parameters(), before.parameters(), strict=True))
+
+
+def test_a_fault_of_the_generator_alone_is_replayed_and_the_discriminator_has_learned(
+    pairs: Path, tmp_path: Path
+) -> None:
+    """Its scores are finite, and the generator's loss, 1e30 times as large, is not."""
+    flags = f"{SMALL} --max-steps 2 --sample-every 0 --eval-every 0 --device cpu --lambda-gan 1e30 --detect-anomaly"
+    trainer = Trainer(train_settings([*flags.split(), "--data", str(pairs), "--out", str(tmp_path)]))
+    trainer.networks["D_A"].last.weight.data.mul_(1e10)
+    before = copy.deepcopy(trainer.networks)
+    with pytest.raises(UserError) as raised:
+        trainer.run()
+    assert re.fullmatch(
+        r"step 1: the loss G_A is not finite; the generator's weights of before it, and the discriminator's, which it "
+        r"had updated by then, are saved in \S+; replayed in float32, "
+        r"(all results are finite, and the first tensor|the loss G_A is not finite).*",
+        str(raised.value),
+    ), raised.value
+    for name, moved in (("G_A", False), ("D_A", True)):
+        pairs_of_weights = zip(trainer.networks[name].parameters(), before[name].parameters(), strict=True)
+        assert any(bool((a != b).any()) for a, b in pairs_of_weights) == moved
 
 
 def test_the_defaults_are_those_of_the_authors() -> None:
