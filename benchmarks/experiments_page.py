@@ -1,7 +1,8 @@
 """python -m benchmarks.experiments_page OUT: puts the tables of cyclegan_fast.experiments into docs/experiments.md.
 
-The numbers go to docs/results/experiments.json, from which a test makes the page's tables again, and some images of the
-first seed to docs/images.
+The numbers go to docs/results/experiments.json, with when, where and of which commit each study was measured, and some
+images of the first seed to docs/images. A test makes the page's tables again from these numbers. Run it at the commit
+and on the machine of the runs: new numbers get the date, commit and machine of now, and unchanged ones keep their own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.results import write_json
+from benchmarks.results import Measured, stamped, write_json
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid, to_image
 from cyclegan_fast.studies.folder import StudyFolder
 from cyclegan_fast.studies.markdown import as_markdown
@@ -36,9 +37,21 @@ def results_of(found: dict[str, Any]) -> Results:
     return Results(STUDIES[found["study"]], found["size"], found["steps"], scores, found["references"])
 
 
-def with_tables(page: str, numbers: dict[str, dict[str, Any]]) -> str:
+def updated(numbers: dict[str, Measured], out: Path) -> dict[str, Measured]:
+    """Returns the numbers with those of the studies in the folder `out`, stamped where they are new."""
+    updated = dict(numbers)
+    for name in STUDIES:
+        if (path := out / f"{name}.json").is_file():
+            results = [json.loads(path.read_text())]
+            if name not in numbers or numbers[name]["results"] != results:
+                updated[name] = stamped(results)
+    return updated
+
+
+def with_tables(page: str, numbers: dict[str, Measured]) -> str:
     """Returns the text of the page with the table of each study between its markers."""
-    for name, found in numbers.items():
+    for name, measured in numbers.items():
+        (found,) = measured["results"]
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
         head, _, rest = page.partition(begin)
         _, marker, tail = rest.partition(end)
@@ -69,11 +82,11 @@ def draw(out: Path, found: dict[str, Any]) -> Image.Image:
 def main() -> None:
     """Reads every table in the folder."""
     out = Path(sys.argv[1])
-    numbers = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
-    numbers |= {name: json.loads(path.read_text()) for name in STUDIES if (path := out / f"{name}.json").is_file()}
+    numbers = updated(json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}, out)
     write_json(NUMBERS, numbers)
     page = PAGE.read_text("utf-8")
-    for name, found in numbers.items():
+    for name, measured in numbers.items():
+        (found,) = measured["results"]
         image = f"images/experiments_{name}.png"
         if image in page and (out / f"{name}.json").is_file():
             save_grid(DOCS / image, draw(out, found).quantize(COLOURS))
