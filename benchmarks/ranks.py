@@ -28,9 +28,7 @@ from cyclegan_fast.training.step import CycleGANStep
 class TimedReduction(GradientReduction):
     """Counts the seconds that the caller stands still."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.spent = 0.0
+    spent = 0.0
 
     def _timed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         start = time.perf_counter()
@@ -71,7 +69,7 @@ def measure(ranks: Ranks, device: torch.device, options: argparse.Namespace) -> 
     torch.manual_seed(0)
     networks = build_networks(config.model).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     step = CycleGANStep(networks, config)
-    reduction = TimedReduction(ranks.seconds) if ranks.world > 1 else None
+    reduction = TimedReduction(ranks.connected) if ranks.world > 1 else None
     step.reduction = reduction
     run_step = GraphedStep(step) if device.type == "cuda" else step
     images = torch.rand(2, options.batch, 3, options.size, options.size, device=device) * 2 - 1

@@ -158,7 +158,10 @@ FORBIDDEN = {
     *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "os.system", "os.popen", "torch.hub.load"),
     *("urllib.request.urlopen", "urllib.request.urlretrieve", "socket.create_connection", "socket.socket"),
 }
-NAMED_BY_THE_USER = {("ray_cluster", "socket.create_connection")}  # the address behind --ray
+NAMED_BY_THE_USER = {
+    ("ray_cluster", "socket.create_connection"),  # the address behind --ray
+    *(("roll_call", f"socket.{name}") for name in ("socket", "create_connection")),  # the processes of one training
+}
 NETWORK_MODULES = {"requests", "urllib.request", "urllib3", "http.client", "ftplib", "smtplib", "aiohttp", "httpx"}
 
 

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -25,6 +26,7 @@ from cyclegan_fast.errors import AgreedError, UserError
 from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.monitoring.progress import progress_hidden
 from cyclegan_fast.training.meeting import Place, meet
+from cyclegan_fast.training.roll_call import RankError, RollCall, lost_ranks
 from cyclegan_fast.version import __version__
 
 log = logging.getLogger(__name__)
@@ -33,10 +35,6 @@ T = TypeVar("T")
 
 PREPARE_SECONDS = 4 * 3600.0  # that ranks wait for the first one while it checks the images: a million take an hour
 POLL_SECONDS = 2e-4
-
-
-class RankError(UserError):
-    """Another rank ended, hangs, or failed."""
 
 
 class Ranks:
@@ -57,6 +55,7 @@ class Ranks:
         self.group: dist.ProcessGroup | None = None  # of the hosts
         self.patient: dist.ProcessGroup | None = None  # the same, which waits until all have prepared
         self.owns_group = False
+        self.roll: RollCall | None = None  # which finds out who is lost
 
     def __enter__(self) -> Ranks:
         if self.world > 1:
@@ -87,10 +86,19 @@ class Ranks:
             self.group, self.patient = (
                 dist.new_group(backend="gloo", timeout=_delta(seconds)) for seconds in (self.seconds, PREPARE_SECONDS)
             )
+        roll = RollCall(self.rank, os.environ.get("MASTER_ADDR") or "localhost", self.all_of)
+        if any(self.highest(not roll.reaches_others())):
+            roll.close()
+            log.info("processes of other hosts do not answer: one that is lost later will not be named")
+        else:
+            self.roll = roll
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.roll:
+            self.roll.close()  # before the others can find that this one has left
+            self.roll = None
         self.group = self.patient = None
         if self.owns_group and dist.is_initialized():
             self.owns_group = False
@@ -105,7 +113,7 @@ class Ranks:
         if self.group is None:
             return list(values)
         together = torch.tensor(values, dtype=torch.float64)
-        with self._connected():
+        with self.connected():
             dist.all_reduce(together, dist.ReduceOp.MAX, group=self.group)
         return together.tolist()
 
@@ -115,7 +123,7 @@ class Ranks:
             return [data]
         group = self.patient if patient else self.group
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-        with self._connected():
+        with self.connected():
             dist.all_gather(sizes, torch.tensor([len(data)]), group=group)
             length = max(1, int(max(sizes)))
             parts = [torch.zeros(length, dtype=torch.uint8) for _ in range(self.world)]
@@ -126,7 +134,7 @@ class Ranks:
         """Returns to the first rank what each of the others has given, by rank; to those an empty list."""
         if self.group is None:
             return []
-        with self._connected():
+        with self.connected():
             if not self.is_first:
                 dist.send(torch.tensor([len(data)]), 0, group=self.group)
                 dist.send(_tensor(data), 0, group=self.group)
@@ -229,7 +237,7 @@ class Ranks:
         """Gives all ranks the values that the first one has, in place; the tensors are on the ranks' device."""
         if self.world == 1:
             return
-        with self._connected():
+        with self.connected():
             different = {tensor.data_ptr(): tensor for tensor in tensors}.values()
             for dtype in dict.fromkeys(tensor.dtype for tensor in different):
                 chosen = [tensor for tensor in different if tensor.dtype == dtype]
@@ -249,36 +257,19 @@ class Ranks:
             return
         done, deadline = torch.cuda.Event(), time.monotonic() + self.seconds
         done.record(torch.cuda.current_stream(self.device))
-        with self._connected():
+        with self.connected():
             while not done.query():
                 if time.monotonic() > deadline:
                     raise RuntimeError("Timed out waiting for the device")
                 time.sleep(POLL_SECONDS)
 
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
-        with lost_ranks(self.seconds):
-            yield
+    def connected(self) -> contextlib.AbstractContextManager[None]:
+        """Returns the context of whatever waits for other ranks: it names those that are lost.
 
-
-@contextlib.contextmanager
-def lost_ranks(seconds: float) -> Iterator[None]:
-    """Turns what a collective raises into one sentence.
-
-    Raises:
-        RankError: Another rank has ended, or has not answered for `seconds`.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except RuntimeError as error:
-        hung = "imed out" in str(error) or "imeout" in str(error)
-        what = f"has not answered for {seconds:g} s (--rank-timeout)" if hung else "has ended"
-        raise RankError(
-            f"another process of this training {what}, so this one ends: the same command with --resume auto goes on "
-            "from the last checkpoint, with any number of processes"
-        ) from error
+        Raises:
+            RankError: From the block, in place of the error of a collective.
+        """
+        return lost_ranks(self.seconds, self.roll)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ not finite in the mean, so that all ranks skip the same updates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cyclegan_fast.training.adam import Gradients
-from cyclegan_fast.training.ranks import lost_ranks
 
 ALIGNMENT = 16  # elements: each gradient begins where vectors of 16 bytes may be read
 
@@ -32,12 +32,16 @@ class GradientReduction:
     """Reduces the gradients of a step.
 
     Args:
-        seconds: How long a rank waits for another one that does not answer.
+        connected: Returns the context of a wait for the other ranks, which turns its errors into a sentence.
         group: Of the ranks; by default all.
     """
 
-    def __init__(self, seconds: float, group: dist.ProcessGroup | None = None) -> None:
-        self.seconds, self.group = seconds, group
+    def __init__(
+        self,
+        connected: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.connected, self.group = connected, group
         self.world = dist.get_world_size(group)
         self.buckets: dict[tuple[int, ...], Bucket] = {}  # by the weights
         self.works: list[tuple[Any, Tensor]] = []  # begun, with what they reduce
@@ -91,11 +95,11 @@ class GradientReduction:
         """Returns when all that was begun is reduced; on CUDA the current stream waits, and the host does not.
 
         Raises:
-            RankError: Another rank has ended, or does not answer.
+            RankError: Another rank has ended, or does not answer, with the context of `Ranks.connected`.
         """
         works, self.works = self.works, []
         self.begun.clear()
-        with lost_ranks(self.seconds), torch.no_grad():
+        with self.connected(), torch.no_grad():
             for work, tensor in works:
                 work.wait()
                 if not tensor.is_cuda:  # NCCL divides by itself
@@ -103,7 +107,7 @@ class GradientReduction:
 
     def _reduce(self, tensor: Tensor) -> None:
         op = dist.ReduceOp.AVG if tensor.is_cuda else dist.ReduceOp.SUM
-        with lost_ranks(self.seconds):
+        with self.connected():
             self.works.append((dist.all_reduce(tensor, op, group=self.group, async_op=True), tensor))
 
     def _bucket(self, weights: Sequence[Tensor]) -> Bucket:

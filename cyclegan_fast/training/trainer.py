@@ -92,7 +92,7 @@ class Trainer:
         seed = seed_of_rank(config.run.seed, ranks.rank)
         self.step = build_step(self.networks, with_settings(config, {"seed": seed}))
         if ranks.world > 1:
-            self.step.reduction = GradientReduction(ranks.seconds)
+            self.step.reduction = GradientReduction(ranks.connected)
             log.info(
                 "%d processes train together, by updates of %d images of each domain",
                 ranks.world,

@@ -35,7 +35,7 @@ def _one_of_two_ranks() -> Iterator[None]:
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_the_reductions_are_in_the_graph_and_beside_the_computation(amp: str, side_by_side: str) -> None:
     step = make_step(amp=amp, side_by_side=side_by_side)
-    step.reduction = GradientReduction(60.0)
+    step.reduction = GradientReduction()
     graphed = warmed_up(step, batch)
     again = batch()
     with runtime.recorded() as calls:

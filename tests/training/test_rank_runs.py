@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def test_a_signal_to_one_process_ends_all_at_the_same_step(images: Path, tmp_pat
 def test_one_process_dies_or_hangs_and_the_others_end(
     images: Path, tmp_path: Path, fault: signal.Signals, lost: int, user_sees: Recorder
 ) -> None:
+    """The first one also holds the store in which they have met."""
     out, seconds = tmp_path / "run", 4
     words = [*SMALL, "--data", images, "--out", out, "--checkpoint-every", 2, "--rank-timeout", seconds]
     with started(tmp_path, train, [words], [words]) as ranks:
@@ -125,14 +127,34 @@ def test_one_process_dies_or_hangs_and_the_others_end(
         (done,) = ended([ranks[1 - lost]], 30 + seconds)
         if fault == signal.SIGSTOP:
             ranks[lost].send(signal.SIGCONT)  # it finds that the other one has ended, or its own time over
-            one_sentence(ended(ranks)[lost], "another process of this training has ", "--resume auto")
+            one_sentence(ended(ranks)[lost], f"error: {named(ranks, 1 - lost)} has ", "--resume auto")
     why = "has ended" if fault == signal.SIGKILL else f"has not answered for {seconds} s (--rank-timeout)"
-    one_sentence(done, f"another process of this training {why}", "--resume auto")
-    user_sees(done.stderr)
+    one_sentence(done, f"error: {named(ranks, lost)} {why}, so this one ends: ", "--resume auto")
+    user_sees(re.sub(r"pid \d+ on [^)]+", "pid 4711 on node-1", done.stderr))
     step = int(newest(out).name.removeprefix("step_"))
     (again,) = trained(tmp_path, ["--out", out, "--resume", "--max-steps", step + 2])
     all_done([again])
     user_sees(next(line for line in again.stdout.splitlines() if line.startswith("processes: 2 until here")))
+
+
+@pytest.mark.fault(26)
+@pytest.mark.parametrize(("fault", "lost"), [(signal.SIGKILL, 1), (signal.SIGSTOP, 0)], ids=["dies", "hangs"])
+def test_all_that_are_left_name_the_process_that_is_lost(
+    images: Path, tmp_path: Path, fault: signal.Signals, lost: int
+) -> None:
+    """And none of those that end because of it."""
+    out, seconds = tmp_path / "run", 4
+    words = [*SMALL, "--data", images, "--out", out, "--rank-timeout", seconds]
+    with started(tmp_path, train, *[[words]] * 3) as ranks:
+        until(lambda: (out / "events.jsonl").exists() and len(records(out)) >= 2, ranks)
+        ranks[lost].send(fault)
+        left = [rank for rank in ranks if rank is not ranks[lost]]
+        for done in ended(left, 30 + seconds):
+            one_sentence(done, f"error: {named(ranks, lost)} has ", "--resume auto")
+
+
+def named(ranks: list[Rank], lost: int) -> str:
+    return f"process {lost} of {len(ranks)} (pid {ranks[lost].process.pid} on {socket.gethostname()})"
 
 
 def test_what_one_process_cannot_do_ends_all_with_a_checkpoint(images: Path, tmp_path: Path) -> None:

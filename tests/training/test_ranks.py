@@ -82,11 +82,11 @@ def steps_of_rank(folder: str) -> None:
     with Ranks(place, torch.device("cpu"), 60.0) as ranks:
         for i, case in enumerate(EXACT + ROUNDED):
             step = make_step(case)
-            step.reduction = GradientReduction(ranks.seconds)
+            step.reduction = GradientReduction(ranks.connected)
             torch.save(twenty_steps(case, step, place.rank), f"{folder}/case_{i}_{place.rank}.pt")
 
         step = make_step(EXACT[0])
-        step.reduction = GradientReduction(ranks.seconds)
+        step.reduction = GradientReduction(ranks.connected)
         before = weights(step)
         images = torch.zeros(1, 3, 16, 16, dtype=torch.float64) + (torch.nan if place.rank else 0)
         losses = step(torch.zeros_like(images), images)[1]
@@ -94,7 +94,7 @@ def steps_of_rank(folder: str) -> None:
 
         torch.set_num_threads(2)  # one runs both cycles side by side, as its host or its images may want it
         step = make_step(EXACT[0], side_by_side="on" if place.rank else "off")
-        step.reduction = GradientReduction(ranks.seconds)
+        step.reduction = GradientReduction(ranks.connected)
         torch.save(twenty_steps(EXACT[0], step, place.rank), f"{folder}/threads_{place.rank}.pt")
 
 

@@ -181,7 +181,7 @@ def test_a_graph_with_the_reductions_of_ranks_changes_no_bit(
 ) -> None:
     networks = build_networks(MODEL)
     alone, captured = (make_step(networks, "cuda", amp, side_by_side=side_by_side) for _ in "ab")
-    captured.reduction = GradientReduction(60.0)
+    captured.reduction = GradientReduction()
     graphed = GraphedStep(captured)
     assert_same_steps(alone, graphed, make_batches(), of=(alone, captured))
     assert len(graphed.graphs) == 1
