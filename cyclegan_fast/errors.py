@@ -19,7 +19,7 @@ class MissingFileError(UserError, FileNotFoundError):
 
 
 class StorageError(UserError):
-    """Nothing can be written there: the disk is full, for example, or the folder is read-only."""
+    """Nothing can be written or read there: the disk is full, for example, or there is no permission."""
 
 
 class AgreedError(UserError):

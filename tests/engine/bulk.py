@@ -6,11 +6,14 @@ import io
 import tarfile
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
+from cyclegan_fast.engine.translation.bulk.blocks import BlockResult
+from cyclegan_fast.engine.translation.bulk.manifest import Manifest
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import noise
@@ -71,6 +74,19 @@ def members(shard: Path) -> list[tuple[str, bytes]]:
     """The members of a tar shard with their content, in order."""
     with tarfile.open(shard) as opened:
         return [(member.name, opened.extractfile(member).read()) for member in opened]  # type: ignore[union-attr]
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
+    """Interrupts the next bulk translation once as many blocks are recorded, as Ctrl-C does; later ones go on."""
+    add, left = Manifest.add, [blocks]
+
+    def interrupting(self: Manifest, result: BlockResult) -> None:
+        add(self, result)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Manifest, "add", interrupting)
 
 
 def run(engine: Path, source: Path | str, output: Path | str, **options: object) -> int:

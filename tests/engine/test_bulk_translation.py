@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 
 import fsspec
 import pytest
 
-from cyclegan_fast.engine.translation.bulk import manifest
+from cyclegan_fast.engine.translation.bulk import manifest, storage
 from cyclegan_fast.engine.translation.bulk.blocks import BlockResult
 from cyclegan_fast.engine.translation.bulk.plan import plan_bulk
 from cyclegan_fast.engine.translation.bulk.rank import Rank, device_of_rank, parse_rank, rank_of_environment
-from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, RemoteStorage
+from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, RemoteStorage, storage_at
 from cyclegan_fast.engine.translation.report import Outcome
 from cyclegan_fast.errors import StorageError, UserError
-from tests.engine.bulk import contents, make_images, make_shard, members, run
+from tests.engine.bulk import contents, interrupt_after, make_images, make_shard, members, run
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +31,35 @@ def no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def records(output: Path) -> list[dict]:
+def records(output: Path | str) -> list[dict]:
     """The records of the manifest, without the settings."""
-    files = sorted((output / manifest.FOLDER).glob("*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()[1:]]
+    there = storage_at(output)
+    files = [name for name in there.list_names(manifest.FOLDER) if name.endswith(".jsonl")]
+    return [json.loads(line) for name in files for line in there.read(name).splitlines()[1:]]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, method: str, error: Exception, times: int, end: str = "") -> Counter[str]:
+    """Lets the first requests for each path of a memory file system fail; returns how many there were for each.
+
+    Args:
+        monkeypatch: The fixture.
+        method: The method of the request.
+        error: What it raises.
+        times: How many fail.
+        end: Of the paths.
+    """
+    memory, requests = type(fsspec.filesystem("memory")), Counter()
+    plain = getattr(memory, method)
+
+    def fails(self: object, *words: object, **options: object) -> object:
+        path = str(words[method == "put_file"])
+        requests[path] += 1
+        if path.endswith(end) and requests[path] <= times:
+            raise error
+        return plain(self, *words, **options)
+
+    monkeypatch.setattr(memory, method, fails)
+    return requests
 
 
 def test_the_ranks_of_torchrun_make_the_bytes_of_one_process(
@@ -108,7 +135,9 @@ def test_what_cannot_be_translated_is_listed_and_the_rest_is_done(bulk_engine, p
     assert list(out.glob("not_translated*")) == []
 
 
-# A rank that stops where it has written some results, so that it can be killed there.
+INTERRUPTED = "interrupted: the same command does the rest\n"
+
+# A rank that sends itself a signal where it has written some results.
 STOPPING = """
 import os, signal, sys
 from cyclegan_fast.engine.translation.bulk import share
@@ -117,7 +146,7 @@ def stopping(*words):
     global count
     count += 1
     if count == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[os.environ["STOPPED_BY"]])
     return plain(*words)
 share.translate_block = stopping
 from cyclegan_fast.translate import main
@@ -126,13 +155,18 @@ main(sys.argv[1:])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills of POSIX")
-def test_a_killed_rank_is_finished_by_the_next_start(bulk_engine, bulk_images, plain_results, tmp_path):
+@pytest.mark.parametrize(("by", "status", "sentence"), [("SIGKILL", -9, ""), ("SIGINT", 130, INTERRUPTED)])
+def test_a_stopped_rank_is_finished_by_the_next_start(
+    bulk_engine, bulk_images, plain_results, tmp_path, by, status, sentence
+):
     out = tmp_path / "out"
     words = ["--engine", bulk_engine, "--direction", "AtoB", "--device", "cpu", "--threads", "1", "--batch-size", "2"]
     words += ["--input", bulk_images, "--output", out, "--rank", "1/2", "--block-size", "2"]
     command = [sys.executable, "-c", STOPPING, *map(str, words)]
-    killed = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    environment = os.environ | {"STOPPED_BY": by}
+    stopped = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert stopped.returncode == status and sentence in stopped.stderr, stopped.stderr
+    assert "Traceback" not in stopped.stderr
     assert len(records(out)) == 2
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.suffix[1:] in ("png", "jpg", "webp")}
     assert len(before) >= 3
@@ -145,6 +179,21 @@ def test_a_killed_rank_is_finished_by_the_next_start(bulk_engine, bulk_images, p
     assert all(
         path.stat().st_mtime_ns == then for path, then in before.items() if str(path.relative_to(out)) in recorded
     )
+
+
+def test_an_interrupted_rank_is_finished_by_the_same_command(
+    bulk_engine, bulk_images, plain_results, monkeypatch, capsys
+):
+    """With objects as results, of which not each block is recorded at once."""
+    out, uploads = "memory://stop/out", failing(monkeypatch, "put_file", OSError(), times=0)
+    interrupt_after(monkeypatch, 3)
+    assert run(bulk_engine, bulk_images, out, rank="0/1", block_size=2) == 130
+    assert capsys.readouterr().err.endswith(INTERRUPTED)
+    recorded = [name for record in records(out) for name in record["done"]]
+    assert len(recorded) == 6
+    assert run(bulk_engine, bulk_images, out, rank="0/1", block_size=2) == 0
+    assert {name: RemoteStorage(out).read(name) for name in plain_results} == plain_results
+    assert {uploads[f"/stop/out/{name}"] for name in recorded} == {1}
 
 
 def records_whole(output: Path) -> list[dict]:
@@ -224,29 +273,62 @@ def test_what_fsspec_opens_is_read_and_written(bulk_engine, bulk_images, plain_r
 
 
 def test_an_object_that_vanishes_is_a_fault(bulk_engine, bulk_images, tmp_path, monkeypatch):
-    memory = fsspec.filesystem("memory")
-    memory.put(str(bulk_images), "/gone/in", recursive=True)
-    get_file = type(memory).get_file
-
-    def vanishing(self: object, path: str, *words: object, **options: object) -> None:
-        if path.endswith("/00.png"):
-            raise FileNotFoundError(path)
-        get_file(self, path, *words, **options)
-
-    monkeypatch.setattr(type(memory), "get_file", vanishing)
+    fsspec.filesystem("memory").put(str(bulk_images), "/gone/in", recursive=True)
+    requests = failing(monkeypatch, "get_file", FileNotFoundError(), 9, end="/00.png")
     assert run(bulk_engine, "memory://gone/in", tmp_path / "out", rank="0/1") == 2
     assert (tmp_path / "out" / "not_translated-rank-0-of-1.csv").read_text() == (
         "file,reason\nmemory://gone/in/00.png,is not there any more\n"
     )
+    assert set(requests.values()) == {1}
 
 
-def test_an_output_that_may_not_be_written_ends_it(bulk_engine, bulk_images, monkeypatch):
-    def refused(*_: object, **__: object) -> None:
-        raise PermissionError("Access Denied")
+def test_requests_that_fail_are_repeated(bulk_engine, bulk_images, plain_results, monkeypatch, caplog):
+    """Each of them fails twice, once with an error that is none of the system's."""
+    monkeypatch.setattr(storage, "_PAUSES", (0.0, 0.0))
+    fsspec.filesystem("memory").put(str(bulk_images), "/flaky/in", recursive=True)
+    requests = [
+        failing(monkeypatch, method, error, times=2)
+        for method, error in (
+            ("find", TimeoutError("timed out")),
+            ("get_file", OSError("connection reset")),
+            ("put_file", ValueError("503 Slow Down")),
+            ("pipe_file", ConnectionError("connection reset")),
+            ("rm_file", OSError("connection reset")),
+        )
+    ]
+    assert run(bulk_engine, "memory://flaky/in", "memory://flaky/out", rank="0/1") == 0
+    assert {name: RemoteStorage("memory://flaky/out").read(name) for name in plain_results} == plain_results
+    assert all(of_one and min(of_one.values()) >= 3 for of_one in requests), requests
 
-    monkeypatch.setattr(type(fsspec.filesystem("memory")), "put_file", refused)
-    with pytest.raises(StorageError, match=r"^memory://full/.*: no permission to write it \(Access Denied\)"):
-        run(bulk_engine, bulk_images, "memory://full", rank="0/1")
+
+def test_an_object_that_cannot_be_fetched_is_a_fault_after_three_tries(bulk_engine, bulk_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_PAUSES", (0.0, 0.0))
+    fsspec.filesystem("memory").put(str(bulk_images), "/lost/in", recursive=True)
+    requests = failing(monkeypatch, "get_file", OSError("connection reset"), 9, end="/00.png")
+    assert run(bulk_engine, "memory://lost/in", tmp_path / "out", rank="0/1") == 2
+    assert (tmp_path / "out" / "not_translated-rank-0-of-1.csv").read_text() == (
+        "file,reason\nmemory://lost/in/00.png,cannot be read (connection reset)\n"
+    )
+    assert sorted(set(requests.values())) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message", "tries"),
+    [
+        ("put_file", PermissionError("Access Denied"), "no permission to write it (Access Denied): check the", 1),
+        ("put_file", OSError("connection reset"), "cannot be written (connection reset)", 3),
+        ("get_file", PermissionError("Forbidden"), "no permission to read or list it (Forbidden): check the", 1),
+        ("get_file", OSError(errno.ENOSPC, "No space left"), "cannot be read ([Errno 28] No space left)", 3),
+    ],
+)
+def test_what_all_files_would_meet_ends_it(bulk_engine, bulk_images, monkeypatch, method, error, message, tries):
+    monkeypatch.setattr(storage, "_PAUSES", (0.0, 0.0))
+    fsspec.filesystem("memory").put(str(bulk_images), "/full/in", recursive=True)
+    requests = failing(monkeypatch, method, error, times=9)
+    with pytest.raises(StorageError) as raised:
+        run(bulk_engine, "memory://full/in", f"memory://full/{method}-{tries}", rank="0/1")
+    assert message in str(raised.value) and str(raised.value).startswith("memory://full/")
+    assert set(requests.values()) == {tries}
 
 
 def test_no_shard_is_replaced_by_its_result(tmp_path):
@@ -345,7 +427,7 @@ def test_a_block_that_was_made_again_without_faults_clears_them(tmp_path):
     def write(writer: str, fault: str) -> None:
         record = manifest.Manifest(LocalStorage(tmp_path), {"engine": "e"}, writer)
         record.open()
-        record.add(BlockResult(["a.tar"], 2, [Outcome("a.tar/1.png", fault)] if fault else [], 0.1, (0.0, 255.0)))
+        record.add(one_result("a.tar", fault))
         record.close()
 
     for _ in range(4):  # within a second: the last one counts
@@ -362,3 +444,74 @@ def test_a_record_that_another_rank_removes_meanwhile_is_passed_over(tmp_path, m
     (name,) = LocalStorage(tmp_path).list_names(manifest.FOLDER)
     monkeypatch.setattr(LocalStorage, "list_names", lambda *_: [name, name.replace("all-", "gone-")])
     assert manifest.Manifest(LocalStorage(tmp_path), {"engine": "new"}, "all").load(overwrite=True) == set()
+
+
+def one_result(name: str, fault: str = "") -> BlockResult:
+    """What became of a block with one result."""
+    return BlockResult([name], 2, [Outcome(f"{name}/1.png", fault)] if fault else [], 0.1, (0.0, 255.0))
+
+
+def test_a_remote_manifest_has_one_object_for_each_megabyte(monkeypatch):
+    monkeypatch.setattr(manifest, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(manifest, "_FULL", 1000)
+    there = RemoteStorage("memory://manifest/out")
+    record = manifest.Manifest(there, {"engine": "e"}, "rank-0-of-2")
+    record.open()
+    for i in range(100):
+        record.add(one_result(f"{i:03d}.tar", "damaged" if i == 7 else ""))
+    record.close()
+    sizes = [len(there.read(name)) for name in there.list_names(manifest.FOLDER)]
+    assert 3 < len(sizes) < 8 and all(size >= 1000 for size in sizes[:-1])
+    loaded = manifest.Manifest(there, {"engine": "e"}, "all")
+    assert loaded.load() == {f"{i:03d}.tar" for i in range(100)}
+    assert [faults for faults in loaded.faults.values() if faults] == [{"007.tar/1.png": "damaged"}]
+
+
+@pytest.mark.parametrize("method", ["pipe_file", "rm_file"])
+def test_a_kill_while_records_are_written_loses_none_that_were_written(monkeypatch, method):
+    """An object that replaces another is whole before that is removed."""
+    monkeypatch.setattr(manifest, "_FLUSH_SECONDS", 0.0)
+    there = RemoteStorage(f"memory://killed/{method}")
+    record = manifest.Manifest(there, {"engine": "e"}, "all")
+    record.open()
+    for name, fault in (("0.tar", "damaged"), ("1.tar", "damaged"), ("0.tar", "")):
+        record.add(one_result(name, fault))
+    with monkeypatch.context() as patched:
+        failing(patched, method, KeyboardInterrupt(), times=1)
+        with pytest.raises(KeyboardInterrupt):
+            record.add(one_result("2.tar"))
+    loaded = manifest.Manifest(there, {"engine": "e"}, "all")
+    assert loaded.load() == {"0.tar", "1.tar"} | ({"2.tar"} if method == "rm_file" else set())
+    assert loaded.faults["1.tar"] and not loaded.faults["0.tar"]
+    record.close()  # as where it was no kill, but an interrupt
+    done = [name for record in records(there.url) for name in record["done"]]
+    assert sorted(done) == ["0.tar", "0.tar", "1.tar", "2.tar"]
+
+
+def test_objects_that_may_not_be_removed_stay(monkeypatch, caplog):
+    monkeypatch.setattr(manifest, "_FLUSH_SECONDS", 0.0)
+    failing(monkeypatch, "rm_file", PermissionError("Access Denied"), times=9)
+    there = RemoteStorage("memory://append-only")
+    record = manifest.Manifest(there, {"engine": "e"}, "all")
+    record.open()
+    for i in range(3):
+        record.add(one_result(f"{i}.tar"))
+    assert caplog.text.count("files that newer ones replace cannot be removed") == 1
+    assert manifest.Manifest(there, {"engine": "e"}, "all").load() == {"0.tar", "1.tar", "2.tar"}
+
+
+def test_the_objects_of_a_manifest_are_read_together(monkeypatch):
+    there, count = RemoteStorage("memory://together"), 8
+    for i in range(count):
+        record = manifest.Manifest(there, {"engine": "e"}, f"rank-{i}-of-{count}")
+        record.add(one_result(f"{i}.tar"))
+        record.close()
+    memory, together = type(fsspec.filesystem("memory")), threading.Barrier(count, timeout=60)
+    cat_file = memory.cat_file
+
+    def meeting(self: object, *words: object, **options: object) -> bytes:
+        together.wait()
+        return cat_file(self, *words, **options)
+
+    monkeypatch.setattr(memory, "cat_file", meeting)
+    assert manifest.Manifest(there, {"engine": "e"}, "all").load() == {f"{i}.tar" for i in range(count)}

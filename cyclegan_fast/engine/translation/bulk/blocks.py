@@ -20,7 +20,7 @@ from cyclegan_fast.engine.translation.bulk.tar_shards import pack, unpack
 from cyclegan_fast.engine.translation.files import TaskResult, translate_files
 from cyclegan_fast.engine.translation.report import Outcome
 from cyclegan_fast.engine.translation.tasks import Task
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.files import building_file, scratch_folder
 from cyclegan_fast.images.metadata import KEEP, MetadataRules
 from cyclegan_fast.monitoring.progress import Progress
@@ -108,7 +108,7 @@ def translate_block(engine: Engine, job: Job, block: Block, progress: Progress =
         progress: Called with the images that are done, and how many there are.
 
     Raises:
-        UserError: Nothing can be written, or a setting cannot be had.
+        UserError: Nothing can be read or written, or a setting cannot be had.
     """
     start = time.perf_counter()
     with contextlib.nullcontext(Path()) if job.is_in_place(block) else scratch_folder() as scratch:
@@ -184,13 +184,19 @@ def _translate_files(engine: Engine, job: Job, tasks: list[Task], progress: Prog
 
 
 def _fetch(storage: Storage, name: str, path: Path) -> str:
-    """Brings a file of the input to a path, unless it is there by nature; returns what was wrong with it."""
+    """Brings a file of the input to a path, unless it is there by nature; returns what was wrong with it.
+
+    Raises:
+        StorageError: There is no permission to read it.
+    """
     if isinstance(storage, LocalStorage):
         return ""
     try:
         storage.download(name, path)
     except FileNotFoundError:
         return "is not there any more"
+    except StorageError:  # ends it for all
+        raise
     except UserError as error:
         return str(error).removeprefix(f"{storage}/{name}: ")
     return ""

@@ -3,6 +3,10 @@
 Each process that records (a rank of torchrun, or the one that drives Ray) writes files of its own, so that nobody waits
 for anybody: ``OUTPUT/.cyclegan_fast/translation/rank-0-of-2-<start>.jsonl``. The first line holds the settings that
 shape results; each further one what became of a block. What is recorded and still there is not done again.
+
+An object of a store cannot be appended to. There a process replaces its file twice a minute by one of the next number
+that has the new records, too; one of a megabyte stays, and the next begins. So the next start has few to read, however
+long this one runs.
 """
 
 from __future__ import annotations
@@ -12,14 +16,16 @@ import logging
 import re
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclegan_fast.documents import DocumentError, check, parse_json, shown
-from cyclegan_fast.engine.translation.bulk.blocks import BlockResult
+from cyclegan_fast.engine.translation.bulk.blocks import CONNECTIONS, BlockResult
 from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, Storage
-from cyclegan_fast.errors import UserError
+from cyclegan_fast.errors import StorageError, UserError
 from cyclegan_fast.images.find import OWN_FOLDER
+from cyclegan_fast.logs import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +34,19 @@ FOLDER = f"{OWN_FOLDER}/translation"
 _VERSION = 1
 _START = re.compile(r"\d{8}T\d{6}[.-].*")  # by the second alone, in what older versions wrote
 _MAX_LINE = 2**26  # bytes; a block of 100,000 names has 10 MB
-_FLUSH_SECONDS = 30.0  # between two objects, where nothing can be appended to a file
+_FLUSH_SECONDS = 30.0  # between two writes of an object, where nothing can be appended to a file
+_FULL = 2**20  # bytes of an object that is not replaced any more
 _HEADER = {"version": int, "settings": {str: object}}
 _RECORD = {"done": [str], "faults": {str: str}}
+
+
+class _Content(NamedTuple):
+    """What a file of the manifest holds."""
+
+    name: str
+    settings: dict[str, Any] | None
+    """None where the file is not there any more, or has no such line."""
+    records: list[dict[str, Any]]
 
 
 class Manifest:
@@ -43,12 +59,14 @@ class Manifest:
     """
 
     def __init__(self, output: Storage, settings: dict[str, Any], writer: str) -> None:
-        self._output, self._settings = output, settings
+        self._output, self._settings = output, json.loads(json.dumps(settings))
         start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")  # to the microsecond: the last writer counts
         self._name = f"{FOLDER}/{writer}-{start}-{secrets.token_hex(3)}"
         self.faults: dict[str, dict[str, str]] = {}
         """Images without a result, and why, by the name of the tar shard that has the others' results."""
-        self._lines: list[bytes] = []
+        self._header = _line({"version": _VERSION, "settings": settings})
+        self._lines: list[bytes] = []  # not written yet
+        self._object: list[bytes] = []  # the records in the object that the next write replaces
         self._count, self._flushed = 0, float("-inf")
 
     def load(self, *, overwrite: bool = False) -> set[str] | None:
@@ -61,23 +79,19 @@ class Manifest:
             UserError: There are results of other settings.
         """
         done: set[str] = set()
-        names = [name for name in self._output.list_names(FOLDER) if name.endswith(".jsonl")]
-        names.sort(key=_begun)
-        for name in names:
-            try:
-                settings, records = self._parse(name)
-            except FileNotFoundError:  # another rank, which starts anew as well, has removed it
-                continue
-            if settings is None:
-                continue
-            if settings != json.loads(json.dumps(self._settings)):
-                if not overwrite:
-                    raise UserError(_other_settings(self._output, settings, self._settings))
-                self._output.remove(name)
-                continue
-            for record in records:
-                done.update(record["done"])
-                self.faults.update(dict.fromkeys(record["done"][:1], record["faults"]))  # a later one without, too
+        names = sorted((name for name in self._output.list_names(FOLDER) if name.endswith(".jsonl")), key=_begun)
+        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="cyclegan_fast.manifest") as pool:
+            for file in pool.map(self._parse, names):
+                if file.settings is None:
+                    continue
+                if file.settings != self._settings:
+                    if not overwrite:
+                        raise UserError(_other_settings(self._output, file.settings, self._settings))
+                    self._output.remove(file.name)
+                    continue
+                for record in file.records:
+                    done.update(record["done"])
+                    self.faults.update(dict.fromkeys(record["done"][:1], record["faults"]))  # a later one without, too
         if overwrite:
             return set()
         return done if names else None
@@ -103,19 +117,36 @@ class Manifest:
             self._flush()
 
     def _flush(self) -> None:
-        header = _line({"version": _VERSION, "settings": self._settings})
         if isinstance(self._output, LocalStorage):
-            self._output.append(f"{self._name}.jsonl", b"".join([*[header][self._count :], *self._lines]))
-            self._count = 1
+            self._output.append(f"{self._name}.jsonl", b"".join([*[self._header][self._count :], *self._lines]))
         else:
-            self._output.write(f"{self._name}-{self._count:06d}.jsonl", b"".join([header, *self._lines]))
-            self._count += 1
+            self._write_object()
+        self._count += 1
         self._lines, self._flushed = [], time.monotonic()
 
-    def _parse(self, name: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """The settings and the records of a file; a line that a crash cut off, or that is none, is passed over."""
+    def _write_object(self) -> None:
+        """Writes the next object, and then removes the one that it replaces: a kill between the two loses nothing."""
+        is_full = sum(map(len, self._object)) >= _FULL
+        records = self._lines if is_full else self._object + self._lines
+        self._output.write(self._object_name(self._count), b"".join([self._header, *records]))
+        if self._count and not is_full:
+            try:
+                self._output.remove(self._object_name(self._count - 1))
+            except StorageError:
+                warn_once(log, f"{self._output}/{FOLDER}: files that newer ones replace cannot be removed, and stay")
+        self._object = records
+
+    def _object_name(self, count: int) -> str:
+        return f"{self._name}-{count:06d}.jsonl"
+
+    def _parse(self, name: str) -> _Content:
+        """Reads a file; a line that a crash cut off, or that is none, is passed over."""
         settings, records = None, []
-        for number, line in enumerate(self._output.read(name).splitlines(), 1):
+        try:
+            lines = self._output.read(name).splitlines()
+        except FileNotFoundError:  # its writer has replaced it, or another rank, which starts anew as well, removed it
+            return _Content(name, None, [])
+        for number, line in enumerate(lines, 1):
             try:
                 value = parse_json(line, _MAX_LINE)
                 check(value, _RECORD if settings is not None else _HEADER)
@@ -126,7 +157,7 @@ class Manifest:
                 settings = value["settings"]
             else:
                 records.append(value)
-        return settings, records
+        return _Content(name, settings, records)
 
 
 def _begun(name: str) -> str:
@@ -140,7 +171,7 @@ def _line(value: Any) -> bytes:
 
 
 def _other_settings(output: Storage, before: dict[str, Any], now: dict[str, Any]) -> str:
-    names = [name for name in now if before.get(name) != json.loads(json.dumps(now[name]))]
+    names = [name for name in now if before.get(name) != now[name]]
     first = names[0] if names else "settings"
     values = f" ({first} {shown(before.get(first))}, and now {shown(now.get(first))})"
     return (

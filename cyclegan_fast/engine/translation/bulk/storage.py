@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
-from collections.abc import Collection, Iterator
+import random
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from cyclegan_fast.errors import StorageError, UserError, one_line
 from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.images.find import url_of
+from cyclegan_fast.logs import warn_once
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PAUSES = (1.0, 5.0)  # seconds between three tries of a request, which come after the retries of fsspec's libraries
+_FINAL = (UserError, PermissionError, FileNotFoundError, NotImplementedError)  # errors that another try would meet, too
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 
 
@@ -89,7 +100,7 @@ class RemoteStorage:
         fs, root = open_url(self.url)
         with _reading(self.url):
             try:
-                return sorted(path[len(root) :].lstrip("/") for path in fs.find(root) if path != root)
+                return sorted(path[len(root) :].lstrip("/") for path in _retried(fs.find, root) if path != root)
             except FileNotFoundError:
                 return []
 
@@ -101,32 +112,32 @@ class RemoteStorage:
         """The content of a file."""
         fs, root = open_url(self.url)
         with _reading(f"{self.url}/{name}"):
-            content: bytes = fs.cat_file(f"{root}/{name}")
+            content: bytes = _retried(fs.cat_file, f"{root}/{name}")
             return content
 
     def write(self, name: str, content: bytes) -> None:
         """Creates or replaces a file."""
         fs, root = open_url(self.url)
         with _writing(f"{self.url}/{name}"):
-            fs.pipe_file(f"{root}/{name}", content)
+            _retried(fs.pipe_file, f"{root}/{name}", content)
 
     def download(self, name: str, path: Path) -> None:
         """Copies a file to a path of this machine."""
         fs, root = open_url(self.url)
         with _reading(f"{self.url}/{name}"):
-            fs.get_file(f"{root}/{name}", str(path))
+            _retried(fs.get_file, f"{root}/{name}", str(path))
 
     def upload(self, path: Path, name: str) -> None:
         """Copies a file of this machine there."""
         fs, root = open_url(self.url)
         with _writing(f"{self.url}/{name}"):
-            fs.put_file(str(path), f"{root}/{name}")
+            _retried(fs.put_file, str(path), f"{root}/{name}")
 
     def remove(self, name: str) -> None:
         """Removes a file if it is there."""
         fs, root = open_url(self.url)
         with _writing(f"{self.url}/{name}"), contextlib.suppress(FileNotFoundError):
-            fs.rm_file(f"{root}/{name}")
+            _retried(fs.rm_file, f"{root}/{name}")
 
 
 Storage: TypeAlias = LocalStorage | RemoteStorage
@@ -137,7 +148,7 @@ def match_urls(pattern: str) -> list[str]:
     """Returns the URLs that a glob pattern matches, sorted; of a URL without marks itself, if it is there."""
     fs, path = open_url(pattern)
     with _reading(pattern):
-        return sorted(str(fs.unstrip_protocol(found)) for found in fs.glob(path) if fs.isfile(found))
+        return sorted(str(fs.unstrip_protocol(found)) for found in _retried(fs.glob, path) if fs.isfile(found))
 
 
 def storage_at(location: str | Path) -> Storage:
@@ -170,19 +181,39 @@ def open_url(url: str) -> tuple[Any, str]:
     return fs, str(path).rstrip("/")
 
 
+def _retried(request: Callable[..., T], *arguments: Any) -> T:
+    """Returns what a request returns; one that fails is repeated twice, but where it would fail again."""
+    for seconds in _PAUSES:
+        try:
+            return request(*arguments)
+        except _FINAL:
+            raise
+        except Exception as error:
+            log.debug("%s: a request failed (%s)", arguments[0], one_line(error))
+            warn_once(log, "requests to the storage fail at times; each is repeated up to twice")
+        time.sleep(seconds * random.uniform(0.5, 1.5))  # processes that fail together do not come back together
+    return request(*arguments)
+
+
 @contextlib.contextmanager
 def _reading(url: str) -> Iterator[None]:
-    """Turns what a file system throws into a `UserError`; that a file is not there stays a `FileNotFoundError`."""
+    """Turns what a file system throws into a `UserError`; that a file is not there stays a `FileNotFoundError`.
+
+    Raises:
+        StorageError: There is no permission, or the disk of this machine is full.
+    """
     try:
         yield
     except (UserError, FileNotFoundError):
         raise
     except PermissionError as error:
-        raise UserError(
+        raise StorageError(
             f"{url}: no permission to read or list it ({one_line(error)}): check the credentials"
         ) from error
     except Exception as error:
-        raise UserError(f"{url}: cannot be read ({one_line(error)})") from error
+        disk_is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = StorageError if disk_is_full else UserError
+        raise kind(f"{url}: cannot be read ({one_line(error)})") from error
 
 
 @contextlib.contextmanager
