@@ -94,6 +94,11 @@ def meet(place: Place, seconds: float) -> dist.Store:
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, UserError):
             raise
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"port {os.environ.get('MASTER_PORT')} of this host is in use: choose another one for all "
+                "processes, by --master-port of torchrun or the variable MASTER_PORT"
+            ) from error
         raise UserError(
             f"process {place.rank} of {place.world} cannot reach the others at {address} ({one_line(error)}): are all "
             "started, and do firewalls let them through?"

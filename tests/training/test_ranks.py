@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import re
+import socket
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from cyclegan_fast.config import ModelConfig, ModelName, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
@@ -21,6 +26,7 @@ from cyclegan_fast.training.models import build_step
 from cyclegan_fast.training.position import steps_ahead
 from cyclegan_fast.training.ranks import Ranks
 from cyclegan_fast.training.reduction import GradientReduction
+from cyclegan_fast.training.roll_call import RankError
 from tests.training.ranks import ended, free_port, started
 from tests.training.test_step import relative_error
 
@@ -201,12 +207,92 @@ def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
         Place(rank=2, world=8, local_rank=2).device("auto")
 
 
-def test_who_does_not_come_is_waited_for_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (ENVIRONMENT | {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    with pytest.raises(UserError, match=r"^process 0 of 2 .*127\.0\.0\.1"):
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Of this host, where nobody listens; named in the environment."""
+    port = free_port()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    return port
+
+
+def test_who_does_not_come_is_waited_for_within_bounds(port: int) -> None:
+    with pytest.raises(
+        UserError, match=rf"^process 0 of 2 cannot reach the others at 127\.0\.0\.1:{port} .*1/2 clients joined"
+    ):
         meet(Place(0, 2, 0), 1.0)
+
+
+def test_an_address_that_nobody_answers_is_one_sentence(port: int) -> None:
+    sentence = rf"^process 1 of 2 cannot reach the others at 127\.0\.0\.1:{port} \(.*timed out.*\): are all started"
+    with pytest.raises(UserError, match=sentence):
+        meet(Place(1, 2, 1), 1.0)
+
+
+def test_a_port_in_use_is_one_sentence(port: int) -> None:
+    with socket.socket() as other:
+        other.bind(("", port))
+        other.listen()
+        with pytest.raises(UserError, match=rf"^port {port} of this host is in use: choose another one for all"):
+            meet(Place(0, 2, 0), 1.0)
+
+
+# ---- What all agree on.
+def connected(world: int, seconds: float) -> list[Ranks]:
+    """Ranks that are threads of this process."""
+    store, pool = dist.HashStore(), ThreadPoolExecutor(world)
+    timeout = datetime.timedelta(seconds=seconds)
+    groups = pool.map(lambda rank: dist.ProcessGroupGloo(store, rank, world, timeout), range(world))
+    ranks = [Ranks(Place(rank, world, rank), torch.device("cpu"), seconds) for rank in range(world)]
+    for one, group in zip(ranks, groups, strict=True):
+        one.group = group
+    return ranks
+
+
+def agree(ranks: Sequence[Ranks], values: Sequence[tuple[float, ...]]) -> list[Future[list[float]]]:
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return [pool.submit(one.highest, *given) for one, given in zip(ranks, values, strict=True)]
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 5, 6, 7, 8, 9])
+def test_ranks_agree_whichever_has_the_highest(world: int) -> None:
+    ranks = connected(world, 60.0)
+    for highest in range(world):
+        given = [(float(rank == highest), -abs(rank - highest), 1e300 * rank) for rank in range(world)]
+        for done in agree(ranks, given):
+            assert done.result() == [1.0, 0.0, 1e300 * (world - 1)]
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_a_rank_that_does_not_agree_is_an_error_of_all_others(world: int) -> None:
+    ranks = connected(world, 0.5)
+    for done in agree(ranks[1:], [(0.0,)] * (world - 1)):
+        with pytest.raises(
+            RankError, match=r"has not answered for 0\.5 s \(--rank-timeout\), so this one ends: the same"
+        ):
+            done.result()
+
+
+def test_a_rank_that_is_gone_is_an_error_of_the_other() -> None:
+    ranks = connected(2, 60.0)
+    ranks.pop()
+    with pytest.raises(RankError, match=r"has ended, so this one ends: the same command with --resume auto"):
+        ranks[0].highest(0.0)
+
+
+def test_on_gpus_the_hosts_find_a_lost_rank_before_nccl_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of the GPU has begun to wait before the hosts do: for the next batch and then for each other."""
+    waits: dict[str, float] = {}
+
+    def note(backend: str, *, timeout: datetime.timedelta, **_: object) -> None:
+        waits[backend] = min(timeout.total_seconds(), waits.get(backend, float("inf")))
+
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr("cyclegan_fast.training.ranks.meet", lambda *_: dist.HashStore())
+    monkeypatch.setattr(dist, "init_process_group", note)
+    monkeypatch.setattr(dist, "new_group", lambda *, backend, timeout: note(backend, timeout=timeout))
+    with Ranks(Place(0, 2, 0), torch.device("cuda", 0), 600.0):
+        assert waits == {"cpu:gloo,cuda:nccl": 2 * 600.0 + 60, "gloo": 600.0}
 
 
 # ---- The place in the epochs.
