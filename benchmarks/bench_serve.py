@@ -1,7 +1,7 @@
 """The server under load, beside a plain FastAPI handler that calls `infer`, and beside the engine without any server.
 
     pytest benchmarks/bench_serve.py --benchmark-only            64 answers of a tiny network, to some clients
-    python -m benchmarks.bench_serve --out docs/results          minutes; writes serve.md and serve.json
+    python -m benchmarks.bench_serve --out docs/results          minutes; writes serve.json, and its tables into serve.md
 
 Clients are coroutines of this process, on connections that stay open: each sends an image of its own, waits for the
 answer, compares it with the engine's, and sends the next. Both servers are processes of their own and take turns.
@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import contextlib
 import io
-import json
 import os
 import re
 import socket
@@ -33,7 +32,7 @@ import torch
 from PIL import Image
 
 from benchmarks.harness import timed_rounds
-from benchmarks.results import origin, stamped
+from benchmarks.results import origin, stamped, write_between_markers, write_json
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine import infer, load_engine
@@ -387,9 +386,9 @@ def main() -> None:
             print(title, results["engine"][title], flush=True)
             results["load"] += [asdict(one) for one in measure(name, run, side, words)]
     measured = stamped([results])
-    words.out.mkdir(parents=True, exist_ok=True)
-    (words.out / "serve.json").write_text(json.dumps(measured, indent=1) + "\n")
-    (words.out / "serve.measured.md").write_text("\n".join([*origin(measured), "", *tables(results), ""]))
+    write_json(words.out / "serve.json", measured)
+    if (page := words.out / "serve.md").exists():
+        write_between_markers(page, [*origin(measured), "", *tables(results), ""])
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class Report:
                     f"{what} ({first}{f' and {count - 1} more' * (count > 1)})"
                     for what, (first, count) in found.items()
                 )
-                log.log(level, "%s: %s", "metadata that results lack", names)
+                log.log(level, "metadata that results lack: %s", names)
         for source, note in self._notes:
             log.warning("%s: %s", source, note)
         for source, fault in self.faults.items():
