@@ -1,10 +1,11 @@
 """The server under load, beside a plain FastAPI handler that calls `infer`, and beside the engine without any server.
 
     pytest benchmarks/bench_serve.py --benchmark-only            64 answers of a tiny network, to some clients
-    python -m benchmarks.bench_serve --out docs/results          minutes; writes serve.json, and its tables into serve.md
+    python -m benchmarks.bench_serve --out docs/results          minutes; serve.json, and its tables in serve.md
 
 Clients are coroutines of this process, on connections that stay open: each sends an image of its own, waits for the
-answer, compares it with the engine's, and sends the next. Both servers are processes of their own and take turns.
+answer, compares it with the engine's, and sends the next. Both servers are processes of their own, both there all the
+time, and take turns.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,12 @@ def started(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[byte
 
 
 def servers(run: Path, port: int) -> dict[str, list[str]]:
-    """The command lines of both."""
+    """The command lines of both, on that port and the next one."""
     ours = f"-m cyclegan_fast.serve --engine {run}:AtoB --port {port} --device cpu --threads 1 --max-queue 1000"
-    return {"serve": [*ours.split(), "--max-batch", str(BATCH)], "plain handler": ["-c", PLAIN, str(run), str(port)]}
+    return {
+        "serve": [*ours.split(), "--max-batch", str(BATCH)],
+        "plain handler": ["-c", PLAIN, str(run), str(port + 1)],
+    }
 
 
 class _Client:
@@ -225,39 +229,52 @@ def batches_of(port: int) -> tuple[float, float]:
 
 
 def measure(network: str, run: Path, side: int, words: argparse.Namespace) -> list[Load]:
-    """Both servers, each with every number of clients."""
-    port, seconds = words.port, words.seconds
+    """Both servers with every number of clients, in turns; medians over the rounds."""
     bodies = [encoded(seed, side) for seed in range(IMAGES)]
     requests, found = [post(body) for body in bodies], []
     with load_engine(run, direction="AtoB", device="cpu", threads=1) as engine:
         expected = [np.array(image).astype(int) for image in infer(engine, bodies, batch_size=1)]
-    for name, command in servers(run, port).items():
-        with started(command, port) as process:
-            for clients in words.clients:
-                asyncio.run(load(port, min(clients, 16), seconds / 4, requests, expected))  # warm
-                before, memory = batches_of(port) if name == "serve" else (0, 0), resident_mb(process)
-                cpu = cpu_seconds(process)
-                seen = asyncio.run(load(port, clients, seconds, requests, expected))
-                cpu = cpu_seconds(process) - cpu
-                after = batches_of(port) if name == "serve" else (0, 0)
-                batches = after[0] - before[0]
-                one = Load(
-                    network=network,
-                    server=name,
-                    clients=clients,
-                    images_per_second=1e6 * seen["right"] / seen["us"],
-                    p50_ms=seen["p50"] / 1e3,
-                    p99_ms=seen["p99"] / 1e3,
-                    answers=seen["right"],
-                    refused=seen["refused"],
-                    wrong=seen["wrong"],
-                    cpu_ms=1e3 * cpu / seen["right"],
-                    images_per_batch=(after[1] - before[1]) / batches if batches else 1.0,
-                    growth_mb=resident_mb(process) - memory,
-                )
-                print(one, flush=True)
-                found.append(one)
+    with contextlib.ExitStack() as stack:
+        running = []
+        for port, (name, command) in enumerate(servers(run, words.port).items(), words.port):
+            running.append((name, port, stack.enter_context(started(command, port))))
+        for clients in words.clients:
+            rounds: dict[str, list[Load]] = {}
+            for _ in range(words.rounds):
+                for name, port, process in running:
+                    asyncio.run(load(port, min(clients, 16), words.seconds / 4, requests, expected))  # warm
+                    before, memory = batches_of(port) if name == "serve" else (0, 0), resident_mb(process)
+                    cpu = cpu_seconds(process)
+                    seen = asyncio.run(load(port, clients, words.seconds, requests, expected))
+                    cpu = cpu_seconds(process) - cpu
+                    after = batches_of(port) if name == "serve" else (0, 0)
+                    batches = after[0] - before[0]
+                    one = Load(
+                        network=network,
+                        server=name,
+                        clients=clients,
+                        images_per_second=1e6 * seen["right"] / seen["us"],
+                        p50_ms=seen["p50"] / 1e3,
+                        p99_ms=seen["p99"] / 1e3,
+                        answers=seen["right"],
+                        refused=seen["refused"],
+                        wrong=seen["wrong"],
+                        cpu_ms=1e3 * cpu / seen["right"],
+                        images_per_batch=(after[1] - before[1]) / batches if batches else 1.0,
+                        growth_mb=resident_mb(process) - memory,
+                    )
+                    print(one, flush=True)
+                    rounds.setdefault(name, []).append(one)
+            found += [_over_rounds(loads) for loads in rounds.values()]
     return found
+
+
+def _over_rounds(loads: list[Load]) -> Load:
+    """Medians of what was timed, the sum of what was counted, and all growth."""
+    values = {name: [getattr(one, name) for one in loads] for name in asdict(loads[0])}
+    summed = {name: sum(values[name]) for name in ("answers", "refused", "wrong", "growth_mb")}
+    timed = ("images_per_second", "p50_ms", "p99_ms", "cpu_ms", "images_per_batch")
+    return replace(loads[0], **summed, **{name: float(np.median(values[name])) for name in timed})
 
 
 # ---- By pytest.
@@ -371,6 +388,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load")
+    parser.add_argument("--rounds", type=int, default=3, help="loads of each server, in turns")
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=["tiny", "small"])
     parser.add_argument("--clients", nargs="+", type=int, default=CLIENTS)
     parser.add_argument("--port", type=int, default=8765)

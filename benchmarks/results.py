@@ -35,7 +35,7 @@ def stamped(results: list[dict[str, Any]]) -> Measured:
 
 def origin(measured: Measured) -> list[str]:
     """Lists in Markdown when, where and of what `measured` was measured."""
-    machine = {key: value for key, value in measured["machine"].items() if not isinstance(value, dict)}
+    machine = {key: value for key, value in measured["machine"].items() if not isinstance(value, dict | None)}
     return [
         f"- measured: {measured['date']}, commit {measured['commit']}, {measured['threads']} threads",
         *(f"- {key}: {value}" for key, value in machine.items()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import logging
 import signal
@@ -98,8 +99,9 @@ async def serve(
         server_header=False,
     )
     server = _Server(config)
-    with _signals(stop, hurry, service):
+    with _signals(stop, hurry, service), contextlib.ExitStack() as stack:
         await service.load()
+        stack.enter_context(_short_collections())
         running = asyncio.ensure_future(server.serve(sockets=[listener]))
         while not server.started and not running.done():
             await asyncio.sleep(0.01)
@@ -114,6 +116,17 @@ async def serve(
         if answered:
             await service.close()
     return answered and not cut
+
+
+@contextlib.contextmanager
+def _short_collections() -> Iterator[None]:
+    """Keeps the garbage collector off what is there now: it would walk through all of torch, while every answer waits."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def _end(server: _Server, running: asyncio.Future[None], end: float, hurry: asyncio.Event) -> int:
