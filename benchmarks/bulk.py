@@ -86,11 +86,11 @@ def measure(scratch: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
-def table(results: list[dict[str, Any]], options: argparse.Namespace) -> list[str]:
+def table(results: list[dict[str, Any]]) -> list[str]:
     """The measured part of the page."""
     alone = {"Ray" in one["way"]: one for one in results if one["way"].startswith("1 ")}
     lines = [
-        f"| | images/s | times one | to start and to end, s | {options.many} images, s |",
+        "| | images/s | times one | to start and to end, s | with many images, s |",
         "|---|---|---|---|---|",
     ]
     for one in results:
@@ -116,7 +116,7 @@ def main() -> None:
     measured = stamped(results)
     write_json(options.out / "bulk.json", measured)
     if (page := options.out / "bulk.md").exists():
-        write_between_markers(page, [*origin(measured), "", *table(results, options), ""])
+        write_between_markers(page, [*origin(measured), "", *table(results), ""])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from cyclegan_fast.documents import DocumentError, parse_json
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.convert import unpack
 from cyclegan_fast.serving import tensors
@@ -19,6 +20,7 @@ from cyclegan_fast.version import __version__
 _MODEL = "/models/{name}"
 _FLOAT = 4  # bytes of a decoded value
 _NUMBER = 76  # bytes of a number of a JSON answer: in Python's list, in the text, and in its encoding (measured: 74)
+_LONG = 2**14  # bytes of a body that names no images
 _PARSED = 32  # times its own length that JSON takes while it is parsed: numbers 11, empty lists 32 (measured)
 
 
@@ -119,19 +121,26 @@ def _images(images: torch.Tensor, loaded: Loaded, max_pixels: int) -> Any:
 
 
 def _add_repository(router: APIRouter, service: Service) -> None:
-    @router.post("/repository/index", summary="All models and their states")
-    async def index() -> list[dict[str, str]]:
+    @router.post("/repository/index", summary="All models and their states, or with ready: true those that answer")
+    async def index(request: Request) -> list[dict[str, str]]:
+        models = service.models.values()
+        if (await _document(request)).get("ready") is True:
+            models = [model for model in models if model.loaded is not None]
         return [
             {"name": model.name, "version": VERSION, "state": "UNAVAILABLE", "reason": model.reason}
             if model.loaded is None
             else {"name": model.name, "version": VERSION, "state": "READY", "reason": ""}
-            for model in service.models.values()
+            for model in models
         ]
 
     @router.post("/repository/models/{name}/load", summary="Load a model, again if it is loaded")
-    async def load(name: str) -> dict[str, Any]:
+    async def load(request: Request, name: str) -> dict[str, Any]:
         """The old engine answers until the new one is warm; where that cannot be loaded, it stays."""
-        await _controlled(service, name).load()
+        model = _controlled(service, name)
+        if given := (await _document(request)).get("parameters"):
+            names = ", ".join(map(str, given))[:100] if isinstance(given, dict) else "parameters"
+            raise RequestError(400, f"a model is loaded from where it was started, without parameters; got {names}")
+        await model.load()
         return {}
 
     @router.post("/repository/models/{name}/unload", summary="Unload a model")
@@ -139,6 +148,26 @@ def _add_repository(router: APIRouter, service: Service) -> None:
         """Requests that it has are answered first."""
         await _controlled(service, name).unload()
         return {}
+
+
+async def _document(request: Request) -> dict[str, Any]:
+    """The JSON object of a request about the repository; that of an empty body is empty.
+
+    Raises:
+        RequestError: It is none, or long.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LONG:
+            raise RequestError(413, f"the body has more than {_LONG} bytes: a request of this kind has few")
+    try:
+        document = parse_json(body) if body.strip() else {}
+    except DocumentError as error:
+        raise RequestError(400, f"the body is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise RequestError(400, "the body must be a JSON object")
+    return document
 
 
 def _model(service: Service, name: str, version: str) -> Model:

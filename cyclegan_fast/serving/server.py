@@ -120,7 +120,7 @@ async def serve(
 
 @contextlib.contextmanager
 def _short_collections() -> Iterator[None]:
-    """Keeps the garbage collector off what is there now: it would walk through all of torch, while every answer waits."""
+    """Keeps the garbage collector off what is there now: it would walk through all of torch, while answers wait."""
     gc.collect()
     gc.freeze()
     try:

@@ -10,7 +10,18 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import agreement, bench_convs, bench_data, bench_infer, bench_step, draw_step, harness, measure
+from benchmarks import (
+    agreement,
+    bench_convs,
+    bench_data,
+    bench_infer,
+    bench_serve,
+    bench_step,
+    bulk,
+    draw_step,
+    harness,
+    measure,
+)
 from benchmarks.results import BEGIN, END, write_between_markers, write_page
 from benchmarks.step_cases import Workload, build_ladder
 
@@ -81,6 +92,9 @@ def test_pages_are_what_their_numbers_give(tmp_path: Path) -> None:
         ("engines.md", bench_infer.infer_page(stored["infer"])),
     ):
         assert "\n".join(lines) in (ROOT / "docs" / name).read_text("utf-8"), name
+    for name, table in (("serve", lambda results: bench_serve.tables(results[0])), ("bulk", bulk.table)):
+        measured = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+        assert "\n".join(table(measured["results"])) in (RESULTS / f"{name}.md").read_text("utf-8"), name
     trained = json.loads((RESULTS / "cpu-agreement.json").read_text("utf-8"))
     assert "\n".join(agreement.rows(trained["results"])) in (RESULTS / "cpu-agreement.md").read_text("utf-8")
 

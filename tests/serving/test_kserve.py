@@ -80,15 +80,19 @@ def test_every_type_comes_back_as_it_is(client, dtype: type) -> None:
     assert result.dtype == images.dtype and np.allclose(result, images, atol=1e-6)
 
 
-def test_a_real_client_unloads_and_loads(client) -> None:
+def test_a_real_client_unloads_and_loads(client, server: Running) -> None:
     import tritonclient.http as triton
 
     client.unload_model("tiny")
     assert not client.is_model_ready("tiny") and not client.is_server_ready()
     (state,) = (entry for entry in client.get_model_repository_index() if entry["name"] == "tiny")
     assert (state["state"], state["reason"]) == ("UNAVAILABLE", "it was unloaded")
+    ready = server.post("/v2/repository/index", b'{"ready": true}').json
+    assert [entry["name"] for entry in ready] == ["identity"]
     with pytest.raises(triton.InferenceServerException, match="the engine tiny is not loaded"):
         client.get_model_metadata("tiny")
+    with pytest.raises(triton.InferenceServerException, match="without parameters; got config"):
+        client.load_model("tiny", config="{}")
     client.load_model("tiny")
     assert client.is_server_ready()
 
@@ -138,6 +142,21 @@ def test_a_wrong_request_is_answered_in_a_sentence(server: Running, name: str) -
     answer = server.post(
         "/v2/models/identity/infer", content if isinstance(content, bytes) else json.dumps(content).encode()
     )
+    assert answer.status == status and sentence in answer.error
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        (b"{", 400, "the body is no JSON"),
+        (b"[]", 400, "the body must be a JSON object"),
+        (b" " * 20_000, 413, "the body has more than 16384 bytes"),
+    ],
+)
+def test_a_wrong_question_about_the_repository_is_answered_in_a_sentence(
+    server: Running, body: bytes, status: int, sentence: str
+) -> None:
+    answer = server.post("/v2/repository/index", body)
     assert answer.status == status and sentence in answer.error
 
 

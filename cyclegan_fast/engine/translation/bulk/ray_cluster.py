@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.translation.bulk.blocks import Block, BlockResult, Job, translate_block
-from cyclegan_fast.engine.translation.bulk.share import IN_FLIGHT
+from cyclegan_fast.engine.translation.bulk.share import blocks_at_a_time
 from cyclegan_fast.errors import UserError, one_line
 from cyclegan_fast.monitoring.progress import Progress
 from cyclegan_fast.telemetry import telemetry_disabled
@@ -157,15 +157,16 @@ def translate_on_ray(
 def _stream(ray: Any, job: Job, workers: Workers, blocks: list[Block]) -> Iterator[dict[str, Any]]:
     """Yields the rows that the workers make of blocks: the number of the block, and its result or an error."""
     rows = [{"number": number, "block": json.dumps(block)} for number, block in enumerate(blocks)]
+    calls = blocks_at_a_time(job, blocks)
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Worker,
         fn_constructor_args=[job],
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             size=min(workers.size, len(blocks)),
-            max_tasks_in_flight_per_actor=2 * IN_FLIGHT,
-            max_concurrent_calls_per_actor=IN_FLIGHT,
-            enable_true_multi_threading=True,
+            max_tasks_in_flight_per_actor=2 * calls,
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=calls > 1,
         ),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,

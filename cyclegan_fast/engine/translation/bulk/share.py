@@ -11,7 +11,15 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.translation.bulk.blocks import Block, BlockResult, Job, translate_block
 from cyclegan_fast.monitoring.progress import Progress
 
-IN_FLIGHT = 2  # blocks at a time where files travel: while one is computed another is fetched or stored
+_IN_FLIGHT = 2  # blocks at a time where files travel: while one is computed another is fetched or stored
+
+
+def blocks_at_a_time(job: Job, blocks: list[Block]) -> int:
+    """How many blocks a process works on side by side.
+
+    Without a copy of files there is nothing to overlap: a block reads, computes and writes at once by itself.
+    """
+    return 1 if all(job.is_in_place(block) for block in blocks) else _IN_FLIGHT
 
 
 class _StoppedError(Exception):
@@ -32,14 +40,13 @@ def translate_here(job: Job, blocks: list[Block], progress: Progress) -> Iterato
     if not blocks:
         return
     engine = job.load()
-    if all(job.is_in_place(block) for block in blocks):
+    if blocks_at_a_time(job, blocks) == 1:
         yield from _one_by_one(engine, job, blocks, progress)
     else:
         yield from _overlapping(engine, job, blocks, progress)
 
 
 def _one_by_one(engine: Engine, job: Job, blocks: list[Block], progress: Progress) -> Iterator[BlockResult]:
-    """Without a copy of files there is nothing to overlap: a block reads, computes and writes at once by itself."""
     finished, total = 0, sum(len(block.names) for block in blocks)
 
     def within(done: float, _: float) -> None:
@@ -57,12 +64,12 @@ def _overlapping(engine: Engine, job: Job, blocks: list[Block], progress: Progre
         if stop.is_set():
             raise _StoppedError
 
-    with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="cyclegan_fast.blocks") as pool:
+    with ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="cyclegan_fast.blocks") as pool:
         waiting: deque[tuple[Block, Future[BlockResult]]] = deque()
         rest = iter(blocks)
         finished, total = 0, sum(len(block.names) for block in blocks)
         try:
-            for block in blocks[:IN_FLIGHT]:
+            for block in blocks[:_IN_FLIGHT]:
                 waiting.append((next(rest), pool.submit(translate_block, engine, job, block, check)))
             while waiting:
                 block, future = waiting.popleft()
