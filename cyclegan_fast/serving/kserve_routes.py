@@ -123,7 +123,7 @@ def _images(images: torch.Tensor, loaded: Loaded, max_pixels: int) -> Any:
 def _add_repository(router: APIRouter, service: Service) -> None:
     @router.post("/repository/index", summary="All models and their states, or with ready: true those that answer")
     async def index(request: Request) -> list[dict[str, str]]:
-        models = service.models.values()
+        models = list(service.models.values())
         if (await _document(request)).get("ready") is True:
             models = [model for model in models if model.loaded is not None]
         return [
