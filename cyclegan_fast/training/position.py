@@ -8,6 +8,7 @@ from typing import Any
 
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.training.schedule import scaled_learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ class Position:
         self.steps_per_epoch = epoch_steps(epoch_size, self.images_per_step, world)
         self.done = 0
         self.ahead = 0  # by how many steps the epochs are ahead of the steps, as other numbers of ranks trained before
+        if world > 1 and epoch_size % self.images_per_step:
+            log.info(
+                "updates of %d images do not divide the %d samples of an epoch: it is rounded up to %d updates, of %d",
+                self.images_per_step, epoch_size, self.steps_per_epoch, self.steps_per_epoch * self.images_per_step
+            )  # fmt: skip
 
     @property
     def total_steps(self) -> int:
@@ -77,7 +83,8 @@ class Position:
         before, self.ahead = progress.get("ranks") or 1, progress.get("steps_ahead") or 0
         if before == self.world:
             return
-        images = self.config.optim.images_per_step
+        optim = self.config.optim
+        images = optim.images_per_step
         steps_before = epoch_steps(self.epoch_size, before * images, before)
         self.ahead = steps_ahead(self.done, self.ahead, steps_before, self.steps_per_epoch)
         log.info(
@@ -85,6 +92,11 @@ class Position:
             "%d goes on where it was; %d pairs of image pools go on, %d begin empty", before, self.world,
             self.images_per_step, before * images, self.epoch, min(before, self.world), max(0, self.world - before)
         )  # fmt: skip
+        if optim.lr_rule != "none":
+            lr, lr_before = (
+                scaled_learning_rate(optim.lr, world * images, optim.lr_rule) for world in (self.world, before)
+            )
+            log.info("--lr-rule %s: the learning rate begins at %.4g instead of %.4g", optim.lr_rule, lr, lr_before)
 
 
 def epoch_steps(epoch_size: int, images: int, world: int) -> int:

@@ -47,16 +47,17 @@ def samples_of(samples: Samples, first: int, count: int) -> list[tuple[ImageFile
 
 
 # ---- Files: together the ranks take the stream of one ----
-@pytest.mark.parametrize("world", [2, 3, 5])
+@pytest.mark.parametrize("world", [2, 3, 4, 5, 7])
 @pytest.mark.parametrize("data", [{}, {"serial_batches": True}, {"paired": True}], ids=str)
 def test_ranks_share_the_stream_of_one(world: int, data: dict[str, Any]) -> None:
     a, b = files("a", 30), files("b", 30)
     (alone,) = ranks(a, b, 1, **data)
     expected = samples_of(alone, 0, 60)
-    parts = [samples_of(samples, 0, 60 // world) for samples in ranks(a, b, world, **data)]
-    assert [pair for together in zip(*parts, strict=True) for pair in together] == expected
-    epoch = [source for part in parts for source, _ in part[: 30 // world]]
-    assert sorted(epoch) == list(a.files)  # disjoint, and all of it
+    parts = [samples_of(samples, 0, -(-60 // world)) for samples in ranks(a, b, world, **data)]
+    taken = [pair for together in zip(*parts, strict=True) for pair in together][:60]
+    assert taken == expected
+    for first in (0, 30):  # a pass ends within a step of 4 or 7
+        assert sorted(source for source, _ in taken[first : first + 30]) == list(a.files)  # disjoint, and all of it
 
 
 def test_augmentation_is_that_of_one() -> None:
@@ -84,6 +85,16 @@ def test_each_rank_reads_its_own_shards_and_all_of_them(serial: bool) -> None:
     assert sorted(source for part in seen for source, _ in part) == sorted(a.files)  # one epoch, each once
     if serial:
         assert all([s for s, _ in part] == sorted(s for s, _ in part) for part in seen)
+
+
+def test_on_another_number_of_ranks_the_pass_through_shards_is_not_whole_and_the_next_one_is() -> None:
+    """Who has which shards changes in the middle."""
+    a, b = shards("a", 4, 4, 4, 4), files("b", 16)
+    before = [source for one in ranks(a, b, 2) for source, _ in samples_of(one, 0, 4)]
+    after = [samples_of(one, 8, 2 + 4) for one in ranks(a, b, 4)]
+    running = [*before, *(source for part in after for source, _ in part[:2])]
+    assert len(running) == 16 and len(set(running)) < 16
+    assert sorted(source for part in after for source, _ in part[2:]) == sorted(a.files)
 
 
 def test_ranks_of_equal_size_go_through_their_shards_in_orders_of_their_own() -> None:

@@ -75,6 +75,7 @@ def test_two_processes_log_and_save_what_one_does_with_twice_the_batch(images: P
 def test_a_resume_changes_no_bit_and_another_number_of_processes_goes_on(images: Path, tmp_path: Path) -> None:
     """Pools, dropout and the penalty draw random numbers of their own on each rank."""
     words = [*SMALL, "--data", images, "--gan-mode", "wgangp", "--dropout", "--n-epochs", 3, "--n-epochs-decay", 3]
+    words += ["--lr", 1e-4, "--lr-rule", "sqrt"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     all_done(trained(tmp_path, *[[*words, "--out", straight, "--max-steps", 8]] * 2))
     all_done(trained(tmp_path, *[[*words, "--out", stopped, "--max-steps", 5]] * 2))
@@ -97,6 +98,9 @@ def test_a_resume_changes_no_bit_and_another_number_of_processes_goes_on(images:
     assert [step for step, *_ in losses(stopped)] == list(range(1, 8 + 2 + 18 + 1))
     assert [epoch for _, epoch, _ in losses(stopped)] == [*[1] * 3, *[2] * 3, *[3] * 4, *[4] * 6, *[5] * 6, *[6] * 6]
     assert native.load_state(newest(stopped))["loader"] == {"sample": 36}
+    assert "--lr-rule sqrt: the learning rate begins at 0.0001 instead of 0.0001414" in done.stdout
+    rates = [record["lr"] for record in records(stopped) if record["epoch"] <= 3]
+    assert rates == pytest.approx([1e-4 * 2**0.5] * 8 + [1e-4] * 2), "by the images of all processes"
 
 
 # ---- What ends them.

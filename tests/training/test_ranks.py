@@ -23,7 +23,7 @@ from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.meeting import Place, find_place, meet
 from cyclegan_fast.training.models import build_step
-from cyclegan_fast.training.position import steps_ahead
+from cyclegan_fast.training.position import Position, steps_ahead
 from cyclegan_fast.training.ranks import Ranks
 from cyclegan_fast.training.reduction import GradientReduction
 from cyclegan_fast.training.roll_call import RankError
@@ -296,6 +296,16 @@ def test_on_gpus_the_hosts_find_a_lost_rank_before_nccl_ends_the_process(monkeyp
 
 
 # ---- The place in the epochs.
+def test_an_epoch_that_updates_do_not_divide_is_rounded_up_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    assert Position(TrainConfig(), 30, world=5).steps_per_epoch == 6 and not caplog.messages
+    assert Position(TrainConfig(optim=OptimConfig(batch_size=2)), 30, world=7).steps_per_epoch == 3
+    sentence = "updates of 14 images do not divide the 30 samples of an epoch: it is rounded up to 3 updates, of 42"
+    assert caplog.messages == [sentence]
+
+
 @pytest.mark.parametrize(
     ("done", "ahead", "before", "now", "epoch_and_step"),
     [(8, 0, 3, 6, (2, 4)), (8, 0, 6, 3, (1, 1)), (26, 8, 6, 3, (5, 2)), (6, 0, 3, 2, (2, 0)), (5, 0, 4, 4, (1, 1))],
