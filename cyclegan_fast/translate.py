@@ -43,7 +43,7 @@ def translate(
     overwrite: bool = False,
     reconstruct: bool = False,
     faithfulness: bool = False,
-    faithfulness_reference: Path | None = None,
+    faithfulness_reference: str | None = None,
     back_engine: Path | None = None,
     metadata: Literal["keep", "technical", "none"] = "keep",
     profile: str = "keep",
@@ -92,8 +92,9 @@ def translate(
             --back-engine.
         faithfulness: Measure how far each result can be trusted: faithfulness.csv, faithfulness.html with the ten worst
             images, and maps of errors in the folder faithfulness of the output. Needs what --reconstruct needs.
-        faithfulness_reference: Folder of images, such as testA, whose translations are the measure of which results
-            stand out; by default the results themselves.
+        faithfulness_reference: Folder of images whose translations are the measure of which results stand out, or
+            results for the results themselves. By default 50 of the test images that the run holds out (testA for AtoB)
+            and that are not translated, where --engine is a run or a checkpoint and they are there; else the results.
         back_engine: The engine of the other direction, where --engine is a file that holds one alone.
         metadata: What results keep of the metadata of images: keep is all that is still true of them, technical the
             colour profile, resolution and georeference alone, without names, texts, and where and with which camera an
@@ -178,7 +179,8 @@ class _Inverse(NamedTuple):
     engine: Path
     reconstruct: bool
     faithfulness: bool
-    reference: Path | None
+    reference: str | None
+    """What results are compared with."""
 
 
 def _translate_files(
@@ -193,20 +195,21 @@ def _translate_files(
 ) -> int:
     """Translates all files in this process, without a record; returns the exit status."""
     from cyclegan_fast.engine import load_engine
-    from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck, check_inverse
+    from cyclegan_fast.engine.translation.faithfulness import FaithfulnessCheck, check_inverse, find_reference
     from cyclegan_fast.engine.translation.files import Reconstruction, translate_files
     from cyclegan_fast.engine.translation.report import Outcome, Report
     from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
-    from cyclegan_fast.images.find import list_images
     from cyclegan_fast.monitoring.progress import ProgressBar
 
-    _, _, reconstruct, faithfulness, reference = inverse
+    _, _, reconstruct, faithfulness, named = inverse
     every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct, faithfulness=faithfulness)
     _clear_leftovers(every, output, reconstruct, faithfulness)
     tasks = [task for task in every if not (resume and task.target.is_file())]
     if inverse.flag and any(task.is_video for task in tasks):
         raise UserError(f"{inverse.flag} is for images, and the input holds videos: leave it out, or them")
-    references = [] if reference is None else list_images(reference)
+    reference = None
+    if faithfulness:
+        reference = find_reference(named, engine, settings["direction"], [task.source for task in tasks])
 
     machine: dict[str, Any] = {name: settings[name] for name in ("device", "precision", "backend", "threads")}
     loaded, reconstruction, check = load_engine(engine, direction=settings["direction"], **machine), None, None
@@ -218,7 +221,8 @@ def _translate_files(
         if faithfulness:
             check = FaithfulnessCheck(loaded, back, output, tiling=settings["tiling"])
             if reference is not None:
-                check.measure_reference(references, str(reference))
+                with ProgressBar("images of the reference") as progress, _libraries_suppressed():
+                    check.measure_reference(reference, progress)
     report, start, interrupted = Report(), time.perf_counter(), False
     print_report = functools.partial(_print_report, report, len(every), len(every) - len(tasks), output, start)
     try:

@@ -13,14 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cyclegan_fast.checkpoint import load_weights, read_settings, save_checkpoint
+from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.engine import load_engine
 from cyclegan_fast.engine.inference import translate_values
-from cyclegan_fast.engine.translation.faithfulness import NUMBERS
+from cyclegan_fast.engine.translation.faithfulness import MAX_HELD_OUT, NUMBERS
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.faithfulness import measure
 from cyclegan_fast.evaluation.outliers import Distribution
 from cyclegan_fast.images.model_io import read_input
 from cyclegan_fast.monitoring.heat_map import heat_map
+from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
 
 
@@ -113,7 +116,7 @@ def test_results_are_compared_with_a_reference(
     usual = run(tmp_path / "usual", reference, runs["colour"])
     distribution = Distribution.of([{name: float(row[name]) for name in NUMBERS} for row in usual.values()])
     (reference / "bad.png").write_bytes(b"no image")
-    found = run(tmp_path / "out", images, runs["colour"], faithfulness_reference=reference)
+    found = run(tmp_path / "out", images, runs["colour"], faithfulness_reference=str(reference))
     expected = {
         file: "; ".join(distribution.reasons({name: float(row[name]) for name in NUMBERS}))
         for file, row in found.items()
@@ -125,9 +128,81 @@ def test_results_are_compared_with_a_reference(
     (reference / "7.png").unlink()
     options: dict[str, Any] = {"engine": runs["colour"], "input": images, "output": tmp_path / "new", "device": "cpu"}
     with pytest.raises(UserError, match="7 images; a distribution needs 8 or more"):
-        translate(**options, faithfulness=True, faithfulness_reference=reference)
+        translate(**options, faithfulness=True, faithfulness_reference=str(reference))
     with pytest.raises(UserError, match="give both, or leave it out"):
-        translate(**options, faithfulness_reference=reference)
+        translate(**options, faithfulness_reference=str(reference))
+    with pytest.raises(UserError, match="there is no such folder"):
+        translate(**options, faithfulness=True, faithfulness_reference=str(tmp_path / "none"))
+
+
+@pytest.fixture
+def trained(runs: dict[str, Path], tmp_path: Path) -> Path:
+    """A run on data whose testA holds 12 images, nearly alike, and testB one that stands out."""
+    data = tmp_path / "data"
+    for name in ("testA", "testB"):
+        (data / name).mkdir(parents=True)
+    for i in range(12):
+        Image.fromarray(smooth(24, 40, 100) + np.uint8(i)).save(data / "testA" / f"{i}.png")
+    Image.fromarray(smooth(24, 40, 3)).save(data / "testB" / "0.png")
+    model = read_settings(runs["colour"]).config.model
+    networks = build_networks(model)
+    load_weights(runs["colour"], networks)
+    config = TrainConfig(model=model, data=DataConfig(data=data))
+    save_checkpoint(tmp_path / "run" / "checkpoints", 1, networks=networks, config=config, progress={"step": 1})
+    return tmp_path / "run"
+
+
+def test_results_are_compared_with_what_the_run_holds_out(
+    images: Path, tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = tmp_path / "data"
+    by_name = run(tmp_path / "named", images, trained, faithfulness_reference=str(data / "testA"))
+    by_default = run(tmp_path / "default", images, trained)
+    assert by_default == by_name and any(row["flagged"] == "yes" for row in by_default.values())
+    assert f"stand out from 12 images of {data} (test images)" in capsys.readouterr().out
+    assert f"compared with 12 of the 12 test images of {data}; --faithfulness-reference names" in caplog.text
+    flagged = next(file for file, row in by_default.items() if row["flagged"] == "yes")
+    one = run(tmp_path / "one", Path(flagged), trained)
+    assert one[flagged]["flagged"] == "yes"  # a single image has something to compare with
+    assert run(tmp_path / "itself", images, trained, faithfulness_reference="results") != by_name
+    assert "stand out from the translated images themselves" in capsys.readouterr().out
+
+
+def test_translated_images_are_no_measure_of_themselves(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    test = tmp_path / "data" / "testA"
+    run(tmp_path / "three", test / "[0-2].png", trained)
+    assert "9 images of" in capsys.readouterr().out
+    run(tmp_path / "most", test, trained)
+    assert "stand out from the translated images themselves" in capsys.readouterr().out
+    assert "compared with each other, as 0 test images of" in caplog.text
+    for i in range(5):
+        (test / f"{i}.png").write_bytes(b"no image")
+    run(tmp_path / "bad", tmp_path / "data" / "testB", trained)
+    assert "7 images of" in caplog.text and "can be read; the results are compared with each other" in caplog.text
+
+
+def test_a_sample_of_many_held_out_images_is_enough(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = tmp_path / "data" / "testA"
+    for i in range(12, MAX_HELD_OUT + 5):
+        Image.fromarray(smooth(8, 8, i)).save(test / f"{i}.png")
+    first = run(tmp_path / "first", tmp_path / "data" / "testB", trained)
+    assert f"{MAX_HELD_OUT} images of" in capsys.readouterr().out
+    assert run(tmp_path / "again", tmp_path / "data" / "testB", trained) == first
+
+
+def test_each_direction_has_its_own_held_out_images(
+    tmp_path: Path, trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    test = tmp_path / "data" / "testA"
+    run(tmp_path / "back", test, trained, direction="BtoA")
+    assert "as 1 test images of" in caplog.text
 
 
 def test_generators_that_hide_are_named(

@@ -9,30 +9,92 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from cyclegan_fast.checkpoint import latest_checkpoint, read_settings
+from cyclegan_fast.data.held_out import list_test_files
+from cyclegan_fast.data.rng import draw_shown
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.tiling.tiling import Tiling
-from cyclegan_fast.engine.translation.tasks import Task, map_of
+from cyclegan_fast.engine.translation.tasks import Inputs, Task, map_of
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.faithfulness import Faithfulness, measure
 from cyclegan_fast.evaluation.outliers import MIN_IMAGES, Distribution
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
+from cyclegan_fast.images.find import list_images
+from cyclegan_fast.images.image_file import ImageFile
 from cyclegan_fast.images.model_io import read_input
 from cyclegan_fast.monitoring.faithfulness_page import WorstImage, write_faithfulness_page
 from cyclegan_fast.monitoring.grids import encode
 from cyclegan_fast.monitoring.heat_map import heat_map
+from cyclegan_fast.monitoring.progress import Progress
 
 log = logging.getLogger(__name__)
 
 NUMBERS = Faithfulness._fields[:7]
 WORST = 10  # images on the page
 HIDES = 2.0  # a median of the hidden score from which on the generators are suspect
+RESULTS = "results"  # for --faithfulness-reference: the translated images themselves
+MAX_HELD_OUT = 50  # images; each costs five passes, and the spread of 50 is known to a sixth
+
+
+class Reference(NamedTuple):
+    """The images that results are compared with."""
+
+    files: Sequence[ImageFile | Path]
+    name: str
+    is_named: bool
+    """By the user, so that too few are an error."""
+
+
+def find_reference(named: str | None, engine: Path, direction: str | None, inputs: Sequence[Path]) -> Reference | None:
+    """Finds the images that results are compared with; None for the results themselves.
+
+    Without a name these are test images of the data that the engine was trained on, a random sample that is the same
+    each time, where the engine is a run or a checkpoint and they are still there.
+
+    Args:
+        named: A folder of images, or "results".
+        engine: What translates.
+        direction: Which of its generators; None for AtoB.
+        inputs: The images to translate, which are no measure of themselves.
+
+    Raises:
+        UserError: There is no such folder, or no image in it.
+    """
+    if named == RESULTS:
+        return None
+    if named is not None:
+        return Reference(list_images(Path(named)), named, is_named=True)
+    if not engine.is_dir() or latest_checkpoint(engine) is None:
+        return None
+    data = read_settings(engine).config.data
+    files, translated = list_test_files(data)[direction == "BtoA"], Inputs([*inputs])
+    others = [file for file in files if Path(file.path) not in translated]
+    if len(others) < MIN_IMAGES:
+        log.info(
+            "faithfulness: the results are compared with each other, as %d test images of %s are left to compare with; "
+            "--faithfulness-reference names a folder of others",
+            len(others),
+            data.data or "the run",
+        )
+        return None
+    chosen = [others[i] for i in sorted(draw_shown(len(others), MAX_HELD_OUT))]
+    log.info(
+        "faithfulness: the results are compared with %d of the %d test images of %s; --faithfulness-reference names "
+        "other images, or %s",
+        len(chosen),
+        len(files),
+        data.data,
+        RESULTS,
+    )
+    return Reference(chosen, f"{data.data} (test images)", is_named=False)
 
 
 class FaithfulnessCheck:
@@ -51,25 +113,30 @@ class FaithfulnessCheck:
         self.reference: Distribution | None = None
         self.reference_name = "the translated images themselves"
 
-    def measure_reference(self, files: Sequence[Path], name: str) -> None:
+    def measure_reference(self, reference: Reference, progress: Progress = lambda done, total: None) -> None:
         """Takes the distribution that images are compared with from files, which are translated in memory.
 
         Raises:
-            UserError: Fewer than 8 of them can be read.
+            UserError: Fewer than 8 of those that the user named can be read.
         """
+        files, name, is_named = reference
         scores = []
-        for file in files:
+        for done, file in enumerate(files):
+            progress(done, len(files))
             try:
                 values, output = self._translate(file)
             except BadImageError as error:
                 log.warning("%s; left out of the reference", error)
                 continue
             scores.append(_scores(self._measure(values, output)))
-        if len(scores) < MIN_IMAGES:
+        if len(scores) >= MIN_IMAGES:
+            self.reference, self.reference_name = Distribution.of(scores), f"{len(scores)} images of {name}"
+        elif is_named:
             raise UserError(
                 f"--faithfulness-reference {name}: {len(scores)} images; a distribution needs {MIN_IMAGES} or more"
             )
-        self.reference, self.reference_name = Distribution.of(scores), f"{len(scores)} images of {name}"
+        else:
+            log.warning("%d images of %s can be read; the results are compared with each other", len(scores), name)
 
     def add(self, task: Task, values: Tensor, output: Tensor, reconstruction: Tensor | None = None) -> None:
         """Measures a translation, and writes its map.
@@ -141,7 +208,7 @@ class FaithfulnessCheck:
             writer.writerow([task.source, *numbers, "yes" if reasons[task] else "no", "; ".join(reasons[task])])
         return text.getvalue()
 
-    def _translate(self, file: Path) -> tuple[Tensor, Tensor]:
+    def _translate(self, file: ImageFile | Path) -> tuple[Tensor, Tensor]:
         values = read_input(file, self.engine.in_format, self.engine.out_format).values
         return values, translate_values(self.engine, [values], tiling=self.tiling)[0]
 

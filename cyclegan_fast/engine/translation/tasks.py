@@ -83,13 +83,16 @@ class Inputs:
         self._names = {path.resolve() for path in paths}
         self._numbers = {number for path in paths if (number := _number(path))}
 
+    def __contains__(self, path: Path) -> bool:
+        return path.resolve() in self._names or _number(path) in self._numbers
+
     def refuse(self, target: Path) -> None:
         """Refuses a result that would replace one of them.
 
         Raises:
             UserError: It would.
         """
-        if target.resolve() in self._names or _number(target) in self._numbers:
+        if target in self:
             raise UserError(f"{target} is one of the inputs and would be overwritten: choose another output folder")
 
 
