@@ -44,6 +44,18 @@ def make_images(folder: Path, count: int = 13) -> Path:
     return folder
 
 
+def make_videos(folder: Path) -> Path:
+    """A video with sound, one of a kind that becomes an .mkv, one that is cut off, and an image. Needs PyAV."""
+    from tests.engine.test_video import write_video
+
+    (folder / "deep").mkdir(parents=True)
+    write_video(folder / "a.mp4", count=5, size=(24, 32), sound="aac")
+    write_video(folder / "deep" / "b.avi", count=3, size=(17, 20), codec="mjpeg", pixels="yuvj444p")
+    (folder / "cut.mp4").write_bytes((folder / "a.mp4").read_bytes()[:2000])
+    noise(24, 20, 0).save(folder / "0.png")
+    return folder
+
+
 def make_shard(path: Path, first: int, count: int = 5) -> Path:
     """A tar shard of images and labels; the same name twice, in the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,13 +63,13 @@ def make_shard(path: Path, first: int, count: int = 5) -> Path:
         for i in [*range(first, first + count), first]:
             content = io.BytesIO()
             noise(16, 20, i).save(content, "PNG")
-            _add(shard, f"{i:04d}.png", content.getvalue())
-            _add(shard, f"{i:04d}.cls", str(i).encode())
-        _add(shard, ".hidden/x.png", b"hidden")
+            add_member(shard, f"{i:04d}.png", content.getvalue())
+            add_member(shard, f"{i:04d}.cls", str(i).encode())
+        add_member(shard, ".hidden/x.png", b"hidden")
     return path
 
 
-def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_member(shard: tarfile.TarFile, name: str, content: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     shard.addfile(entry, io.BytesIO(content))

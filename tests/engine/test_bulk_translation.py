@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,16 @@ from cyclegan_fast.engine.translation.bulk.rank import Rank, device_of_rank, par
 from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, RemoteStorage, storage_at
 from cyclegan_fast.engine.translation.report import Outcome
 from cyclegan_fast.errors import StorageError, UserError
-from tests.engine.bulk import contents, interrupt_after, make_images, make_shard, members, run
+from tests.engine.bulk import (
+    add_member,
+    contents,
+    interrupt_after,
+    make_images,
+    make_shard,
+    make_videos,
+    members,
+    run,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -244,6 +254,44 @@ def test_a_corrupt_member_is_left_out_of_the_shard_and_listed_each_time(bulk_eng
         assert (out / "not_translated.csv").read_text().count("\n") == 3
     assert [name for name, _ in members(out / "a.tar")][:3] == ["0000.png", "0000.cls", "0001.cls"]
     assert not (out / "b.tar").exists()
+
+
+def test_videos_become_the_bytes_of_the_plain_command(bulk_engine, tmp_path, capsys):
+    """By ranks, and by way of URLs; each is a block of its own, and one that is cut off is listed."""
+    pytest.importorskip("av")
+    source, cut = make_videos(tmp_path / "in"), "cut.mp4: "
+    assert run(bulk_engine, source, tmp_path / "plain") == 2
+    plain, faults = contents(tmp_path / "plain"), capsys.readouterr().err
+    assert sorted(plain) == ["0.png", "a.mp4", "deep/b.mkv"] and cut in faults
+    reason = faults.partition(cut)[2].strip()
+
+    assert [run(bulk_engine, source, tmp_path / "ranks", rank=f"{rank}/2") for rank in range(2)] == [0, 2]
+    listed = (tmp_path / "ranks" / "not_translated-rank-1-of-2.csv").read_text()
+    assert "cut.mp4" in listed and reason in listed
+    assert contents(tmp_path / "ranks") == plain | {"not_translated-rank-1-of-2.csv": listed.encode()}
+    assert [record["done"] for record in records(tmp_path / "ranks")] == [["a.mp4"], ["0.png"], ["deep/b.mkv"], []]
+
+    fsspec.filesystem("memory").put(str(source), "/videos/in", recursive=True)
+    assert run(bulk_engine, "memory://videos/in", "memory://videos/out", rank="0/1") == 2
+    assert {name: RemoteStorage("memory://videos/out").read(name) for name in plain} == plain
+
+
+def test_a_video_where_pyav_is_missing_ends_the_rank_before_anything_is_computed(bulk_engine, tmp_path, monkeypatch):
+    source = make_images(tmp_path / "in", 2)
+    (source / "a.mp4").touch()
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"pip install 'cyclegan-fast\[video\]'"):
+        run(bulk_engine, source, tmp_path / "out", rank="0/1")
+    assert contents(tmp_path / "out") == {}
+
+
+def test_a_video_in_a_tar_shard_is_left_out_and_named(bulk_engine, tmp_path, caplog):
+    shard = make_shard(tmp_path / "in" / "a.tar", 0)
+    with tarfile.open(shard, "a") as opened:
+        add_member(opened, "0000.mp4", b"a video")
+    assert run(bulk_engine, shard, tmp_path / "out") == 0
+    assert f"{shard}: leaves out 1 .mp4, which are not read; cut them into frames" in caplog.text
+    assert "0000.mp4" not in dict(members(tmp_path / "out" / "a.tar"))
 
 
 def test_what_fsspec_opens_is_read_and_written(bulk_engine, bulk_images, plain_results, tmp_path, caplog):

@@ -9,6 +9,9 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +24,7 @@ from cyclegan_fast.engine.translation.bulk import manifest, ray_cluster
 from cyclegan_fast.engine.translation.bulk.ray_cluster import Cluster, Workers, connected, find_workers
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.telemetry import telemetry_disabled
-from tests.engine.bulk import contents, make_images, make_shard, run
+from tests.engine.bulk import contents, make_images, make_shard, make_videos, run
 
 ray = pytest.importorskip("ray", reason="Ray, of the extra [ray], is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")]
@@ -115,6 +118,15 @@ class TestOnACluster:
         assert on_ray(bulk_engine, f"file://{tmp_path}/in/a-{{0..1}}.tar", f"file://{tmp_path}/out", ray_workers=1) == 0
         assert contents(tmp_path / "out") == contents(tmp_path / "plain")
 
+    def test_videos(self, bulk_engine, tmp_path):
+        pytest.importorskip("av")
+        source = make_videos(tmp_path / "in")
+        assert run(bulk_engine, source, tmp_path / "plain") == 2
+        assert on_ray(bulk_engine, source, tmp_path / "out") == 2
+        listed = (tmp_path / "out" / "not_translated.csv").read_bytes()
+        assert b"cut.mp4" in listed
+        assert contents(tmp_path / "out") == contents(tmp_path / "plain") | {"not_translated.csv": listed}
+
     def test_what_a_worker_cannot_do_is_one_sentence(self, bulk_engine, bulk_images, tmp_path):
         broken = tmp_path / "broken.onnx"
         broken.write_bytes(b"no network")
@@ -128,6 +140,22 @@ def recorded(output: Path) -> list[str]:
     files = sorted((output / manifest.FOLDER).glob("*.jsonl"))
     lines = [line for file in files for line in file.read_text().splitlines(keepends=True) if line.endswith("}\n")]
     return [name for record in map(json.loads, lines) for name in record.get("done", [])]
+
+
+def test_workers_on_this_machine_leave_no_trace(bulk_engine, bulk_images, plain_results, tmp_path):
+    """No sessions among the temporary files, no token in the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    words = ["--engine", bulk_engine, "--direction", "AtoB", "--device", "cpu", "--batch-size", 2, "--ray"]
+    words += ["--ray-workers", 1, "--input", bulk_images, "--output", tmp_path / "out"]
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as scratch:  # a short path, as sockets lie below it
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment |= {"HOME": str(home), "TMPDIR": scratch}
+        command = [sys.executable, "-m", "cyclegan_fast.translate", *map(str, words)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert not list(Path(scratch).iterdir()) and not (home / ".ray").exists()
+    assert contents(tmp_path / "out") == plain_results
 
 
 # ---- Without a cluster.

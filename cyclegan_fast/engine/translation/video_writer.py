@@ -34,7 +34,8 @@ def open_writer(source: Path, target: Path, reader: VideoReader, channels: int) 
     """A writer of a file that appears when the block ends, and not if it fails."""
     av = import_av()
     with building_file(target) as partial, _ffmpeg_errors():
-        container = av.open(ffmpeg_url(partial), "w", format=_MUXERS[target.suffix.lower()])
+        exact = {"fflags": "+bitexact"}  # the same bytes each time: Matroska's numbers would be random
+        container = av.open(ffmpeg_url(partial), "w", format=_MUXERS[target.suffix.lower()], options=exact)
         with container, open_video(source) as again:
             writer = VideoWriter(container, again, reader, channels)
             yield writer

@@ -156,11 +156,11 @@ def _translate_shard(
     if fault := _fetch(job.input, name, shard):
         return [], [Outcome(_shown(job, name), fault)]
     try:
-        members = unpack(shard, scratch)
+        members, note = unpack(shard, scratch)
     except UserError as error:
         return [], [Outcome(_shown(job, name), str(error))]
     tasks = {Task(path, path.with_name(f"output-{path.name}")): member for member, path in members.items()}
-    outcomes: list[Outcome] = []
+    outcomes = [Outcome(_shown(job, name), note=note)] if note else []
     results: dict[int, Path] = {}
     for result in _translate_files(engine, job, list(tasks), progress):
         member = tasks[result.task]

@@ -8,16 +8,19 @@ import logging
 import math
 import os
 import re
+import secrets
 import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.translation.bulk.blocks import Block, BlockResult, Job, translate_block
 from cyclegan_fast.engine.translation.bulk.share import blocks_at_a_time
 from cyclegan_fast.errors import UserError, one_line
+from cyclegan_fast.files import scratch_folder
 from cyclegan_fast.monitoring.progress import Progress
 from cyclegan_fast.telemetry import telemetry_disabled
 
@@ -28,6 +31,8 @@ LOCAL = "local"  # in place of an address: RAY_ADDRESS, or else workers on this 
 _ANSWER_SECONDS = 10.0  # to wait for a cluster
 _STORE_BYTES = 128 * 2**20  # of Ray's object store on this machine: blocks are names, and images never go there
 _WINDOW = 50_000  # blocks that Ray is given at a time, as it takes some 50 kB of this process's memory for each
+_MAX_FOLDER = 40  # characters of a path below which Ray makes sockets, whose whole path may have some 100
+_TOKEN = "RAY_AUTH_TOKEN"  # by which the processes of a cluster know each other
 _BLOCKS_PER_WORKER = 4  # at least, so that all workers end at about the same time
 
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # with empty settings
@@ -84,11 +89,12 @@ def connected(address: str) -> Iterator[Cluster]:
         return
     if address == LOCAL:
         address = os.environ.get("RAY_ADDRESS", "")
-    try:
-        _connect(ray, address)
-        yield Cluster(ray, is_own=not address)
-    finally:
-        ray.shutdown()
+    with contextlib.nullcontext() if address else _left_without_trace() as folder:
+        try:
+            _connect(ray, address, folder)
+            yield Cluster(ray, is_own=not address)
+        finally:
+            ray.shutdown()
 
 
 def find_workers(cluster: Cluster, device: str, threads: int | None, count: int | None) -> Workers:
@@ -194,11 +200,41 @@ class _Worker:
         return {"number": batch["number"], "result": [result.to_json()], "error": [""]}
 
 
-def _connect(ray: Any, address: str) -> None:
+@contextlib.contextmanager
+def _left_without_trace() -> Iterator[Path | None]:
+    """Yields a folder for the logs and sockets that Ray would leave in /tmp/ray; None where it has to choose one.
+
+    Where Ray would make a token, and leave it in the user's home, it is given one for this run alone.
+    """
+    makes_token = not _has_token()
+    with scratch_folder() as folder:
+        try:
+            if makes_token:
+                os.environ[_TOKEN] = secrets.token_hex(32)
+            yield folder if len(str(folder)) <= _MAX_FOLDER and "RAY_TMPDIR" not in os.environ else None
+        finally:
+            if makes_token:
+                os.environ.pop(_TOKEN, None)
+
+
+def _has_token() -> bool:
+    """Whether Ray finds a token that was there before."""
+    if _TOKEN in os.environ or f"{_TOKEN}_PATH" in os.environ:
+        return True
+    try:
+        return (Path.home() / ".ray" / "auth_token").is_file()
+    except RuntimeError:  # a user without a home folder
+        return False
+
+
+def _connect(ray: Any, address: str, folder: Path | None) -> None:
     """Connects to a cluster, or starts workers on this machine where the address is empty."""
     if address and address != "auto":
         _refuse_unanswered(address)
-    options = {"address": address} if address else {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    options: dict[str, Any] = {"address": address}
+    if not address:
+        options = {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+        options |= {"_temp_dir": str(folder)} if folder else {}
     on_sigterm = signal.getsignal(signal.SIGTERM)  # which Ray replaces by one that ends the program without a report
     try:
         ray.init(logging_level="ERROR", **options)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from cyclegan_fast.data.locations.shards import read_shard, tar_members
 from cyclegan_fast.files import storage_errors
-from cyclegan_fast.images.find import SUFFIXES, is_hidden_member, other_kind
+from cyclegan_fast.images.find import SUFFIXES, is_hidden_member
+from cyclegan_fast.images.other_kinds import describe_others, other_kind
 
 
 class Member(NamedTuple):
@@ -19,20 +20,23 @@ class Member(NamedTuple):
     """Of its first byte in the archive, which tells apart members of one name."""
 
 
-def unpack(shard: Path, folder: Path) -> dict[Member, Path]:
+def unpack(shard: Path, folder: Path) -> tuple[dict[Member, Path], str]:
     """Writes the images of a shard into a folder, under names of our own that keep their suffixes.
+
+    Returns:
+        The images with their files, and what is to be known of members that `pack` leaves out, such as videos.
 
     Raises:
         UserError: The archive is damaged, compressed, holds no image or has members that are refused.
     """
-    images, _ = read_shard(str(shard))
+    images, others = read_shard(str(shard))
     unpacked: dict[Member, Path] = {}
     for i, image in enumerate(images):
         path = folder / f"{i}{PurePosixPath(image.member).suffix}"
         with storage_errors(f"cannot write {path}"):
             path.write_bytes(image.read())
         unpacked[Member(image.member, image.offset)] = path
-    return unpacked
+    return unpacked, "leaves out {}, which are not read; {}".format(*describe_others(others)) if others else ""
 
 
 def pack(shard: Path, target: Path, results: dict[int, Path]) -> None:
