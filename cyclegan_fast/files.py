@@ -22,7 +22,7 @@ from cyclegan_fast.errors import StorageError, UserError
 _FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG}
 _PARTIAL = ".partial-"  # folders and files that are unfinished, or being removed
 _LOCK = ".lock"  # suffix of a file beside an unfinished folder; name of one in a scratch folder
-_SCRATCH = "cyclegan-fast-scratch-"
+_SCRATCH = "cgf-scratch-"  # short, as the path of a socket below it may have some 100 characters
 _OWN_NAME = re.compile(r"\.partial-[0-9a-f]{12}(\.lock)?")
 
 

@@ -265,11 +265,11 @@ def test_videos_become_the_bytes_of_the_plain_command(bulk_engine, tmp_path, cap
     assert sorted(plain) == ["0.png", "a.mp4", "deep/b.mkv"] and cut in faults
     reason = faults.partition(cut)[2].strip()
 
-    assert [run(bulk_engine, source, tmp_path / "ranks", rank=f"{rank}/2") for rank in range(2)] == [0, 2]
-    listed = (tmp_path / "ranks" / "not_translated-rank-1-of-2.csv").read_text()
+    assert [run(bulk_engine, source, tmp_path / "ranks", rank=f"{rank}/2") for rank in range(2)] == [2, 0]
+    listed = (tmp_path / "ranks" / "not_translated-rank-0-of-2.csv").read_text()
     assert "cut.mp4" in listed and reason in listed
-    assert contents(tmp_path / "ranks") == plain | {"not_translated-rank-1-of-2.csv": listed.encode()}
-    assert [record["done"] for record in records(tmp_path / "ranks")] == [["a.mp4"], ["0.png"], ["deep/b.mkv"], []]
+    assert contents(tmp_path / "ranks") == plain | {"not_translated-rank-0-of-2.csv": listed.encode()}
+    assert [record["done"] for record in records(tmp_path / "ranks")] == [[], ["0.png"], ["a.mp4"], ["deep/b.mkv"]]
 
     fsspec.filesystem("memory").put(str(source), "/videos/in", recursive=True)
     assert run(bulk_engine, "memory://videos/in", "memory://videos/out", rank="0/1") == 2

@@ -102,7 +102,7 @@ def test_two_processes_train_on_a_gpu_each(images: Path, tmp_path: Path, lost: b
     assert "cuda graphs: on" in output and "2 processes train together" in output
     if lost:
         assert processes[0].returncode == 2
-        assert re.search("^error: another process of this training has ended, .*--resume auto", errors), errors
+        assert re.search(r"^error: process 1 of 2 \(pid \d+ on .+\) has ended, .*--resume auto", errors), errors
     else:
         assert [process.returncode for process in processes] == [0, 0], errors
         assert sorted(path.name[-2:] for path in (out / "checkpoints").iterdir()) == ["05", "10", "12"]
