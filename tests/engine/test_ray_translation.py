@@ -24,7 +24,7 @@ from cyclegan_fast.engine.translation.bulk import manifest, ray_cluster
 from cyclegan_fast.engine.translation.bulk.ray_cluster import Cluster, Workers, connected, find_workers
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.telemetry import telemetry_disabled
-from tests.engine.bulk import contents, make_images, make_shard, make_videos, run
+from tests.engine.bulk import contents, interrupt_after, make_images, make_shard, make_videos, run
 
 ray = pytest.importorskip("ray", reason="Ray, of the extra [ray], is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")]
@@ -110,6 +110,20 @@ class TestOnACluster:
         assert contents(out) == contents(tmp_path / "plain")
         assert {name: (out / name).stat().st_mtime_ns for name in killed[0]} == killed[0], "they were made once"
         assert sorted(recorded(out)) == sorted(contents(out)), "each is recorded once"
+
+    def test_an_interrupted_run_is_finished_by_the_same_command(
+        self, bulk_engine, bulk_images, plain_results, tmp_path, monkeypatch, capsys
+    ):
+        out = tmp_path / "out"
+        interrupt_after(monkeypatch, 3)
+        assert on_ray(bulk_engine, bulk_images, out) == 130
+        assert capsys.readouterr().err.endswith("interrupted: the same command does the rest\n")
+        before = {name: (out / name).stat().st_mtime_ns for name in recorded(out)}
+        assert len(before) in (5, 6), "three blocks, of which one may be the last"
+        assert on_ray(bulk_engine, bulk_images, out) == 0
+        assert contents(out) == plain_results
+        assert {name: (out / name).stat().st_mtime_ns for name in before} == before, "they were made once"
+        assert sorted(recorded(out)) == sorted(plain_results), "each is recorded once"
 
     def test_tar_shards_and_urls(self, bulk_engine, tmp_path, monkeypatch):
         monkeypatch.setattr(ray_cluster, "_WINDOW", 1)
