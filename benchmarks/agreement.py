@@ -4,7 +4,10 @@ python -m benchmarks.agreement --out docs/results            500 steps, three se
 python -m benchmarks.agreement --out docs/results --steps 50 --seeds 2
 
 What a faster mode may change is the rounding, not the training: its losses and its scores on the test scenes must lie
-where other seeds of float32 lie as well. Writes <out>/<device>-agreement.md and .json, with every curve.
+where other seeds of float32 lie as well. Writes <out>/<device>-agreement.md and .json, with every curve, mode by mode.
+
+For a GPU that is at hand for a minute (make gpu), and without a verdict: `benchmarks.quality` has one, by a test over
+more seeds, and more cases (docs/quality.md).
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.harness import DEVICE
+from benchmarks.quality.engines import ENGINES, EngineKind
 from cyclegan_fast.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig, with_settings
 
 Expected = Literal["equal", "worse", "open"]
@@ -42,7 +43,7 @@ class Case:
     """A way to train, or to run what another case has trained.
 
     What is expected of it, beside its baseline: equal (the gate fails where it is worse), worse (a control: the gate
-    fails where that is not found), open (a question; the table answers it).
+    fails where that is not found), open (a question, which the table answers).
     """
 
     name: str
@@ -60,28 +61,27 @@ class Case:
     """The case whose generators it takes; None trains its own."""
     raw: bool = False
     """It takes the weights as they are trained, rather than their average."""
-    engine: tuple[str, str, str] | None = None
-    """Suffix, backend and precision of an engine that runs them."""
+    engine: EngineKind | None = None
+    """What runs them."""
     max_seeds: int | None = None
     """Of the seeds, only this many first ones; None takes all."""
 
 
-def _batch(images: int, rule: str, expected: Expected = "open") -> Case:
+def _batch(images: int, rule: str, share: float = 1.0) -> Case:
     by = {"none": "the same --lr", "sqrt": "--lr-rule sqrt", "linear": "--lr-rule linear"}[rule]
-    return Case(name=f"batch {images}, {by}", expected=expected, settings={"batch_size": images, "lr_rule": rule})
+    case = Case(name=f"batch {images}, {by}", expected="open", settings={"batch_size": images, "lr_rule": rule})
+    if share == 1.0:
+        return case
+    more = f", {share:g} times the images"
+    return replace(case, name=case.name + more, baseline=f"batch 1{more}", share=share, max_seeds=2)
 
 
-def _engine(title: str, *engine: str, max_seeds: int = 3) -> Case:
-    suffix, backend, precision = engine
-    return Case(
-        name=f"engine: {title}",
-        trained_by="fp32",
-        raw=True,
-        engine=(suffix, backend, precision),
-        max_seeds=max_seeds,
-    )
+def _engine(kind: EngineKind) -> Case:
+    name = f"engine: {kind.runtime.title} {kind.precision}"
+    return Case(name=name, trained_by="fp32", raw=True, engine=kind, max_seeds=3)
 
 
+_RULES = [(images, rule) for images in (4, 8) for rule in ("none", "sqrt", "linear")]
 CASES = [
     Case(name="plain", baseline=None, plain=True),
     Case(name="fp32", baseline="plain", settings={"ema": 0.999}, raw=True),
@@ -89,7 +89,7 @@ CASES = [
     Case(name="fp16", settings={"amp": "fp16"}),
     Case(name="CUDA graph, fp32", settings={"cuda_graphs": "on"}),
     Case(name="CUDA graph, bf16", baseline="bf16", settings={"cuda_graphs": "on", "amp": "bf16"}),
-    *(_batch(images, rule) for images in (4, 8) for rule in ("none", "sqrt", "linear")),
+    *(_batch(images, rule) for images, rule in _RULES),
     Case(
         name="4 micro-batches of 1",
         baseline="batch 4, the same --lr",
@@ -98,31 +98,24 @@ CASES = [
     Case(name="batch 1, half of --lr", expected="open", lr_factor=0.5, max_seeds=4),
     Case(name="batch 1, twice --lr", expected="open", lr_factor=2.0, max_seeds=4),
     Case(name="batch 1, 4 times --lr", expected="open", lr_factor=4.0, max_seeds=4),
+    Case(name="batch 1, 4 times the images", expected="open", share=4.0, max_seeds=2),
+    *(_batch(images, rule, share=4.0) for images, rule in _RULES),
     Case(name="--ema 0.999", trained_by="fp32"),
     Case(name="control: half the images", expected="worse", share=0.5),
-    _engine("torch bf16", "", "torch", "bf16"),
-    _engine("ONNX Runtime fp32", ".onnx", "onnxruntime", "fp32"),
-    _engine("ONNX Runtime fp16", ".onnx", "onnxruntime", "fp16"),
-    _engine("ONNX Runtime int8", ".onnx", "onnxruntime", "int8"),
-    _engine("OpenVINO fp32", ".onnx", "openvino", "fp32"),
-    _engine("OpenVINO bf16", ".onnx", "openvino", "bf16"),
-    _engine("AOTInductor fp32", ".pt2", "aoti", "fp32", max_seeds=2),
-    _engine("AOTInductor bf16", ".pt2", "aoti", "bf16", max_seeds=2),
+    *map(_engine, ENGINES),
 ]
 BY_NAME = {case.name: case for case in CASES}
 
 
 def why_not(case: Case) -> str:
     """Returns why a case cannot run here; nothing where it can."""
-    needs_cuda = case.settings.get("amp") == "fp16" or "cuda_graphs" in case.settings
-    if needs_cuda and DEVICE.type != "cuda":
-        return "needs a GPU"
-    if case.engine and case.engine[1] == "openvino":
-        try:
-            import openvino  # noqa: F401
-        except ImportError:
-            return "OpenVINO is not installed"
-    return ""
+    if case.engine:
+        return case.engine.why_not()
+    if DEVICE.type == "cuda":
+        return ""
+    if "cuda_graphs" in case.settings:
+        return "needs a GPU ([what the tests show without one](#cuda-graphs))"
+    return "needs a GPU" if case.settings.get("amp") == "fp16" else ""
 
 
 def train_settings(case: Case, data: Path, out: Path, *, size: int, steps: int, seed: int, lr: float) -> TrainConfig:

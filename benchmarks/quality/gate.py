@@ -12,6 +12,7 @@ import numpy as np
 Verdict = Literal["worse", "worse, within the spread", "undecided", "no worse"]
 VERDICTS: tuple[Verdict, ...] = ("no worse", "undecided", "worse, within the spread", "worse")  # from good to bad
 ALPHA = 0.05  # probability that any comparison of a table without differences fails
+ENGINE_SHARE = 0.1  # of the baseline's spread, by which an engine may be worse in a seed
 POWER = 0.8  # with which a difference of `Difference.detectable` fails
 
 
@@ -23,6 +24,8 @@ class Difference:
     """Mean of the seeds' differences."""
     error: float
     """Its standard error."""
+    largest: float
+    """The largest of the seeds' differences; NaN if one is NaN."""
     seeds: int
     """How many seeds both have."""
     spread: float
@@ -49,6 +52,13 @@ class Difference:
             return "worse, within the spread" if self.mean <= self.spread else "worse"
         return "no worse" if self.mean + _quantile(0.95, self.seeds) * self.error < self.spread else "undecided"
 
+    def engine_verdict(self) -> Verdict:
+        """Judges what runs its baseline's very weights: no statistics, as nothing in the difference is chance.
+
+        Worse: by more than `ENGINE_SHARE` of the baseline's spread, in any seed.
+        """
+        return "no worse" if self.largest <= ENGINE_SHARE * self.spread else "worse"
+
     def detectable(self, comparisons: int) -> float:
         """Returns the smallest difference that fails with a probability of `POWER`, in spreads of the baseline."""
         if not self.spread:
@@ -70,7 +80,8 @@ def difference(case: Mapping[int, float], baseline: Mapping[int, float], *, high
     found = [sign * (case[seed] - baseline[seed]) for seed in common]
     error = standard_deviation(found) / math.sqrt(len(found))
     spread = standard_deviation(list(baseline.values()))
-    return Difference(mean=float(np.mean(found)), error=error, seeds=len(found), spread=spread)
+    mean, largest = float(np.mean(found)), float(np.max(found))
+    return Difference(mean=mean, error=error, largest=largest, seeds=len(found), spread=spread)
 
 
 def standard_deviation(values: Sequence[float]) -> float:

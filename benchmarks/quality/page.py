@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from typing import Any
 
 from benchmarks.quality.cases import BY_NAME, CASES, GATED, SCORES, Case, why_not
-from benchmarks.quality.gate import Difference, Verdict, difference, standard_deviation, worst
+from benchmarks.quality.gate import (
+    ENGINE_SHARE,
+    VERDICTS,
+    Difference,
+    Verdict,
+    difference,
+    standard_deviation,
+    worst,
+)
 from benchmarks.quality.runs import Plan, real_grid_energy
 from benchmarks.results import Measured
 
 Results = dict[str, Any]
 """``size``, ``steps``, ``lr``; ``real``, the checkerboard in the test images; ``cases``: name -> ``not_run`` (why), or
 ``scores``: name -> seed -> value."""
+COUNTED = ("no worse", "undecided", "worse", "not run")  # always, also where there are none
 BFLOAT16_LOSSES = ("cycle_A", "cycle_B", "idt_A", "idt_B", "G_A", "G_B", "D_A", "D_B")
 
 
@@ -42,30 +52,56 @@ def compared(results: Results, case: Case, score: str) -> Difference | None:
 
 
 def comparisons(results: Results) -> int:
-    """Counts the comparisons that the gate judges, which share its probability of a false alarm."""
-    judged = [c for c in CASES if c.expected != "open" and compared(results, c, GATED[0]) is not None]
+    """Counts the comparisons by statistics that the gate makes, which share its probability of a false alarm."""
+    statistical = [case for case in CASES if case.expected != "open" and not case.engine]
+    judged = [case for case in statistical if compared(results, case, GATED[0]) is not None]
     return max(1, len(judged) * len(GATED))
 
 
 def verdict(results: Results, case: Case) -> Verdict | None:
     """Returns the worst verdict over the gated scores; None where there is nothing to compare."""
-    found = [compared(results, case, score) for score in GATED]
-    if any(one is None for one in found):
-        return None
-    return worst([one.verdict(comparisons(results)) for one in found if one is not None])
+    found, count = differences(results, case), comparisons(results)
+    return worst([one.engine_verdict() if case.engine else one.verdict(count) for one in found]) if found else None
+
+
+def differences(results: Results, case: Case) -> list[Difference]:
+    """Compares a case with its baseline in each gated score; empty where there is nothing to compare."""
+    found = [one for score in GATED if (one := compared(results, case, score)) is not None]
+    return found if len(found) == len(GATED) else []
 
 
 def failures(results: Results) -> list[str]:
-    """Returns a sentence for each case that is not as it is expected to be."""
+    """Returns a sentence for each case that is not as it is expected to be, and for a control without a verdict."""
     found = []
     for name in results["cases"]:
         case = BY_NAME[name]
         judged = verdict(results, case)
         if case.expected == "equal" and judged == "worse":
-            found.append(f"{name}: worse than {case.baseline}, by more than the spread of the seeds")
-        if case.expected == "worse" and judged not in ("worse", None):
+            by = f"{ENGINE_SHARE:g} of the seeds' spread in a seed" if case.engine else "the spread of the seeds"
+            found.append(f"{name}: worse than {case.baseline}, by more than {by}")
+        if case.expected == "worse" and judged is None:
+            found.append(f"{name}: not run, and without it nothing shows that this gate finds anything")
+        elif case.expected == "worse" and judged != "worse":
             found.append(f"{name}: not found to be worse than {case.baseline}; more seeds or steps are needed")
     return found
+
+
+def summary(results: Results) -> str:
+    """Counts the cases by what was found: those that should be equal, the controls, the questions."""
+    found: Counter[str] = Counter()
+    for name, values in results["cases"].items():
+        case = BY_NAME[name]
+        judged = verdict(results, case)
+        if "not_run" in values:
+            found["not run"] += 1
+        elif case.expected == "open":
+            found["asked only"] += 1
+        elif case.expected == "worse":
+            found["control found" if judged == "worse" else "control not found"] += 1
+        elif case.baseline:
+            found[judged or "without a baseline"] += 1
+    order = [*VERDICTS, "without a baseline", "control found", "control not found", "asked only", "not run"]
+    return ", ".join(f"{found[what]} {what}" for what in order if found[what] or what in COUNTED)
 
 
 def page_lines(measured: Measured) -> list[str]:
@@ -89,6 +125,7 @@ def lines_of(results: Results) -> list[str]:
         "",
         *_gate_table(results),
         "",
+        *_engine_table(results),
         *_bfloat16_table(results),
         *_not_run(results),
         "",
@@ -106,20 +143,34 @@ def _score_table(results: Results) -> list[str]:
 
 
 def _gate_table(results: Results) -> list[str]:
+    """The cases that are trained, beside their baselines."""
     titles = [SCORES[score].title for score in GATED]
     lines = [_row(["case", "against", "expected", *titles, "verdict", "would find"]), _row(["---"] * (5 + len(GATED)))]
     count = comparisons(results)
     for name in results["cases"]:
-        case, found = BY_NAME[name], [compared(results, BY_NAME[name], score) for score in GATED]
-        differences = [one for one in found if one is not None]
-        if len(differences) < len(GATED):
+        case, found = BY_NAME[name], differences(results, BY_NAME[name])
+        if not found or case.engine:
             continue
-        cells = [_in_spreads(one, count) for one in differences]
-        would_find = max(one.detectable(count) for one in differences)
-        judged = str(verdict(results, case))
+        cells = [_in_spreads(one, count) for one in found]
+        would_find = max(one.detectable(count) for one in found)
         expected = {"equal": "equal", "worse": "worse", "open": "a question"}[case.expected]
-        lines.append(_row([name, str(case.baseline), expected, *cells, f"**{judged}**", f"{would_find:.1f}"]))
+        judged = f"**{verdict(results, case)}**"
+        lines.append(_row([name, str(case.baseline), expected, *cells, judged, f"{would_find:.1f}"]))
     return lines
+
+
+def _engine_table(results: Results) -> list[str]:
+    """The largest loss of each engine in any seed, in spreads of what trained its weights."""
+    lines = []
+    for name in results["cases"]:
+        case, found = BY_NAME[name], differences(results, BY_NAME[name])
+        if found and case.engine:
+            cells = [f"{one.largest / one.spread if one.spread else one.largest:+.3f}" for one in found]
+            lines.append(_row([name, str(found[0].seeds), *cells, f"**{verdict(results, case)}**"]))
+    if not lines:
+        return []
+    titles = ["largest loss in a seed", "seeds", *(SCORES[score].title for score in GATED), "verdict"]
+    return [_row(titles), _row(["---"] * len(titles)), *lines, ""]
 
 
 def _bfloat16_table(results: Results) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.harness import DEVICE
 from benchmarks.quality.cases import BY_NAME, Case, train_settings
 from benchmarks.quality.checkerboard import grid_energy
+from benchmarks.quality.engines import EngineKind
 from cyclegan_fast.checkpoint import latest_checkpoint, load_generators
 from cyclegan_fast.checkpoint.reference_format import from_reference, to_reference
 from cyclegan_fast.config import TrainConfig
@@ -164,18 +165,17 @@ def last_fifth(losses: list[dict[str, float]]) -> dict[str, float]:
     return {f"loss_{name}": statistics.fmean(of_step[name] for of_step in last) for name in last[0]}
 
 
-def engine_scores(plan: Plan, engine: tuple[str, str, str], run: Path, folder: Path) -> dict[str, float]:
+def engine_scores(plan: Plan, kind: EngineKind, run: Path, folder: Path) -> dict[str, float]:
     """Exports both generators of a run as they are trained, and scores the engines."""
-    suffix, backend, precision = engine
-    checkpoint = latest_checkpoint(run)
-    engines = {}
+    runtime, checkpoint, engines = kind.runtime, latest_checkpoint(run), {}
     for direction, images in (("AtoB", "testA"), ("BtoA", "testB")):
-        path = folder / f"{direction}{suffix or '.safetensors'}"
-        options: Any = {"precision": precision, "images": plan.data / images, "device": DEVICE.type} if suffix else {}
-        build_engine(checkpoint, path, direction=direction, raw_weights=True, **options)
-        engines[direction] = load_engine(
-            path, device=DEVICE.type, backend=backend, precision=None if suffix else precision
-        )
+        path = folder / f"{direction}{runtime.suffix or '.safetensors'}"
+        of_file: Any = {"precision": kind.precision, "images": plan.data / images, "tensorrt": runtime.tensorrt}
+        on_load: Any = {"backend": runtime.backend, "device": runtime.device}
+        if not runtime.suffix:  # weights, which are cast as they are loaded
+            of_file, on_load = {}, on_load | {"precision": kind.precision}
+        build_engine(checkpoint, path, direction=direction, raw_weights=True, **of_file)
+        engines[direction] = load_engine(path, **on_load)
     scores = translation_scores(plan, engines["AtoB"].run, engines["BtoA"].run)
     for loaded in engines.values():
         loaded.close()
@@ -217,8 +217,7 @@ def _l1(images: Tensor, target: Tensor) -> float:
 
 
 def baselines(cases: list[Case]) -> list[Case]:
-    """Adds what the cases are compared with and made from, in the order of `CASES`."""
-    names = {case.name for case in cases}
-    while missing := {n for name in names for n in (BY_NAME[name].baseline, BY_NAME[name].trained_by) if n} - names:
-        names |= missing
+    """Adds what the cases are compared with, and what trains any of them, in the order of `CASES`."""
+    names = {name for case in cases for name in (case.name, case.baseline) if name}
+    names |= {trained_by for name in names if (trained_by := BY_NAME[name].trained_by)}
     return [case for name, case in BY_NAME.items() if name in names]

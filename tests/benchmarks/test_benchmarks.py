@@ -95,8 +95,13 @@ def test_pages_are_what_their_numbers_give(tmp_path: Path) -> None:
     for name, table in (("serve", lambda results: bench_serve.tables(results[0])), ("bulk", bulk.table)):
         measured = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
         assert "\n".join(table(measured["results"])) in (RESULTS / f"{name}.md").read_text("utf-8"), name
-    trained = json.loads((RESULTS / "cpu-agreement.json").read_text("utf-8"))
-    assert "\n".join(agreement.rows(trained["results"])) in (RESULTS / "cpu-agreement.md").read_text("utf-8")
+
+
+def test_agreement_counts_in_standard_deviations_of_float32() -> None:
+    """By hand: float32 has 1 and 3, of standard deviation 1.4142; bfloat16 has a mean of 5."""
+    values = (("float32", 0, 1.0), ("float32", 1, 3.0), ("bfloat16", 0, 4.0), ("bfloat16", 1, 6.0))
+    trained = [{"mode": mode, "seed": seed, "figures": {"cycle_A": value}} for mode, seed, value in values]
+    assert agreement.rows(trained)[2:] == ["| cycle_A | 2.0000 ± 1.4142 | 5.0000 ± 1.4142 | 2.1 |"]
 
 
 def test_what_people_wrote_around_the_markers_stays(tmp_path: Path) -> None:

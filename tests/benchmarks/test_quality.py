@@ -18,10 +18,18 @@ from benchmarks.quality import __main__ as quality
 from benchmarks.quality import learning, page, runs
 from benchmarks.quality.cases import BY_NAME, CASES, GATED, SCORES, train_settings
 from benchmarks.quality.checkerboard import grid_energy
+from benchmarks.quality.engines import ENGINES, RUNTIMES
 from benchmarks.quality.gate import ALPHA, Difference, difference
 from benchmarks.quality.runs import Plan
 from benchmarks.results import BEGIN, END
+from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.data.scenes import render_dataset
+from cyclegan_fast.engine import build_engine, load, load_engine
+from cyclegan_fast.engine.backends import aoti
+from cyclegan_fast.engine.backends import torch as torch_backend
+from cyclegan_fast.engine.backends.tensorrt_api import FLAVOURS
+from cyclegan_fast.engine.info import PRECISIONS
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation import load_scene_tests, reader
 from cyclegan_fast.files import try_lock
 
@@ -40,9 +48,13 @@ def test_the_arithmetic_by_hand() -> None:
     assert found.detectable(50) == pytest.approx((22.327 + 1.0607) / math.sqrt(3) / math.sqrt(7), rel=1e-4)
 
 
+def found_difference(mean: float, error: float) -> Difference:
+    return Difference(mean=mean, error=error, largest=math.inf, seeds=8, spread=1.0)
+
+
 def test_worse_needs_both_significance_and_more_than_the_spread() -> None:
     def judged(mean: float, error: float) -> str:
-        return Difference(mean=mean, error=error, seeds=8, spread=1.0).verdict(1)
+        return found_difference(mean, error).verdict(1)
 
     assert judged(1.1, 0.1) == "worse"
     assert judged(0.9, 0.1) == "worse, within the spread"
@@ -73,6 +85,36 @@ def test_nan_is_worse(where: str) -> None:
     assert difference(case, baseline, higher_is_better=False).verdict(10) == "worse"
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+@pytest.mark.parametrize("loss", [0.2, 1.0, 2.0, 3.0])
+def test_an_engine_fails_for_a_loss_that_varies_by_seed(seeds: int, loss: float) -> None:
+    """The losses of few seeds vary so much that Student's t would find none of these among many comparisons."""
+    baseline = {seed: float(seed % 3) for seed in range(8)}
+    spread = difference(baseline, baseline, higher_is_better=False).spread
+    factors = [0.5, 1.5, 1.0]
+    case = {seed: baseline[seed] + factors[seed % 3] * loss * spread for seed in range(seeds)}
+    found = difference(case, baseline, higher_is_better=False)
+    assert found.mean == pytest.approx(spread * loss, rel=0.1) and found.engine_verdict() == "worse"
+    if seeds < 8:
+        assert found.verdict(78) != "worse"
+
+
+def test_an_engine_fails_for_one_seed_alone_and_passes_what_rounding_does() -> None:
+    baseline = {0: 1.0, 1: 2.0, 2: 3.0}  # a spread of 1
+
+    def judged(*losses: float, higher_is_better: bool = False) -> str:
+        sign = -1 if higher_is_better else 1
+        case = {seed: baseline[seed] + sign * loss for seed, loss in enumerate(losses)}
+        return difference(case, baseline, higher_is_better=higher_is_better).engine_verdict()
+
+    assert judged(-0.5, 0.11, -0.5) == judged(-0.5, 0.11, -0.5, higher_is_better=True) == "worse"
+    assert judged(0.09, -0.3, 0.09) == judged(0.0, 0.0, 0.0) == judged(-2.0, -2.0, -2.0) == "no worse"
+    assert judged(0.0, math.nan, 0.0) == judged(math.nan, 0.0, 0.0) == "worse"
+    for broken in ({**baseline, 2: math.nan}, dict.fromkeys(baseline, 2.0)):  # no spread that could be meant
+        case = {seed: value + 0.01 for seed, value in broken.items()}
+        assert difference(case, broken, higher_is_better=False).engine_verdict() == "worse"
+
+
 def test_false_alarms_are_as_rare_as_stated_and_what_is_detectable_is_found() -> None:
     numbers = random.Random(1)
 
@@ -86,7 +128,7 @@ def test_false_alarms_are_as_rare_as_stated_and_what_is_detectable_is_found() ->
     assert found >= 400
     # What is said to be found 4 times in 5, where the error is small beside the spread, and where it is not.
     for error in (0.01, 0.5):
-        case = Difference(mean=0.0, error=error, seeds=8, spread=1.0)
+        case = found_difference(0.0, error)
         shift = case.detectable(10)
         judged = [dataclasses.replace(case, mean=shift + error * numbers.gauss(0, 1)) for _ in range(2000)]
         share = sum(one.verdict(10) == "worse" for one in judged) / len(judged)
@@ -117,18 +159,79 @@ def test_the_gate_fails_for_what_is_worse_and_for_a_control_that_is_not_found() 
     better = {"labels_accuracy": 0.1, "cycle_A": -0.1}
     assert page.failures(fake_results(**{"--ema 0.999": better})) == []
     assert page.failures(fake_results(**{"batch 8, the same --lr": {"cycle_A": 0.1}})) == []  # a question
+    sentences = page.failures(fake_results(**{"engine: ONNX Runtime int8": {"photo_iou": -0.002}}))
+    assert sentences == ["engine: ONNX Runtime int8: worse than fp32, by more than 0.1 of the seeds' spread in a seed"]
     blind = fake_results()
     blind["cases"]["control: half the images"] = blind["cases"]["fp32"]
     (sentence,) = page.failures(blind)
     assert sentence.startswith("control: half the images: not found to be worse than fp32")
 
 
-def test_what_was_not_run_is_named_and_not_judged() -> None:
+@pytest.mark.parametrize("name", [case.name for case in CASES if case.engine])
+@pytest.mark.parametrize("loss", [1.0, 2.0, 3.0])
+def test_every_engine_can_fail(name: str, loss: float) -> None:
+    """A loss of some spreads in the mean of as many seeds as `make quality` runs, different in each."""
     results = fake_results()
+    scores, baseline = results["cases"][name]["scores"], results["cases"]["fp32"]["scores"]["cycle_B"]
+    spread = float(np.std(list(baseline.values()), ddof=1))
+    seeds = [str(seed) for seed in range(BY_NAME[name].max_seeds or 8)]
+    factors = np.linspace(0.2, 1.8, len(seeds))
+    scores["cycle_B"] = {seed: baseline[seed] + loss * spread * f for seed, f in zip(seeds, factors, strict=True)}
+    (sentence,) = page.failures(results)
+    assert sentence.startswith(f"{name}: worse than fp32")
+
+
+def test_what_was_not_run_is_named_counted_and_not_judged() -> None:
+    results = fake_results()
+    equal = sum(case.expected == "equal" for case in CASES) - 1  # without plain, which has no baseline
+    asked = sum(case.expected == "open" for case in CASES)
+    assert page.summary(results) == (
+        f"{equal} no worse, 0 undecided, 0 worse, 1 control found, {asked} asked only, 0 not run"
+    )
     results["cases"]["fp16"] = {"not_run": "needs a GPU"}
+    noise = {str(seed): 0.5 + 0.1 * (seed % 2) for seed in range(8)}
+    results["cases"]["bf16"]["scores"]["cycle_A"] = noise
     lines = page.lines_of(results)
     assert "Not run, needs a GPU: fp16.  " in lines and page.failures(results) == []
     assert not any(line.startswith("| fp16") for line in lines)
+    assert page.summary(results).startswith(f"{equal - 2} no worse, 1 undecided, 0 worse, 1 control found")
+    assert page.summary(results).endswith(", 1 not run")
+
+
+@pytest.mark.parametrize("what", ["the control", "its baseline"])
+def test_a_control_without_a_verdict_fails(what: str) -> None:
+    results = fake_results()
+    results["cases"]["control: half the images" if what == "the control" else "fp32"] = {"not_run": "no time"}
+    assert [sentence.split(":")[:2] for sentence in page.failures(results)] == [["control", " half the images"]]
+    assert "control found" not in page.summary(results)
+
+
+def test_every_runtime_and_precision_of_the_package_is_compared() -> None:
+    """As `load_engine` and the backends list them."""
+    listed = {(kind.runtime.backend, kind.precision) for kind in ENGINES}
+    assert {backend for backend, _ in listed} == {name for named in load._BACKENDS.values() for name in named}
+    for runtime in RUNTIMES:
+        types = {"torch": torch_backend._TYPES, "aoti": aoti._TYPES}.get(runtime.backend)
+        assert set(runtime.precisions) == set(PRECISIONS if types is None else types)
+        assert runtime.backend in load._BACKENDS[runtime.suffix]
+    assert {runtime.tensorrt for runtime in RUNTIMES if runtime.backend == "tensorrt"} == FLAVOURS.keys()
+
+
+def test_what_an_engine_needs_is_what_the_package_refuses(tmp_path: Path) -> None:
+    """On a CPU: what is said to need more is refused."""
+    torch.manual_seed(0)
+    config = train_settings(BY_NAME["fp32"], tmp_path, tmp_path, size=32, steps=480, seed=0, lr=1e-3)
+    networks = runs.build_networks(config.model)
+    save_checkpoint(tmp_path / "checkpoints", 1, networks=networks, config=config, progress={"step": 1})
+    for kind in ENGINES:
+        runtime = kind.runtime
+        if runtime.backend not in ("torch", "aoti", "onnxruntime") or not kind.why_not():
+            continue
+        path = tmp_path if not runtime.suffix else tmp_path / f"one{runtime.suffix}"
+        with pytest.raises(UserError, match=f"{kind.precision}"):
+            if runtime.suffix:
+                build_engine(tmp_path, path, precision=kind.precision)
+            load_engine(path, backend=runtime.backend, precision=kind.precision)  # type: ignore[arg-type]
 
 
 def test_the_page_is_what_its_numbers_give() -> None:
@@ -194,13 +297,31 @@ def test_files_of_16_bits_and_of_five_channels_hold_what_they_say(tmp_path: Path
     assert len(np.unique(learning.grey_16_bits(pixels))) > 1000  # more than 8 bits hold
 
 
+def test_larger_batches_are_asked_about_at_equal_updates_as_well() -> None:
+    """4 times the images in batches of 4 are as many updates as fp32 has, and a batch of 1 sees as many images."""
+
+    def updates(name: str) -> float:
+        options: Any = {"size": 32, "steps": 480, "seed": 1, "lr": 1e-3}
+        config = train_settings(BY_NAME[name], Path("data"), Path("out"), **options)
+        return config.data.epoch_size / config.optim.images_per_step
+
+    for rule in ("the same --lr", "--lr-rule sqrt", "--lr-rule linear"):
+        assert updates(f"batch 4, {rule}, 4 times the images") == updates("fp32")
+        assert 2 * updates(f"batch 8, {rule}, 4 times the images") == updates("fp32")
+        assert BY_NAME[f"batch 8, {rule}, 4 times the images"].baseline == "batch 1, 4 times the images"
+    assert updates("batch 1, 4 times the images") == 4 * updates("fp32")
+
+
 def test_what_a_case_is_compared_with_is_run_before_it() -> None:
     for i, case in enumerate(CASES):
         needed = {case.baseline, case.trained_by} - {None}
         assert needed <= {earlier.name for earlier in CASES[:i]}, case.name
-    assert [case.name for case in runs.baselines([BY_NAME["4 micro-batches of 1"]])] == [
-        "plain", "fp32", "batch 4, the same --lr", "4 micro-batches of 1",
-    ]  # fmt: skip
+    for name, needed in (
+        ("4 micro-batches of 1", ["batch 4, the same --lr", "4 micro-batches of 1"]),
+        ("--ema 0.999", ["fp32", "--ema 0.999"]),
+        ("engine: torch bf16", ["fp32", "engine: torch bf16"]),
+    ):
+        assert [case.name for case in runs.baselines([BY_NAME[name]])] == needed
 
 
 def test_the_plain_restatement_starts_as_ours_does_and_its_weights_come_back(tmp_path: Path) -> None:
