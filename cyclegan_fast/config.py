@@ -26,7 +26,7 @@ T = TypeVar("T")
 Preprocess = Literal["resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none"]
 Depth = Literal["8", "16", "float"]
 Loader = Literal["auto", "cache", "dali", "torch"]
-ModelName = Literal["cyclegan", "pix2pix", "simgan", "feature_gan", "bigan"]
+ModelName = Literal["cyclegan", "pix2pix", "simgan", "feature_gan", "bigan", "cogan"]
 
 FINITE = 1e30  # the largest magnitude of a number that must be finite
 BELOW_ONE = 1 - 1e-12
@@ -69,8 +69,8 @@ class ModelConfig:
     """Which networks are trained, and what shapes them."""
 
     model: ModelName = "cyclegan"
-    """cyclegan: two sets of images. pix2pix: pairs, each input with the output to make of it (Isola et al. 2017). For
-    experiments, the rivals of the paper's tables: simgan, feature_gan, bigan."""
+    """cyclegan: two sets of images. pix2pix: pairs, each input with the output to make of it (Isola et al. 2017).
+    For experiments, the rivals of the paper's tables: simgan, feature_gan, bigan, cogan."""
     generator: str = "resnet_9blocks"
     """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
     discriminator: Literal["basic", "n_layers", "pixel"] = "basic"

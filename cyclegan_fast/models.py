@@ -32,6 +32,8 @@ class Model:
     losses: tuple[str, ...]
     """In the order in which they are shown; those of discriminators begin with ``D_``."""
     needs_pairs: bool = False
+    draws_latents: bool = False
+    """Whether it learns from images that it makes of noise, between the encoder and the decoder of its generators."""
     prefers_unet: bool = False
     """Whether its generator is a U-Net where the sides of training images allow one."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -85,6 +87,13 @@ MODELS: dict[str, Model] = {
         discriminators={"D_A": "AB"},
         losses=("G_A", "G_B", "D_A"),
         defaults={"pool_size": 0},
+    ),
+    "cogan": Model(
+        title="CoGAN",
+        generators=_BOTH,
+        discriminators=_EACH,
+        losses=("G_A", "G_B", "latent_A", "latent_B", "D_A", "D_B"),
+        draws_latents=True,
     ),
 }
 

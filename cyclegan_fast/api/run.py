@@ -186,7 +186,7 @@ def _trained_losses(config: TrainConfig) -> list[str]:
     o = config.objective
     cycles = {"cycle_A": o.lambda_A, "cycle_B": o.lambda_B}
     weights = cycles | {"G": o.lambda_gan, "D": o.lambda_gan, "idt": o.lambda_identity * max(cycles.values())}
-    weights |= {"L1": o.lambda_L1, "self": o.lambda_self}
+    weights |= {"L1": o.lambda_L1, "self": o.lambda_self, "latent": 1.0}
     return [name for name in model_of(config).losses if weights.get(name) or weights.get(name[:-2])]
 
 

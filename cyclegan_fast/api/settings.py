@@ -19,7 +19,7 @@ class FitSettings(TypedDict, total=False):
 
     model: ModelName
     """cyclegan: two sets of images. pix2pix: pairs, each input with the output to make of it (Isola et al. 2017).
-    For     experiments, the rivals of the paper's tables: simgan, feature_gan, bigan."""
+    For experiments, the rivals of the paper's tables: simgan, feature_gan, bigan, cogan."""
     generator: str
     """resnet_<N>blocks or unet_<side>. The paper: 9 blocks at 256 px and up, 6 at 128 px; unet_128, unet_256."""
     discriminator: Literal["basic", "n_layers", "pixel"]

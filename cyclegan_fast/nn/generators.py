@@ -90,19 +90,37 @@ class ResnetGenerator(nn.Module):
 
         Several batches are translated in one pass.
         """
+        return self.decode(self.transform(*self.encode(x)), split_as=x)
+
+    def encode(self, x: Batches) -> tuple[Tensor, Tensor]:
+        """[N, in_channels, H, W] -> what `transform` takes: [N, 4 ngf, H / 4 + 2, W / 4 + 2] and its inside."""
         h = self.stem_norm(self.stem(first_input(x, pad=3)))
         h = self.down_norm[0](self.down[0](h))
         last_norm: Any = self.down_norm[1]  # nn.ModuleList forgets what it holds
-        h, residual = last_norm.fork(self.down[1](h))
+        encoded: tuple[Tensor, Tensor] = last_norm.fork(self.down[1](h))
+        return encoded
+
+    def transform(self, h: Tensor, residual: Tensor) -> Tensor:
+        """Runs the residual blocks: features with a reflected border of one pixel, and without -> features.
+
+        Args:
+            h: [N, 4 ngf, H / 4 + 2, W / 4 + 2].
+            residual: Its inside, [N, 4 ngf, H / 4, W / 4], the shape of the result.
+        """
         for block in self.blocks:
             if self.checkpoints_activations and torch.is_grad_enabled():
                 # Random numbers matter to dropout alone, and their state cannot be read while a graph is captured.
                 h, residual = checkpoint(block, h, residual, use_reentrant=False, preserve_rng_state=self.dropout)
             else:
                 h, residual = block(h, residual)
+        return h
+
+    def decode(self, h: Tensor, split_as: Batches | None = None) -> Tensor | list[Tensor]:
+        """[N, 4 ngf, H / 4, W / 4] -> [N, out_channels, H, W] in [-1, 1]; given several batches, as many of these."""
         for conv, norm in zip(self.up, self.up_norm, strict=True):
             h = norm(conv(h))
-        return conv_act(self.head, h, "tanh", split_as=x)
+        images: Tensor | list[Tensor] = conv_act(self.head, h, "tanh", split_as=split_as)
+        return images
 
 
 class UnetGenerator(nn.Module):

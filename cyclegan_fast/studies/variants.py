@@ -184,6 +184,12 @@ RIVALS = Study(
     source="tables 2 and 3",
     variants=(
         Variant(
+            "cogan",
+            "CoGAN",
+            {"model": "cogan"},
+            {"labels_to_photo": (0.40, 0.10, 0.06), "photo_to_labels": (0.45, 0.11, 0.08)},
+        ),
+        Variant(
             "bigan",
             "BiGAN",
             {"model": "bigan"},

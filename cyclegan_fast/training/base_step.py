@@ -52,8 +52,8 @@ class TrainingStep(ABC):
         self.leaves = {network: gradient_leaves(network) for network in networks.values()}
         self.generator_leaves = [leaf for network in generators.values() for leaf in self.leaves[network]]
         self.lr = torch.full((), config.optim.lr, dtype=torch.float64, device=self.device)  # where a graph may hold it
-        self.optimizer_G = Adam(list(generators.values()), self.lr, config.optim)
-        self.optimizer_D = Adam(discriminators, self.lr, config.optim)
+        self.optimizer_G = self.make_optimizer(list(generators.values()))
+        self.optimizer_D = self.make_optimizer(discriminators)
         self.scaler = LossScaler(self.device, enabled=config.run.amp == "fp16")
         # In fp16 a step overflows now and then, which is no anomaly.
         self.detects_anomalies = config.run.detect_anomaly and config.run.amp != "fp16"
@@ -74,6 +74,10 @@ class TrainingStep(ABC):
         Raises:
             UserError: N is no multiple of the number of micro-batches.
         """
+
+    def make_optimizer(self, networks: Sequence[nn.Module]) -> Adam:
+        """Makes the optimizer of all generators or of all discriminators."""
+        return Adam(networks, self.lr, self.optim)
 
     def make_pools(self, config: TrainConfig) -> dict[str, ImagePool | MixedSizePool]:
         """Makes the pools of fakes, by their names; each decides by a seed of its own."""
@@ -205,6 +209,11 @@ class TrainingStep(ABC):
     def raw_networks(self) -> dict[str, nn.Module]:
         """The generators that `inference_networks` has averages of; none without --ema."""
         return {} if self.averaged is None else self.averaged.trained
+
+    def restart(self) -> None:
+        """Goes on from the weights that the networks have been given."""
+        if self.averaged is not None:
+            self.averaged.restart()
 
     def set_learning_rate(self, lr: float) -> None:
         """Sets the rate of both optimizers."""

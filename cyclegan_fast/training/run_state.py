@@ -133,8 +133,7 @@ class RunState:
             native.load_weights(checkpoint, self.step.networks)
         else:
             reference_format.load_reference_folder(source, self.step.networks)
-        if self.step.averaged is not None:
-            self.step.averaged.restart()
+        self.step.restart()
         log.info("starting from the weights of %s", checkpoint or source)
 
     def _state_dict(self) -> dict[str, Any]:

@@ -125,6 +125,13 @@ def _check_images_of(config: TrainConfig) -> None:
         )
     if "AB" in model.discriminators.values() and not model.needs_pairs and not config.data.has_one_size:
         raise UserError(f"--model {name} joins images of A and B, of one size: use a --preprocess mode that crops")
+    if model.draws_latents and not config.data.has_one_size:
+        raise UserError(f"--model {name} makes images of A and B of one size: use a --preprocess mode that crops")
+    if model.draws_latents and not shapes.generator.startswith("resnet"):
+        raise UserError(
+            f"--model {name} makes images of what stands between the encoder and the decoder of a generator, which "
+            f"skip connections go around: use --generator resnet_<N>blocks, got {shapes.generator}"
+        )
 
 
 def _check_precision(config: TrainConfig, device: torch.device) -> None:
@@ -140,6 +147,11 @@ def _check_step(config: TrainConfig, device: torch.device) -> None:
     run, model = config.run, config.model
     if run.activation_checkpointing and (model.norm == "batch" or not model.generator.startswith("resnet")):
         raise UserError("--activation-checkpointing works for --generator resnet_<N>blocks without --norm batch")
+    if run.compile and model_of(config).draws_latents:
+        raise UserError(
+            f"--compile: {model_of(config).title} runs parts of its generators, and it compiles whole networks; leave "
+            "it out"
+        )
     if run.side_by_side == "on" and (reason := why_not_side_by_side(config, device)):
         raise UserError(f"--side-by-side: {reason}; leave it out")
 

@@ -115,7 +115,7 @@ def test_images_of_several_sizes_are_refused(data: Path, tmp_path: Path) -> None
     assert done.returncode == 2 and "--preprocess scale_width gives several" in done.stderr
 
 
-@pytest.mark.parametrize("model", ["pix2pix", "simgan", "feature_gan", "bigan"])
+@pytest.mark.parametrize("model", ["pix2pix", "simgan", "feature_gan", "bigan", "cogan"])
 def test_every_model_is_counted(model: str) -> None:
     found = count_step(with_settings(config(pool_size=3), {"model": model}), 1)
     assert found.flops > 0 and found.peak_bytes > 0

@@ -7,6 +7,7 @@ from torch import nn
 from cyclegan_fast.config import ModelName, TrainConfig
 from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.models.bigan import BiGANStep
+from cyclegan_fast.training.models.cogan import CoGANStep
 from cyclegan_fast.training.models.feature_gan import FeatureGANStep
 from cyclegan_fast.training.models.pix2pix import Pix2PixStep
 from cyclegan_fast.training.models.simgan import SimGANStep
@@ -18,6 +19,7 @@ STEPS: dict[ModelName, type[TrainingStep]] = {
     "simgan": SimGANStep,
     "feature_gan": FeatureGANStep,
     "bigan": BiGANStep,
+    "cogan": CoGANStep,
 }
 
 

@@ -27,7 +27,7 @@ from tests.plain.step import PlainPool, plain_gan_loss
 from tests.training.gradients import recorded_gradients
 
 STEPS, SEED, POOL, WEIGHT = 8, 3, 2, 2.5
-RIVALS = ("simgan", "feature_gan", "bigan")
+RIVALS = ("simgan", "feature_gan", "bigan")  # and cogan, whose networks share layers: test_cogan.py
 Losses = dict[str, Tensor]
 
 
@@ -195,7 +195,7 @@ def losses(out: Path) -> list[dict[str, float]]:
     return [record["losses"] for record in records if "losses" in record]
 
 
-@pytest.mark.parametrize("model", RIVALS)
+@pytest.mark.parametrize("model", [*RIVALS, "cogan"])
 def test_a_run_of_each_trains_scores_resumes_exactly_and_translates(model: str, scenes: Path, tmp_path: Path) -> None:
     flags = f"--model {model} --amp --ema 0.9 --grad-accumulation 2"
     train(scenes, tmp_path / "whole", f"{flags} --max-steps 4 --eval-every 0")
@@ -214,6 +214,13 @@ def test_a_run_of_each_trains_scores_resumes_exactly_and_translates(model: str, 
     [
         ("--model simgan --channels-A 1", "--model simgan compares an output with its input"),
         ("--model bigan --preprocess scale_width", "--model bigan joins images of A and B, of one size"),
+        ("--model cogan --preprocess scale_width", "--model cogan makes images of A and B of one size"),
+        (
+            "--model cogan --generator unet_32",
+            "--model cogan makes images of what stands between .* use --generator resnet_<N>blocks, got unet_32",
+        ),
+        ("--model cogan --compile", "--compile: CoGAN runs parts of its generators, and it compiles whole networks"),
+        ("--model cogan --lambda-gan 0", "nothing to train: --lambda-gan is 0, and CoGAN has no other loss"),
         ("--model bigan --lambda-gan 0", "nothing to train: --lambda-gan is 0, and BiGAN has no other loss"),
         (
             "--model simgan --lambda-gan 0 --lambda-self 0",
