@@ -29,7 +29,7 @@ from cyclegan_fast.config import OptimConfig, TrainConfig
 from cyclegan_fast.nn.conv import first_input
 from cyclegan_fast.nn.generators import ResnetGenerator
 from cyclegan_fast.ops.adam_inputs import AdamGroup
-from cyclegan_fast.ops.layout import memory_format_of
+from cyclegan_fast.ops.layout import empty_in_layout_of, memory_format_of
 from cyclegan_fast.training.adam import Adam, Gradients
 from cyclegan_fast.training.base_step import (
     Images,
@@ -101,8 +101,7 @@ class CoGANStep(TrainingStep):
     def draw_latents(self, like: Tensor) -> Tensor:
         """Returns latents of as many images as there are in [N, C, H, W], [N, 4 ngf, H / 4, W / 4]."""
         n, _, height, width = like.shape
-        noise = torch.randn(n, self.latent_channels, height // 4, width // 4, dtype=like.dtype, device=like.device)
-        return noise.relu_().contiguous(memory_format=memory_format_of(like))
+        return empty_in_layout_of(like, [n, self.latent_channels, height // 4, width // 4]).normal_().relu_()
 
     def generator_pass(self, z: Tensor, scale: Tensor) -> tuple[Images, Losses, Gradients]:
         """Makes an image of each domain of every latent; takes the gradients that let them convince, and be encoded.

@@ -229,3 +229,23 @@ def test_latents_are_what_an_encoder_can_end_with() -> None:
     for values in (z, encoded):
         assert values.min() == 0 and 0.4 < float((values == 0).double().mean()) < 0.6
         assert 0.45 < float(values.square().mean()) < 0.55
+
+
+def test_a_resumed_step_goes_on_exactly() -> None:
+    found = with_settings(config("cogan"), {"ema": 0.9})
+    straight, resumed = (build_step(networks_of(found), found) for _ in range(2))
+    images = batches(4)
+    for A, B in images[:2]:
+        straight(A, B)
+    resumed.networks.load_state_dict(straight.networks.state_dict())
+    for name, network in resumed.inference_networks.items():
+        network.load_state_dict(straight.inference_networks[name].state_dict())
+    resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
+    state = torch.get_rng_state()
+    for step in (straight, resumed):
+        torch.set_rng_state(state)
+        for A, B in images[2:]:
+            step(A, B)
+        assert not differing_copies(step.networks) and not differing_copies(step.inference_networks)
+    for name, weight in straight.networks.state_dict().items():
+        assert resumed.networks.state_dict()[name].equal(weight), name
