@@ -1,10 +1,11 @@
 """Whether a training learns at 64, 128 and 256 pixels, in 16 bits and with five channels: by the commands, on files.
 
 python -m benchmarks.quality.learning --out runs/learning                  every task, about an hour on a CPU
-python -m benchmarks.quality.learning --out runs/learning --only "64 px" --steps 1000
+python -m benchmarks.quality.learning --out runs/learning --only "64 px" --steps 2000
 
 Each task renders scenes, trains by `python -m cyclegan_fast.train`, and translates testA and testB by
-`python -m cyclegan_fast.translate`. Writes <out>/learning.json, and a sheet of images for each task to look at.
+`python -m cyclegan_fast.translate`. Writes <out>/learning.json, with when, where and of which commit each was measured,
+and a sheet of images for each task to look at.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.results import Measured, stamped, write_json
 from cyclegan_fast.data.scenes import FACTS_NAME, render_dataset
 from cyclegan_fast.images import ImageFile, list_images
 from cyclegan_fast.images.decode import read_unscaled
@@ -60,10 +62,16 @@ class Task:
     convert: Convert | None = None
     """How its files are made from those of the scenes; None leaves them as they are."""
 
+    @property
+    def network(self) -> str:
+        """What of its networks is not the default."""
+        pairs = zip(self.flags[::2], self.flags[1::2], strict=True)
+        return ", ".join(f"{flag.removeprefix('--')} {value}" for flag, value in pairs) or "the defaults"
+
 
 TASKS = {
-    "64 px": Task(size=64, steps=2000, flags=SMALL),
-    "128 px": Task(size=128, steps=200, flags=["--generator", "resnet_6blocks", "--ngf", "16", "--ndf", "32"]),
+    "64 px": Task(size=64, steps=1000, flags=SMALL),
+    "128 px": Task(size=128, steps=150, flags=["--generator", "resnet_6blocks", "--ngf", "16", "--ndf", "32"]),
     "256 px": Task(size=256, steps=20, flags=[]),
     "16 bits, 1 channel": Task(size=64, steps=480, flags=TINY, channels=1, convert=grey_16_bits),
     "5 channels": Task(size=64, steps=480, flags=TINY, channels=5, convert=five_channels),
@@ -81,47 +89,55 @@ def main() -> int:
         found = learn(task, folder, arguments.steps or task.steps)
         results = arguments.out / "learning.json"
         stored = json.loads(results.read_text()) if results.exists() else {}
-        stored[name] = found
-        results.write_text(json.dumps(stored, indent=1) + "\n")
-        print("\n".join(table({name: found})), flush=True)
+        stored[name] = stamped([found])
+        write_json(results, stored)
+        print("\n".join(table({name: stored[name]})), flush=True)
     return 0
 
 
-def table(found: dict[str, Any]) -> list[str]:
+def table(found: dict[str, Measured]) -> list[str]:
     """The results of tasks, by their names, in Markdown."""
-    lines = [
-        "| | steps | cycle loss of A, first tenth to last | of B | A to B: difference to the truth | B to A | files |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, task in found.items():
+    columns = ["", "network", "steps", "cycle loss of A, first tenth to last", "of B"]
+    columns += ["A to B: difference to the truth", "B to A", "files"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, measured in found.items():
+        (task,) = measured["results"]
         losses = [" to ".join(f"{x:.2f}" for x in task["losses"][f"cycle_{side}"]) for side in "AB"]
         distances = [
             f"{task[direction]['l1']['translated']:.3f}, untranslated {task[direction]['l1']['untranslated']:.3f}"
             for direction in ("AtoB", "BtoA")
         ]
-        cells = [name, f"{task['steps']:,}", *losses, *distances, task["AtoB"]["files"]]
+        cells = [name, task["network"], f"{task['steps']:,}", *losses, *distances, task["AtoB"]["files"]]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return [*lines, "", *(f"{name}: {when_and_where(measured)}.  " for name, measured in found.items())]
+
+
+def when_and_where(measured: Measured) -> str:
+    """When, where and of which commit something was measured, in a line."""
+    machine = measured["machine"]
+    device = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {measured['threads']} of torch's threads"
+    return f"{measured['date']}, commit {measured['commit']}, {device}"
 
 
 def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
     """Trains, translates the test images, and compares them with the hidden truth, their partners.
 
     Returns:
-        ``steps``; ``losses``: each one's mean over the first and the last tenth; ``AtoB`` and ``BtoA``: the kind of the
-        files, and the mean absolute difference to the truth of translations and of the input itself, of [0, 1].
+        ``network``; ``steps``; ``losses``: each one's mean over the first and the last tenth; ``AtoB`` and ``BtoA``:
+        the kind of the files, and the mean absolute difference to the truth of translations and of the input itself,
+        of [0, 1].
     """
     data, run = folder / "data", folder / "run"
     render(task, data)
     channels = ("--channels-A", task.channels, "--channels-B", task.channels)
-    half = max(1, -(-steps // 200))  # epochs of 100 steps, half of them at the full rate
+    half = -(-steps // 200)  # epochs of up to 100 steps, half of them at the full rate
     _command(
         "train", "--data", data, "--out", run, "--resume", "auto", "--max-steps", steps, *task.flags, *channels,
-        "--load-size", task.size * 286 // 256, "--crop-size", task.size, "--epoch-size", min(100, steps),
+        "--load-size", task.size * 286 // 256, "--crop-size", task.size, "--epoch-size", -(-steps // (2 * half)),
         "--n-epochs", half, "--n-epochs-decay", half, "--log-every", max(1, steps // 100),
         "--sample-every", 0, "--eval-every", 0,
     )  # fmt: skip
-    found: dict[str, Any] = {"steps": steps, "losses": _losses(run)}
+    found: dict[str, Any] = {"network": task.network, "steps": steps, "losses": _losses(run)}
     rows = []
     for direction, source, target in (("AtoB", "testA", "testB"), ("BtoA", "testB", "testA")):
         output = folder / direction
