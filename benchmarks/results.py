@@ -43,6 +43,13 @@ def origin(measured: Measured) -> list[str]:
     ]
 
 
+def origin_line(measured: Measured) -> str:
+    """Says in a line when, of which commit and on what `measured` was measured."""
+    machine, threads = measured["machine"], measured["threads"]
+    device = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {threads} of torch's threads"
+    return f"Measured on {measured['date']} at commit {measured['commit']} on {device}"
+
+
 def device_name() -> str:
     """The GPU's name, or "cpu": one with AMX is a device of its own, since bfloat16 is another matter there."""
     if DEVICE.type == "cuda":

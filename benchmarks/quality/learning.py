@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.results import Measured, stamped, write_json
+from benchmarks.results import Measured, origin_line, stamped, write_json
 from cyclegan_fast.data.scenes import FACTS_NAME, render_dataset
 from cyclegan_fast.images import ImageFile, list_images
 from cyclegan_fast.images.decode import read_unscaled
@@ -109,14 +109,8 @@ def table(found: dict[str, Measured]) -> list[str]:
         ]
         cells = [name, task["network"], f"{task['steps']:,}", *losses, *distances, task["AtoB"]["files"]]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", *(f"{name}: {when_and_where(measured)}.  " for name, measured in found.items())]
-
-
-def when_and_where(measured: Measured) -> str:
-    """When, where and of which commit something was measured, in a line."""
-    machine = measured["machine"]
-    device = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, {measured['threads']} of torch's threads"
-    return f"{measured['date']}, commit {measured['commit']}, {device}"
+    origins = sorted({origin_line(measured) for measured in found.values()})
+    return [*lines, "", *(f"{line}.  " for line in origins)]
 
 
 def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
