@@ -46,7 +46,7 @@ PAGE, IMAGES = ROOT / "docs" / "gallery.md", ROOT / "docs" / "images" / "gallery
 NUMBERS = ROOT / "docs" / "results" / "gallery.json"
 
 SHOWN = 4  # the first test scenes
-UNFAMILIAR_IN_A_ROW = 3  # scenes
+UNFAMILIAR_IN_A_ROW = 2  # scenes
 ENLARGED = 2  # times, as shown
 GAP = 8  # pixels between the two directions
 QUALITY = 75  # of the JPEG files

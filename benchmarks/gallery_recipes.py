@@ -76,12 +76,15 @@ RECIPES = (
     ),
     Recipe(
         *("transfiguration", "Object transfiguration", "transfiguration", ("plain houses", "striped houses")),
-        """Houses get stripes and lose them; trees, road and lake stay what they are. The stripes begin elsewhere than
-        the true ones, so single pixels of a house are as far from the truth as before, and its mean colour is not;
-        without stripes, pixels come closer, too. What should stay is drawn anew, and less sharp than it was. With
-        `--lambda-identity 0`, as in the paper, a run on scenes like these went wrong: after 800 steps trees had the
-        stripes, and houses had become trees. A cycle allows kinds to change places; the identity loss shows the
-        generator trees that are to stay trees.""",
+        """Houses get stripes and lose them, in the right places, but the stripes are smeared, with green and violet
+        among them, and the houses made of striped ones are spotted. They begin elsewhere than the true ones, so
+        single pixels of a house are as far from the truth as before, and its mean colour is not; without stripes,
+        pixels come closer, too. What should stay does not stay as it was: it differs from the truth twenty times as
+        much as the untranslated image does. The shores of lakes are hatched, a row of dark dots runs along the lower
+        edge, roads lose their dashes, trees and hills their outlines. The two domains differ in a few pixels, and the
+        small network draws all of them anew. With `--lambda-identity 0`, as in the paper, a run on scenes like these
+        went wrong: after 800 steps trees had the stripes, and houses had become trees. A cycle allows kinds to change
+        places; the identity loss shows the generator trees that are to stay trees.""",
         flags="--lambda-identity 0.5",
         objects=("house",),
     ),
