@@ -287,7 +287,8 @@ def _translate_on_ray(
     **restart: Any,
 ) -> int:
     """Translates all files by the workers of a Ray cluster; returns the exit status."""
-    from cyclegan_fast.engine.translation.bulk.ray_cluster import connected, find_workers, translate_on_ray
+    from cyclegan_fast.engine.translation.bulk.ray_cluster import connected
+    from cyclegan_fast.engine.translation.bulk.ray_workers import find_workers, translate_on_ray
     from cyclegan_fast.engine.translation.bulk.run import plan_job, run_bulk
 
     job, plan = plan_job(input, output, engine, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -20,8 +21,9 @@ from pathlib import Path
 import pytest
 
 from cyclegan_fast import translate as command
-from cyclegan_fast.engine.translation.bulk import manifest, ray_cluster
-from cyclegan_fast.engine.translation.bulk.ray_cluster import Cluster, Workers, connected, find_workers
+from cyclegan_fast.engine.translation.bulk import manifest, ray_cluster, ray_workers
+from cyclegan_fast.engine.translation.bulk.ray_cluster import Cluster, connected
+from cyclegan_fast.engine.translation.bulk.ray_workers import Workers, find_workers
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.telemetry import telemetry_disabled
 from tests.engine.bulk import contents, interrupt_after, make_images, make_shard, make_videos, run
@@ -126,7 +128,7 @@ class TestOnACluster:
         assert sorted(recorded(out)) == sorted(plain_results), "each is recorded once"
 
     def test_tar_shards_and_urls(self, bulk_engine, tmp_path, monkeypatch):
-        monkeypatch.setattr(ray_cluster, "_WINDOW", 1)
+        monkeypatch.setattr(ray_workers, "_WINDOW", 1)
         make_shard(tmp_path / "in" / "a-0.tar", 0), make_shard(tmp_path / "in" / "a-1.tar", 10)
         assert run(bulk_engine, tmp_path / "in" / "*.tar", tmp_path / "plain") == 0
         assert on_ray(bulk_engine, f"file://{tmp_path}/in/a-{{0..1}}.tar", f"file://{tmp_path}/out", ray_workers=1) == 0
@@ -157,7 +159,7 @@ def recorded(output: Path) -> list[str]:
 
 
 def test_workers_on_this_machine_leave_no_trace(bulk_engine, bulk_images, plain_results, tmp_path):
-    """No sessions among the temporary files, no token in the home folder."""
+    """No sessions among the temporary files, no token in the home folder, no lines of Ray's core on the terminal."""
     home = tmp_path / "home"
     home.mkdir()
     words = ["--engine", bulk_engine, "--direction", "AtoB", "--device", "cpu", "--batch-size", 2, "--ray"]
@@ -168,11 +170,30 @@ def test_workers_on_this_machine_leave_no_trace(bulk_engine, bulk_images, plain_
         command = [sys.executable, "-m", "cyclegan_fast.translate", *map(str, words)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
+        assert ".cc:" not in done.stderr
         assert not list(Path(scratch).iterdir()) and not (home / ".ray").exists()
     assert contents(tmp_path / "out") == plain_results
 
 
 # ---- Without a cluster.
+def test_the_core_of_ray_writes_what_is_fatal_alone(monkeypatch, capfd):
+    """Its level is not that of other processes; what others write meanwhile is not lost."""
+    monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL", raising=False)
+    level = ctypes.CDLL(None).getenv
+    level.restype = ctypes.c_char_p
+    with ray_cluster._driver_log_off():
+        assert level(b"RAY_BACKEND_LOG_LEVEL") == b"fatal" and "RAY_BACKEND_LOG_LEVEL" not in os.environ
+        os.write(2, b"before\nlogging.cc:303: Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\n")
+        os.write(2, b"no end of a line")
+        assert capfd.readouterr().err == ""
+    assert level(b"RAY_BACKEND_LOG_LEVEL") is None
+    os.write(2, b", after")
+    assert capfd.readouterr().err == "before\nno end of a line, after"
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "debug")
+    with ray_cluster._driver_log_off():  # leaves a user's choice
+        assert level(b"RAY_BACKEND_LOG_LEVEL") == b"debug"
+
+
 @pytest.fixture
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
