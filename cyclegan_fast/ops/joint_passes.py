@@ -113,9 +113,12 @@ class JointPasses:
         return True
 
     def weight_gradients(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
-        """Computes the gradients left out, each [K, C, R, S] as its weight; None for the other weights."""
-        deferred, self._deferred = self._deferred, {}
-        return [_weight_gradient(weight, deferred[weight]) if weight in deferred else None for weight in weights]
+        """Computes the gradients left out of these weights, each [K, C, R, S] as its weight; None for the others."""
+        deferred = [self._deferred.pop(weight, None) for weight in weights]
+        return [
+            None if passes is None else _weight_gradient(weight, passes)
+            for weight, passes in zip(weights, deferred, strict=True)
+        ]
 
 
 class _Pass:

@@ -29,6 +29,7 @@ Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
 Losses = dict[str, Tensor]  # scalars on the device
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+GENERATOR_PARTS = 3  # of the generators' gradients: the first travel over a network while the last are computed
 
 
 class TrainingStep(ABC):
@@ -153,6 +154,28 @@ class TrainingStep(ABC):
         if self.averaged is not None and generators:
             self.averaged.update(self.optimizer_G.steps)
 
+    @property
+    def generator_parts(self) -> list[list[int]]:
+        """The places of the generators' gradients, in parts that ranks reduce one after the other; else in one part."""
+        count = 1 if self.reduction is None else GENERATOR_PARTS
+        return _parts([self.leaves[self.networks[name]] for name in self.model.generators], count)
+
+    def begin_reducing_generators(self, part: Sequence[int], generators: Sequence[Gradients]) -> None:
+        """Begins to reduce the sums of a part of the generators' gradients; their means are then in the first list.
+
+        Args:
+            part: The places of the gradients.
+            generators: One or two lists of gradients of the weights of all generators.
+        """
+        if self.reduction is None:
+            return
+        weights = [self.optimizer_G.weights[i] for i in part]
+        found = self.reduction.begin(weights, *([one[i] for i in part] for one in generators))
+        for i, gradient in zip(part, found, strict=True):
+            generators[0][i] = gradient
+            for others in generators[1:]:
+                others[i] = None
+
     def begin_reducing(self, reduction: GradientReduction, network: nn.Module, found: Gradients) -> Gradients:
         """Begins to reduce the gradients of a discriminator, and returns where their means will be; not twice."""
         return reduction.begin([w for w in network.parameters() if w.requires_grad], found)
@@ -175,9 +198,8 @@ class TrainingStep(ABC):
                 discriminators[begin:end] = self.begin_reducing(reduction, network, discriminators[begin:end])
                 begin = end
         if generators:
-            generators[0][:] = reduction.begin(self.optimizer_G.weights, *generators)
-            for others in generators[1:]:
-                others[:] = [None] * len(others)
+            for part in self.generator_parts:
+                self.begin_reducing_generators(part, generators)
         losses |= reduction.mean_of(losses)
         reduction.wait()
         if generators:
@@ -280,6 +302,23 @@ def add_gradients(first: Gradients, second: Gradients) -> Gradients:
     if both:
         torch._foreach_add_([a for a, _ in both], [b for _, b in both])
     return [b if a is None else a for a, b in zip(totals, second, strict=True)]
+
+
+def _parts(networks: Sequence[Sequence[Tensor]], count: int) -> list[list[int]]:
+    """Cuts the weights of networks into parts of about one size, each with a piece of every network.
+
+    Returns:
+        The places of each part's weights in the list of all networks' weights.
+    """
+    parts: list[list[int]] = [[] for _ in range(count)]
+    place = 0
+    for weights in networks:
+        total, before = sum(weight.numel() for weight in weights), 0
+        for weight in weights:
+            parts[before * count // total].append(place)
+            before += weight.numel()
+            place += 1
+    return parts
 
 
 def _largest(lists: Sequence[Gradients]) -> Tensor:

@@ -70,23 +70,24 @@ class JointGradients:
         passes = self.passes.get(generator)
         return passes.next_pass() if passes else contextlib.nullcontext()
 
-    def complete(self, gradients: list[Tensor | None], leaves: dict[nn.Module, list[Tensor]], run_both: Runner) -> None:
-        """Computes the gradients that both passes left out, and puts each into its place in `gradients`.
+    def complete(
+        self, gradients: list[Tensor | None], leaves: Sequence[Tensor], part: Sequence[int], run_both: Runner
+    ) -> None:
+        """Computes a part of the gradients that both passes left out, and puts each into its place in `gradients`.
 
         Args:
             gradients: Of the weights of both generators, of one cycle.
-            leaves: The weights of each network, as its forward pass reads them.
-            run_both: Runs the two generators' parts.
+            leaves: These weights, as the forward passes read them.
+            part: The places of those that are computed.
+            run_both: Runs the two generators' tasks.
         """
         if not self.passes:
             return
-        (G_A, of_A), (G_B, of_B) = self.passes.items()
-        found_A, found_B = run_both(
-            lambda: of_A.weight_gradients(leaves[G_A]), lambda: of_B.weight_gradients(leaves[G_B])
-        )
-        for i, gradient in enumerate(found_A + found_B):
-            if gradient is not None:
-                gradients[i] = gradient
+        of_A, of_B = self.passes.values()
+        weights = [leaves[i] for i in part]
+        found = run_both(lambda: of_A.weight_gradients(weights), lambda: of_B.weight_gradients(weights))
+        for i, *both in zip(part, *found, strict=True):
+            gradients[i] = next((gradient for gradient in both if gradient is not None), gradients[i])
 
 
 def _try_out(generator: nn.Module, real: Tensor, autocast: Callable[[], Any]) -> None:

@@ -1,4 +1,4 @@
-"""Means of gradients and losses over all ranks: one flat bucket for each network, reduced while the step goes on.
+"""Means of gradients and losses over all ranks, in flat buckets that are reduced while the step goes on.
 
 A bucket is in the type of the weights, so that gradients in 16 bits are summed in 32. What is not finite on one rank is
 not finite in the mean, so that all ranks skip the same updates.
@@ -56,7 +56,7 @@ class GradientReduction:
             weights: Those of the gradients, in float32 or float64.
             gradients: The lists, of each weight; None where a loss does not depend on it.
         """
-        if len(gradients) == 1 and all(g is None or id(g) in self.begun for g in gradients[0]):
+        if all(g is None or id(g) in self.begun for of_weight in gradients for g in of_weight):
             return gradients[0]
         parts = [[g for g in of_weight if g is not None] for of_weight in zip(*gradients, strict=True)]
         bucket = self._bucket([weight for weight, found in zip(weights, parts, strict=True) if found])

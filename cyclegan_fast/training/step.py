@@ -106,13 +106,17 @@ class CycleGANStep(TrainingStep):
                 lambda: self.run_cycle(self.cycle_A, real_A, real_B, scale, reduces=runs_in_order(run_both)),
                 lambda: self.run_cycle(self.cycle_B, real_B, real_A, scale, reduces=runs_in_order(run_both)),
             )
-            self.joint.complete(from_A.generator_gradients, self.leaves, run_both)
+            generators = [from_A.generator_gradients, from_B.generator_gradients]
+            for part in self.generator_parts:
+                self.joint.complete(generators[0], self.generator_leaves, part, run_both)
+                if runs_in_order(run_both):  # else after the discriminators' gradients: all ranks keep one order
+                    self.begin_reducing_generators(part, generators)
         found = from_A.losses | from_B.losses
         losses = {name: found[name] for name in self.model.losses if name in found}
         of_D = from_A.discriminator_gradients + from_B.discriminator_gradients
         self.update_weights(
             losses,
-            generators=[from_A.generator_gradients, from_B.generator_gradients],
+            generators=generators,
             discriminators=of_D if self.objective.lambda_gan else None,
         )
         return {"real_A": real_A, "real_B": real_B} | from_A.images | from_B.images, losses

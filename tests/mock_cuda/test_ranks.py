@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from cyclegan_fast.training.base_step import GENERATOR_PARTS
 from cyclegan_fast.training.reduction import GradientReduction
 from tests.mock_cuda import runtime
 from tests.mock_cuda.steps import batch, make_step, warmed_up
@@ -43,13 +44,16 @@ def test_the_reductions_are_in_the_graph_and_beside_the_computation(amp: str, si
     nodes = [call for call in calls if call.graph and call.kind in runtime.WORK]
     reduced = [(i, node) for i, node in enumerate(nodes) if node.name.startswith("all-reduce of ")]
     sizes = [int(re.sub(r"\D", "", node.name)) for _, node in reduced]
-    assert len(sizes) == 4, "one of each discriminator, one of both generators, one of the losses"
+    assert len(sizes) == 3 + GENERATOR_PARTS, "one of each discriminator, those of both generators, one of the losses"
     weights = [4 * sum(w.numel() for w in one.weights) for one in (step.optimizer_G, step.optimizer_D)]
     assert sum(weights) <= sum(sizes) <= 1.2 * sum(weights), "in float32, and what aligns them"
     assert len({node.stream for _, node in reduced}) == 1
     assert reduced[0][1].stream not in {node.stream for node in nodes[: reduced[0][0]]}
     convolutions = [i for i, node in enumerate(nodes) if "convolution" in node.name]
     assert reduced[0][0] < convolutions[-1], "one discriminator's travel while the second cycle computes"
+    if side_by_side == "on":
+        last = reduced[2 + GENERATOR_PARTS - 2][0]
+        assert last < convolutions[-1], "all but the last part of the generators' do while the rest are computed"
     assert not [call for call in calls if call.graph and call.kind == "sync"]
 
     with runtime.recorded() as calls:

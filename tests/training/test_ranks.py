@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cyclegan_fast import ops
 from cyclegan_fast.config import ModelConfig, ModelName, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
-from cyclegan_fast.training.base_step import TrainingStep
+from cyclegan_fast.training import step as training_step
+from cyclegan_fast.training.base_step import GENERATOR_PARTS, TrainingStep, _parts
 from cyclegan_fast.training.meeting import Place, find_place, meet
 from cyclegan_fast.training.models import build_step
 from cyclegan_fast.training.position import Position, steps_ahead
@@ -83,6 +86,19 @@ def twenty_steps(case: Case, step: TrainingStep, rank: int | None = None) -> Fou
     return found
 
 
+class Noted(GradientReduction):
+    """Notes how many reductions each step begins."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.begun_by_step: list[int] = []
+
+    def mean_of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = super().mean_of(values)  # the last of a step
+        self.begun_by_step.append(len(self.works))
+        return found
+
+
 def steps_of_rank(folder: str) -> None:
     place = find_place()
     with Ranks(place, torch.device("cpu"), 60.0) as ranks:
@@ -97,6 +113,13 @@ def steps_of_rank(folder: str) -> None:
         images = torch.zeros(1, 3, 16, 16, dtype=torch.float64) + (torch.nan if place.rank else 0)
         losses = step(torch.zeros_like(images), images)[1]
         torch.save((before, weights(step), torch.stack(list(losses.values()))), f"{folder}/nan_{place.rank}.pt")
+
+        if ops.extension_available():  # the passes of a generator are joined on GPUs alone
+            with mock.patch.object(training_step, "joins_passes", lambda *_: True):
+                step = make_step(EXACT[0])
+            step.reduction = Noted(ranks.connected)
+            torch.save(twenty_steps(EXACT[0], step, place.rank), f"{folder}/joined_{place.rank}.pt")
+            assert step.reduction.begun_by_step == [2 + GENERATOR_PARTS + 1] * STEPS, "discriminators, parts, losses"
 
         torch.set_num_threads(2)  # one runs both cycles side by side, as its host or its images may want it
         step = make_step(EXACT[0], side_by_side="on" if place.rank else "off")
@@ -153,6 +176,22 @@ def test_in_float32_twenty_steps_of_two_ranks_are_those_of_one_process_with_both
         moments = farthest(of_two_ranks[case], expected, "exp_avg")  # as far as gradients are
         errors.append((trained, moments))
     assert any(trained[0] <= 1e-5 and moments[0] <= 1e-4 for trained, moments in errors), errors
+
+
+@pytest.mark.skipif(not ops.extension_available(), reason="no extension")
+def test_gradients_that_are_reduced_in_parts_as_they_are_computed_are_the_same(folder: Path) -> None:
+    """Where both passes of a generator share their weight gradients, which are computed last."""
+    expected = twenty_steps(EXACT[0], make_step(EXACT[0], batch_size=2))
+    for rank in range(2):
+        error, name = farthest(torch.load(folder / f"joined_{rank}.pt"), expected)
+        assert error <= 1e-9, name
+
+
+def test_parts_of_gradients_have_a_piece_of_each_network_and_about_one_size() -> None:
+    step = make_step(EXACT[0])
+    assert step.generator_parts == [[*range(len(step.generator_leaves))]]
+    networks = [[torch.empty(n) for n in sizes] for sizes in ([5, 40, 40, 40, 40, 40, 5], [90, 90, 90])]
+    assert _parts(networks, 3) == [[0, 1, 2, 7], [3, 4, 8], [5, 6, 9]]
 
 
 def test_ranks_that_run_their_cycles_differently_train_alike(folder: Path) -> None:
