@@ -66,10 +66,15 @@ def run(command: str) -> None:
         sys.exit(status)
 
 
-def train(recipe: Recipe) -> None:
-    """Renders the scenes and trains, each unless it is done."""
+def render(recipe: Recipe) -> None:
+    """Renders the scenes, unless they are there."""
     if not (ROOT / DATA / recipe.name).exists():
         run(recipe.render)
+
+
+def train(recipe: Recipe) -> None:
+    """Renders the scenes and trains, each unless it is done."""
+    render(recipe)
     out = ROOT / RUNS / recipe.name
     run(recipe.train if not out.exists() else f"python -m cyclegan_fast.train --out {out} --resume auto")
 
@@ -220,7 +225,8 @@ def section(recipe: Recipe, measured: Measured) -> list[str]:
 
 
 def measure_unfamiliar() -> Measured:
-    """Runs that command, draws the image, and counts what was flagged."""
+    """Runs that command on the scenes of the seasons, draws the image, and counts what was flagged."""
+    render(next(recipe for recipe in RECIPES if recipe.name == "seasons"))
     run_translations([unfamiliar_command()])
     there, _ = folders(UNFAMILIAR, "AtoB")
     source = DATA / "seasons" / "testB"
@@ -270,7 +276,7 @@ def main(words: Sequence[str] | None = None) -> None:
         train(recipe)
     numbers: dict[str, Measured] = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
     numbers |= {recipe.name: measure(recipe) for recipe in chosen if is_trained(recipe)}
-    if all(is_trained(recipe) for recipe in RECIPES if recipe.name in ("transfiguration", "seasons")):
+    if any(recipe.name == "transfiguration" for recipe in chosen if is_trained(recipe)):
         numbers[UNFAMILIAR] = measure_unfamiliar()
     write_json(NUMBERS, numbers)
     write_between_markers(PAGE, page_lines(numbers))
