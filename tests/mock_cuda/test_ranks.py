@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -62,27 +63,12 @@ def test_the_reductions_are_in_the_graph_and_beside_the_computation(amp: str, si
     assert not [call for call in calls if call.kind == "sync" or call.name.startswith("all-reduce")]
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["to the end", "one is killed"])
-def test_two_processes_train_on_a_gpu_each(images: Path, tmp_path: Path, lost: bool) -> None:  # noqa: F811
-    out, steps = tmp_path / "run", 100_000 if lost else 12
-    words = [
-        "--data",
-        images,
-        "--out",
-        out,
-        *FLAGS,
-        "--rank-timeout",
-        20,
-        "--max-steps",
-        steps,
-        "--checkpoint-every",
-        5,
-    ]
-    command = [sys.executable, "-m", "cyclegan_fast.train", *map(str, words)]
+def both_started(out: Path, images: Path, *words: object) -> list[subprocess.Popen[str]]:  # noqa: F811
+    flags = ["--data", images, "--out", out, *FLAGS, "--rank-timeout", 20, "--checkpoint-every", 5, *words]
     both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    processes = [
+    return [
         subprocess.Popen(
-            command,
+            [sys.executable, "-m", "cyclegan_fast.train", *map(str, flags)],
             env=os.environ | both | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -90,23 +76,53 @@ def test_two_processes_train_on_a_gpu_each(images: Path, tmp_path: Path, lost: b
         )
         for rank in range(2)
     ]
+
+
+def test_two_processes_train_on_a_gpu_each(images: Path, tmp_path: Path) -> None:  # noqa: F811
+    processes = both_started(tmp_path / "run", images, "--max-steps", 12)
     try:
-        if lost:
-            deadline = time.monotonic() + 120
-            while not list((out / "checkpoints").glob("step_*")):
-                assert time.monotonic() < deadline and processes[0].poll() is None
-                time.sleep(0.05)
-            processes[1].kill()
-        output, errors = processes[0].communicate(timeout=120)
-        processes[1].wait(60)
+        shown = [process.communicate(timeout=120) for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    assert "cuda graphs: on" in output and "2 processes train together" in output
-    if lost:
-        assert processes[0].returncode == 2
-        assert re.search(r"^error: process 1 of 2 \(pid \d+ on .+\) has ended, .*--resume auto", errors), errors
-    else:
-        assert [process.returncode for process in processes] == [0, 0], errors
-        assert sorted(path.name[-2:] for path in (out / "checkpoints").iterdir()) == ["05", "10", "12"]
+    assert [process.returncode for process in processes] == [0, 0], shown
+    assert "cuda graphs: on" in shown[0][0] and "2 processes train together" in shown[0][0]
+    assert sorted(path.name[-2:] for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["05", "10", "12"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "graphs", "why"),
+    [
+        (signal.SIGKILL, "on", "has ended"),
+        (signal.SIGSTOP, "on", r"has not answered for 20 s \(--rank-timeout\)"),
+        (signal.SIGSTOP, "off", r"has not answered for 20 s \(--rank-timeout\)"),
+    ],
+    ids=["dies", "hangs", "hangs without graphs"],
+)
+def test_one_of_two_processes_is_lost(
+    images: Path,  # noqa: F811
+    tmp_path: Path,
+    fault: signal.Signals,
+    graphs: str,
+    why: str,
+) -> None:
+    """The host reports it, though the device may wait for it already; NCCL, which waits longer, says nothing."""
+    processes = both_started(tmp_path / "run", images, "--cuda-graphs", graphs, "--max-steps", 100_000)
+    try:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "run" / "checkpoints").glob("step_*")):
+            assert time.monotonic() < deadline and processes[0].poll() is None
+            time.sleep(0.05)
+        processes[1].send_signal(fault)
+        output, errors = processes[0].communicate(timeout=120)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert "2 processes train together" in output and ("cuda graphs: on" in output) == (graphs == "on")
+    assert processes[0].returncode == 2
+    assert re.search(rf"^error: process 1 of 2 \(pid \d+ on .+\) {why}, so this one ends.*--resume auto", errors), (
+        errors
+    )
+    assert errors.count("\n") == 1, "NCCL or its watchdog reports as well"
