@@ -16,6 +16,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.files import storage_errors, write_atomically
 from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, OPPOSITE, Direction, find_metric
 from cyclegan_fast.monitoring.events import finite
+from cyclegan_fast.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +128,7 @@ def evaluate(
         assert images is not None and against is not None
         found = score_folder(images, against, where, size=size, count=limit, paired=paired, features=network)
     print_table(found)
-    _write(out, found)
+    _write(out, found | _origin(features, engines))
     return 0
 
 
@@ -148,13 +149,25 @@ def _check_flags(values: Mapping[str, Any]) -> None:
     for name, modes in _ONLY_WITH.items():
         if given[0] not in modes and values[name] != parameters[name].default:
             raise UserError(f"{_flag(name)} goes with {' or '.join(map(_flag, modes))}, not with {_flag(given[0])}")
-    for name in ("batch_size", "limit", "size"):
+    for name in ("batch_size", "limit", "size", "features_size"):
         if values[name] is not None and values[name] < 1:
             raise UserError(f"{_flag(name)} must be at least 1, got {values[name]}")
 
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _origin(features: str | None = None, engines: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What scores were computed with, beside the images: for whoever computes them again."""
+    from cyclegan_fast.evaluation.features import INCEPTION
+
+    named = features in (None, INCEPTION)
+    return {
+        "features": features if named else str(Path(str(features)).absolute()),
+        "engines": [str(path.absolute()) for path in engines],
+        "version": __version__,
+    }
 
 
 def _write(out: Path, found: Mapping[str, Any]) -> None:
@@ -209,16 +222,18 @@ def _score_on_scenes(
         raise UserError(f"{checkpoint} has no generator of {alone.pop()} to compare with: leave out the engine of that")
     reader = train_reader(tests.size, tests.seed)
 
-    scores = score_scenes(networks.get("BtoA"), networks.get("AtoB"), tests, reader, batch_size=batch_size)
+    shared = {"protocol": tests.protocol}
+    scores = shared | score_scenes(networks.get("BtoA"), networks.get("AtoB"), tests, reader, batch_size=batch_size)
     print_scores(scores)
     drops: list[str] = []
     if engines:
         both = translators.get("BtoA"), translators.get("AtoB")
-        engine_scores = score_scenes(*both, tests, reader, batch_size=batch_size)
+        engine_scores = shared | score_scenes(*both, tests, reader, batch_size=batch_size)
         print_scores(engine_scores, "Engines: ")
         drops = _drops(scores, engine_scores, 0.01 if max_drop is None else max_drop)
         scores = engine_scores | {"checkpoint": scores}
-    _write(out, scores)
+    paths = {"run": str(checkpoint.absolute()), "data": str(data.absolute()), "files": tests.files}
+    _write(out, scores | paths | _origin(engines=engines))
     for line in drops:
         print(line, file=sys.stderr)
     return EXIT_USER_ERROR if drops else 0
@@ -288,11 +303,12 @@ def prepare_output(out: Path) -> None:
 
 
 def print_scores(scores: dict[str, Any], whose: str = "") -> None:
-    """Prints the result of `score_scenes` as a table."""
+    """Prints the result of `score_scenes`, and by which protocol, as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{whose}{scores['images']} test scenes of {scores['size']}x{scores['size']} pixels")
+    console, table = Console(highlight=False), Table()
+    console.print(f"{whose}{scores['protocol']}", markup=False)
     table.add_column("")
     for heading in _COLUMNS:
         table.add_column(heading, justify="right")
@@ -303,7 +319,7 @@ def print_scores(scores: dict[str, Any], whose: str = "") -> None:
             rows = [(title, scores[name]), ("  untranslated", untranslated[name]), *rows]
     for name, row in rows:
         table.add_row(name, *(f"{row[key]:.3f}" if key in row else "" for key in _COLUMNS.values()))
-    Console().print(table)
+    console.print(table)
 
 
 def main(words: Sequence[str] | None = None) -> NoReturn:

@@ -35,6 +35,8 @@ class HeldOutImage(NamedTuple):
     """Its folder and file, or its place in an archive; for people."""
     pixels: np.ndarray
     """[H, W, C] as `decode.read` gives them."""
+    source: str = ""
+    """The whole path of the file, and which half of it, as `ImageFile` is printed."""
 
 
 def read_held_out(
@@ -146,7 +148,7 @@ def read_groups(
         try:
             read.append(
                 tuple(
-                    HeldOutImage(short_name(file), read_sized(file, domain.pixel_format, config, min_size))
+                    HeldOutImage(short_name(file), read_sized(file, domain.pixel_format, config, min_size), str(file))
                     for file, domain in zip(groups[i], domains, strict=True)
                 )
             )

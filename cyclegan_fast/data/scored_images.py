@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from cyclegan_fast.config import DataConfig
 from cyclegan_fast.data import transforms
@@ -52,9 +55,22 @@ def _read_scored(
 
 
 def describe_images(images: Images, config: DataConfig) -> str:
-    """Returns how many test images there are, and what becomes of them before they are translated, for people."""
+    """Returns how many test images there are, which, and what became of them before they are translated, for people."""
     pairs = " that are pairs" * config.paired
-    return f"{len(images[0])} + {len(images[1])} test images{pairs}, {describe_geometry(config)}"
+    digest = set_digest(image.pixels for side in images for image in side)
+    return f"{len(images[0])} + {len(images[1])} test images{pairs} (set {digest}), {describe_geometry(config)}"
+
+
+def set_digest(images: Iterable[np.ndarray]) -> str:
+    """Returns 8 digits that tell a set of images from others, in the order in which they are scored.
+
+    They are the first of the SHA-256 of each image's shape and type, such as ``(256, 256, 3) uint8``, and its pixels.
+    """
+    digest = hashlib.sha256()
+    for pixels in images:
+        digest.update(f"{pixels.shape} {pixels.dtype.name}".encode())
+        digest.update(np.ascontiguousarray(pixels))
+    return digest.hexdigest()[:8]
 
 
 def describe_geometry(config: DataConfig) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import mmap
+import re
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ WEIGHTS_URL = (
 )
 WEIGHTS_NAME, WEIGHTS_DIGEST = WEIGHTS_URL.rsplit("/", 1)[1], "6726825d"  # the first digits of its SHA-256
 DEFAULT_SIZE = 224  # pixels, of a file that does not state its input
+_DIGITS = 8  # of a SHA-256 that people read
 KINDS = {".onnx": "ONNX", ".pt2": "torch.export", ".pt": "TorchScript", ".ts": "TorchScript", ".pth": "TorchScript"}
 
 
@@ -44,11 +48,18 @@ class FeatureNetwork:
     size: int | None
     """Side in pixels to which images are resized; None leaves that to the network."""
     channels: int = 3
+    fixed_size: bool = False
+    """Its file states `size`, and no other one can be asked for."""
+    digest: str = ""
+    """The first digits of its files' SHA-256; empty of Inception, whose weights are always the same."""
+    seconds: float = 0.0
+    """That an image took when the network was tried."""
 
     @property
     def protocol(self) -> str:
         """What the features are, for people."""
-        return f"features of {self.name}" + (f" at {self.size}x{self.size} (bicubic)" if self.size else "")
+        identity = f" (SHA-256 {self.digest})" * bool(self.digest)
+        return f"features of {self.name}{identity}" + (f" at {self.size}x{self.size} (bicubic)" if self.size else "")
 
     def extract(self, images: Iterable[Tensor]) -> Tensor:
         """Returns the features of images [C, H, W] in [0, 1], of any size: float64 [N, D], on the CPU.
@@ -83,8 +94,8 @@ class FeatureNetwork:
                 raise torch.OutOfMemoryError(str(error)) from error
             shape = "x".join(map(str, batch.shape))
             raise UserError(
-                f"--features {self.name} does not take an input of {shape} ({_first_line(error)}): name the side that "
-                "it takes with --features-size"
+                f"--features {self.name} does not take an input of {shape} ({_first_line(error)})"
+                + ": name the side that it takes with --features-size" * (self.size is not None and not self.fixed_size)
             ) from error
         found = found[0] if isinstance(found, list | tuple) and found else found
         if not isinstance(found, Tensor) or found.ndim not in (2, 4) or len(found) != 1:
@@ -95,7 +106,7 @@ class FeatureNetwork:
 
 
 def load_features(name: str, device: torch.device, size: int | None = None) -> FeatureNetwork:
-    """Loads the network that ``--features`` names, and tries it on a black image.
+    """Loads the network that ``--features`` names, and tries it on a black image, which also tells its speed.
 
     Args:
         name: "inception", or a file: .onnx, .pt2 (of torch.export.save), or TorchScript (.pt, .ts, .pth).
@@ -106,12 +117,17 @@ def load_features(name: str, device: torch.device, size: int | None = None) -> F
         UserError: It cannot be loaded, or does not take images of that size.
     """
     if name == INCEPTION:
+        if size is not None:
+            raise UserError(f"--features-size {size}: inception resizes images by itself; leave the flag out")
         network = FeatureNetwork(INCEPTION, _load_inception(device), None)
     else:
         network = _load_file(Path(name), device, size)
     side = network.size or 299
-    network.extract([torch.zeros(network.channels, side, side, device=device)])
-    return network
+    black = [torch.zeros(network.channels, side, side, device=device)]
+    network.extract(black)  # not timed, as a runtime may compile in it
+    start = time.monotonic()
+    network.extract(black)
+    return replace(network, seconds=time.monotonic() - start)
 
 
 def check_features(name: str) -> None:
@@ -145,6 +161,11 @@ def _load_inception(device: torch.device) -> Callable[[Tensor], Any]:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise UserError(f"--features inception ({error}): pip install 'cyclegan-fast[inception]'") from error
+    except RuntimeError as error:  # of its torchvision
+        raise UserError(
+            f"--features inception needs the torchvision of torch {torch.__version__}, and the one that is installed "
+            f"is for another ({_first_line(error)})"
+        ) from error
     if not _digest(path).startswith(WEIGHTS_DIGEST):
         raise UserError(
             f"{path} is not the file of {WEIGHTS_URL}: its SHA-256 does not start with {WEIGHTS_DIGEST}; fetch it again"
@@ -154,9 +175,14 @@ def _load_inception(device: torch.device) -> Callable[[Tensor], Any]:
     return lambda images: network((images * 255).round().to(torch.uint8))
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(*paths: Path) -> str:
+    """The SHA-256 of files, as if they were one after the other in one."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _load_file(path: Path, device: torch.device, size: int | None) -> FeatureNetwork:
@@ -164,17 +190,21 @@ def _load_file(path: Path, device: torch.device, size: int | None) -> FeatureNet
     kind = KINDS[path.suffix.lower()]
     load = {"ONNX": _load_onnx, "torch.export": _load_exported, "TorchScript": _load_torchscript}[kind]
     try:
-        run, channels, stated = load(path, device)
+        run, shape = load(path, device)
+        digest = _digest(path, *_weight_files(path) if kind == "ONNX" else ())
     except UserError:
         raise
     except Exception as error:  # each runtime raises types of its own
         raise UserError(f"--features {path} is not a {kind} file that can be loaded ({_first_line(error)})") from error
+    channels, stated = _stated(path, shape)
     if size is not None and stated is not None and size != stated:
         raise UserError(f"--features-size {size}: {path} takes images of {stated}x{stated} alone")
-    return FeatureNetwork(path.name, run, size or stated or DEFAULT_SIZE, channels or 3)
+    side, fixed = size or stated or DEFAULT_SIZE, stated is not None
+    return FeatureNetwork(path.name, run, side, channels or 3, fixed_size=fixed, digest=digest[:_DIGITS])
 
 
-Loaded = tuple[Callable[[Tensor], Any], int | None, int | None]  # runs it; channels and side of its input, if stated
+Shape = list[int | None]  # of an input; None where a size is free
+Loaded = tuple[Callable[[Tensor], Any], Shape]  # runs it; what its file states
 
 
 def _load_onnx(path: Path, device: torch.device) -> Loaded:
@@ -196,7 +226,15 @@ def _load_onnx(path: Path, device: torch.device) -> Loaded:
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {entry.name: images.cpu().numpy()})[0])
 
-    return run, *_stated(shape)
+    return run, shape
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """Lists the files beside an ONNX file that hold its weights, by the entries ``location`` of its tensors."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = (content[m.end() : m.end() + m[1][0]] for m in re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content))
+        names = sorted({name.decode(errors="replace") for name in found})
+    return [path.parent / name for name in names if (path.parent / name).is_file()]
 
 
 def _load_exported(path: Path, device: torch.device) -> Loaded:
@@ -204,18 +242,25 @@ def _load_exported(path: Path, device: torch.device) -> Loaded:
     name = program.graph_signature.user_inputs[0]
     (node,) = (node for node in program.graph.nodes if node.name == name)
     shape = [side if isinstance(side, int) else None for side in node.meta["val"].shape]
-    return program.module().to(device), *_stated(shape)
+    return program.module().to(device), shape
 
 
 def _load_torchscript(path: Path, device: torch.device) -> Loaded:
-    return torch.jit.load(str(path), map_location=device).eval(), None, None
+    return torch.jit.load(str(path), map_location=device).eval(), [None] * 4
 
 
-def _stated(shape: list[int | None]) -> tuple[int | None, int | None]:
-    """Channels and side of an input [N, C, S, S], where they are fixed."""
+def _stated(path: Path, shape: Shape) -> tuple[int | None, int | None]:
+    """Channels and side of an input [1, C, S, S], where they are fixed."""
     if len(shape) != 4:
-        raise UserError(f"its input has {len(shape)} dimensions; expected [N, C, S, S]")
-    return shape[1], shape[2]
+        raise UserError(f"--features {path}: its input has {len(shape)} dimensions; expected [1, C, S, S]")
+    count, channels, height, width = shape
+    if count not in (None, 1) or (height and width and height != width):
+        stated = "x".join("?" if size is None else str(size) for size in shape)
+        raise UserError(
+            f"--features {path} takes inputs of {stated} alone, and images come one at a time, resized to a square: "
+            "export the network for [1, C, S, S]"
+        )
+    return channels, height or width
 
 
 def _first_line(error: Exception) -> str:

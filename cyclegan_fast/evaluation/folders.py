@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from cyclegan_fast.data.catalog.probe import ImageMetadata, inspect
 from cyclegan_fast.data.locations.folders import list_folder, readable
 from cyclegan_fast.data.locations.pairs import partners
 from cyclegan_fast.data.rng import draw_shown
+from cyclegan_fast.data.scored_images import set_digest
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scores, with_features
@@ -50,25 +52,33 @@ def score_folder(
         features: A network for FID, KID, density and coverage; None leaves those out.
 
     Returns:
-        ``{"protocol", "scored": [{"name", "values", "spreads"}], "halves": {"values", "spreads"}}``.
+        ``{"protocol", "scored": [{"name", "values", "spreads"}], "halves": {"values", "spreads"}, "folders", "files"}``;
+        the last two have the keys ``images`` and ``against``, and the files are in the order in which they were scored.
 
     Raises:
         UserError: A folder holds no image, images cannot be read or are too small, or have no partner.
     """
     if size is not None and size < PATCH:
         raise UserError(f"--size must be at least {PATCH}, got {size}")
-    scored, real = _read_folders(_list(images), _list(against), size=size, count=count, paired=paired)
+    folders = {"images": images, "against": against}
+    chosen = _choose(*map(_list, folders.values()), count=count, paired=paired)
+    scored, real = _read_all(chosen, size=size, paired=paired)
     comparison = SetComparison((scored, real), device, features)
     values, spreads = comparison.compare(comparison.summarise(scored), comparison.summarise(real))
     if paired:
         values |= _score_pairs(comparison, scored, real)
     resized = f"resized to {size}x{size} (bicubic)" if size else f"as they are ({_sizes(scored, real)})"
     pairs = " that are pairs" * paired
-    protocol = f"{len(scored)} images of {images} against {len(real)} of {against}{pairs}, {resized}"
+    compared = f"{_describe(images, scored, 'images of ')} against {_describe(against, real, 'of ')}"
     return {
-        "protocol": with_features(protocol, features),
+        "protocol": with_features(f"{compared}{pairs}, {resized}", features, len(scored), len(real)),
         "scored": [{"name": str(images), **asdict(Scores(values, spreads))}],
         "halves": asdict(Scores(*comparison.compare_halves(real))),
+        "folders": {name: str(folder.absolute()) for name, folder in folders.items()},
+        "files": {
+            name: [os.path.relpath(file.path, folder) for file in files]
+            for (name, folder), files in zip(folders.items(), chosen, strict=True)
+        },
     }
 
 
@@ -79,12 +89,17 @@ def _list(folder: Path) -> list[ImageFile]:
         return [ImageFile(str(path)) for path in list_folder(folder)]
 
 
-def _read_folders(
-    *folders: list[ImageFile], size: int | None, count: int | None, paired: bool
+def _choose(
+    first: list[ImageFile], second: list[ImageFile], *, count: int | None, paired: bool
+) -> list[list[ImageFile]]:
+    """Draws up to `count` files of each, in the order of their names; if `paired`, the n-th of both are a pair."""
+    files = partners(first, second) if paired else (first, second)
+    return [[side[i] for i in sorted(draw_shown(len(side), count or len(side)))] for side in files]
+
+
+def _read_all(
+    chosen: Sequence[Sequence[ImageFile]], *, size: int | None, paired: bool
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Reads up to `count` images of both folders; the n-th of one and the n-th of the other are a pair if `paired`."""
-    files = partners(*folders) if paired else folders
-    chosen = [[side[i] for i in draw_shown(len(side), count or len(side))] for side in files]
     pixel_format = _pixel_format([inspect(file) for side in chosen for file in side])
     scored, real = ([_read(file, pixel_format, size) for file in side] for side in chosen)
     if paired:
@@ -130,6 +145,10 @@ def _read(file: ImageFile, pixel_format: PixelFormat, size: int | None) -> np.nd
     if min(pixels.shape[:2]) < PATCH:
         raise UserError(f"{file}: has {_size(pixels)} pixels; {PATCH} of each side are needed")
     return pixels
+
+
+def _describe(folder: Path, images: Images, what: str) -> str:
+    return f"{len(images)} {what}{folder} (set {set_digest(images)})"
 
 
 def _size(image: np.ndarray) -> str:

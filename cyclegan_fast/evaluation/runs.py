@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,7 +56,9 @@ def score_run(
 
     Returns:
         ``{"protocol", "score", "best", "scored": [{"name", "step", "values", "spreads"}, ...], "untranslated":
-        {"values", "spreads"}, "halves": ...}``; ``best`` is a name or None, and engines have no step.
+        {"values", "spreads"}, "halves": ..., "run", "data", "files": {"A": [...], "B": [...]}}``; ``best`` is a name or
+        None, engines have no step, and the files, as the networks name the domains, are in the order in which they were
+        scored.
 
     Raises:
         UserError: There is no checkpoint, or no test images of both domains.
@@ -91,6 +94,9 @@ def score_run(
         "scored": rows,
         "untranslated": asdict(scorer.scorer.untranslated()),
         "halves": asdict(scorer.scorer.halves()),
+        "run": str(run.absolute()),
+        "data": str(scorer.data.absolute()),
+        "files": scorer.files,
     }
 
 
@@ -122,13 +128,18 @@ class RunScorer:
         domains = [Domain([], np.empty((0, 2), np.int32), settings.pixel_formats[name]) for name in "AB"]
         _, min_size = image_requirements(config.model)
         images = read_test_images(where, domains, count=count or config.run.eval_images, min_size=min_size)
-        if not images[0]:
+        if where.data is None or not images[0]:
             pairs = ", or of pairs side by side with train and test" * where.paired
             raise UserError(
                 f"{where.data}: no test images of A and B; --data takes a folder with testA and testB{pairs}"
             )
         self.device = device
-        self.protocol = with_features(describe_images(images, where), features)
+        self.protocol = with_features(describe_images(images, where), features, *map(len, images))
+        self.data = where.data
+        self.files = {
+            name: [os.path.relpath(image.source, where.data) for image in side]
+            for name, side in zip("AB", images, strict=True)
+        }
         self.images = {
             direction: [image.pixels for image in side] for direction, side in zip(DIRECTIONS, images, strict=True)
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from cyclegan_fast.data.locations.folders import list_domains
 from cyclegan_fast.data.scenes import CLASSES, FACTS_NAME, PALETTE, TRUTH_FOLDER
+from cyclegan_fast.data.scored_images import set_digest
 from cyclegan_fast.documents import DocumentError, Maybe, Number, check, read_json, shown
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.evaluation.reader import Reader
@@ -30,11 +32,21 @@ class SceneTests:
     photos: Tensor  # [N, 3, H, W] in [-1, 1], the same scenes in domain B
     truth: np.ndarray  # uint8 [N, H, W], the class of every pixel
     seed: int
+    files: dict[str, list[str]]  # A and B: the files of labels and photos, below the data set's folder
 
     @property
     def size(self) -> int:
         """Side of the images in pixels."""
         return self.photos.shape[-1]
+
+    @property
+    def protocol(self) -> str:
+        """Which scenes these are, and what reads them, for people."""
+        digest = set_digest(images.numpy() for images in (self.labels, self.photos, torch.from_numpy(self.truth)))
+        return (
+            f"{len(self.truth)} test scenes of {self.size}x{self.size} pixels (set {digest}), "
+            f"photos read by the reader of seed {self.seed}"
+        )
 
 
 def score_scenes(
@@ -137,7 +149,8 @@ def load_scene_tests(root: Path, limit: int | None = None) -> SceneTests:
     if [path.stem for path in labels] != [path.stem for path in photos]:
         raise UserError(f"{root}: testA and testB do not hold the same scenes; render the data set again")
     truth = [np.asarray(Image.open(_truth_of(root, path))) for path in labels]
-    tests = SceneTests(load_images(labels), load_images(photos), np.stack(truth), info["seed"])
+    files = {name: [os.path.relpath(path, root) for path in side] for name, side in (("A", labels), ("B", photos))}
+    tests = SceneTests(load_images(labels), load_images(photos), np.stack(truth), info["seed"], files)
     if tests.size % 4:
         raise UserError(f"{root}: images of {tests.size} pixels; the networks need a multiple of 4")
     return tests

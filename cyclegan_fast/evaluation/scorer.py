@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cyclegan_fast.evaluation.faithfulness import error_map, hidden_information, mean_error
+from cyclegan_fast.evaluation.feature_distances import FEW_IMAGES
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.sets import Images, SetComparison, Summary, unit_range
 from cyclegan_fast.evaluation.similarity import PAIR_METRICS, l1, ssim
@@ -136,9 +137,12 @@ def as_stored(image: Tensor, dtype: np.dtype) -> np.ndarray:
     return (unit_range(pixels) * levels).round().int().cpu().contiguous().numpy().astype(dtype)
 
 
-def with_features(protocol: str, features: FeatureNetwork | None) -> str:
-    """Adds to a protocol which features are compared."""
-    return protocol if features is None else f"{protocol}; {features.protocol}"
+def with_features(protocol: str, features: FeatureNetwork | None, *counts: int) -> str:
+    """Adds to a protocol which features are compared, and whether sets of so many images are too small for FID."""
+    if features is None:
+        return protocol
+    few = f"; FID says little of fewer than {FEW_IMAGES} images: prefer KID" * (min(counts) < FEW_IMAGES)
+    return f"{protocol}; {features.protocol}{few}"
 
 
 def _named(direction: Direction, values: Mapping[str, float], spreads: Mapping[str, float]) -> Scores:

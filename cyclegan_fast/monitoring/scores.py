@@ -8,6 +8,7 @@ from typing import Any
 from cyclegan_fast.documents import Maybe, Number, check, read_json
 
 _METRICS = {str: Maybe(Number(whole=False))}
+PATHS = {"run", "data", "files", "features", "engines"}  # of the machine that scored, and nothing to publish
 SCORED = {"photo_to_labels", "labels_to_photo"}  # one alone of a model of one direction
 _BOTH = dict.fromkeys(SCORED, Maybe(_METRICS))
 _IMAGE_SCORES = {"values": _METRICS, "spreads": _METRICS}

@@ -52,7 +52,7 @@ class Evaluator:
             self.features = load_features(run.features, translator.step.device, run.features_size)
             for side in images:
                 self.features.check_channels(side[0].pixels.shape[2])
-        self.protocol = with_features(describe_images(images, config.data), self.features)
+        self.protocol = with_features(describe_images(images, config.data), self.features, *map(len, images))
         self.newest: dict[str, Any] | None = None  # the record of the newest scores: step, scores, spreads, protocol
         self.best: Mapping[str, Any] | None = None  # by --score, of this protocol
         self.scorer: Scorer | None = None
@@ -92,11 +92,16 @@ class Evaluator:
         return (epoch_ended or last) and self.spent + expected <= MAX_SHARE * elapsed
 
     def expected_seconds(self, seconds_per_step: float) -> float:
-        """Returns how long the next scores take: as long as the last ones, or by the images that they translate."""
+        """Returns how long the next scores take: as long as the last ones, or by the work that is to be done.
+
+        Each image is translated, back, and back again with noise; features are of it and of its translation.
+        """
         if self.last is not None:
             return self.last
-        passes = 3 * sum(map(len, self.images))
-        return max(MIN_FIRST_SECONDS, passes / (PASSES_PER_STEP * self.config.optim.images_per_step) * seconds_per_step)
+        count = sum(map(len, self.images))
+        translations = 3 * count / (PASSES_PER_STEP * self.config.optim.images_per_step) * seconds_per_step
+        features = 0.0 if self.features is None else 2 * count * self.features.seconds
+        return max(MIN_FIRST_SECONDS, translations + features)
 
     def evaluate(self, step: int, events: EventLog) -> dict[str, float]:
         """Scores the test images, and writes and logs the scores.

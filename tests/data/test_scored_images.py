@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cyclegan_fast.config import DataConfig, PixelFormat
 from cyclegan_fast.data.loaders.samples import Domain
-from cyclegan_fast.data.scored_images import Images, describe_geometry, describe_images, read_test_images
+from cyclegan_fast.data.scored_images import Images, describe_geometry, describe_images, read_test_images, set_digest
 from tests.data.sample_images import noise
 
 
@@ -42,6 +43,31 @@ def test_a_random_sample_of_both_domains_the_same_every_time(tmp_path: Path) -> 
     assert names(read(tmp_path, direction="BtoA")) == names(found)[::-1]
     assert [len(side) for side in read(tmp_path, count=50)] == [9, 7]
     assert all(image.pixels.shape == (32, 32, 1) for side in read(tmp_path, channels=1) for image in side)
+
+
+def test_another_set_of_as_many_images_of_that_size_is_described_as_another(tmp_path: Path) -> None:
+    for name in ("one", "other", "turned"):
+        write(tmp_path / name / "testA", 3)
+        write(tmp_path / name / "testB", 3)
+    noise(44, 36, seed=7).save(tmp_path / "other" / "testB" / "1.png")
+    images = [noise(44, 36, seed=i + 500) for i in range(3)]
+    for i, image in enumerate(images):
+        image.save(tmp_path / "one" / "testA" / f"{i}.png")
+        image.save(tmp_path / "other" / "testA" / f"{i}.png")
+        images[2 - i].save(tmp_path / "turned" / "testA" / f"{i}.png")
+    texts = [
+        describe_images(read(tmp_path / name), DataConfig(data=tmp_path / name)) for name in ("one", "other", "turned")
+    ]
+    assert len(set(texts)) == 3 and len({text.split("(set ")[0] for text in texts}) == 1
+    assert describe_images(read(tmp_path / "one"), DataConfig()) == texts[0]
+    assert set_digest([np.zeros((2, 3, 1), np.uint8)]) != set_digest([np.zeros((3, 2, 1), np.uint8)])
+
+
+def test_the_files_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "testA" / "far" / "below", 2)
+    write(tmp_path / "testB", 2)
+    for side, folder in zip(read(tmp_path), ("testA/far/below", "testB"), strict=True):
+        assert sorted(image.source for image in side) == [str(tmp_path / folder / f"{i}.png") for i in range(2)]
 
 
 def test_pairs_side_by_side_and_by_name(tmp_path: Path) -> None:
@@ -86,7 +112,12 @@ def test_the_geometry_is_described(tmp_path: Path) -> None:
     write(tmp_path / "testA", 3)
     write(tmp_path / "testB", 2)
     config = DataConfig(data=tmp_path, load_size=36, crop_size=32)
-    expected = "3 + 2 test images, resized to 36x36 (bicubic), the middle 32x32"
+    digest = hashlib.sha256()
+    for side in read(tmp_path):
+        for image in side:
+            digest.update(b"(32, 32, 3) uint8" + image.pixels.tobytes())
+    which = f"(set {digest.hexdigest()[:8]})"
+    expected = f"3 + 2 test images {which}, resized to 36x36 (bicubic), the middle 32x32"
     assert describe_images(read(tmp_path), config) == expected
     texts = {
         "scale_width": "resized to a width of 286 (bicubic), the middle 1024x1024 of larger ones",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,16 +34,18 @@ class Small(nn.Module):
         return parts.mean(dim=(2, 3)) if self.pooled else parts
 
 
-def write(kind: str, path: Path, network: nn.Module, side: int = 32, channels: int = 3) -> Path:
-    example = (torch.rand(1, channels, side, side),)
+def write(kind: str, path: Path, network: nn.Module, shape: tuple[int, ...] = (1, 3, 32, 32)) -> Path:
+    """Writes a network whose input has this shape; in ONNX one image is any number."""
+    example = (torch.rand(shape),)
     path = path / f"network{kind}"
     if kind == ".onnx":
         onnx = pytest.importorskip("onnx")
         pytest.importorskip("onnxruntime")
         float32 = onnx.TensorProto.FLOAT
         mean = onnx.helper.make_node("GlobalAveragePool", ["images"], ["features"])
-        entry = onnx.helper.make_tensor_value_info("images", float32, ["n", channels, side, side])
-        result = onnx.helper.make_tensor_value_info("features", float32, ["n", channels, 1, 1])
+        stated = ["n" if shape[0] == 1 else shape[0], *shape[1:]]
+        entry = onnx.helper.make_tensor_value_info("images", float32, stated)
+        result = onnx.helper.make_tensor_value_info("features", float32, [*stated[:2], *[1] * (len(shape) - 2)])
         graph = onnx.helper.make_graph([mean], "means", [entry], [result])
         opset = [onnx.helper.make_opsetid("", 17)]
         onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), path)
@@ -62,13 +68,14 @@ def test_a_file_gets_images_of_its_size_from_0_to_1(tmp_path: Path, kind: str) -
     torch.testing.assert_close(found[0], images[0].double().mean(dim=(1, 2)), rtol=0, atol=1e-6)
     torch.testing.assert_close(found[1], images[1].double().mean(dim=(1, 2)), rtol=0, atol=0.02)  # resized
     torch.testing.assert_close(found[2], images[2].double().mean(dim=(1, 2)).expand(3), rtol=0, atol=1e-6)
-    assert network.protocol == f"features of network{kind} at 32x32 (bicubic)"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert network.protocol == f"features of network{kind} (SHA-256 {digest[:8]}) at 32x32 (bicubic)"
     with pytest.raises(UserError, match="takes 3 channels, and the images have 5"):
         network.extract([torch.rand(5, 32, 32)])
     if kind != ".pt":
         with pytest.raises(UserError, match=r"--features-size 40: .* takes images of 32x32 alone"):
             load_features(str(path), CPU, size=40)
-        five = load_features(str(write(kind, tmp_path, Small(5).eval(), channels=5)), CPU)
+        five = load_features(str(write(kind, tmp_path, Small(5).eval(), (1, 5, 32, 32))), CPU)
         assert five.channels == 5 and five.extract([torch.rand(5, 20, 20)]).shape == (1, 5)
 
 
@@ -80,7 +87,7 @@ def test_a_file_of_onnx_runs_on_the_cpu_where_onnx_runtime_has_no_cuda(
     path = write(".onnx", tmp_path, Small().eval())
     if "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
         pytest.skip("here it has")
-    run, *_ = module._load_onnx(path, torch.device("cuda"))
+    run, _ = module._load_onnx(path, torch.device("cuda"))
     assert run(torch.ones(1, 3, 32, 32)).flatten().tolist() == [1, 1, 1]
     assert caplog.messages == [f"--features {path} runs on the CPU, as this ONNX Runtime cannot use CUDA"]
 
@@ -92,6 +99,82 @@ def test_a_size_that_the_network_does_not_take_is_one_sentence(tmp_path: Path) -
         load_features(str(path), CPU, size=36)
     assert "\n" not in str(error.value)
     assert load_features(str(path), CPU).size == 224
+
+
+@pytest.mark.parametrize("kind", [".onnx", ".pt2"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_file_that_takes_no_single_square_image_is_one_sentence(tmp_path: Path, kind: str) -> None:
+    """And is not told to change a size that it states itself."""
+    for shape in ((1, 3, 32, 48), (4, 3, 32, 32)):
+        path = write(kind, tmp_path, nn.Flatten(), shape)
+        stated = "x".join(map(str, shape)).replace("1x", "[1?]x")
+        with pytest.raises(UserError, match=rf"^--features .*network{kind} takes inputs of {stated} alone, .*") as error:
+            load_features(str(path), CPU)
+        assert str(error.value).endswith("resized to a square: export the network for [1, C, S, S]")
+    path = write(kind, tmp_path, nn.Flatten(), (1, 3, 32))
+    with pytest.raises(UserError, match=rf"network{kind}: its input has 3 dimensions; expected \[1, C, S, S\]"):
+        load_features(str(path), CPU)
+
+
+def test_a_network_that_fails_at_the_size_that_it_states_is_not_told_to_name_another() -> None:
+    def fail(images: Tensor) -> Tensor:
+        raise ValueError("no")
+
+    for fixed in (True, False):
+        with pytest.raises(UserError) as error:
+            FeatureNetwork("x", fail, 16, fixed_size=fixed).extract([torch.rand(3, 16, 16)])
+        end = "" if fixed else ": name the side that it takes with --features-size"
+        assert str(error.value) == f"--features x does not take an input of 1x3x16x16 (no){end}"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_networks_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    protocols = set()
+    for scale in (1.0, 2.0):
+        network = Small().eval()
+        network.scale.data.fill_(scale)
+        protocols.add(load_features(str(write(".pt2", tmp_path, network)), CPU).protocol)
+    assert len(protocols) == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_beside_an_onnx_file_tell_it_apart_too(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    float32, found = onnx.TensorProto.FLOAT, []
+    for value in (1.0, 2.0, 1.0):
+        weight = onnx.numpy_helper.from_array(np.full((3, 3, 1, 1), value, np.float32), "weight")
+        nodes = [
+            onnx.helper.make_node("Conv", ["images", "weight"], ["mixed"]),
+            onnx.helper.make_node("GlobalAveragePool", ["mixed"], ["features"]),
+        ]
+        entry = onnx.helper.make_tensor_value_info("images", float32, ["n", 3, 32, 32])
+        result = onnx.helper.make_tensor_value_info("features", float32, ["n", 3, 1, 1])
+        model = onnx.helper.make_model(
+            onnx.helper.make_graph(nodes, "g", [entry], [result], [weight]),
+            opset_imports=[onnx.helper.make_opsetid("", 17)],
+            ir_version=9,
+        )
+        (tmp_path / "weights.bin").unlink(missing_ok=True)
+        onnx.save_model(
+            model, tmp_path / "f.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0
+        )
+        found.append((load_features(str(tmp_path / "f.onnx"), CPU).digest, (tmp_path / "f.onnx").read_bytes()))
+    assert found[0] == found[2] and found[0][1] == found[1][1] and found[0][0] != found[1][0]
+    both = b"".join((tmp_path / name).read_bytes() for name in ("f.onnx", "weights.bin"))
+    assert found[2][0] == hashlib.sha256(both).hexdigest()[:8]
+
+
+def test_its_speed_is_that_of_the_second_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, costs = [100.0], iter([7.0, 0.25])
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+
+    def run(images: Tensor) -> Tensor:
+        clock[0] += next(costs)
+        return images.mean(dim=(2, 3))
+
+    monkeypatch.setattr(module, "_load_file", lambda *_: FeatureNetwork("x", run, 16))
+    assert load_features("x.pt2", CPU).seconds == 0.25
 
 
 def test_features_of_an_image_with_nan_are_nan() -> None:
@@ -131,6 +214,53 @@ def test_what_is_no_feature_network(tmp_path: Path, suffix: str) -> None:
         load_features(str(path), CPU)
     with pytest.raises(UserError, match="expected inception or a file that ends in one of"):
         load_features("incepton", CPU)
+
+
+def test_inception_gets_bytes_and_gives_its_last_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in of torch-fidelity's network, as `test_inception_is_that_of_torch_fidelity` needs the real one."""
+    built, seen = [], []
+
+    class FeatureExtractorInceptionV3(nn.Module):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__()
+            built.append((arguments, options))
+
+        def forward(self, images: Tensor) -> tuple[Tensor]:
+            seen.append(images)
+            return (torch.ones(len(images), 2048),)
+
+    name = "torch_fidelity.feature_extractor_inceptionv3"
+    stand_in = SimpleNamespace(FeatureExtractorInceptionV3=FeatureExtractorInceptionV3)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, name, stand_in)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(module, "_digest", lambda _: "6726825d")
+    (tmp_path / "checkpoints").mkdir()
+    path = tmp_path / "checkpoints" / WEIGHTS_NAME
+    path.touch()
+    network = load_features("inception", CPU)
+    assert built == [(("inception", ["2048"]), {"feature_extractor_weights_path": str(path)})]
+    pixels = torch.randint(256, (3, 20, 33), dtype=torch.uint8)
+    assert network.extract([pixels / 255, pixels[:1] / 255]).shape == (2, 2048)
+    assert seen[-2].dtype == torch.uint8 and torch.equal(seen[-2], pixels[None])  # of its own size
+    assert torch.equal(seen[-1], pixels[None, :1].expand(-1, 3, -1, -1))
+    assert network.protocol == "features of inception"
+    with pytest.raises(UserError, match="--features-size 64: inception resizes images by itself"):
+        load_features("inception", CPU, 64)
+
+
+def test_a_torchvision_of_another_torch_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which raises what is no ImportError."""
+    package = tmp_path / "torch_fidelity"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torch_fidelity", raising=False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / WEIGHTS_NAME).touch()
+    with pytest.raises(UserError, match=r"needs the torchvision of torch .*\(operator torchvision::nms does not exist"):
+        load_features("inception", CPU)
 
 
 def test_inception_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from cyclegan_fast.files import building_folder, storage_errors
 from cyclegan_fast.images.model_io import read_input
 from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE, Direction
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid
-from cyclegan_fast.monitoring.scores import read_scores
+from cyclegan_fast.monitoring.scores import PATHS, read_scores
 
 _SAMPLES = 4  # images of each direction
 _SAMPLE_SIDE = 256  # pixels that the longer side of a sample has at most
@@ -104,6 +104,7 @@ def _read_scores(path: Path, step: int | None) -> dict[str, Any]:
         found = read_scores(path)
     except (OSError, DocumentError) as error:
         raise UserError(f"{path} cannot be read ({error}): score the run again, or remove it") from error
+    found = {name: value for name, value in found.items() if name not in PATHS}
     if "scored" not in found:  # by test images, of several checkpoints and engines
         return found
     rows = [row for row in found["scored"] if step is not None and row.get("step") == step]
