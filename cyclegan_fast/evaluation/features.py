@@ -232,8 +232,8 @@ def _load_onnx(path: Path, device: torch.device) -> Loaded:
 def _weight_files(path: Path) -> list[Path]:
     """Lists the files beside an ONNX file that hold its weights, by the entries ``location`` of its tensors."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = (content[m.end() : m.end() + m[1][0]] for m in re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content))
-        names = sorted({name.decode(errors="replace") for name in found})
+        entries = re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content)  # protobuf: the key, the value's length
+        names = sorted({content[m.end() : m.end() + m[1][0]].decode(errors="replace") for m in entries})
     return [path.parent / name for name in names if (path.parent / name).is_file()]
 
 

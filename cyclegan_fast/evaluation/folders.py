@@ -52,8 +52,9 @@ def score_folder(
         features: A network for FID, KID, density and coverage; None leaves those out.
 
     Returns:
-        ``{"protocol", "scored": [{"name", "values", "spreads"}], "halves": {"values", "spreads"}, "folders", "files"}``;
-        the last two have the keys ``images`` and ``against``, and the files are in the order in which they were scored.
+        ``{"protocol", "scored": [{"name", "values", "spreads"}], "halves": {"values", "spreads"}, "folders",
+        "files"}``; the last two have the keys ``images`` and ``against``, and the files are in the order in which they
+        were scored.
 
     Raises:
         UserError: A folder holds no image, images cannot be read or are too small, or have no partner.

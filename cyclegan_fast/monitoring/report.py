@@ -54,7 +54,7 @@ def write_report(
         status: How far the run is; the page of a run that goes on loads itself again and again.
         scores: ``{"photo_to_labels": {"pixel_accuracy": 0.94, ...}, ...}``. The entry ``"untranslated"``, of the same
             form, is shown beside each score, the entry ``"ceiling"`` (metrics) below; ``"images"`` and ``"size"`` are
-            how many test images were scored, and their side in pixels.
+            how many test images were scored, and their side in pixels; ``"protocol"`` says more, in place of both.
         score_history: Records ``{"step": int, "photo_to_labels": {...}, ...}``, drawn as curves.
         usage: Code that uses the trained networks.
         summary: One or two sentences under the headline.
@@ -154,7 +154,9 @@ def _score_hints(scores: Mapping[str, Any]) -> list[Element]:
     hints = []
     if scores.get("untranslated"):
         hints.append("Below each score: that of the untranslated images.")
-    if "images" in scores:
+    if "protocol" in scores:
+        hints.append(f"Scored on {scores['protocol']}; none was trained on.")
+    elif "images" in scores:
         size = f" of {scores['size']} px" if "size" in scores else ""
         hints.append(f"Scored on {scores['images']:,} test images{size} that were not trained on.")
     if scores.get("ceiling"):

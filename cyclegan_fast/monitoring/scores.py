@@ -22,6 +22,7 @@ SHAPE = {
     **_BOTH,
     "untranslated": Maybe(_BOTH),
     "ceiling": Maybe(_METRICS),
+    "protocol": Maybe(str),
     "images": Maybe(Number(0)),
     "size": Maybe(Number(0)),
 }

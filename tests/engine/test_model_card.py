@@ -56,8 +56,15 @@ def test_scores_of_test_images_are_those_of_the_published_weights(run, tmp_path)
         "protocol": "5 + 5 test images",
         "scored": [image_scores(1000, 31.5), image_scores(1234, 41.5), {**image_scores(0, 9.0), "step": None}],
     }
-    (run / "scores.json").write_text(json.dumps(scores))
+    private = {
+        "run": "/home/me/run",
+        "data": "/home/me/data",
+        "files": {"A": ["testA/Ms Smith.png"]},
+        "engines": ["/x"],
+    }
+    (run / "scores.json").write_text(json.dumps(scores | private))
     out = write_card(run, tmp_path / "h2z", licence="cc-by-4.0", device="cpu")
+    assert json.loads((out / "scores.json").read_text()).keys() == scores.keys()
     text = (out / "README.md").read_text()
     assert "| score | AtoB | BtoA | better is |" in text and "Of 5 + 5 test images." in text
     assert "| Sliced Wasserstein distance | 41.5 ± 0.25 | 43.5 | lower |" in text and "PSNR" not in text

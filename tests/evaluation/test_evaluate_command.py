@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.engine import build_engine
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluate import evaluate
+from cyclegan_fast.evaluation.scenes import load_scene_tests
 from cyclegan_fast.nn import build_networks
+from cyclegan_fast.version import __version__
 from tests.commands import run_in_process
 
 cached_reader = functools.cache(evaluation.train_reader)
@@ -53,6 +56,20 @@ def test_scores_are_printed_and_written(tmp_path: Path) -> None:
     for row in ("photo -> labels", "labels -> photo", "untranslated", "real photos"):
         assert row in done.stdout
     assert f"{scores['photo_to_labels']['class_iou']:.3f}" in done.stdout
+    assert re.fullmatch(
+        r"4 test scenes of 32x32 pixels \(set \w{8}\), photos read by the reader of seed 0", scores["protocol"]
+    )
+    assert scores["protocol"] in " ".join(done.stdout.split())
+    assert scores["run"] == str(tmp_path / "run") and scores["data"] == str(tmp_path / "data")
+    assert scores["files"] == {name: [f"test{name}/{i:05d}.png" for i in range(1, 5)] for name in "AB"}
+    assert scores["version"] == __version__ and scores["engines"] == []
+
+
+def test_other_scenes_are_scored_by_another_protocol(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 1), ("same", 0)):
+        render_dataset(tmp_path / name, 32, train=1, test=2, seed=seed)
+    one, two, same = (load_scene_tests(tmp_path / name).protocol for name in ("one", "two", "same"))
+    assert one == same and one.split("(set ")[1][:8] != two.split("(set ")[1][:8]
 
 
 def test_a_model_of_one_direction_is_scored_in_that(tmp_path: Path) -> None:
@@ -78,6 +95,7 @@ def test_engines_are_scored_beside_their_checkpoint_and_may_lose_no_more_than_al
     scores = json.loads(out.read_text())
     for name in ("photo_to_labels", "labels_to_photo"):
         assert abs(scores[name]["pixel_accuracy"] - scores["checkpoint"][name]["pixel_accuracy"]) < 1e-3
+    assert scores["engines"] == [str(engine)] and scores["checkpoint"]["protocol"] == scores["protocol"]
     assert "Engines: 4 test scenes" in capsys.readouterr().out
     assert evaluate(run_folder, tmp_path / "data", engines=(engine,), max_drop=-0.5, **options) == 2
     assert "the engine of BtoA loses" in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +14,20 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.data.scored_images import set_digest
 from cyclegan_fast.engine.generator import dump_safetensors, load_generator
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluate import evaluate
 from cyclegan_fast.evaluation.feature_distances import frechet_distance
 from cyclegan_fast.evaluation.similarity import psnr, ssim
 from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
+from cyclegan_fast.evaluation.structure import gradient_correlation
 from cyclegan_fast.metrics import DIRECTIONS
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.training.trainer import Trainer
+from cyclegan_fast.version import __version__
 from tests.commands import train_settings
 from tests.smooth_images import write_smooth_images
 
@@ -77,6 +83,40 @@ def test_every_kept_checkpoint_has_the_scores_of_its_training(
     assert [row["step"] for row in single["scored"]] == [2] and single["protocol"].startswith("2 + 2 test images")
 
 
+def test_what_is_stored_is_enough_to_compute_the_scores_again(run: Path, data: Path, tmp_path: Path) -> None:
+    """By a program that gets the file alone, and reads and resizes the images by itself."""
+    engine = tmp_path / "AtoB.safetensors"
+    engine.write_bytes(dump_safetensors(load_generator(run, "AtoB")))
+    scores_of(tmp_path, run=run, limit=5, engines=(engine,))
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["run"] == str(run) and found["data"] == str(data)
+    assert found["engines"] == [str(engine)] and found["features"] is None and found["version"] == __version__
+    a, b = ([_middle(Path(found["data"], name)) for name in found["files"][side]] for side in "AB")
+    assert [len(a), len(b)] == [5, 5]
+    digest = hashlib.sha256(b"".join(b"(32, 32, 3) uint8" + pixels.tobytes() for pixels in a + b)).hexdigest()
+    assert found["protocol"].startswith(f"5 + 5 test images (set {digest[:8]}), resized to 36x36 (bicubic), the middle")
+    swd = SlicedWasserstein(channels=3, min_side=32, images=5)
+    one, two = (swd.project([torch.from_numpy(x.copy()).permute(2, 0, 1) / 255 for x in side], 5) for side in (a, b))
+    assert found["untranslated"]["values"]["swd_AtoB"] == pytest.approx(swd.distance(one, two).value, rel=1e-4)
+    generators, _ = load_generators(Path(found["run"], "checkpoints", found["scored"][0]["name"]), torch.device("cpu"))
+    sources = [torch.from_numpy(x.copy()).permute(2, 0, 1)[None] / 127.5 - 1 for x in a]
+    with torch.inference_mode():
+        kept = [gradient_correlation(x, generators["G_A"](x)) for x in sources]
+    assert found["scored"][0]["values"]["structure_AtoB"] == pytest.approx(float(torch.cat(kept).mean()), rel=1e-4)
+
+
+def _middle(path: Path) -> np.ndarray:
+    """Resized to 36x36, the middle 32x32."""
+    return np.asarray(Image.open(path).resize((36, 36), Image.Resampling.BICUBIC))[2:34, 2:34]
+
+
+def test_scores_of_other_images_of_as_many_are_by_another_protocol(run: Path, tmp_path: Path) -> None:
+    for i, name in enumerate(("testA", "testB")):
+        write_images(tmp_path / "other" / name, 6, seed=i + 20)
+    own, other = (scores_of(tmp_path, run=run, data=data)["protocol"] for data in (None, tmp_path / "other"))
+    assert own != other and own.split("(set")[0] == other.split("(set")[0] and own.split(")")[1] == other.split(")")[1]
+
+
 def test_engines_are_scored_beside_the_checkpoints(run: Path, tmp_path: Path) -> None:
     engines = tuple(tmp_path / f"{direction}.safetensors" for direction in DIRECTIONS)
     for direction, path in zip(DIRECTIONS, engines, strict=True):
@@ -125,15 +165,41 @@ def test_a_folder_is_scored_against_another(tmp_path: Path, capsys: pytest.Captu
     (row,) = found["scored"]
     loaded = [[_unit(folder / f"{i}.png") for i in range(n)] for folder, n in ((x, 5), (y, 6))]
     swd = SlicedWasserstein(channels=3, min_side=40, images=6)
-    # a random sample in random order: the same images, drawn from other places
     distance = swd.distance(swd.project(loaded[0], 5), swd.project(loaded[1], 6))
-    assert row["values"]["swd"] == pytest.approx(distance.value, rel=0.3) and row["name"] == str(x)
-    assert found["protocol"] == f"5 images of {x} against 6 of {y}, as they are (48x40)"
+    assert row["values"]["swd"] == pytest.approx(distance.value, rel=1e-5) and row["name"] == str(x)
+    sets = [
+        set_digest([np.asarray(Image.open(folder / f"{i}.png")) for i in range(n)]) for folder, n in ((x, 5), (y, 6))
+    ]
+    expected = f"5 images of {x} (set {sets[0]}) against 6 of {y} (set {sets[1]}), as they are (48x40)"
+    assert found["protocol"] == expected
+    assert found["folders"] == {"images": str(x), "against": str(y)}
+    assert found["files"] == {"images": [f"{i}.png" for i in range(5)], "against": [f"{i}.png" for i in range(6)]}
     same = scores_of(tmp_path, images=x, against=x)
     assert same["scored"][0]["values"] == {"swd": 0, "color": 0}
     assert "halves" in capsys.readouterr().out
     sized = scores_of(tmp_path, images=x, against=y, size=24, limit=3)
-    assert sized["protocol"] == f"3 images of {x} against 3 of {y}, resized to 24x24 (bicubic)"
+    assert re.fullmatch(
+        rf"3 images of {x} \(set \w{{8}}\) against 3 of {y} \(set \w{{8}}\), resized to 24x24 \(bicubic\)",
+        sized["protocol"],
+    )
+
+
+def test_a_sample_of_a_folder_is_scored_in_the_order_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the names of the files are all that it takes to compute the scores again."""
+    monkeypatch.chdir(tmp_path)
+    x, y = write_images(tmp_path / "x", 3, seed=1), tmp_path / "y"
+    for name in ("c", "a", "b"):
+        write_images(y / name, 4, seed=ord(name))
+    found = scores_of(tmp_path, images=Path("x"), against=Path("y"), limit=7)
+    files = found["files"]["against"]
+    assert len(set(files)) == 7 and files == sorted(files) and {Path(name).parent.name for name in files} > {"a"}
+    assert found["folders"] == {"images": str(x), "against": str(y)}
+    loaded = [_unit(x / name) for name in found["files"]["images"]], [_unit(y / name) for name in files]
+    swd = SlicedWasserstein(channels=3, min_side=40, images=7)
+    distance = swd.distance(swd.project(loaded[0], 3), swd.project(loaded[1], 7))
+    assert found["scored"][0]["values"]["swd"] == pytest.approx(distance.value, rel=1e-5)
 
 
 def _unit(path: Path) -> torch.Tensor:
@@ -175,7 +241,7 @@ def test_folders_of_other_kinds_of_images_are_scored(tmp_path: Path, kind: str) 
     assert 0 < row["values"]["swd"] < 300 and 0 < row["values"]["color"] < 0.1
 
 
-def test_features_of_folders(tmp_path: Path) -> None:
+def test_features_of_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Means(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.adaptive_avg_pool2d(images, 1).flatten(1)
@@ -186,7 +252,11 @@ def test_features_of_folders(tmp_path: Path) -> None:
     means = [torch.stack([_unit(folder / f"{i}.png").double().mean(dim=(1, 2)) for i in range(8)]) for folder in (x, y)]
     assert found["scored"][0]["values"]["fid"] == pytest.approx(frechet_distance(*means), rel=1e-4)
     assert found["scored"][0]["spreads"]["kid"] > 0
-    assert found["protocol"].endswith("; features of f.pt2 at 40x40 (bicubic)")
+    digest = hashlib.sha256((tmp_path / "f.pt2").read_bytes()).hexdigest()[:8]
+    few = "FID says little of fewer than 50 images: prefer KID"
+    assert found["protocol"].endswith(f"; features of f.pt2 (SHA-256 {digest}) at 40x40 (bicubic); {few}")
+    assert found["features"] == str(tmp_path / "f.pt2")
+    assert few in " ".join(capsys.readouterr().out.split())  # above the table, too
 
 
 @pytest.mark.parametrize(
@@ -200,6 +270,7 @@ def test_features_of_folders(tmp_path: Path) -> None:
         ({"run": Path("r"), "score": "swdd"}, "unknown score 'swdd', did you mean 'swd'?"),
         ({"run": Path("r"), "features_size": 3}, "--features-size is the input of a network"),
         ({"run": Path("r"), "features": "f.pt2"}, "--features f.pt2: there is no such file"),
+        ({"run": Path("r"), "features": "f", "features_size": 0}, "--features-size must be at least 1, got 0"),
         ({"images": Path("i"), "size": 0}, "--size must be at least 1, got 0"),
         ({"run": Path("r"), "paired": True}, "--paired goes with --images, not with --run"),
         ({"run": Path("r"), "batch_size": 4}, "--batch-size goes with --checkpoint, not with --run"),

@@ -108,7 +108,9 @@ def test_a_file_that_takes_no_single_square_image_is_one_sentence(tmp_path: Path
     for shape in ((1, 3, 32, 48), (4, 3, 32, 32)):
         path = write(kind, tmp_path, nn.Flatten(), shape)
         stated = "x".join(map(str, shape)).replace("1x", "[1?]x")
-        with pytest.raises(UserError, match=rf"^--features .*network{kind} takes inputs of {stated} alone, .*") as error:
+        with pytest.raises(
+            UserError, match=rf"^--features .*network{kind} takes inputs of {stated} alone, .*"
+        ) as error:
             load_features(str(path), CPU)
         assert str(error.value).endswith("resized to a square: export the network for [1, C, S, S]")
     path = write(kind, tmp_path, nn.Flatten(), (1, 3, 32))

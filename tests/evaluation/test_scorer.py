@@ -12,7 +12,7 @@ import torch
 from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.feature_distances import density_and_coverage, frechet_distance, kernel_distance
 from cyclegan_fast.evaluation.features import FeatureNetwork
-from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, as_stored, with_means
+from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, as_stored, with_features, with_means
 from cyclegan_fast.evaluation.sets import Images, unit_range
 from cyclegan_fast.evaluation.similarity import psnr, ssim
 from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
@@ -139,6 +139,15 @@ def test_features_are_compared_where_a_network_is_given(caplog: pytest.LogCaptur
     assert caplog.messages.count(few) == 1
     few_scores = Scorer((a[:2], b[:2]), CPU, features=network).untranslated().values
     assert "fid" in few_scores and not {"kid", "density"} & few_scores.keys()
+
+
+def test_the_protocol_says_whether_the_images_are_too_few_for_fid() -> None:
+    network = FeatureNetwork("x.pt2", lambda images: images, None, digest="1a2b3c4d")
+    many = "50 images; features of x.pt2 (SHA-256 1a2b3c4d)"
+    assert with_features("50 images", network, 50, 60) == many and with_features("3 images", None, 3) == "3 images"
+    assert with_features("50 images", network, 60, 49) == (
+        many + "; FID says little of fewer than 50 images: prefer KID"
+    )
 
 
 def test_images_of_several_sizes_are_scored() -> None:

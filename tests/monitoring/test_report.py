@@ -137,6 +137,8 @@ def test_scores_are_shown_beside_those_of_the_untranslated_images(tmp_path: Path
     text = " ".join(write(tmp_path / "report.html", scores=scores).texts)
     for expected in ("photo → labels", "0.941", "62.1", "FID", "from 0.700", "0.970", "1,100 test images of 64 px"):
         assert expected in text
+    with_protocol = write(tmp_path / "report.html", scores=scores | {"protocol": "9 test scenes (set 1a2b3c4d)"}).texts
+    assert "Scored on 9 test scenes (set 1a2b3c4d); none was trained on." in " ".join(with_protocol)
 
 
 def test_an_empty_run_still_has_a_report(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import logging
 import re
@@ -17,6 +18,8 @@ from PIL import Image
 from cyclegan_fast.api.run import Run
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.data.held_out import HeldOutImage
+from cyclegan_fast.data.scored_images import set_digest
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork
@@ -88,7 +91,8 @@ def test_scores_are_those_of_the_generators_of_their_step(
         assert event["scores"] == pytest.approx(expected.values, rel=1e-4)
         assert event["spreads"] == pytest.approx(expected.spreads, rel=1e-3)
         assert event["untranslated"] == pytest.approx(scorer.untranslated().values)
-    protocol = "4 + 4 test images, resized to 36x36 (bicubic), the middle 32x32"
+    digest = set_digest([*arrays[0], *arrays[1]])
+    protocol = f"4 + 4 test images (set {digest}), resized to 36x36 (bicubic), the middle 32x32"
     assert all(event["protocol"] == protocol for event in events)
     assert f"scores: {protocol}; every 3 steps" in caplog.messages
     lines = [line for line in caplog.messages if line.startswith("scores after step ")]
@@ -188,9 +192,15 @@ class Clock:
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
 
+def idle_evaluator(count: int, config: TrainConfig | None = None) -> Evaluator:
+    """An evaluator of `count` images of each domain that is asked when scores are due, and computes none."""
+    images = [HeldOutImage("x.png", np.zeros((4, 4, 3), np.uint8))] * count
+    return Evaluator(None, (images, images), config or TrainConfig())  # type: ignore[arg-type]
+
+
 def test_by_default_scores_take_a_twentieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    evaluator = Evaluator(None, ([None] * 50, [None] * 50), TrainConfig())  # type: ignore[arg-type, list-item]
+    evaluator = idle_evaluator(50)
     evaluator.begin(0, [])
     due, cost = [], 4.0
     for epoch in range(1, 101):
@@ -207,7 +217,7 @@ def test_by_default_scores_take_a_twentieth_of_the_time(monkeypatch: pytest.Monk
 def test_the_first_scores_wait_for_a_run_that_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 images are 300 passes, there, back, and back again with noise, which is the work of 15 steps."""
     clock = Clock(monkeypatch)
-    evaluator = Evaluator(None, ([None] * 50, [None] * 50), TrainConfig())  # type: ignore[arg-type, list-item]
+    evaluator = idle_evaluator(50)
     evaluator.begin(1000, [])  # a run that was continued
     clock.now += 290 * 2.0
     assert not evaluator.is_due(1290, epoch_ended=True, last=True)
@@ -215,10 +225,21 @@ def test_the_first_scores_wait_for_a_run_that_is_long_enough(monkeypatch: pytest
     assert evaluator.is_due(1302, epoch_ended=True, last=False)
 
 
+def test_the_first_scores_wait_for_as_long_as_their_features_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 100 test images and of 100 translations, by the time that one took when the network was tried."""
+    clock, evaluator = Clock(monkeypatch), idle_evaluator(50)
+    evaluator.features = FeatureNetwork("x", lambda images: images, 299, seconds=0.1)
+    evaluator.begin(0, [])
+    for epoch in range(1, 90):  # of 100 steps of 0.05 s: 0.75 s of translations, and 20 s of features
+        clock.now += 5.0
+        assert evaluator.is_due(100 * epoch, epoch_ended=True, last=False) is (epoch >= 83)  # of 415 s
+    assert evaluator.expected_seconds(0.05) == pytest.approx(20.75)
+
+
 def test_an_interval_of_ones_own_is_kept_whatever_it_costs() -> None:
     config = TrainConfig()
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, eval_every=5))
-    evaluator = Evaluator(None, ([None], [None]), config)  # type: ignore[arg-type, list-item]
+    evaluator = idle_evaluator(1, config)
     evaluator.begin(0, [])
     evaluator.spent = 1e9
     due = [step for step in range(1, 13) if evaluator.is_due(step, epoch_ended=step % 3 == 0, last=step == 12)]
@@ -235,7 +256,9 @@ def test_features_of_a_network_of_ones_own_are_scored(data: Path, tmp_path: Path
     assert run.run() == 0
     (event,) = score_events(tmp_path / "run")
     assert {"fid_AtoB", "kid", "kid_BtoA"} <= event["scores"].keys() and event["spreads"]["kid"] > 0
-    assert event["protocol"].endswith("; features of means.pt2 at 16x16 (bicubic)")
+    digest = hashlib.sha256((tmp_path / "means.pt2").read_bytes()).hexdigest()[:8]
+    few = "FID says little of fewer than 50 images: prefer KID"
+    assert event["protocol"].endswith(f"; features of means.pt2 (SHA-256 {digest}) at 16x16 (bicubic); {few}")
     assert run.evaluator.best is not None
 
 
