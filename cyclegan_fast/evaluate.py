@@ -212,10 +212,12 @@ def _score_on_scenes(
     max_drop: float | None,
 ) -> int:
     """Scores both generators of a checkpoint on synthetic scenes, whose truth is known; returns the exit status."""
+    from cyclegan_fast.checkpoint import kept_checkpoints
     from cyclegan_fast.device import resolve_device
     from cyclegan_fast.evaluation import load_scene_tests, score_scenes, train_reader
 
     tests = load_scene_tests(data, limit)
+    checkpoint = kept_checkpoints(checkpoint)[-1]  # once, as a run may go on meanwhile
     networks = _network_translators(checkpoint, resolve_device(device), tests.size)
     translators = networks | _engine_translators(engines, device, batch_size)
     if alone := translators.keys() - networks.keys():

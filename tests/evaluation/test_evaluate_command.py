@@ -46,9 +46,8 @@ def checkpoint(folder: Path, **model: Any) -> Path:
 def test_scores_are_printed_and_written(tmp_path: Path) -> None:
     render_dataset(tmp_path / "data", 32, train=1, test=4, seed=0)
     out = tmp_path / "new" / "scores.json"
-    done = run(
-        "--checkpoint", checkpoint(tmp_path / "run"), "--data", tmp_path / "data", "--out", out, "--device", "cpu"
-    )
+    stored = checkpoint(tmp_path / "run" / "checkpoints")
+    done = run("--checkpoint", tmp_path / "run", "--data", tmp_path / "data", "--out", out, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     scores = json.loads(out.read_text())
     assert scores["photo_to_labels"]["pixel_accuracy"] < scores["untranslated"]["photo_to_labels"]["pixel_accuracy"]
@@ -60,7 +59,7 @@ def test_scores_are_printed_and_written(tmp_path: Path) -> None:
         r"4 test scenes of 32x32 pixels \(set \w{8}\), photos read by the reader of seed 0", scores["protocol"]
     )
     assert scores["protocol"] in " ".join(done.stdout.split())
-    assert scores["run"] == str(tmp_path / "run") and scores["data"] == str(tmp_path / "data")
+    assert scores["run"] == str(stored) and scores["data"] == str(tmp_path / "data")
     assert scores["files"] == {name: [f"test{name}/{i:05d}.png" for i in range(1, 5)] for name in "AB"}
     assert scores["version"] == __version__ and scores["engines"] == []
 
