@@ -60,7 +60,7 @@ def test_scores_are_printed_and_written(tmp_path: Path) -> None:
     )
     assert scores["protocol"] in " ".join(done.stdout.split())
     assert scores["run"] == str(stored) and scores["data"] == str(tmp_path / "data")
-    assert scores["files"] == {name: [f"test{name}/{i:05d}.png" for i in range(1, 5)] for name in "AB"}
+    assert scores["files"] == {name: [f"test{name}/{i:05d}.jpg" for i in range(4)] for name in "AB"}
     assert scores["version"] == __version__ and scores["engines"] == []
 
 
