@@ -69,7 +69,7 @@ def set_digest(images: Iterable[np.ndarray]) -> str:
     digest = hashlib.sha256()
     for pixels in images:
         digest.update(f"{pixels.shape} {pixels.dtype.name}".encode())
-        digest.update(np.ascontiguousarray(pixels))
+        digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()[:8]
 
 
