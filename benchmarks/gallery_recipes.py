@@ -76,15 +76,16 @@ RECIPES = (
     ),
     Recipe(
         *("transfiguration", "Object transfiguration", "transfiguration", ("plain houses", "striped houses")),
-        """Houses get stripes and lose them, in the right places, but the stripes are smeared, with green and violet
-        among them, and the houses made of striped ones are spotted. They begin elsewhere than the true ones, so
+        """Houses get stripes and lose them, in the right places. But the stripes are smeared, with green and violet
+        among them, and what has lost its stripes is spotted. The stripes begin elsewhere than the true ones, so
         single pixels of a house are as far from the truth as before, and its mean colour is not; without stripes,
-        pixels come closer, too. What should stay does not stay as it was: it differs from the truth twenty times as
-        much as the untranslated image does. The shores of lakes are hatched, a row of dark dots runs along the lower
-        edge, roads lose their dashes, trees and hills their outlines. The two domains differ in a few pixels, and the
-        small network draws all of them anew. With `--lambda-identity 0`, as in the paper, a run on scenes like these
-        went wrong: after 800 steps trees had the stripes, and houses had become trees. A cycle allows kinds to change
-        places; the identity loss shows the generator trees that are to stay trees.""",
+        pixels come closer, too. What should stay is not as it was: its distance to the truth is twenty times that of
+        the untranslated image. In the striped images the shores of lakes are hatched, and a row of dark dots runs
+        along the lower edge; in both directions the road loses its dashes, and trees and hills their outlines. The
+        two domains differ in few pixels, and the small network draws all of them anew. With `--lambda-identity 0`, as
+        in the paper, a run on scenes like these went wrong: after 800 steps trees had the stripes, and houses had
+        become trees. A cycle allows kinds to change places; the identity loss shows the generator trees that are to
+        stay trees.""",
         flags="--lambda-identity 0.5",
         objects=("house",),
     ),
