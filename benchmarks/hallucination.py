@@ -1,43 +1,91 @@
 """Whether the faithfulness of translations finds what a generator invents, on scenes whose truth is known.
 
-    python -m benchmarks.hallucination --out runs/hallucination
+    python -m benchmarks.hallucination --out runs/hallucination                        the cases of docs/faithfulness.md
+    python -m benchmarks.hallucination --out runs/mine --cases tree:0.5:7 house:0:7    others
+    python -m benchmarks.hallucination --out runs/hallucination --page                 and writes them into the page
 
-trains two small CycleGANs from photos (A) to label maps (B). The photos and the label maps of the sound one hold as
-many trees. The photos of the other one hold none, its label maps as many as before: its discriminator asks for trees,
-and it paints them where there are none. The class map of each test scene tells which pixels it invented.
+A case is an object, a share and a seed. Two small CycleGANs learn to translate photos (A) to label maps (B). The photos
+of the sound one hold the object as often as the label maps do. Of the photos of the other one only a share may hold it,
+but all of its label maps: its discriminator asks for trees, and it paints them where there are none. Both translate the
+same test photos, from which the object is left out (and others, with it), and the class map of each tells which pixels
+they invented.
 
-Both translate the same test photos: once without trees, and once with them. The result is faithfulness.json in --out:
-areas under the ROC curve, for pixels (the maps) and for images (the scores).
+The results are in faithfulness.json in --out, with the arguments, the date and the commit.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.results import Measured, stamped, write_between_markers, write_json
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data.scenes.layout import CLASSES, Scene, class_map, draw_scene
 from cyclegan_fast.data.scenes.render import render_labels, render_photo
-from cyclegan_fast.evaluation.faithfulness import Faithfulness, measure
-from cyclegan_fast.evaluation.outliers import RULES, Distribution
+from cyclegan_fast.evaluation.faithfulness import mean_error, measure, retranslation_map
+from cyclegan_fast.evaluation.outliers import LIMIT, RULES, Distribution
 from cyclegan_fast.evaluation.scenes import nearest_classes
 from cyclegan_fast.images import load_images
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, STORED = DOCS / "faithfulness.md", DOCS / "results" / "hallucination.json"
+CASES = ("tree:0:0", "house:0:0", "tree:0.25:0", "tree:0.1:1", "lake:0:1", "house:0.1:1")
 OBJECTS = {"tree": ("trunk", "crown"), "house": ("wall", "roof", "window"), "lake": ("lake",)}
 STEPS_PER_EPOCH = 100
-MANY = 0.03  # share of an image's pixels that are invented, from which on it is to be flagged
+
+
+class Case(NamedTuple):
+    """What a generator is made to invent."""
+
+    kind: str
+    """The object that its photos lack."""
+    share: float
+    """Of its photos that hold it nevertheless; the label maps all may."""
+    seed: int
+    """Of the scenes, and of training."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads "tree:0.25:1"."""
+        kind, share, seed = text.split(":")
+        if kind not in OBJECTS or not 0 <= float(share) < 1 or int(seed) < 0:
+            raise ValueError(text)
+        return cls(kind, float(share), int(seed))
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.share:g}:{self.seed}"
+
+    @property
+    def runs(self) -> dict[str, str]:
+        """The names of the two runs; the sound one of a seed belongs to all objects."""
+        return {"sound": f"sound-1-{self.seed}", "hallucinating": f"{self.kind}-{self.share:g}-{self.seed}"}
+
+
+class Sizes(NamedTuple):
+    """What all runs of a folder have in common."""
+
+    size: int
+    """Side of the images in pixels."""
+    train: int
+    """Training images of each domain."""
+    test: int
+    """Images that a run holds out, and test images."""
+    steps: int
+    """Of training."""
 
 
 def without(scene: Scene, kind: str) -> Scene:
@@ -53,84 +101,119 @@ def without(scene: Scene, kind: str) -> Scene:
     return dataclasses.replace(scene, shapes=tuple(kept))
 
 
-def render(out: Path, size: int, train: int, test: int, kind: str, share: float, seed: int) -> None:
-    """Renders trainA (photos), trainB (label maps of other scenes), testA, and truth (class maps of testA).
+def render(out: Path, sizes: Sizes, kind: str, share: float, seed: int) -> None:
+    """Renders the data of a run: trainA and testA (photos), and trainB (label maps of other scenes).
 
     Args:
-        out: The folder to write, which must not exist.
-        size: Side of the images in pixels.
-        train: Images of each domain.
-        test: Images of testA.
+        out: The folder to write; nothing is done if it is there.
+        sizes: How many, and how large.
         kind: The objects that photos lack.
         share: The share of the photos that hold them nevertheless; the label maps all do.
         seed: Of the scenes, and of the choice.
     """
-    chosen = np.random.default_rng(seed).random(test + 2 * train) < share
-    for folder, numbers in (
-        ("testA", range(test)),
-        ("trainA", range(test, test + train)),
-        ("trainB", range(test + train, test + 2 * train)),
-    ):
-        (out / folder).mkdir(parents=True)
+    if out.exists():
+        return
+    partial = out.with_name(f"{out.name}.partial")
+    holds = np.random.default_rng(seed).random(sizes.test + 2 * sizes.train) < share
+    first, second, end = sizes.test, sizes.test + sizes.train, sizes.test + 2 * sizes.train
+    for folder, numbers in (("testA", range(first)), ("trainA", range(first, second)), ("trainB", range(second, end))):
+        (partial / folder).mkdir(parents=True, exist_ok=True)
         for number in numbers:
             scene = draw_scene(seed, number)
-            if folder != "trainB" and not chosen[number]:
+            if folder != "trainB" and not holds[number]:
                 scene = without(scene, kind)
-            pixels = render_labels(scene, size) if folder == "trainB" else render_photo(scene, size)
-            Image.fromarray(pixels).save(out / folder / f"{number:05d}.png")
-            if folder == "testA":
-                (out / "truth").mkdir(exist_ok=True)
-                Image.fromarray(class_map(scene, size)).save(out / "truth" / f"{number:05d}.png")
+            pixels = render_labels(scene, sizes.size) if folder == "trainB" else render_photo(scene, sizes.size)
+            Image.fromarray(pixels).save(partial / folder / f"{number:05d}.png")
+    partial.rename(out)
 
 
-def settings(data: Path, out: Path, size: int, steps: int, seed: int) -> TrainConfig:
+def photos_and_truth(case: Case, sizes: Sizes, *, holds: bool) -> tuple[Tensor, np.ndarray]:
+    """Renders photos of scenes that no run has seen, [N, 3, H, W], and their class maps, [N, H, W].
+
+    Args:
+        case: The object, and the seed.
+        sizes: How many, and how large.
+        holds: Whether they hold the object, as often as any scene does; without it none does.
+    """
+    first = sizes.test + 2 * sizes.train
+    scenes = [draw_scene(case.seed, number) for number in range(first, first + sizes.test)]
+    scenes = scenes if holds else [without(scene, case.kind) for scene in scenes]
+    photos = np.stack([render_photo(scene, sizes.size) for scene in scenes])
+    truth = np.stack([class_map(scene, sizes.size) for scene in scenes])
+    return torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 127.5 - 1, truth
+
+
+def settings(data: Path, out: Path, sizes: Sizes, seed: int) -> TrainConfig:
     """Returns the settings of a small CycleGAN."""
-    epochs = max(2, steps // STEPS_PER_EPOCH)
+    epochs = max(2, sizes.steps // STEPS_PER_EPOCH)
     return TrainConfig(
-        model=ModelConfig(generator="resnet_3blocks", ngf=16, ndf=32, discriminator="n_layers", n_layers=2),
+        model=ModelConfig(generator="resnet_2blocks", ngf=8, ndf=16, discriminator="n_layers", n_layers=2),
         objective=ObjectiveConfig(lambda_identity=0.0),
-        optim=OptimConfig(lr=4e-4, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
-        data=DataConfig(data=data, load_size=size, crop_size=size, epoch_size=STEPS_PER_EPOCH),
+        optim=OptimConfig(lr=1e-3, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
+        data=DataConfig(data=data, load_size=sizes.size, crop_size=sizes.size, epoch_size=STEPS_PER_EPOCH),
         run=RunConfig(
             out=out,
             device="cpu",
             seed=seed,
-            sample_every=max(1, steps // 3),
+            sample_every=0,
             eval_every=0,
-            max_steps=steps,
+            max_steps=sizes.steps,
             resume="auto",
         ),
     )
 
 
-def train(data: Path, out: Path, size: int, steps: int, seed: int) -> None:
+def train(data: Path, out: Path, sizes: Sizes, seed: int) -> None:
     """Trains a CycleGAN, or continues its training."""
     from cyclegan_fast.training.trainer import Trainer
 
-    if status := Trainer(settings(data, out, size, steps, seed)).run():
+    if status := Trainer(settings(data, out, sizes, seed)).run():
         sys.exit(status)
 
 
+class Scored(NamedTuple):
+    """What is measured of translations, without any truth."""
+
+    scores: dict[str, np.ndarray]
+    """By the names of `RULES`, [N] each."""
+    maps: dict[str, Tensor]
+    """Float32 [N, 1, H, W] each."""
+
+
 class Judged(NamedTuple):
-    """What a generator invented on the test images, by their truth, and what was measured without it."""
+    """What a generator invented on test images, by their truth, and what was measured without it."""
 
     shares: np.ndarray
     """[N], of the pixels of an image that show the object where the truth has none."""
     invented: np.ndarray
     """bool [N, H, W], these pixels."""
-    found: Faithfulness
+    found: Scored
+
+
+def score(networks: dict[str, nn.Module], photos: Tensor, labels: Tensor) -> Scored:
+    """Measures the translations of photos, as `translate` does."""
+    found = measure(photos, labels, networks["G_B"])
+    retranslated = retranslation_map(labels, found.noise_reconstruction, networks["G_A"])
+    scores = found._asdict() | {"retranslated": mean_error(retranslated)}
+    maps = {"error after noise": found.noise_error, "retranslated": retranslated}
+    return Scored({name: scores[name].numpy() for name in RULES}, maps)
 
 
 @torch.inference_mode()
-def judge(run: Path, data: Path, kind: str) -> Judged:
-    """Translates the test photos and compares with their truth."""
+def judge(run: Path, photos: Tensor, truth: np.ndarray, kind: str) -> Judged:
+    """Translates photos [N, 3, H, W] and compares with their class maps [N, H, W]."""
     networks, _ = load_generators(run)
-    files = sorted((data / "testA").iterdir())
-    photos = load_images(files)
-    truth = np.stack([np.asarray(Image.open(data / "truth" / file.name)) for file in files])
-    labels = networks["G_A"](photos)
-    invented = (nearest_classes(labels) == CLASSES.index(kind)) & (truth != CLASSES.index(kind))
-    return Judged(invented.mean(axis=(1, 2)), invented, measure(photos, labels, networks["G_B"]))
+    labels, class_id = networks["G_A"](photos), CLASSES.index(kind)
+    invented = (nearest_classes(labels) == class_id) & (truth != class_id)
+    return Judged(invented.mean(axis=(1, 2)), invented, score(networks, photos, labels))
+
+
+@torch.inference_mode()
+def held_out(run: Path, data: Path) -> Distribution:
+    """Returns the distribution of the scores of the photos that a run holds out, as `translate` compares with them."""
+    networks, _ = load_generators(run)
+    photos = load_images(sorted((data / "testA").iterdir()))
+    return Distribution.of(_rows(score(networks, photos, networks["G_A"](photos))))
 
 
 def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -147,83 +230,208 @@ def blurred(maps: Tensor) -> np.ndarray:
     return functional.avg_pool2d(maps, 5, 1, 2, count_include_pad=False)[:, 0].numpy()
 
 
-def summarise(judged: Judged, reference: Distribution) -> dict[str, Any]:
-    """Returns areas under the ROC curve and flags of one generator."""
-    found = judged.found
-    flagged = np.array([bool(reference.reasons(row)) for row in _rows(found)])
-    many = judged.shares > np.median(judged.shares)  # the half of the images with more inventions
-    return {
-        "invented_percent": 100 * float(judged.shares.mean()),
-        "flagged_percent": 100 * float(flagged.mean()),
-        "medians": {name: float(getattr(found, name).median()) for name in found._fields[:7]},
-        "pixel_auc": {
-            "error after noise": area_under_roc(found.noise_error.numpy().ravel(), judged.invented.ravel()),
-            "error after noise, 5x5": area_under_roc(blurred(found.noise_error).ravel(), judged.invented.ravel()),
-            "error, 5x5": area_under_roc(blurred(found.error).ravel(), judged.invented.ravel()),
-            "that of the image before, 5x5": area_under_roc(
-                np.roll(blurred(found.noise_error), 1, axis=0).ravel(), judged.invented.ravel()
-            ),
-        },
-        "image_auc_within": {name: area_under_roc(_badness(found, name), many) for name in RULES},
-    }
+def compare(judged: dict[str, Judged], references: dict[str, Distribution]) -> dict[str, Any]:
+    """Compares the sound generator with the one that invents, on the same photos.
 
-
-def _badness(found: Faithfulness, name: str) -> np.ndarray:
-    values: np.ndarray = getattr(found, name).numpy()
-    return values if RULES[name].higher_is_worse else -values
-
-
-def compare(judged: dict[str, Judged]) -> dict[str, Any]:
-    """Compares the sound generator with the other one; flags are by every second test image of the sound one.
+    An image counts as invented in if more of its pixels are than in 95 % of the sound one's images.
 
     Args:
         judged: ``{"sound": ..., "hallucinating": ...}``.
+        references: By the same names, the distribution that a generator's images are flagged by.
     """
-    held_out = _rows(judged["sound"].found)[::2]
-    reference = Distribution.of(held_out)
-    everything = [one.found for one in judged.values()]
-    positive = np.concatenate([one.shares for one in judged.values()]) > MANY
-    worst = [max(reference.deviations(row).values()) for found in everything for row in _rows(found)]
-    across = {name: np.concatenate([_badness(found, name) for found in everything]) for name in RULES}
-    across["worst deviation"] = np.array(worst)
+    limit = float(np.quantile(judged["sound"].shares, 0.95))
+    positive = np.concatenate([one.shares for one in judged.values()]) > limit
+    columns = [_columns(one.found, references["sound"]) for one in judged.values()]
+    across = {name: np.concatenate([of_one[name] for of_one in columns]) for name in columns[0]}
     return {
-        "images": len(positive),
+        "limit_percent": 100 * limit,
         "images_with_inventions": int(positive.sum()),
-        "image_auc": {name: area_under_roc(values, positive) for name, values in across.items()},
-        **{name: summarise(one, reference) for name, one in judged.items()},
+        "image_auc": _areas(across, positive),
+        **{name: summarise(one, references, limit) for name, one in judged.items()},
     }
 
 
-def _rows(found: Faithfulness) -> list[dict[str, float]]:
+def summarise(judged: Judged, references: dict[str, Distribution], limit: float) -> dict[str, Any]:
+    """Returns the flags of one generator by each reference, and areas under the ROC curve among its own images."""
+    found, rows, positive = judged.found, _rows(judged.found), judged.shares > limit
+    flags = {name: np.array([bool(one.reasons(row)) for row in rows]) for name, one in references.items()}
+    more = judged.shares > np.median(judged.shares)  # the half of the images with more inventions
+    return {
+        "invented_percent": 100 * float(judged.shares.mean()),
+        "images_with_inventions": int(positive.sum()),
+        "flagged_percent": {name: 100 * float(flagged.mean()) for name, flagged in flags.items()},
+        "flagged_by_score_percent": {
+            name: 100 * float(np.mean([references["sound"].deviations(row)[name] > LIMIT for row in rows]))
+            for name in RULES
+        },
+        "medians": {name: float(np.median(values)) for name, values in found.scores.items()},
+        "image_auc": _areas(_columns(found, references["sound"]), more),
+        "pixel_auc": _areas(_pixel_scores(found), judged.invented),
+    }
+
+
+def _pixel_scores(found: Scored) -> dict[str, np.ndarray]:
+    """What tells pixels, [N, H, W] each: the maps, averaged, and what places alone tell."""
+    averaged = {f"{name}, 5x5": blurred(maps) for name, maps in found.maps.items()}
+    others = {f"{name} of another image": np.roll(maps, 1, axis=0) for name, maps in averaged.items()}
+    return {name: maps[:, 0].numpy() for name, maps in found.maps.items()} | averaged | others
+
+
+def _areas(scores: Mapping[str, np.ndarray], positive: np.ndarray) -> dict[str, float | None]:
+    """The area of each score; None where there are no positives, or nothing else, as JSON has no NaN."""
+    found = {name: area_under_roc(values.ravel(), positive.ravel()) for name, values in scores.items()}
+    return {name: None if math.isnan(area) else area for name, area in found.items()}
+
+
+def _columns(found: Scored, reference: Distribution) -> dict[str, np.ndarray]:
+    """What tells images, of all of them: each score, higher being worse, and the worst deviation."""
+    signs = {name: 1 if rule.higher_is_worse else -1 for name, rule in RULES.items()}
+    worst = np.array([max(reference.deviations(row).values()) for row in _rows(found)])
+    return {name: signs[name] * values for name, values in found.scores.items()} | {"worst deviation": worst}
+
+
+def _rows(found: Scored) -> list[dict[str, float]]:
     """The scores of each image."""
-    return [{name: float(getattr(found, name)[i]) for name in RULES} for i in range(len(found.cycle))]
+    return [dict(zip(found.scores, map(float, row), strict=True)) for row in zip(*found.scores.values(), strict=True)]
 
 
-def main() -> None:
+def run_case(out: Path, case: Case, sizes: Sizes) -> dict[str, Any]:
+    """Trains both generators of a case, unless that was done before, and returns what was found."""
+    shares = {"sound": 1.0, "hallucinating": case.share}
+    for name, run in case.runs.items():
+        render(out / "data" / run, sizes, case.kind, shares[name], case.seed)
+        train(out / "data" / run, out / "runs" / run, sizes, case.seed)
+    references = {name: held_out(out / "runs" / run, out / "data" / run) for name, run in case.runs.items()}
+    found: dict[str, Any] = {"case": str(case), **case._asdict()}
+    for photos, holds in (("without", False), ("with", True)):
+        tests = photos_and_truth(case, sizes, holds=holds)
+        judged = {name: judge(out / "runs" / run, *tests, case.kind) for name, run in case.runs.items()}
+        found[photos] = compare(judged, references)
+    return found
+
+
+def control(out: Path, seeds: Sequence[int], sizes: Sizes) -> list[dict[str, Any]]:
+    """Compares sound generators of two seeds, on the photos of the first: nothing should tell them apart."""
+    found = []
+    for first, second in itertools.permutations(seeds, 2):
+        tests = photos_and_truth(Case("tree", 0.0, first), sizes, holds=True)
+        runs = [f"sound-1-{seed}" for seed in (first, second)]
+        reference = held_out(out / "runs" / runs[0], out / "data" / runs[0])
+        one, other = (judge(out / "runs" / run, *tests, "tree").found for run in runs)
+        columns, others = _columns(one, reference), _columns(other, reference)
+        is_other = np.arange(2 * sizes.test) >= sizes.test
+        flagged = [100 * np.mean([bool(reference.reasons(row)) for row in _rows(scored)]) for scored in (one, other)]
+        areas = _areas({name: np.concatenate([columns[name], others[name]]) for name in columns}, is_other)
+        found.append({"seeds": [first, second], "flagged_percent": flagged, "image_auc": areas})
+    return found
+
+
+def check_settings(out: Path, sizes: Sizes) -> None:
+    """Stores the settings of a new folder, and refuses one whose runs have others.
+
+    Raises:
+        SystemExit: It has, or nobody knows which.
+    """
+    path = out / "settings.json"
+    stored = json.loads(path.read_text()) if path.exists() else None
+    if stored is None and (out / "runs").exists():
+        raise SystemExit(f"{out} holds runs, but no settings.json: choose another folder")
+    if stored not in (None, sizes._asdict()):
+        raise SystemExit(f"{out} holds runs of other settings ({stored}): choose another folder, or give those")
+    write_json(path, sizes._asdict())
+
+
+def table(measured: Measured) -> list[str]:
+    """Returns the page's tables: of pixels and images, and of flags, a row for each case and kind of photos."""
+    sizes = measured["arguments"]
+    lines = [
+        f"{sizes['size']}x{sizes['size']} pixels, {sizes['train']} training images of each domain, {sizes['steps']} "
+        "steps, "
+        f"{sizes['test']} test photos of each row; measured {measured['date']}, commit {measured['commit']}.",
+        "",
+        "| object:share:seed | test photos | invented, sound | invented | map, 5x5 | of another image | "
+        + " | ".join(f"images, {name.replace('_', ' ')}" for name in (*RULES, "worst deviation"))
+        + " |",
+    ]
+    lines.append("|---" * (lines[-1].count("|") - 1) + "|")
+    for found in measured["results"]:
+        for photos in ("without", "with"):
+            one = found[photos]
+            sound, inventing = one["sound"], one["hallucinating"]
+            pixels = inventing["pixel_auc"]
+            cells = [found["case"], f"{photos} it", *(f"{x['invented_percent']:.1f} %" for x in (sound, inventing))]
+            for name in ("error after noise", "retranslated"):
+                cells.append(f"{_area(pixels[f'{name}, 5x5'])} ({_area(pixels[f'{name} of another image'])})")
+            cells += [_area(one["image_auc"][name]) for name in (*RULES, "worst deviation")]
+            lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", *_flags(measured), "", *_controls(measured)]
+
+
+def _flags(measured: Measured) -> list[str]:
+    """The table of the shares of images that are flagged."""
+    lines = [
+        "| object:share:seed | test photos | flagged of the sound one | of the one that invents | of it by its own | "
+        "among its own images: best score |",
+    ]
+    lines.append("|---" * (lines[-1].count("|") - 1) + "|")
+    for found in measured["results"]:
+        for photos in ("without", "with"):
+            sound, inventing = found[photos]["sound"], found[photos]["hallucinating"]
+            areas = {name: area for name, area in inventing["image_auc"].items() if area is not None}
+            best = max(areas, key=lambda name: areas[name], default=None)
+            cells = [
+                found["case"],
+                f"{photos} it",
+                f"{sound['flagged_percent']['sound']:.0f} %",
+                f"{inventing['flagged_percent']['sound']:.0f} %",
+                f"{inventing['flagged_percent']['hallucinating']:.0f} %",
+                "" if best is None else f"{best.replace('_', ' ')}: {areas[best]:.2f}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _controls(measured: Measured) -> list[str]:
+    """Lines about sound generators of two seeds."""
+    return [
+        f"- The sound generator of seed {second} by the images that the one of seed {first} holds out: "
+        f"{one['flagged_percent'][1]:.0f} % flagged (of the latter's own: {one['flagged_percent'][0]:.0f} %); the two "
+        f"are told apart by {_area(one['image_auc']['retranslated'])} with retranslated, and by "
+        f"{_area(one['image_auc']['worst deviation'])} with the worst deviation."
+        for one in measured["controls"]
+        for first, second in [one["seeds"]]
+    ]
+
+
+def _area(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
+
+
+def main(words: Sequence[str] | None = None) -> None:
     """Runs the command; what is rendered and trained already is not done again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of both runs and their data")
-    parser.add_argument("--object", choices=OBJECTS, default="tree", help="what is invented")
-    parser.add_argument("--share", type=float, default=0.0, help="of the photos that hold it, of the one that invents")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and their data")
+    parser.add_argument(
+        "--cases", type=Case.parse, nargs="+", default=[*map(Case.parse, CASES)], metavar="OBJECT:SHARE:SEED",
+        help=f"object ({', '.join(OBJECTS)}), share of the photos that hold it, of the one that invents, and seed",
+    )  # fmt: skip
     parser.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
     parser.add_argument("--train", type=int, default=600, help="training images of each domain")
-    parser.add_argument("--test", type=int, default=100, help="test images")
-    parser.add_argument("--steps", type=int, default=2500, help="of training, for each of the two")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and training")
-    args = parser.parse_args()
-    shares = {"sound": 1.0, "hallucinating": args.share}
-    for name, share in shares.items():
-        data = args.out / f"data_{name}"
-        if not data.exists():
-            render(data, args.size, args.train, args.test, args.object, share, args.seed)
-        train(data, args.out / f"run_{name}", args.size, args.steps, args.seed)
-    found = {}
-    for data, title in (("data_hallucinating", "without"), ("data_sound", "with")):
-        judged = {name: judge(args.out / f"run_{name}", args.out / data, args.object) for name in shares}
-        found[f"photos {title} it"] = compare(judged)
-    text = json.dumps(found, indent=1)
-    (args.out / "faithfulness.json").write_text(text + "\n")
-    print(text)
+    parser.add_argument("--test", type=int, default=100, help="images held out by each run, and test images")
+    parser.add_argument("--steps", type=int, default=500, help="of training, for each run")
+    parser.add_argument("--page", action="store_true", help="store the numbers in docs/results, and write the tables")
+    args = parser.parse_args(words)
+    sizes = Sizes(args.size, args.train, args.test, args.steps)
+    check_settings(args.out, sizes)
+    results = [run_case(args.out, case, sizes) for case in args.cases]
+    arguments = {**sizes._asdict(), "cases": [*map(str, args.cases)]}
+    controls = control(args.out, sorted({case.seed for case in args.cases}), sizes)
+    measured = stamped(results) | {"arguments": arguments, "controls": controls}
+    for path in (args.out / "faithfulness.json", *([STORED] * args.page)):
+        write_json(path, measured)
+    if args.page:
+        write_between_markers(PAGE, table(measured))
+    print("\n".join(table(measured)))
 
 
 if __name__ == "__main__":

@@ -92,9 +92,10 @@ def translate(
             --back-engine.
         faithfulness: Measure how far each result can be trusted: faithfulness.csv, faithfulness.html with the ten worst
             images, and maps of errors in the folder faithfulness of the output. Needs what --reconstruct needs.
-        faithfulness_reference: Folder of images whose translations are the measure of which results stand out, or
-            results for the results themselves. By default 50 of the test images that the run holds out (testA for AtoB)
-            and that are not translated, where --engine is a run or a checkpoint and they are there; else the results.
+        faithfulness_reference: Folder of images whose translations are the measure of which results stand out, the
+            faithfulness.csv of a generator that is known to be sound, or results for the results themselves. By
+            default 50 of the test images that the run holds out (testA for AtoB) and that are not translated, where
+            --engine is a run or a checkpoint and they are there; else the results.
         back_engine: The engine of the other direction, where --engine is a file that holds one alone.
         metadata: What results keep of the metadata of images: keep is all that is still true of them, technical the
             colour profile, resolution and georeference alone, without names, texts, and where and with which camera an

@@ -26,7 +26,7 @@ JPEG_QUALITY = 90
 MEAN_NOISE = NOISE_LEVELS / 255 * math.sqrt(2 / math.pi)  # its mean absolute value, about 1.6 levels
 _SEED = 18
 
-Inverse = Callable[[Tensor], Tensor]  # [N, C', H', W'] -> [N, C, H, W]
+Translate = Callable[[Tensor], Tensor]  # [N, C, H, W] -> [N, C', H', W']
 
 
 class Faithfulness(NamedTuple):
@@ -57,7 +57,7 @@ class Faithfulness(NamedTuple):
 
 
 def measure(
-    images: Tensor, translations: Tensor, inverse: Inverse, reconstructions: Tensor | None = None
+    images: Tensor, translations: Tensor, inverse: Translate, reconstructions: Tensor | None = None
 ) -> Faithfulness:
     """Measures how faithful translations are.
 
@@ -99,6 +99,23 @@ def error_map(images: Tensor, reconstructions: Tensor) -> Tensor:
     if images.shape != reconstructions.shape:
         raise ValueError(f"reconstructions of shape {list(reconstructions.shape)} for images of {list(images.shape)}")
     return (images.float() - reconstructions.float()).abs().mean(dim=1, keepdim=True) / 2
+
+
+def retranslation_map(translations: Tensor, reconstructions: Tensor, generator: Translate) -> Tensor:
+    """Returns where translations differ from those of their reconstructions: float32 [N, 1, H', W'].
+
+    What a generator reads in its input is in the reconstruction as well, and is translated alike. What it invents is
+    decided by details that the reconstruction does not repeat.
+
+    Args:
+        translations: What the generator made of its inputs, [N, C', H', W'].
+        reconstructions: [N, C, H, W]; those after noise, as no hidden pattern helps them.
+        generator: It, and not the inverse.
+
+    Raises:
+        ValueError: It makes images of another shape than the translations.
+    """
+    return error_map(translations, generator(reconstructions))
 
 
 def mean_error(error: Tensor) -> Tensor:

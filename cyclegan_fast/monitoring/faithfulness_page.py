@@ -16,13 +16,17 @@ from cyclegan_fast.monitoring.grids import reduced, to_image
 from cyclegan_fast.monitoring.markup import el
 from cyclegan_fast.monitoring.page import ImageBlock, breakable, image_cards, section, table_card, write_page
 
-COLUMNS = ("input", "translation", "reconstruction", "reconstruction after noise", "error after noise")
+COLUMNS = (
+    *("input", "translation", "reconstruction", "reconstruction after noise", "error after noise"),
+    "translated again, the difference",
+)
 TITLES = {
     "cycle": "Cycle error",
     "after_8bit": "after 8 bits",
     "after_jpeg": "after JPEG",
     "after_noise": "after noise",
     "hidden": "Hidden",
+    "retranslated": "Retranslated",
     "gradient_correlation": "Gradient correlation",
     "mutual_information": "Mutual information (bits)",
 }

@@ -19,7 +19,7 @@ from cyclegan_fast.engine import load_engine
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.translation.faithfulness import MAX_HELD_OUT, NUMBERS
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.evaluation.faithfulness import measure
+from cyclegan_fast.evaluation.faithfulness import mean_error, measure, retranslation_map
 from cyclegan_fast.evaluation.outliers import Distribution
 from cyclegan_fast.images.model_io import read_input
 from cyclegan_fast.monitoring.heat_map import heat_map
@@ -63,19 +63,25 @@ def test_every_image_has_scores_and_a_map(
     assert list(found) == [str(path) for path in sorted(images.rglob("*.png"))]
     engine, inverse = (load_engine(runs["colour"], direction=x, device="cpu") for x in ("AtoB", "BtoA"))
 
+    def forward(values: Tensor) -> Tensor:
+        return torch.stack(translate_values(engine, [*values]))
+
     def back(translations: Tensor) -> Tensor:
         return torch.stack(translate_values(inverse, [*translations]))
 
     for path in (images / "3.png", images / "deep" / "odd, one.png"):
         values = read_input(path, engine.in_format, engine.out_format).values
-        expected = measure(values[None], translate_values(engine, [values])[0][None], back)
+        translation = forward(values[None])
+        expected = measure(values[None], translation, back)
+        again = retranslation_map(translation, expected.noise_reconstruction, forward)
+        scores = expected._asdict() | {"retranslated": mean_error(again)}
         for name in NUMBERS:
-            assert float(found[str(path)][name]) == pytest.approx(float(getattr(expected, name)[0]), rel=1e-3)
+            assert float(found[str(path)][name]) == pytest.approx(float(scores[name][0]), rel=1e-3)
         drawn = tmp_path / "out" / "faithfulness" / f"{path.relative_to(images)}.png"
         difference = np.asarray(Image.open(drawn), int) - np.asarray(heat_map(expected.noise_error[0, 0]), int)
         assert difference.shape == (*values.shape[1:], 3) and np.abs(difference).max() <= 2
     page = (tmp_path / "out" / "faithfulness.html").read_text()
-    assert page.count("<img") == 10 * 5 and page.count("lagged") >= 10
+    assert page.count("<img") == 10 * 6 and page.count("lagged") >= 10
     assert "images stand out from the translated images themselves; " in capsys.readouterr().out
 
 
@@ -131,6 +137,12 @@ def test_results_are_compared_with_a_reference(
         translate(**options, faithfulness=True, faithfulness_reference=str(reference))
     with pytest.raises(UserError, match="give both, or leave it out"):
         translate(**options, faithfulness_reference=str(reference))
+    table = tmp_path / "other.csv"
+    table.write_text("file,cycle\n1.png,0.1\n")
+    with pytest.raises(UserError, match=r"is no faithfulness\.csv of this version"):
+        translate(**options, faithfulness=True, faithfulness_reference=str(table))
+    with pytest.raises(UserError, match="No such file"):
+        translate(**options, faithfulness=True, faithfulness_reference=str(tmp_path / "none.csv"))
     with pytest.raises(UserError, match="there is no such folder"):
         translate(**options, faithfulness=True, faithfulness_reference=str(tmp_path / "none"))
 
@@ -165,6 +177,13 @@ def test_results_are_compared_with_what_the_run_holds_out(
     flagged = next(file for file, row in by_default.items() if row["flagged"] == "yes")
     one = run(tmp_path / "one", Path(flagged), trained)
     assert one[flagged]["flagged"] == "yes"  # a single image has something to compare with
+    table = tmp_path / "table" / "faithfulness.csv"
+    run(table.parent, data / "testA", trained)
+    by_table = run(tmp_path / "by_table", images, trained, faithfulness_reference=str(table))
+    assert {file: row["flagged"] for file, row in by_table.items()} == {
+        file: row["flagged"] for file, row in by_name.items()
+    }
+    assert f"stand out from 12 images of {table}" in capsys.readouterr().out
     assert run(tmp_path / "itself", images, trained, faithfulness_reference="results") != by_name
     assert "stand out from the translated images themselves" in capsys.readouterr().out
 

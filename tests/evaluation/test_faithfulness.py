@@ -19,6 +19,7 @@ from cyclegan_fast.evaluation.faithfulness import (
     hidden_information,
     mean_error,
     measure,
+    retranslation_map,
     with_noise,
 )
 
@@ -168,3 +169,23 @@ def test_a_known_reconstruction_saves_a_pass() -> None:
     again = measure(image, image, inverse, reconstructions=image * 0.5)
     assert len(calls) == 4 + 3
     assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+
+
+def test_what_the_reconstruction_does_not_repeat_is_found() -> None:
+    image = images(2, 3, 10, 13)
+
+    def painted(values: Tensor) -> Tensor:
+        """A tree wherever the last digit of a value is odd."""
+        return torch.where((values * 1000).int() % 2 == 1, 1.0, values * 0.5)
+
+    def inverse(translations: Tensor) -> Tensor:
+        return torch.where(translations == 1.0, 0.2004, translations * 2)
+
+    assert retranslation_map(image * 0.5, image, lambda values: values * 0.5).max() == 0
+    first, second = painted(image), painted(inverse(painted(image)))
+    found = retranslation_map(first, inverse(first), painted)
+    assert np.allclose(found[:, 0], np.abs(first.numpy() - second.numpy()).mean(axis=1) / 2, atol=1e-6)
+    invented = (first == 1.0).any(dim=1, keepdim=True)
+    assert invented.any() and (found[invented] > 0.05).all() and found[~invented].max() < 1e-6
+    with pytest.raises(ValueError, match="shape"):
+        retranslation_map(image, image, lambda values: values[..., :-1])

@@ -5,15 +5,21 @@ The generators are constructed: benchmarks/hallucination.py trains some.
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.hallucination import area_under_roc, blurred, without
+from benchmarks import hallucination
+from benchmarks.hallucination import Case, Sizes, area_under_roc, blurred, main, photos_and_truth, table, without
 from cyclegan_fast.data.scenes import PALETTE
 from cyclegan_fast.data.scenes.layout import CLASSES, TREE, class_map, draw_scene
-from cyclegan_fast.evaluation.faithfulness import Faithfulness, measure
+from cyclegan_fast.evaluation.faithfulness import Faithfulness, mean_error, measure, retranslation_map
 from cyclegan_fast.evaluation.outliers import RULES, Distribution
 
 SIDE, IMAGES = 48, 40
@@ -54,33 +60,40 @@ def scenes() -> tuple[np.ndarray, np.ndarray]:
     return truth, trees
 
 
-def measured(truth: np.ndarray, invented: np.ndarray, *, hides: bool) -> Faithfulness:
+def measured(truth: np.ndarray, invented: np.ndarray, *, hides: bool) -> tuple[Faithfulness, Tensor]:
+    """What is measured, and the map of the second translation."""
+
+    def translate(images: Tensor) -> Tensor:
+        levels = ((images.double() + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+        return show(np.square(levels[..., None, :] - PALETTE).sum(-1).argmin(-1), invented, hides=hides)
+
     images = to_values(PALETTE[truth].astype(float)).float()
-    return measure(images, show(truth, invented, hides=hides), restore)
+    translations = translate(images)
+    found = measure(images, translations, restore)
+    return found, retranslation_map(translations, found.noise_reconstruction, translate)
 
 
-def flags(found: Faithfulness, reference: Distribution) -> list[bool]:
-    scores = [{name: float(getattr(found, name)[i]) for name in RULES} for i in range(len(found.cycle))]
-    return [bool(reference.reasons(one)) for one in scores]
+def rows(found: Faithfulness, retranslated: Tensor) -> list[dict[str, float]]:
+    scores = found._asdict() | {"retranslated": mean_error(retranslated)}
+    return [{name: float(scores[name][i]) for name in RULES} for i in range(len(found.cycle))]
 
 
 def reference() -> Distribution:
     """Of a sound generator on other scenes."""
     truth = np.stack([class_map(without(draw_scene(7, i), "tree"), SIDE) for i in range(IMAGES)]).astype(int)
-    sound = measured(truth, np.zeros_like(truth, bool), hides=True)
-    return Distribution.of([{name: float(getattr(sound, name)[i]) for name in RULES} for i in range(IMAGES)])
+    return Distribution.of(rows(*measured(truth, np.zeros_like(truth, bool), hides=True)))
 
 
 @pytest.mark.parametrize("hides", [False, True])
 def test_invented_trees_are_flagged_and_mapped(scenes: tuple[np.ndarray, np.ndarray], hides: bool) -> None:
     truth, invented = scenes
-    found = measured(truth, invented, hides=hides)
+    found, retranslated = measured(truth, invented, hides=hides)
     painted = invented.any(axis=(1, 2))
     assert painted.sum() == IMAGES // 2
     assert area_under_roc(found.after_noise.numpy(), painted) > 0.99
     assert area_under_roc(found.noise_error.numpy().ravel(), invented.ravel()) > 0.95
     assert area_under_roc(blurred(found.noise_error).ravel(), invented.ravel()) > 0.95
-    flagged = np.array(flags(found, reference()))
+    flagged = np.array([bool(reference().reasons(row)) for row in rows(found, retranslated)])
     assert flagged[painted].mean() > 0.9 and flagged[~painted].mean() < 0.1
     if hides:  # the cycle alone sees nothing
         assert found.cycle.max() < 1e-6 and area_under_roc(found.cycle.numpy(), painted) == 0.5
@@ -107,3 +120,69 @@ def test_the_area_under_the_roc_curve_is_that_of_all_pairs() -> None:
     pairs = [(a > b) + (a == b) / 2 for a in scores[positive] for b in scores[~positive]]
     assert area_under_roc(scores, positive) == pytest.approx(np.mean(pairs))
     assert np.isnan(area_under_roc(scores, np.ones(60, bool)))
+
+
+def test_cases_are_read_and_written() -> None:
+    assert Case.parse("tree:0.25:1") == Case("tree", 0.25, 1) and str(Case.parse("lake:0:2")) == "lake:0:2"
+    assert Case.parse("tree:0.25:1").runs == {"sound": "sound-1-1", "hallucinating": "tree-0.25-1"}
+    for text in ("cow:0:0", "tree:1:0", "tree:0:-1", "tree:0", "tree:x:0"):
+        with pytest.raises(ValueError, match=r"."):
+            Case.parse(text)
+
+
+def test_test_photos_never_hold_what_they_are_to_lack() -> None:
+    case, sizes = Case("tree", 0.5, 3), Sizes(size=32, train=5, test=6, steps=1)
+    photos, truth = photos_and_truth(case, sizes, holds=False)
+    assert photos.shape == (6, 3, 32, 32) and truth.shape == (6, 32, 32) and not (truth == TREE).any()
+    others, with_trees = photos_and_truth(case, sizes, holds=True)
+    assert (with_trees == TREE).any() and not torch.equal(photos, others)
+    assert torch.equal(photos, photos_and_truth(case._replace(share=0.0), sizes, holds=False)[0])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A folder with the results of two steps, and the words of its sizes."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    sizes = ["--train", "4", "--test", "8", "--steps", "2"]
+    main(["--out", str(out), "--cases", "tree:0.5:1", *sizes])
+    return out, sizes
+
+
+def test_results_have_their_arguments_and_are_json(tiny: tuple[Path, list[str]]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = json.loads((tiny[0] / "faithfulness.json").read_text(), parse_constant=refuse)
+    assert found["arguments"] == {"size": 32, "train": 4, "test": 8, "steps": 2, "cases": ["tree:0.5:1"]}
+    assert {"date", "commit", "machine"} <= set(found)
+    (one,) = found["results"]
+    assert (one["kind"], one["share"], one["seed"]) == ("tree", 0.5, 1)
+    assert set(one["with"]["image_auc"]) == {*RULES, "worst deviation"}
+    assert sum("| tree:0.5:1 |" in line for line in table(found)) == 4
+
+
+def test_what_was_done_is_not_done_again_and_other_settings_are_refused(
+    tiny: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, sizes = tiny
+    before = json.loads((out / "faithfulness.json").read_text())["results"]
+    with pytest.raises(SystemExit, match="other settings"):
+        main(["--out", str(out), "--cases", "tree:0.5:1", *sizes[:-1], "3"])
+    drawn: list[Any] = []
+    monkeypatch.setattr(hallucination, "render_labels", lambda *words: drawn.append(words))
+    main(["--out", str(out), "--cases", "tree:0.5:1", *sizes])
+    assert json.loads((out / "faithfulness.json").read_text())["results"] == before and not drawn
+    assert sorted(path.name for path in (out / "runs").iterdir()) == ["sound-1-1", "tree-0.5-1"]
+    (out / "settings.json").unlink()
+    with pytest.raises(SystemExit, match=r"no settings\.json"):
+        main(["--out", str(out), *sizes])
+
+
+def test_an_area_of_nothing_is_null() -> None:
+    areas = hallucination._areas({"one": np.arange(3.0)}, np.zeros(3, bool))
+    assert areas == {"one": None} and math.isnan(area_under_roc(np.arange(3.0), np.zeros(3, bool)))
+
+
+def test_the_page_shows_the_stored_numbers() -> None:
+    stored = json.loads(hallucination.STORED.read_text("utf-8"))
+    assert "\n".join(table(stored)) in hallucination.PAGE.read_text("utf-8")

@@ -22,8 +22,8 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.tiling.tiling import Tiling
 from cyclegan_fast.engine.translation.tasks import Inputs, Task, map_of
-from cyclegan_fast.errors import UserError
-from cyclegan_fast.evaluation.faithfulness import Faithfulness, measure
+from cyclegan_fast.errors import UserError, reading_error
+from cyclegan_fast.evaluation.faithfulness import Faithfulness, Translate, mean_error, measure, retranslation_map
 from cyclegan_fast.evaluation.outliers import MIN_IMAGES, Distribution
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
@@ -37,11 +37,11 @@ from cyclegan_fast.monitoring.progress import Progress
 
 log = logging.getLogger(__name__)
 
-NUMBERS = Faithfulness._fields[:7]
+NUMBERS = (*Faithfulness._fields[:7], "retranslated")
 WORST = 10  # images on the page
 HIDES = 2.0  # a median of the hidden score from which on the generators are suspect
 RESULTS = "results"  # for --faithfulness-reference: the translated images themselves
-MAX_HELD_OUT = 50  # images; each costs five passes, and the spread of 50 is known to a sixth
+MAX_HELD_OUT = 50  # images; each costs six passes, and the spread of 50 is known to a sixth
 
 
 class Reference(NamedTuple):
@@ -51,6 +51,8 @@ class Reference(NamedTuple):
     name: str
     is_named: bool
     """By the user, so that too few are an error."""
+    scores: Sequence[Mapping[str, float]] = ()
+    """Of images that were measured before, in the place of files."""
 
 
 def find_reference(named: str | None, engine: Path, direction: str | None, inputs: Sequence[Path]) -> Reference | None:
@@ -60,16 +62,18 @@ def find_reference(named: str | None, engine: Path, direction: str | None, input
     each time, where the engine is a run or a checkpoint and they are still there.
 
     Args:
-        named: A folder of images, or "results".
+        named: A folder of images, the faithfulness.csv of other results, or "results".
         engine: What translates.
         direction: Which of its generators; None for AtoB.
         inputs: The images to translate, which are no measure of themselves.
 
     Raises:
-        UserError: There is no such folder, or no image in it.
+        UserError: There is no such folder or file, or nothing in it.
     """
     if named == RESULTS:
         return None
+    if named is not None and named.endswith(".csv"):
+        return Reference((), named, is_named=True, scores=_read_scores(Path(named)))
     if named is not None:
         return Reference(list_images(Path(named)), named, is_named=True)
     if not engine.is_dir() or latest_checkpoint(engine) is None:
@@ -97,6 +101,24 @@ def find_reference(named: str | None, engine: Path, direction: str | None, input
     return Reference(chosen, f"{data.data} (test images)", is_named=False)
 
 
+def _read_scores(path: Path) -> list[dict[str, float]]:
+    """The scores of each image of a faithfulness.csv.
+
+    Raises:
+        UserError: It cannot be read, or is another table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [{name: float(row[name]) for name in NUMBERS} for row in csv.DictReader(file)]
+    except OSError as error:
+        raise reading_error(f"--faithfulness-reference {path}: {error.strerror or error}", error) from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"--faithfulness-reference {path} is no faithfulness.csv of this version ({error}): measure those images "
+            "again"
+        ) from error
+
+
 class FaithfulnessCheck:
     """Measures translations as they are made.
 
@@ -119,8 +141,8 @@ class FaithfulnessCheck:
         Raises:
             UserError: Fewer than 8 of those that the user named can be read.
         """
-        files, name, is_named = reference
-        scores = []
+        files, name, is_named, measured = reference
+        scores = [*measured]
         for done, file in enumerate(files):
             progress(done, len(files))
             try:
@@ -128,7 +150,7 @@ class FaithfulnessCheck:
             except BadImageError as error:
                 log.warning("%s; left out of the reference", error)
                 continue
-            scores.append(_scores(self._measure(values, output)))
+            scores.append(self._scores(output, self._measure(values, output)))
         if len(scores) >= MIN_IMAGES:
             self.reference, self.reference_name = Distribution.of(scores), f"{len(scores)} images of {name}"
         elif is_named:
@@ -154,7 +176,7 @@ class FaithfulnessCheck:
         path = map_of(task, self.output)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, encode(heat_map(found.noise_error[0, 0]), "PNG"))
-        self.measured[task] = _scores(found)  # again, where a batch failed halfway
+        self.measured[task] = self._scores(output, found)  # again, where a batch failed halfway
 
     def finish(self) -> str:
         """Writes faithfulness.csv and faithfulness.html; returns what was found, in a sentence."""
@@ -195,7 +217,8 @@ class FaithfulnessCheck:
             values, output = self._translate(task.source)
             found = self._measure(values, output)
             images = values, output, found.reconstruction[0], found.noise_reconstruction[0]
-            shown: list[Tensor | Image.Image] = [*images, heat_map(found.noise_error[0, 0])]
+            maps = found.noise_error, self._retranslation_map(output, found)
+            shown: list[Tensor | Image.Image] = [*images, *(heat_map(one[0, 0]) for one in maps)]
             worst.append(WorstImage(str(task.source), shown, self.measured[task], reasons[task]))
         return worst
 
@@ -213,14 +236,22 @@ class FaithfulnessCheck:
         return values, translate_values(self.engine, [values], tiling=self.tiling)[0]
 
     def _measure(self, values: Tensor, output: Tensor, reconstruction: Tensor | None = None) -> Faithfulness:
-        def inverse(images: Tensor) -> Tensor:
-            return torch.stack(translate_values(self.inverse, [*images], tiling=self.tiling)).cpu()
-
         known = None if reconstruction is None else reconstruction[None].cpu()
         try:
-            return measure(values[None].cpu(), output[None].cpu(), inverse, known)
+            return measure(values[None].cpu(), output[None].cpu(), self._function(self.inverse), known)
         except ValueError as error:
             raise UserError(f"no faithfulness, as the reconstruction has another shape: {error}") from error
+
+    def _retranslation_map(self, output: Tensor, found: Faithfulness) -> Tensor:
+        return retranslation_map(output[None].cpu(), found.noise_reconstruction, self._function(self.engine))
+
+    def _scores(self, output: Tensor, found: Faithfulness) -> dict[str, float]:
+        scores = found._asdict() | {"retranslated": mean_error(self._retranslation_map(output, found))}
+        return {name: float(scores[name][0]) for name in NUMBERS}
+
+    def _function(self, engine: Engine) -> Translate:
+        """An engine as a function of a batch, which is translated as the images are."""
+        return lambda images: torch.stack(translate_values(engine, [*images], tiling=self.tiling)).cpu()
 
 
 def check_inverse(engine: Engine, inverse: Engine) -> None:
@@ -236,10 +267,6 @@ def check_inverse(engine: Engine, inverse: Engine) -> None:
             f"--back-engine {inverse.name} makes {inverse.out_channels} channels of {inverse.in_channels}, but "
             f"--engine makes {engine.out_channels} of {engine.in_channels}: give the engine of the other direction"
         )
-
-
-def _scores(found: Faithfulness) -> dict[str, float]:
-    return {name: float(getattr(found, name)[0]) for name in NUMBERS}
 
 
 def _median(values: Iterable[float]) -> float:
