@@ -273,7 +273,7 @@ def summarise(judged: Judged, references: dict[str, Distribution], limit: float)
 def _pixel_scores(found: Scored) -> dict[str, np.ndarray]:
     """What tells pixels, [N, H, W] each: the maps, averaged, and what places alone tell."""
     averaged = {f"{name}, 5x5": blurred(maps) for name, maps in found.maps.items()}
-    others = {f"{name} of another image": np.roll(maps, 1, axis=0) for name, maps in averaged.items()}
+    others = {f"{name}, of another image": np.roll(maps, 1, axis=0) for name, maps in averaged.items()}
     return {name: maps[:, 0].numpy() for name, maps in found.maps.items()} | averaged | others
 
 
@@ -349,9 +349,8 @@ def table(measured: Measured) -> list[str]:
         "steps, "
         f"{sizes['test']} test photos of each row; measured {measured['date']}, commit {measured['commit']}.",
         "",
-        "| object:share:seed | test photos | invented, sound | invented | map, 5x5 | of another image | "
-        + " | ".join(f"images, {name.replace('_', ' ')}" for name in (*RULES, "worst deviation"))
-        + " |",
+        "| object:share:seed | test photos | invented by the sound one | by the other | pixels: after noise | "
+        "pixels: retranslated | " + " | ".join(name.replace("_", " ") for name in (*RULES, "worst deviation")) + " |",
     ]
     lines.append("|---" * (lines[-1].count("|") - 1) + "|")
     for found in measured["results"]:
@@ -361,7 +360,7 @@ def table(measured: Measured) -> list[str]:
             pixels = inventing["pixel_auc"]
             cells = [found["case"], f"{photos} it", *(f"{x['invented_percent']:.1f} %" for x in (sound, inventing))]
             for name in ("error after noise", "retranslated"):
-                cells.append(f"{_area(pixels[f'{name}, 5x5'])} ({_area(pixels[f'{name} of another image'])})")
+                cells.append(f"{_area(pixels[f'{name}, 5x5'])} ({_area(pixels[f'{name}, 5x5, of another image'])})")
             cells += [_area(one["image_auc"][name]) for name in (*RULES, "worst deviation")]
             lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", *_flags(measured), "", *_controls(measured)]
