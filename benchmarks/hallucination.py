@@ -127,15 +127,16 @@ def render(out: Path, sizes: Sizes, kind: str, share: float, seed: int) -> None:
     partial.rename(out)
 
 
-def photos_and_truth(case: Case, sizes: Sizes, *, holds: bool) -> tuple[Tensor, np.ndarray]:
+def photos_and_truth(case: Case, sizes: Sizes, *, holds: bool, others: bool = False) -> tuple[Tensor, np.ndarray]:
     """Renders photos of scenes that no run has seen, [N, 3, H, W], and their class maps, [N, H, W].
 
     Args:
         case: The object, and the seed.
         sizes: How many, and how large.
         holds: Whether they hold the object, as often as any scene does; without it none does.
+        others: Of further scenes, to compare with.
     """
-    first = sizes.test + 2 * sizes.train
+    first = (1 + others) * sizes.test + 2 * sizes.train
     scenes = [draw_scene(case.seed, number) for number in range(first, first + sizes.test)]
     scenes = scenes if holds else [without(scene, case.kind) for scene in scenes]
     photos = np.stack([render_photo(scene, sizes.size) for scene in scenes])
@@ -147,9 +148,9 @@ def settings(data: Path, out: Path, sizes: Sizes, seed: int) -> TrainConfig:
     """Returns the settings of a small CycleGAN."""
     epochs = max(2, sizes.steps // STEPS_PER_EPOCH)
     return TrainConfig(
-        model=ModelConfig(generator="resnet_2blocks", ngf=8, ndf=16, discriminator="n_layers", n_layers=2),
+        model=ModelConfig(generator="resnet_3blocks", ngf=16, ndf=32, discriminator="n_layers", n_layers=2),
         objective=ObjectiveConfig(lambda_identity=0.0),
-        optim=OptimConfig(lr=1e-3, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
+        optim=OptimConfig(lr=4e-4, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
         data=DataConfig(data=data, load_size=sizes.size, crop_size=sizes.size, epoch_size=STEPS_PER_EPOCH),
         run=RunConfig(
             out=out,
@@ -209,11 +210,15 @@ def judge(run: Path, photos: Tensor, truth: np.ndarray, kind: str) -> Judged:
 
 
 @torch.inference_mode()
-def held_out(run: Path, data: Path) -> Distribution:
-    """Returns the distribution of the scores of the photos that a run holds out, as `translate` compares with them."""
+def distribution(run: Path, photos: Tensor) -> Distribution:
+    """Returns the distribution of the scores of photos [N, 3, H, W], as `translate` compares with it."""
     networks, _ = load_generators(run)
-    photos = load_images(sorted((data / "testA").iterdir()))
     return Distribution.of(_rows(score(networks, photos, networks["G_A"](photos))))
+
+
+def held_out(out: Path, run: str) -> Distribution:
+    """Returns that of the photos that a run holds out itself."""
+    return distribution(out / "runs" / run, load_images(sorted((out / "data" / run / "testA").iterdir())))
 
 
 def area_under_roc(scores: np.ndarray, positive: np.ndarray) -> float:
@@ -230,24 +235,25 @@ def blurred(maps: Tensor) -> np.ndarray:
     return functional.avg_pool2d(maps, 5, 1, 2, count_include_pad=False)[:, 0].numpy()
 
 
-def compare(judged: dict[str, Judged], references: dict[str, Distribution]) -> dict[str, Any]:
+def compare(judged: dict[str, Judged], sound: Distribution, own: dict[str, Distribution]) -> dict[str, Any]:
     """Compares the sound generator with the one that invents, on the same photos.
 
     An image counts as invented in if more of its pixels are than in 95 % of the sound one's images.
 
     Args:
         judged: ``{"sound": ..., "hallucinating": ...}``.
-        references: By the same names, the distribution that a generator's images are flagged by.
+        sound: The distribution of the scores that the sound one gets of further photos of that kind.
+        own: By the names of `judged`, that of the photos that a run holds out itself.
     """
     limit = float(np.quantile(judged["sound"].shares, 0.95))
     positive = np.concatenate([one.shares for one in judged.values()]) > limit
-    columns = [_columns(one.found, references["sound"]) for one in judged.values()]
+    columns = [_columns(one.found, sound) for one in judged.values()]
     across = {name: np.concatenate([of_one[name] for of_one in columns]) for name in columns[0]}
     return {
         "limit_percent": 100 * limit,
         "images_with_inventions": int(positive.sum()),
         "image_auc": _areas(across, positive),
-        **{name: summarise(one, references, limit) for name, one in judged.items()},
+        **{name: summarise(one, {"sound": sound, "own": own[name]}, limit) for name, one in judged.items()},
     }
 
 
@@ -301,12 +307,14 @@ def run_case(out: Path, case: Case, sizes: Sizes) -> dict[str, Any]:
     for name, run in case.runs.items():
         render(out / "data" / run, sizes, case.kind, shares[name], case.seed)
         train(out / "data" / run, out / "runs" / run, sizes, case.seed)
-    references = {name: held_out(out / "runs" / run, out / "data" / run) for name, run in case.runs.items()}
+    own = {name: held_out(out, run) for name, run in case.runs.items()}
     found: dict[str, Any] = {"case": str(case), **case._asdict()}
     for photos, holds in (("without", False), ("with", True)):
         tests = photos_and_truth(case, sizes, holds=holds)
         judged = {name: judge(out / "runs" / run, *tests, case.kind) for name, run in case.runs.items()}
-        found[photos] = compare(judged, references)
+        further, _ = photos_and_truth(case, sizes, holds=holds, others=True)
+        sound = distribution(out / "runs" / case.runs["sound"], further)
+        found[photos] = compare(judged, sound, own)
     return found
 
 
@@ -316,7 +324,7 @@ def control(out: Path, seeds: Sequence[int], sizes: Sizes) -> list[dict[str, Any
     for first, second in itertools.permutations(seeds, 2):
         tests = photos_and_truth(Case("tree", 0.0, first), sizes, holds=True)
         runs = [f"sound-1-{seed}" for seed in (first, second)]
-        reference = held_out(out / "runs" / runs[0], out / "data" / runs[0])
+        reference = held_out(out, runs[0])
         one, other = (judge(out / "runs" / run, *tests, "tree").found for run in runs)
         columns, others = _columns(one, reference), _columns(other, reference)
         is_other = np.arange(2 * sizes.test) >= sizes.test
@@ -369,23 +377,20 @@ def table(measured: Measured) -> list[str]:
 def _flags(measured: Measured) -> list[str]:
     """The table of the shares of images that are flagged."""
     lines = [
-        "| object:share:seed | test photos | flagged of the sound one | of the one that invents | of it by its own | "
-        "among its own images: best score |",
+        "| object:share:seed | test photos | sound one flagged | the other flagged | by retranslated alone | "
+        "sound one by its own | the other by its own | images of the other among each other: best score |",
     ]
     lines.append("|---" * (lines[-1].count("|") - 1) + "|")
     for found in measured["results"]:
         for photos in ("without", "with"):
-            sound, inventing = found[photos]["sound"], found[photos]["hallucinating"]
-            areas = {name: area for name, area in inventing["image_auc"].items() if area is not None}
+            sound, other = found[photos]["sound"], found[photos]["hallucinating"]
+            shares = [one["flagged_percent"]["sound"] for one in (sound, other)]
+            shares.append(other["flagged_by_score_percent"]["retranslated"])
+            shares += [one["flagged_percent"]["own"] for one in (sound, other)]
+            areas = {name: area for name, area in other["image_auc"].items() if area is not None}
             best = max(areas, key=lambda name: areas[name], default=None)
-            cells = [
-                found["case"],
-                f"{photos} it",
-                f"{sound['flagged_percent']['sound']:.0f} %",
-                f"{inventing['flagged_percent']['sound']:.0f} %",
-                f"{inventing['flagged_percent']['hallucinating']:.0f} %",
-                "" if best is None else f"{best.replace('_', ' ')}: {areas[best]:.2f}",
-            ]
+            cells = [found["case"], f"{photos} it", *(f"{share:.0f} %" for share in shares)]
+            cells.append("none" if best is None else f"{best.replace('_', ' ')}: {areas[best]:.2f}")
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -417,7 +422,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
     parser.add_argument("--train", type=int, default=600, help="training images of each domain")
     parser.add_argument("--test", type=int, default=100, help="images held out by each run, and test images")
-    parser.add_argument("--steps", type=int, default=500, help="of training, for each run")
+    parser.add_argument("--steps", type=int, default=1500, help="of training, for each run")
     parser.add_argument("--page", action="store_true", help="store the numbers in docs/results, and write the tables")
     args = parser.parse_args(words)
     sizes = Sizes(args.size, args.train, args.test, args.steps)
