@@ -3,6 +3,7 @@
     python -m benchmarks.hallucination --out runs/hallucination                        the cases of docs/faithfulness.md
     python -m benchmarks.hallucination --out runs/mine --cases tree:0.5:7 house:0:7    others
     python -m benchmarks.hallucination --out runs/hallucination --page                 and writes them into the page
+    python -m benchmarks.hallucination --out runs/larger --cases tree:0:0 --steps 1500 --blocks 3 --width 16 --lr 4e-4
 
 A case is an object, a share and a seed. Two small CycleGANs learn to translate photos (A) to label maps (B). The photos
 of the sound one hold the object as often as the label maps do. Of the photos of the other one only a share may hold it,
@@ -43,9 +44,10 @@ from cyclegan_fast.images import load_images
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, STORED = DOCS / "faithfulness.md", DOCS / "results" / "hallucination.json"
-CASES = ("tree:0:0", "house:0:0", "tree:0.25:0", "tree:0.1:1", "lake:0:1", "house:0.1:1")
+CASES = ("tree:0:0", "house:0:0", "tree:0.25:0", "tree:0.1:1", "lake:0:1", "house:0.1:1", "tree:0:2", "house:0.25:2")
 OBJECTS = {"tree": ("trunk", "crown"), "house": ("wall", "roof", "window"), "lake": ("lake",)}
 STEPS_PER_EPOCH = 100
+SCORES = (*RULES, "retranslated")  # those that flag, and one more
 
 
 class Case(NamedTuple):
@@ -86,6 +88,12 @@ class Sizes(NamedTuple):
     """Images that a run holds out, and test images."""
     steps: int
     """Of training."""
+    blocks: int = 2
+    """Of the generators, which are ResNets."""
+    width: int = 8
+    """Channels of their first layer; the discriminators' has twice as many."""
+    lr: float = 1e-3
+    """The learning rate."""
 
 
 def without(scene: Scene, kind: str) -> Scene:
@@ -148,9 +156,15 @@ def settings(data: Path, out: Path, sizes: Sizes, seed: int) -> TrainConfig:
     """Returns the settings of a small CycleGAN."""
     epochs = max(2, sizes.steps // STEPS_PER_EPOCH)
     return TrainConfig(
-        model=ModelConfig(generator="resnet_3blocks", ngf=16, ndf=32, discriminator="n_layers", n_layers=2),
+        model=ModelConfig(
+            generator=f"resnet_{sizes.blocks}blocks",
+            ngf=sizes.width,
+            ndf=2 * sizes.width,
+            discriminator="n_layers",
+            n_layers=2,
+        ),
         objective=ObjectiveConfig(lambda_identity=0.0),
-        optim=OptimConfig(lr=4e-4, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
+        optim=OptimConfig(lr=sizes.lr, n_epochs=epochs - epochs // 2, n_epochs_decay=epochs // 2),
         data=DataConfig(data=data, load_size=sizes.size, crop_size=sizes.size, epoch_size=STEPS_PER_EPOCH),
         run=RunConfig(
             out=out,
@@ -176,7 +190,7 @@ class Scored(NamedTuple):
     """What is measured of translations, without any truth."""
 
     scores: dict[str, np.ndarray]
-    """By the names of `RULES`, [N] each."""
+    """By the names of `SCORES`, [N] each."""
     maps: dict[str, Tensor]
     """Float32 [N, 1, H, W] each."""
 
@@ -197,7 +211,7 @@ def score(networks: dict[str, nn.Module], photos: Tensor, labels: Tensor) -> Sco
     retranslated = retranslation_map(labels, found.noise_reconstruction, networks["G_A"])
     scores = found._asdict() | {"retranslated": mean_error(retranslated)}
     maps = {"error after noise": found.noise_error, "retranslated": retranslated}
-    return Scored({name: scores[name].numpy() for name in RULES}, maps)
+    return Scored({name: scores[name].numpy() for name in SCORES}, maps)
 
 
 @torch.inference_mode()
@@ -291,7 +305,7 @@ def _areas(scores: Mapping[str, np.ndarray], positive: np.ndarray) -> dict[str, 
 
 def _columns(found: Scored, reference: Distribution) -> dict[str, np.ndarray]:
     """What tells images, of all of them: each score, higher being worse, and the worst deviation."""
-    signs = {name: 1 if rule.higher_is_worse else -1 for name, rule in RULES.items()}
+    signs = {name: 1 if name not in RULES or RULES[name].higher_is_worse else -1 for name in SCORES}
     worst = np.array([max(reference.deviations(row).values()) for row in _rows(found)])
     return {name: signs[name] * values for name, values in found.scores.items()} | {"worst deviation": worst}
 
@@ -354,11 +368,11 @@ def table(measured: Measured) -> list[str]:
     sizes = measured["arguments"]
     lines = [
         f"{sizes['size']}x{sizes['size']} pixels, {sizes['train']} training images of each domain, {sizes['steps']} "
-        "steps, "
-        f"{sizes['test']} test photos of each row; measured {measured['date']}, commit {measured['commit']}.",
+        f"steps, {sizes['blocks']} blocks of {4 * sizes['width']} channels, {sizes['test']} test photos of each row; "
+        f"measured {measured['date']}, commit {measured['commit']}.",
         "",
         "| object:share:seed | test photos | invented by the sound one | by the other | pixels: after noise | "
-        "pixels: retranslated | " + " | ".join(name.replace("_", " ") for name in (*RULES, "worst deviation")) + " |",
+        "pixels: retranslated | " + " | ".join(name.replace("_", " ") for name in (*SCORES, "worst deviation")) + " |",
     ]
     lines.append("|---" * (lines[-1].count("|") - 1) + "|")
     for found in measured["results"]:
@@ -369,7 +383,7 @@ def table(measured: Measured) -> list[str]:
             cells = [found["case"], f"{photos} it", *(f"{x['invented_percent']:.1f} %" for x in (sound, inventing))]
             for name in ("error after noise", "retranslated"):
                 cells.append(f"{_area(pixels[f'{name}, 5x5'])} ({_area(pixels[f'{name}, 5x5, of another image'])})")
-            cells += [_area(one["image_auc"][name]) for name in (*RULES, "worst deviation")]
+            cells += [_area(one["image_auc"][name]) for name in (*SCORES, "worst deviation")]
             lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", *_flags(measured), "", *_controls(measured)]
 
@@ -377,7 +391,7 @@ def table(measured: Measured) -> list[str]:
 def _flags(measured: Measured) -> list[str]:
     """The table of the shares of images that are flagged."""
     lines = [
-        "| object:share:seed | test photos | sound one flagged | the other flagged | by retranslated alone | "
+        "| object:share:seed | test photos | sound one flagged | the other flagged | "
         "sound one by its own | the other by its own | images of the other among each other: best score |",
     ]
     lines.append("|---" * (lines[-1].count("|") - 1) + "|")
@@ -385,7 +399,6 @@ def _flags(measured: Measured) -> list[str]:
         for photos in ("without", "with"):
             sound, other = found[photos]["sound"], found[photos]["hallucinating"]
             shares = [one["flagged_percent"]["sound"] for one in (sound, other)]
-            shares.append(other["flagged_by_score_percent"]["retranslated"])
             shares += [one["flagged_percent"]["own"] for one in (sound, other)]
             areas = {name: area for name, area in other["image_auc"].items() if area is not None}
             best = max(areas, key=lambda name: areas[name], default=None)
@@ -422,20 +435,35 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
     parser.add_argument("--train", type=int, default=600, help="training images of each domain")
     parser.add_argument("--test", type=int, default=100, help="images held out by each run, and test images")
-    parser.add_argument("--steps", type=int, default=1500, help="of training, for each run")
+    parser.add_argument("--steps", type=int, default=500, help="of training, for each run")
     parser.add_argument("--page", action="store_true", help="store the numbers in docs/results, and write the tables")
+    parser.add_argument("--blocks", type=int, default=2, help="of the generators")
+    parser.add_argument("--width", type=int, default=8, help="channels of their first layer")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate")
     args = parser.parse_args(words)
-    sizes = Sizes(args.size, args.train, args.test, args.steps)
+    sizes = Sizes(**{name: getattr(args, name) for name in Sizes._fields})
     check_settings(args.out, sizes)
     results = [run_case(args.out, case, sizes) for case in args.cases]
     arguments = {**sizes._asdict(), "cases": [*map(str, args.cases)]}
     controls = control(args.out, sorted({case.seed for case in args.cases}), sizes)
     measured = stamped(results) | {"arguments": arguments, "controls": controls}
-    for path in (args.out / "faithfulness.json", *([STORED] * args.page)):
-        write_json(path, measured)
+    write_json(args.out / "faithfulness.json", measured)
     if args.page:
-        write_between_markers(PAGE, table(measured))
+        store(measured, sizes)
     print("\n".join(table(measured)))
+
+
+def store(measured: Measured, sizes: Sizes) -> None:
+    """Stores results beside those of other settings, and writes the tables of all into the page."""
+    before = json.loads(STORED.read_text()) if STORED.exists() else []
+    others = [one for one in before if Sizes(**{name: one["arguments"][name] for name in Sizes._fields}) != sizes]
+    write_json(STORED, [*others, measured])
+    write_between_markers(PAGE, page([*others, measured]))
+
+
+def page(every: Sequence[Measured]) -> list[str]:
+    """Returns the tables of all settings."""
+    return [line for measured in every for line in (*table(measured), "")]
 
 
 if __name__ == "__main__":

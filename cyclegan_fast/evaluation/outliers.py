@@ -28,7 +28,6 @@ RULES = {
     "cycle": Rule(True, True, "large cycle error"),
     "after_noise": Rule(True, True, "large error after noise"),
     "hidden": Rule(True, True, "hides more than others"),
-    "retranslated": Rule(True, True, "its reconstruction is translated otherwise"),
     "gradient_correlation": Rule(False, False, "edges moved or vanished"),
     "mutual_information": Rule(False, False, "brightness unrelated"),
 }

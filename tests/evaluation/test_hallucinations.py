@@ -154,11 +154,12 @@ def test_results_have_their_arguments_and_are_json(tiny: tuple[Path, list[str]])
         raise AssertionError(f"{constant} is no JSON")
 
     found = json.loads((tiny[0] / "faithfulness.json").read_text(), parse_constant=refuse)
-    assert found["arguments"] == {"size": 32, "train": 4, "test": 8, "steps": 2, "cases": ["tree:0.5:1"]}
+    sizes = Sizes(size=32, train=4, test=8, steps=2)
+    assert found["arguments"] == {**sizes._asdict(), "cases": ["tree:0.5:1"]}
     assert {"date", "commit", "machine"} <= set(found)
     (one,) = found["results"]
     assert (one["kind"], one["share"], one["seed"]) == ("tree", 0.5, 1)
-    assert set(one["with"]["image_auc"]) == {*RULES, "worst deviation"}
+    assert set(one["with"]["image_auc"]) == {*RULES, "retranslated", "worst deviation"}
     assert sum("| tree:0.5:1 |" in line for line in table(found)) == 4
 
 
@@ -186,4 +187,4 @@ def test_an_area_of_nothing_is_null() -> None:
 
 def test_the_page_shows_the_stored_numbers() -> None:
     stored = json.loads(hallucination.STORED.read_text("utf-8"))
-    assert "\n".join(table(stored)) in hallucination.PAGE.read_text("utf-8")
+    assert stored and "\n".join(hallucination.page(stored)) in hallucination.PAGE.read_text("utf-8")

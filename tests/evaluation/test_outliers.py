@@ -13,7 +13,6 @@ USUAL = {
     "cycle": 0.02,
     "after_noise": 0.025,
     "hidden": 1.2,
-    "retranslated": 0.05,
     "gradient_correlation": 0.7,
     "mutual_information": 1.5,
 }
@@ -38,9 +37,7 @@ def test_deviations_are_robust_standard_deviations() -> None:
     assert worse == pytest.approx((np.median(kept) - 0.1) / spread)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("cycle", 0.1), ("after_noise", 0.2), ("hidden", 4.0), ("retranslated", 0.2)]
-)
+@pytest.mark.parametrize(("name", "value"), [("cycle", 0.1), ("after_noise", 0.2), ("hidden", 4.0)])
 def test_a_larger_error_stands_out_and_a_smaller_one_does_not(name: str, value: float) -> None:
     distribution = Distribution.of(scores(30))
     assert [RULES[name].reason in why for why in distribution.reasons(USUAL | {name: value})] == [True]
