@@ -165,6 +165,7 @@ main(sys.argv[1:])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills of POSIX")
+@pytest.mark.usefixtures("default_sigint")
 @pytest.mark.parametrize(("by", "status", "sentence"), [("SIGKILL", -9, ""), ("SIGINT", 130, INTERRUPTED)])
 def test_a_stopped_rank_is_finished_by_the_next_start(
     bulk_engine, bulk_images, plain_results, tmp_path, by, status, sentence
