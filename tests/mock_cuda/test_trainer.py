@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from cyclegan_fast.engine import load_engine
+from cyclegan_fast.models import MODELS
 from cyclegan_fast.training.graphed_step import WARM_UP_STEPS
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
@@ -71,6 +72,19 @@ def test_a_run_waits_for_the_gpu_only_where_it_logs(images: Path, tmp_path: Path
     replays = {call.stream for step in steps for call in step if call.kind == "graph"}
     if loader == "torch":
         assert copies and not {call.stream for call in copies} & replays
+
+
+@pytest.mark.parametrize("model", sorted(MODELS.keys() - {"cyclegan"}))
+def test_each_model_trains_in_one_graph_a_step(images: Path, tmp_path: Path, model: str) -> None:
+    words = ["--loader", "torch", "--model", model, "--amp", "bf16", "--max-steps", STEPS]
+    run = trainer(images, tmp_path, *words)
+    with runtime.recorded() as calls:
+        assert run.run() == 0
+    steps = by_step(calls)
+    assert len(steps) == STEPS - WARM_UP_STEPS
+    for number, step in enumerate(steps[:-1], start=WARM_UP_STEPS + 1):  # the last one is saved
+        waits = [call for call in step if call.kind == "sync" and "pageable" not in call.name]
+        assert len(waits) == (number % LOG_EVERY == 0), (number, waits)
 
 
 def test_a_checkpoint_is_copied_into_pinned_memory_and_no_step_waits_for_it(images: Path, tmp_path: Path) -> None:
