@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,9 +24,7 @@ from cyclegan_fast.training.ema import AveragedGenerators
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
 from cyclegan_fast.training.objective import discriminator_loss, gradient_penalty
 from cyclegan_fast.training.reduction import GradientReduction
-
-Images = dict[str, Tensor]  # each [N, C, H, W] in [-1, 1]
-Losses = dict[str, Tensor]  # scalars on the device
+from cyclegan_fast.training.results import Images, Losses, gradients, largest
 
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GENERATOR_PARTS = 3  # of the generators' gradients: the first travel over a network while the last are computed
@@ -143,7 +141,7 @@ class TrainingStep(ABC):
         of_G = [loss for name, loss in losses.items() if not name.startswith("D_")]
         if self.detects_anomalies:
             found = [*generators, *checked] + ([] if discriminators is None else [discriminators])
-            of_D = of_G = [*losses.values(), _largest(found).to(next(iter(losses.values())))]
+            of_D = of_G = [*losses.values(), largest(found).to(next(iter(losses.values())))]
         updates = []
         if generators:
             updates.append(self.optimizer_G.group(of_G, *generators))
@@ -258,50 +256,12 @@ class TrainingStep(ABC):
             self.averaged.updates.copy_(self.optimizer_G.steps)
 
 
-def full_precision(x: Tensor) -> Tensor:
-    """Returns 16-bit values as float32, others as they are."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-@contextlib.contextmanager
-def frozen(weights: list[Tensor]) -> Iterator[None]:
-    """What is computed inside has no gradients of these weights: an operator would compute them, needed or not."""
-    for weight in weights:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.requires_grad_()
-
-
 def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:
     """Whether convolutions read working weights: on CUDA alone, as ours on the CPU read float32 under autocast too.
 
     Not compiled ones: a compiler fuses the rounding itself.
     """
     return device.type == "cuda" and not config.run.compile
-
-
-def gradients(losses: list[Tensor], weights: list[Tensor], scale: Tensor) -> Gradients:
-    """scale * d(sum of all losses) / d(each weight), laid out as the weight, which Adam relies on."""
-    if not losses:
-        return [None] * len(weights)
-    found = torch.autograd.grad(losses, weights, [scale.expand_as(loss) for loss in losses], allow_unused=True)
-    assert any(g is not None for g in found), "the forward pass read other tensors than those of the gradients"
-    return [
-        g if g is None or g.stride() == w.stride() else torch.empty_like(w).copy_(g)
-        for g, w in zip(found, weights, strict=True)
-    ]
-
-
-def add_gradients(first: Gradients, second: Gradients) -> Gradients:
-    """The sum of two lists of gradients, in float32 where they are in 16 bits, else in the memory of the first."""
-    totals = [None if a is None else full_precision(a) for a in first]
-    both = [(a, b) for a, b in zip(totals, second, strict=True) if a is not None and b is not None]
-    if both:
-        torch._foreach_add_([a for a, _ in both], [b for _, b in both])
-    return [b if a is None else a for a, b in zip(totals, second, strict=True)]
 
 
 def _parts(networks: Sequence[Sequence[Tensor]], count: int) -> list[list[int]]:
@@ -319,33 +279,3 @@ def _parts(networks: Sequence[Sequence[Tensor]], count: int) -> list[list[int]]:
             before += weight.numel()
             place += 1
     return parts
-
-
-def _largest(lists: Sequence[Gradients]) -> Tensor:
-    """The largest magnitude in all gradients, a scalar; NaN where one of them is."""
-    norms = torch._foreach_norm([g for one in lists for g in one if g is not None], float("inf"))
-    return torch.stack([full_precision(norm) for norm in norms]).max()
-
-
-def mean_losses(parts: Sequence[Losses]) -> Losses:
-    """The mean of each loss over micro-batches."""
-    if len(parts) == 1:
-        return parts[0]
-    return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
-
-
-def joined_images(parts: Sequence[Images]) -> Images:
-    """The images of all micro-batches."""
-    if len(parts) == 1:
-        return parts[0]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors without what autograd recorded of them."""
-    return {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def join(first: Tensor, second: Tensor) -> Tensor:
-    """Joins images of A and of B to what a discriminator of pairs scores, [N, C_A + C_B, H, W]."""
-    return torch.cat([first, second.to(first.dtype)], dim=1)

@@ -12,7 +12,8 @@ from torch import Tensor
 from cyclegan_fast.cuda_capture import captured
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.memory import is_out_of_memory
-from cyclegan_fast.training.base_step import Images, Losses, TrainingStep
+from cyclegan_fast.training.base_step import TrainingStep
+from cyclegan_fast.training.results import Images, Losses
 
 log = logging.getLogger(__name__)
 

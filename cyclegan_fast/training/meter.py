@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclegan_fast.training.base_step import Losses
+from cyclegan_fast.training.results import Losses
 
 COUNTABLE = 2**24  # one by one in float32
 

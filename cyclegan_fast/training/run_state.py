@@ -17,11 +17,12 @@ from cyclegan_fast.config import PixelFormat, TrainConfig
 from cyclegan_fast.data.loaders.base import Loader
 from cyclegan_fast.documents import shown
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.training.base_step import Losses, TrainingStep
+from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.meter import Meter
 from cyclegan_fast.training.position import Position
 from cyclegan_fast.training.rank_state import LIST, from_bytes, own_state, to_bytes
 from cyclegan_fast.training.ranks import Ranks
+from cyclegan_fast.training.results import Losses
 from cyclegan_fast.training.resume import checkpoint_to_continue, image_differences, refuse
 from cyclegan_fast.training.schedule import LearningRate
 

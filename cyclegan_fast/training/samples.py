@@ -14,7 +14,8 @@ from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.monitoring.grids import to_image
 from cyclegan_fast.monitoring.samples import COLUMNS, COLUMNS_OF_PAIRS, SampleRow
-from cyclegan_fast.training.base_step import TrainingStep, full_precision
+from cyclegan_fast.training.base_step import TrainingStep
+from cyclegan_fast.training.results import full_precision
 
 log = logging.getLogger(__name__)
 

@@ -10,28 +10,18 @@ exact. All of it stays on the device, so that a CUDA graph can hold it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.training.adam import Gradients
-from cyclegan_fast.training.base_step import (
-    Images,
-    Losses,
-    TrainingStep,
-    add_gradients,
-    detached,
-    frozen,
-    gradients,
-    joined_images,
-    mean_losses,
-)
+from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.concurrency import choose_concurrency, runs_in_order
 from cyclegan_fast.training.image_pool import ImagePool, MixedSizePool
 from cyclegan_fast.training.joint_gradients import JointGradients, joins_passes
 from cyclegan_fast.training.objective import generator_loss, l1_losses
+from cyclegan_fast.training.results import Images, Losses, StepResult, detached, frozen, gradients, mean_result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +36,6 @@ class Cycle:
     pool: ImagePool | MixedSizePool  # earlier fakes of the target
     lambda_cycle: float
     lambda_identity: float
-
-
-@dataclass(frozen=True)
-class CycleResult:
-    """What one cycle contributes to a step, detached."""
-
-    images: Images
-    losses: Losses
-    generator_gradients: Gradients  # of the weights of both generators
-    discriminator_gradients: Gradients  # of the weights of its own discriminator
 
 
 class CycleGANStep(TrainingStep):
@@ -123,7 +103,7 @@ class CycleGANStep(TrainingStep):
 
     def run_cycle(
         self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor, *, reduces: bool = False
-    ) -> CycleResult:
+    ) -> StepResult:
         """Computes one cycle's images, losses and gradients.
 
         Args:
@@ -134,13 +114,13 @@ class CycleGANStep(TrainingStep):
             reduces: Where ranks train together, begin to reduce its discriminator's gradients.
         """
         parts = zip(real.chunk(self.micro_batches), target.chunk(self.micro_batches), strict=True)
-        result = _mean(self.run_micro_batch(cycle, *part, scale) for part in parts)
+        result = mean_result(self.run_micro_batch(cycle, *part, scale) for part in parts)
         if reduces and self.reduction is not None and self.objective.lambda_gan:
             found = result.discriminator_gradients
             found[:] = self.begin_reducing(self.reduction, cycle.discriminator, found)
         return result
 
-    def run_micro_batch(self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor) -> CycleResult:
+    def run_micro_batch(self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor) -> StepResult:
         """Computes the generators' gradients against the discriminator as it is, then the discriminator's own."""
         images, losses, generator_gradients = self.generator_pass(cycle, real, target, scale)
         discriminator_gradients: Gradients = []
@@ -148,7 +128,7 @@ class CycleGANStep(TrainingStep):
             pooled = cycle.pool.exchange(images[f"fake_{cycle.target}"])
             loss, discriminator_gradients = self.discriminator_pass(cycle.discriminator, target, pooled, scale)
             losses[f"D_{cycle.source}"] = loss
-        return CycleResult(images, losses, generator_gradients, discriminator_gradients)
+        return StepResult(images, losses, generator_gradients, discriminator_gradients)
 
     def generator_pass(
         self, cycle: Cycle, real: Tensor, target: Tensor, scale: Tensor
@@ -189,16 +169,3 @@ class CycleGANStep(TrainingStep):
             fake, identity = generator([source, target])
             return fake, identity
         return generator(source), generator(target)
-
-
-def _mean(results: Iterator[CycleResult]) -> CycleResult:
-    """Joins micro-batches: images concatenated, losses averaged, gradients (already scaled) summed as they come."""
-    first = next(results)
-    images, losses = [first.images], [first.losses]
-    generator, discriminator = first.generator_gradients, first.discriminator_gradients
-    for result in results:
-        images.append(result.images)
-        losses.append(result.losses)
-        generator = add_gradients(generator, result.generator_gradients)
-        discriminator = add_gradients(discriminator, result.discriminator_gradients)
-    return CycleResult(joined_images(images), mean_losses(losses), generator, discriminator)

@@ -21,7 +21,6 @@ from cyclegan_fast.models import MODELS
 from cyclegan_fast.monitoring.run_report import REPORT_NAME
 from cyclegan_fast.nn import build_networks, image_requirements
 from cyclegan_fast.processes import restarted_by_torchrun
-from cyclegan_fast.training.base_step import Images, Losses
 from cyclegan_fast.training.device_batches import DeviceBatches
 from cyclegan_fast.training.evaluator import Evaluator
 from cyclegan_fast.training.finite_check import FiniteCheck
@@ -40,6 +39,7 @@ from cyclegan_fast.training.process import (
 from cyclegan_fast.training.rank_state import seed_of_rank
 from cyclegan_fast.training.ranks import Ranks, reported_once
 from cyclegan_fast.training.reduction import GradientReduction
+from cyclegan_fast.training.results import Images, Losses
 from cyclegan_fast.training.run_state import RunState
 from cyclegan_fast.training.samples import SampleTranslator
 from cyclegan_fast.training.settings import resolve_settings, uses_cuda_graph

@@ -53,23 +53,27 @@ def by_step(calls: list[runtime.Call]) -> list[list[runtime.Call]]:
     return steps
 
 
+def checked_steps(calls: list[runtime.Call], waits_for_a_log: int) -> list[list[runtime.Call]]:
+    """The calls of each step but the last, which is saved; the host waits for the device where a step is logged."""
+    steps = by_step(calls)
+    assert len(steps) == STEPS - WARM_UP_STEPS
+    for number, step in enumerate(steps[:-1], start=WARM_UP_STEPS + 1):
+        waits = [call for call in step if call.kind == "sync" and "pageable" not in call.name]
+        assert len(waits) == (number % LOG_EVERY == 0) * waits_for_a_log, (number, waits)
+    return steps[:-1]
+
+
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 @pytest.mark.parametrize("loader", ["torch", "cache"])  # DALI brings a CUDA runtime of its own
 def test_a_run_waits_for_the_gpu_only_where_it_logs(images: Path, tmp_path: Path, loader: str, amp: str) -> None:
     run = trainer(images, tmp_path / "run", "--loader", loader, "--amp", amp, "--max-steps", STEPS)
     with runtime.recorded() as calls:
         assert run.run() == 0
-    steps = by_step(calls)
-    assert len(steps) == STEPS - WARM_UP_STEPS
-    for number, step in enumerate(steps[:-1], start=WARM_UP_STEPS + 1):  # the last one is saved
-        waits = [call for call in step if call.kind == "sync" and "pageable" not in call.name]
-        # Once for all losses; and once for the scale of fp16, which stands for its own check of the losses.
-        assert len(waits) == (number % LOG_EVERY == 0) * (2 if amp == "fp16" else 1), (number, waits)
-    copies = [
-        call for step in steps[:-1] for call in step if re.search("memcpy|kernel", call.kind) and "H2D" in call.name
-    ]
+    # Once for all losses; and once for the scale of fp16, which stands for its own check of the losses.
+    steps = checked_steps(calls, 2 if amp == "fp16" else 1)
+    copies = [call for step in steps for call in step if re.search("memcpy|kernel", call.kind) and "H2D" in call.name]
     assert not [call for call in copies if "pageable" in call.name]
-    replays = {call.stream for step in steps for call in step if call.kind == "graph"}
+    replays = {call.stream for step in by_step(calls) for call in step if call.kind == "graph"}
     if loader == "torch":
         assert copies and not {call.stream for call in copies} & replays
 
@@ -80,11 +84,7 @@ def test_each_model_trains_in_one_graph_a_step(images: Path, tmp_path: Path, mod
     run = trainer(images, tmp_path, *words)
     with runtime.recorded() as calls:
         assert run.run() == 0
-    steps = by_step(calls)
-    assert len(steps) == STEPS - WARM_UP_STEPS
-    for number, step in enumerate(steps[:-1], start=WARM_UP_STEPS + 1):  # the last one is saved
-        waits = [call for call in step if call.kind == "sync" and "pageable" not in call.name]
-        assert len(waits) == (number % LOG_EVERY == 0), (number, waits)
+    checked_steps(calls, 1)
 
 
 def test_a_checkpoint_is_copied_into_pinned_memory_and_no_step_waits_for_it(images: Path, tmp_path: Path) -> None:

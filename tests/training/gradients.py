@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cyclegan_fast.training.adam import Gradients
-from cyclegan_fast.training.base_step import Losses, TrainingStep
+from cyclegan_fast.training.base_step import TrainingStep
+from cyclegan_fast.training.results import Losses
 
 
 def recorded_gradients(step: TrainingStep) -> dict[nn.Parameter, Tensor]:

@@ -16,20 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_fast.config import TrainConfig
-from cyclegan_fast.training.adam import Gradients
-from cyclegan_fast.training.base_step import (
-    Images,
-    Losses,
-    TrainingStep,
-    add_gradients,
-    detached,
-    frozen,
-    gradients,
-    join,
-    joined_images,
-    mean_losses,
-)
+from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.objective import generator_loss
+from cyclegan_fast.training.results import Images, Losses, StepResult, detached, frozen, gradients, join, mean_result
 
 
 class BiGANStep(TrainingStep):
@@ -53,21 +42,14 @@ class BiGANStep(TrainingStep):
         self.check_batch(real_A)
         self.refresh_working_weights()
         scale = self.scaler.scale(self.share)
-        images: list[Images] = []
-        losses: list[Losses] = []
-        of_G: Gradients = []
-        of_D: Gradients = []
-        for A, B in zip(real_A.chunk(self.micro_batches), real_B.chunk(self.micro_batches), strict=True):
-            found, of_part, generators, discriminator = self.run_micro_batch(A, B, scale)
-            images.append(found)
-            losses.append(of_part)
-            of_G = add_gradients(of_G, generators) if of_G else generators
-            of_D = add_gradients(of_D, discriminator) if of_D else discriminator
-        mean = mean_losses(losses)
-        self.update_weights(mean, generators=[of_G], discriminators=of_D)
-        return {"real_A": real_A, "real_B": real_B} | joined_images(images), mean
+        parts = zip(real_A.chunk(self.micro_batches), real_B.chunk(self.micro_batches), strict=True)
+        result = mean_result(self.run_micro_batch(*part, scale) for part in parts)
+        self.update_weights(
+            result.losses, generators=[result.generator_gradients], discriminators=result.discriminator_gradients
+        )
+        return {"real_A": real_A, "real_B": real_B} | result.images, result.losses
 
-    def run_micro_batch(self, A: Tensor, B: Tensor, scale: Tensor) -> tuple[Images, Losses, Gradients, Gradients]:
+    def run_micro_batch(self, A: Tensor, B: Tensor, scale: Tensor) -> StepResult:
         """Computes images, losses, and the gradients of the generators and of the discriminator."""
         o = self.objective
         with self.autocast():
@@ -83,4 +65,5 @@ class BiGANStep(TrainingStep):
         with torch.no_grad():
             pooled_A, pooled_B = self.pools["pool_A"].exchange(from_A), self.pools["pool_B"].exchange(from_B)
         loss, of_D = self.discriminator_pass(self.discriminator, pooled_B, pooled_A, scale)
-        return detached({"fake_A": fake_A, "fake_B": fake_B}), {**detached(losses), "D_A": loss}, of_G, of_D
+        images = detached({"fake_A": fake_A, "fake_B": fake_B})
+        return StepResult(images, {**detached(losses), "D_A": loss}, of_G, of_D)

@@ -31,18 +31,9 @@ from cyclegan_fast.nn.generators import ResnetGenerator
 from cyclegan_fast.ops.adam_inputs import AdamGroup
 from cyclegan_fast.ops.layout import empty_in_layout_of, memory_format_of
 from cyclegan_fast.training.adam import Adam, Gradients
-from cyclegan_fast.training.base_step import (
-    Images,
-    Losses,
-    TrainingStep,
-    add_gradients,
-    detached,
-    frozen,
-    gradients,
-    joined_images,
-    mean_losses,
-)
+from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.objective import generator_loss, l1_losses
+from cyclegan_fast.training.results import Images, Losses, StepResult, detached, frozen, gradients, mean_result
 
 
 class CoGANStep(TrainingStep):
@@ -81,22 +72,20 @@ class CoGANStep(TrainingStep):
         self.check_batch(real_A)
         self.refresh_working_weights()
         scale = self.scaler.scale(self.share)
-        images: list[Images] = []
-        losses: list[Losses] = []
-        of_G: Gradients = []
-        of_D: Gradients = []
-        for A, B in zip(real_A.chunk(self.micro_batches), real_B.chunk(self.micro_batches), strict=True):
-            fakes, of_part, generators = self.generator_pass(self.draw_latents(A), scale)
-            of_discriminators, discriminators = self.both_discriminators(A, B, fakes, scale)
-            images.append(fakes)
-            losses.append(of_part | of_discriminators)
-            of_G = add_gradients(of_G, generators) if of_G else generators
-            of_D = add_gradients(of_D, discriminators) if of_D else discriminators
+        parts = zip(real_A.chunk(self.micro_batches), real_B.chunk(self.micro_batches), strict=True)
+        result = mean_result(self.run_micro_batch(*part, scale) for part in parts)
         if self.copies:
             torch._foreach_copy_(self.copies, self.statistics)
-        mean = mean_losses(losses)
-        self.update_weights(mean, generators=[of_G], discriminators=of_D)
-        return {"real_A": real_A, "real_B": real_B} | joined_images(images), mean
+        self.update_weights(
+            result.losses, generators=[result.generator_gradients], discriminators=result.discriminator_gradients
+        )
+        return {"real_A": real_A, "real_B": real_B} | result.images, result.losses
+
+    def run_micro_batch(self, A: Tensor, B: Tensor, scale: Tensor) -> StepResult:
+        """Computes images, losses, and the gradients of all networks."""
+        fakes, of_generators, of_G = self.generator_pass(self.draw_latents(A), scale)
+        of_discriminators, of_D = self.both_discriminators(A, B, fakes, scale)
+        return StepResult(fakes, of_generators | of_discriminators, of_G, of_D)
 
     def draw_latents(self, like: Tensor) -> Tensor:
         """Returns latents of as many images as there are in [N, C, H, W], [N, 4 ngf, H / 4, W / 4]."""

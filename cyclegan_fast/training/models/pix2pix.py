@@ -14,18 +14,9 @@ from torch import Tensor, nn
 
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.training.adam import Gradients
-from cyclegan_fast.training.base_step import (
-    Images,
-    Losses,
-    TrainingStep,
-    add_gradients,
-    detached,
-    frozen,
-    gradients,
-    join,
-    mean_losses,
-)
+from cyclegan_fast.training.base_step import TrainingStep
 from cyclegan_fast.training.objective import generator_loss, l1_losses
+from cyclegan_fast.training.results import Images, Losses, add_gradients, detached, frozen, gradients, join, mean_losses
 
 Pair = tuple[Tensor, Tensor]  # images of A and their partners of B, [N, C, H, W] each
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from cyclegan_fast.training.adam import Gradients
-from cyclegan_fast.training.base_step import Images, Losses, detached, frozen, gradients
 from cyclegan_fast.training.objective import generator_loss, l1_losses
+from cyclegan_fast.training.results import Images, Losses, detached, frozen, gradients
 from cyclegan_fast.training.step import Cycle, CycleGANStep
 
 
