@@ -32,7 +32,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.results import Measured, stamped, write_between_markers, write_json
+from benchmarks.hallucination_page import store, table
+from benchmarks.results import stamped, write_json
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data.scenes.layout import CLASSES, Scene, class_map, draw_scene
@@ -42,8 +43,6 @@ from cyclegan_fast.evaluation.outliers import LIMIT, RULES, Distribution
 from cyclegan_fast.evaluation.scenes import nearest_classes
 from cyclegan_fast.images import load_images
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGE, STORED = DOCS / "faithfulness.md", DOCS / "results" / "hallucination.json"
 CASES = ("tree:0:0", "house:0:0", "tree:0.25:0", "tree:0.1:1", "lake:0:1", "house:0.1:1", "tree:0:2", "house:0.25:2")
 OBJECTS = {"tree": ("trunk", "crown"), "house": ("wall", "roof", "window"), "lake": ("lake",)}
 STEPS_PER_EPOCH = 100
@@ -363,67 +362,6 @@ def check_settings(out: Path, sizes: Sizes) -> None:
     write_json(path, sizes._asdict())
 
 
-def table(measured: Measured) -> list[str]:
-    """Returns the page's tables: of pixels and images, and of flags, a row for each case and kind of photos."""
-    sizes = measured["arguments"]
-    lines = [
-        f"{sizes['size']}x{sizes['size']} pixels, {sizes['train']} training images of each domain, {sizes['steps']} "
-        f"steps, {sizes['blocks']} blocks of {4 * sizes['width']} channels, {sizes['test']} test photos of each row; "
-        f"measured {measured['date']}, commit {measured['commit']}.",
-        "",
-        "| object:share:seed | test photos | invented by the sound one | by the other | pixels: after noise | "
-        "pixels: retranslated | " + " | ".join(name.replace("_", " ") for name in (*SCORES, "worst deviation")) + " |",
-    ]
-    lines.append("|---" * (lines[-1].count("|") - 1) + "|")
-    for found in measured["results"]:
-        for photos in ("without", "with"):
-            one = found[photos]
-            sound, inventing = one["sound"], one["hallucinating"]
-            pixels = inventing["pixel_auc"]
-            cells = [found["case"], f"{photos} it", *(f"{x['invented_percent']:.1f} %" for x in (sound, inventing))]
-            for name in ("error after noise", "retranslated"):
-                cells.append(f"{_area(pixels[f'{name}, 5x5'])} ({_area(pixels[f'{name}, 5x5, of another image'])})")
-            cells += [_area(one["image_auc"][name]) for name in (*SCORES, "worst deviation")]
-            lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *_flags(measured), "", *_controls(measured)]
-
-
-def _flags(measured: Measured) -> list[str]:
-    """The table of the shares of images that are flagged."""
-    lines = [
-        "| object:share:seed | test photos | sound one flagged | the other flagged | "
-        "sound one by its own | the other by its own | images of the other among each other: best score |",
-    ]
-    lines.append("|---" * (lines[-1].count("|") - 1) + "|")
-    for found in measured["results"]:
-        for photos in ("without", "with"):
-            sound, other = found[photos]["sound"], found[photos]["hallucinating"]
-            shares = [one["flagged_percent"]["sound"] for one in (sound, other)]
-            shares += [one["flagged_percent"]["own"] for one in (sound, other)]
-            areas = {name: area for name, area in other["image_auc"].items() if area is not None}
-            best = max(areas, key=lambda name: areas[name], default=None)
-            cells = [found["case"], f"{photos} it", *(f"{share:.0f} %" for share in shares)]
-            cells.append("none" if best is None else f"{best.replace('_', ' ')}: {areas[best]:.2f}")
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _controls(measured: Measured) -> list[str]:
-    """Lines about sound generators of two seeds."""
-    return [
-        f"- The sound generator of seed {second} by the images that the one of seed {first} holds out: "
-        f"{one['flagged_percent'][1]:.0f} % flagged (of the latter's own: {one['flagged_percent'][0]:.0f} %); the two "
-        f"are told apart by {_area(one['image_auc']['retranslated'])} with retranslated, and by "
-        f"{_area(one['image_auc']['worst deviation'])} with the worst deviation."
-        for one in measured["controls"]
-        for first, second in [one["seeds"]]
-    ]
-
-
-def _area(value: float | None) -> str:
-    return "none" if value is None else f"{value:.2f}"
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command; what is rendered and trained already is not done again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -436,10 +374,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=int, default=600, help="training images of each domain")
     parser.add_argument("--test", type=int, default=100, help="images held out by each run, and test images")
     parser.add_argument("--steps", type=int, default=500, help="of training, for each run")
-    parser.add_argument("--page", action="store_true", help="store the numbers in docs/results, and write the tables")
     parser.add_argument("--blocks", type=int, default=2, help="of the generators")
     parser.add_argument("--width", type=int, default=8, help="channels of their first layer")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--page", action="store_true", help="store the numbers in docs/results, and write the tables")
     args = parser.parse_args(words)
     sizes = Sizes(**{name: getattr(args, name) for name in Sizes._fields})
     check_settings(args.out, sizes)
@@ -449,21 +387,8 @@ def main(words: Sequence[str] | None = None) -> None:
     measured = stamped(results) | {"arguments": arguments, "controls": controls}
     write_json(args.out / "faithfulness.json", measured)
     if args.page:
-        store(measured, sizes)
+        store(measured)
     print("\n".join(table(measured)))
-
-
-def store(measured: Measured, sizes: Sizes) -> None:
-    """Stores results beside those of other settings, and writes the tables of all into the page."""
-    before = json.loads(STORED.read_text()) if STORED.exists() else []
-    others = [one for one in before if Sizes(**{name: one["arguments"][name] for name in Sizes._fields}) != sizes]
-    write_json(STORED, [*others, measured])
-    write_between_markers(PAGE, page([*others, measured]))
-
-
-def page(every: Sequence[Measured]) -> list[str]:
-    """Returns the tables of all settings."""
-    return [line for measured in every for line in (*table(measured), "")]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,126 @@
+"""The tables of docs/faithfulness.md, from what benchmarks/hallucination.py has found."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Measured, write_between_markers, write_json
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, STORED = DOCS / "faithfulness.md", DOCS / "results" / "hallucination.json"
+FEWEST = 10  # images that the generator must have invented in, for an area that says something about it
+
+
+def store(measured: Measured) -> None:
+    """Stores results beside those of other settings, and writes the tables of all into the page.
+
+    Raises:
+        SystemExit: Stored cases of the same settings would be lost.
+    """
+    every = json.loads(STORED.read_text()) if STORED.exists() else []
+    same = [one for one in every if _settings(one) == _settings(measured)]
+    if lost := {case for one in same for case in one["arguments"]["cases"]} - {*measured["arguments"]["cases"]}:
+        raise SystemExit(f"{STORED} holds further cases of these settings: give them as well: {' '.join(sorted(lost))}")
+    every = [*(one for one in every if one not in same), measured]
+    write_json(STORED, every)
+    write_between_markers(PAGE, page(every))
+
+
+def _settings(measured: Measured) -> dict[str, Any]:
+    return {name: value for name, value in measured["arguments"].items() if name != "cases"}
+
+
+def page(every: Sequence[Measured]) -> list[str]:
+    """Returns the tables of all settings."""
+    return [line for measured in every for line in (*table(measured), "")]
+
+
+def table(measured: Measured) -> list[str]:
+    """Returns the tables of one setting: of pixels, of images and of flags, a row for each case and kind of photos."""
+    sizes = measured["arguments"]
+    title = (
+        f"{sizes['size']}x{sizes['size']} pixels, {sizes['train']} training images of each domain, {sizes['steps']} "
+        f"steps, {sizes['blocks']} blocks of {4 * sizes['width']} channels, learning rate {sizes['lr']:g}, "
+        f"{sizes['test']} test photos of each row; measured {measured['date']}, commit {measured['commit']}."
+    )
+    tables = (_pixels(measured), _images(measured), _flags(measured), _controls(measured))
+    return [*textwrap.wrap(title, 120), *(line for lines in tables for line in ("", *lines))]
+
+
+def _pixels(measured: Measured) -> list[str]:
+    """What the one that invents has invented, and how well the maps find it."""
+    rows = []
+    for case, photos, found in _rows(measured):
+        sound, inventing = found["sound"], found["hallucinating"]
+        areas = inventing["pixel_auc"]
+        maps = [
+            f"{_area(areas[f'{name}, 5x5'])} ({_area(areas[f'{name}, 5x5, of another image'])})"
+            for name in ("error after noise", "retranslated")
+        ]
+        rows.append([case, photos, *(f"{one['invented_percent']:.1f} %" for one in (sound, inventing)), *maps])
+    titles = ("invented by the sound one", "by the other", "pixels: after noise", "pixels: retranslated")
+    return _lines(titles, rows)
+
+
+def _images(measured: Measured) -> list[str]:
+    """How well the scores tell images that are invented in from all others of both."""
+    rows = []
+    for case, photos, found in _rows(measured):
+        counts = [found[name]["images_with_inventions"] for name in ("sound", "hallucinating")]
+        areas = found["image_auc"].values()
+        cells = [_area(area) for area in areas] if counts[1] >= FEWEST else ["few"] * len(areas)
+        rows.append([case, photos, *map(str, counts), *cells])
+    names = [name.replace("_", " ") for name in measured["results"][0]["with"]["image_auc"]]
+    return _lines(("images of the sound one invented in", "of the other", *names), rows)
+
+
+def _flags(measured: Measured) -> list[str]:
+    """The shares of images that are flagged."""
+    rows = []
+    for case, photos, found in _rows(measured):
+        sound, other = found["sound"], found["hallucinating"]
+        shares = [one["flagged_percent"][by] for by in ("sound", "own") for one in (sound, other)]
+        areas = {name: area for name, area in other["image_auc"].items() if area is not None}
+        best = max(areas, key=lambda name: areas[name], default=None)
+        named = "none" if best is None else f"{best.replace('_', ' ')}: {areas[best]:.2f}"
+        rows.append([case, photos, *(f"{share:.0f} %" for share in shares), named])
+    titles = ("sound one flagged", "the other flagged", "sound one by its own", "the other by its own")
+    return _lines((*titles, "images of the other among each other: the best score"), rows)
+
+
+def _controls(measured: Measured) -> list[str]:
+    """Lines about sound generators of two seeds."""
+    lines = []
+    for one in measured["controls"]:
+        first, second = one["seeds"]
+        own, others = one["flagged_percent"]
+        text = (
+            f"- The sound generator of seed {second} by the images that the one of seed {first} holds out: "
+            f"{others:.0f} % flagged (of the latter's own: {own:.0f} %); the two are told apart by "
+            f"{_area(one['image_auc']['retranslated'])} with retranslated, and by "
+            f"{_area(one['image_auc']['worst deviation'])} with the worst deviation."
+        )
+        lines += textwrap.wrap(text, 120, subsequent_indent="  ")
+    return lines
+
+
+def _rows(measured: Measured) -> list[tuple[str, str, dict[str, Any]]]:
+    """The case, the photos, and what was found with them, of each row."""
+    return [
+        (found["case"], f"{photos} it", found[photos])
+        for found in measured["results"]
+        for photos in ("without", "with")
+    ]
+
+
+def _lines(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    head = ["object:share:seed", "test photos", *titles]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _area(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"
