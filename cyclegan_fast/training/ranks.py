@@ -26,7 +26,7 @@ from cyclegan_fast.errors import AgreedError, UserError
 from cyclegan_fast.logs import suppressed_output
 from cyclegan_fast.monitoring.progress import progress_hidden
 from cyclegan_fast.training.meeting import Place, meet
-from cyclegan_fast.training.roll_call import RankError, RollCall, lost_ranks
+from cyclegan_fast.training.roll_call import START_SECONDS, RankError, RollCall, lost_ranks
 from cyclegan_fast.version import __version__
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,11 @@ class Ranks:
 
     def __enter__(self) -> Ranks:
         if self.world > 1:
-            self._meet()
+            try:
+                self._meet()
+            except BaseException as error:
+                self.__exit__(type(error), error, error.__traceback__)
+                raise
         return self
 
     def _meet(self) -> None:
@@ -87,11 +91,14 @@ class Ranks:
                 dist.new_group(backend="gloo", timeout=_delta(seconds)) for seconds in (self.seconds, PREPARE_SECONDS)
             )
         roll = RollCall(self.rank, os.environ.get("MASTER_ADDR") or "localhost", self.all_of)
-        if any(self.highest(not roll.reaches_others())):
-            roll.close()
-            log.info("processes of other hosts do not answer: one that is lost later will not be named")
-        else:
-            self.roll = roll
+        with contextlib.ExitStack() as unless_they_answer:
+            unless_they_answer.callback(roll.close)
+            seconds = min(START_SECONDS, self.seconds / 2)  # all others wait for this one meanwhile
+            if any(self.highest(not roll.reaches_others(seconds))):
+                log.info("processes of other hosts do not answer: one that is lost later will not be named")
+            else:
+                unless_they_answer.pop_all()
+                self.roll = roll
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,7 +2,7 @@
 
 Most ranks notice only that a neighbour, which noticed before them, has ended. So a thread of each rank listens at a
 port of its own and answers, whatever the rank does meanwhile; and who has asked hands what it found to those that
-answered, which report the same. Until a collective fails nothing is sent and no thread wakes.
+answered, which report the same. After the start nothing is sent and no thread wakes until a collective fails.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from cyclegan_fast.errors import UserError
 ANSWER_SECONDS = 1.5  # that a rank has to answer
 START_SECONDS = 15.0  # the same at the start, where a machine may be busy with starting all of them
 WAITS, WORKS = "waits", "works"  # what a rank answers: whether it waits for others
+LATE = "late"  # what a rank asks with whose own time is over
 MAX_LINE = 2**16  # bytes
 
 
@@ -63,46 +64,65 @@ class RollCall:
         self.rank = rank
         self.waiting = 0  # blocks that wait for other ranks and have not ended
         self.found: Lost | None = None
+        self.handed = threading.Event()  # another rank has found it
+        self.late = False  # the time of this rank, or of one that has asked, was over
         self._server: _Server | None = None
         mine: Member | None = None
         with contextlib.suppress(OSError):
             family, address = _own_address(master)
             self._server = _Server(family, self)
             mine = Member(address, self._server.port, socket.gethostname(), os.getpid())
-        parts = [json.loads(part) for part in exchange(json.dumps([secrets.token_hex(16), mine]).encode())]
+        try:
+            parts = [json.loads(part) for part in exchange(json.dumps([secrets.token_hex(16), mine]).encode())]
+        except BaseException:
+            if self._server:
+                self._server.server_close()
+            raise
         self.token = parts[0][0]  # without which nobody is answered
         self.members = [Member(*member) for _, member in parts if member]
         self.is_complete = len(self.members) == len(parts)
         if self._server:
             self._server.start()
 
-    def reaches_others(self) -> bool:
-        """Whether a rank answers this one, on another host where there are several: if not, a firewall is between."""
+    def reaches_others(self, seconds: float) -> bool:
+        """Whether a rank answers this one, on another host where there are several: if not, a firewall is between.
+
+        Args:
+            seconds: How long that rank has to answer.
+        """
         if not self.is_complete:
             return False
         world = len(self.members)
         other = (self.rank + max(1, world // 2)) % world
-        return other in self._ask_all([other], "", START_SECONDS)
+        return other in self._ask_all([other], "", seconds)
 
     def call(self, hung: bool) -> Lost:
         """Asks all others, and returns who is lost: nobody if all are alive, and the connections alone have failed.
 
         Args:
             hung: The time was over; those that answer, but do not wait themselves, are then what all others wait for.
+                A rank whose time is over closes its connections, so that others may notice only that, even before it
+                asks: it tells them when it asks, and hands them what it finds.
         """
+        self.late |= hung
         if self.found is None:
             others = [rank for rank in range(len(self.members)) if rank != self.rank]
-            answers = self._ask_all(others, "", ANSWER_SECONDS)
+            answers = self._ask_all(others, LATE if hung else "", ANSWER_SECONDS)
             silent = [rank for rank in others if rank not in answers]
-            busy = [rank for rank, answer in answers.items() if answer == WORKS] if hung else []
-            self.found = self.found or Lost(silent or sorted(busy), hung)  # it may have been handed to us meanwhile
+            if not silent and not self.late:
+                self.handed.wait(ANSWER_SECONDS)
+            busy = [rank for rank, answer in answers.items() if answer == WORKS] if self.late else []
+            self.found = self.found or Lost(silent or sorted(busy), self.late)  # may be handed meanwhile
             self._ask_all(answers, json.dumps(self.found), ANSWER_SECONDS)
         return self.found
 
     def answer(self, message: str) -> str:
         """Returns what another rank is answered, which asks, or hands over what it has found."""
-        if message:
+        if message == LATE:
+            self.late = True
+        elif message:
             self.found = self.found or Lost(*json.loads(message))
+            self.handed.set()
         return WAITS if self.waiting else WORKS
 
     def describe(self, lost: Lost) -> str:

@@ -29,7 +29,7 @@ from cyclegan_fast.training.models import build_step
 from cyclegan_fast.training.position import Position, steps_ahead
 from cyclegan_fast.training.ranks import Ranks
 from cyclegan_fast.training.reduction import GradientReduction
-from cyclegan_fast.training.roll_call import RankError
+from cyclegan_fast.training.roll_call import RankError, RollCall
 from tests.training.ranks import ended, free_port, started
 from tests.training.test_step import relative_error
 
@@ -304,12 +304,17 @@ def test_ranks_agree_whichever_has_the_highest(world: int) -> None:
 
 @pytest.mark.parametrize("world", [2, 3, 5])
 def test_a_rank_that_does_not_agree_is_an_error_of_all_others(world: int) -> None:
-    ranks = connected(world, 0.5)
+    """The first whose time is over closes its connections, which is all that a later one may notice."""
+    ranks, reasons = connected(world, 3.0), set()
     for done in agree(ranks[1:], [(0.0,)] * (world - 1)):
-        with pytest.raises(
-            RankError, match=r"has not answered for 0\.5 s \(--rank-timeout\), so this one ends: the same"
-        ):
+        with pytest.raises(RankError) as error:
             done.result()
+        found = re.search(
+            r"has (not answered for 3 s \(--rank-timeout\)|ended), so this one ends: the same", str(error.value)
+        )
+        assert found, error.value
+        reasons.add(found[1])
+    assert "not answered for 3 s (--rank-timeout)" in reasons
 
 
 def test_a_rank_that_is_gone_is_an_error_of_the_other() -> None:
@@ -319,19 +324,61 @@ def test_a_rank_that_is_gone_is_an_error_of_the_other() -> None:
         ranks[0].highest(0.0)
 
 
-def test_on_gpus_the_hosts_find_a_lost_rank_before_nccl_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of the GPU has begun to wait before the hosts do: for the next batch and then for each other."""
+@pytest.fixture
+def process_groups(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The seconds that each backend waits, instead of process groups of torch."""
     waits: dict[str, float] = {}
 
     def note(backend: str, *, timeout: datetime.timedelta, **_: object) -> None:
         waits[backend] = min(timeout.total_seconds(), waits.get(backend, float("inf")))
 
     monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(dist, "is_initialized", lambda: bool(waits))
     monkeypatch.setattr("cyclegan_fast.training.ranks.meet", lambda *_: dist.HashStore())
     monkeypatch.setattr(dist, "init_process_group", note)
     monkeypatch.setattr(dist, "new_group", lambda *, backend, timeout: note(backend, timeout=timeout))
+    monkeypatch.setattr(dist, "destroy_process_group", waits.clear)
+    return waits
+
+
+def test_on_gpus_the_hosts_find_a_lost_rank_before_nccl_ends_the_process(process_groups: dict[str, float]) -> None:
+    """A step of the GPU has begun to wait before the hosts do: for the next batch and then for each other."""
     with Ranks(Place(0, 2, 0), torch.device("cuda", 0), 600.0):
-        assert waits == {"cpu:gloo,cuda:nccl": 2 * 600.0 + 60, "gloo": 600.0}
+        assert process_groups == {"cpu:gloo,cuda:nccl": 2 * 600.0 + 60, "gloo": 600.0}
+
+
+@pytest.mark.parametrize(("timeout", "waits"), [(600.0, 15.0), (4.0, 2.0)])
+def test_at_the_start_a_rank_waits_for_an_answer_less_long_than_the_others_wait_for_it(
+    process_groups: dict[str, float], monkeypatch: pytest.MonkeyPatch, timeout: float, waits: float
+) -> None:
+    waited = []
+
+    def reaches_others(roll: RollCall, seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    monkeypatch.setattr(RollCall, "reaches_others", reaches_others)
+    with Ranks(Place(0, 2, 0), torch.device("cpu"), timeout) as ranks:
+        assert waited == [waits] and ranks.roll is None
+
+
+def test_ranks_that_do_not_meet_part(process_groups: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    rolls = []
+
+    def fail(ranks: Ranks, *values: float) -> list[float]:
+        raise RankError("another process of this training has ended")
+
+    def reaches_others(roll: RollCall, seconds: float) -> bool:
+        rolls.append(roll)
+        return True
+
+    monkeypatch.setattr(Ranks, "highest", fail)
+    monkeypatch.setattr(RollCall, "reaches_others", reaches_others)
+    with pytest.raises(RankError), Ranks(Place(0, 2, 0), torch.device("cpu"), 600.0):
+        pass
+    assert not process_groups and not dist.is_initialized()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("localhost", rolls[0].members[0].port), 10)
 
 
 # ---- The place in the epochs.

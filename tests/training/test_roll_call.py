@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -54,9 +56,15 @@ def sentence(rank: RollCall, reason: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that none of these ranks is lost because the machine is busy; one that has ended refuses at once."""
+    monkeypatch.setattr(roll_call, "ANSWER_SECONDS", 10.0)
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch, long_waits: None) -> None:
+    """For one that is stopped."""
     monkeypatch.setattr(roll_call, "ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(roll_call, "START_SECONDS", 2.0)
 
 
 def test_all_name_who_has_ended_and_nobody_who_ended_because_of_it() -> None:
@@ -72,6 +80,7 @@ def test_all_name_who_has_ended_and_nobody_who_ended_because_of_it() -> None:
         assert sentence(ranks[3], "Connection closed by peer") == first
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_all_name_who_does_not_answer_and_what_they_say_agrees() -> None:
     """The second one finds only that the first, whose time was over earlier, has closed its connections."""
     with ranks_of(3) as ranks, stopped(ranks, 1):
@@ -81,14 +90,47 @@ def test_all_name_who_does_not_answer_and_what_they_say_agrees() -> None:
         assert sentence(ranks[2], "Connection closed by peer") == first
 
 
+def noting(holder: Any, method: str) -> threading.Event:
+    """Returns what is set as soon as a method is called."""
+    called, function = threading.Event(), getattr(holder, method)
+
+    def noted(*arguments: Any) -> Any:
+        called.set()
+        return function(*arguments)
+
+    setattr(holder, method, noted)
+    return called
+
+
 def test_where_all_answer_the_one_that_does_not_wait_is_what_others_wait_for() -> None:
     with ranks_of(3) as ranks:
         ranks[2].waiting += 1
         assert ranks[0].call(hung=True) == ranks[2].found == Lost([1], hung=True)
 
 
-def test_where_all_answer_the_connection_alone_has_ended() -> None:
+def test_who_notices_a_closed_connection_first_leaves_the_name_to_the_one_that_closed_it() -> None:
+    """A time that is over closes connections before the rank asks."""
+    with ranks_of(3) as ranks, ThreadPoolExecutor(1) as pool:
+        for one in (ranks[0], ranks[2]):
+            one.waiting += 1
+        noticed = noting(ranks[2].handed, "wait")
+        second = pool.submit(ranks[2].call, hung=False)
+        assert noticed.wait(10)
+        assert ranks[0].call(hung=True) == second.result() == Lost([1], hung=True)
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_both_that_ask_at_once_report_a_time_that_is_over() -> None:
+    with ranks_of(3) as ranks, stopped(ranks, 1), ThreadPoolExecutor(1) as pool:
+        asked = noting(ranks[0], "answer")
+        second = pool.submit(ranks[2].call, hung=False)
+        assert asked.wait(10)
+        assert ranks[0].call(hung=True) == second.result() == Lost([1], hung=True)
+
+
+def test_where_all_answer_the_connection_alone_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with ranks_of(2) as ranks:
+        monkeypatch.setattr(ranks[0].handed, "wait", lambda seconds: False)
         assert sentence(ranks[0], "Connection reset by peer").startswith(
             "the connection to another process of this training has ended, so this one ends: "
         )
@@ -114,10 +156,23 @@ def test_others_are_not_answered_and_leave_no_trace(capfd: pytest.CaptureFixture
                 stranger.sendall(words)
                 assert stranger.recv(100) == b""
         assert ranks[1].found is None
-        assert ranks[0].reaches_others()
+        assert ranks[0].reaches_others(10.0)
     assert capfd.readouterr() == ("", "")
 
 
 def test_behind_a_firewall_nobody_is_named() -> None:
     with ranks_of(3) as ranks, stopped(ranks, 2):
-        assert ranks[0].reaches_others() and not ranks[1].reaches_others()
+        assert ranks[0].reaches_others(10.0) and not ranks[1].reaches_others(1.0)
+
+
+def test_ranks_that_do_not_meet_leave_no_port_open() -> None:
+    ports = []
+
+    def fail(data: bytes) -> list[bytes]:
+        ports.append(Member(*json.loads(data)[1]).port)
+        raise RankError("another process of this training has ended")
+
+    with pytest.raises(RankError):
+        RollCall(0, "localhost", fail)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("localhost", ports[0]), 10)
