@@ -148,6 +148,8 @@ def translate(
     is_bulk = share is not None or ray is not None or is_shards(input)
     if block_size != 256 and not is_bulk:
         raise UserError("--block-size is about bulk translations: give --rank or --ray, too, or leave it out")
+    if block_size != 256 and is_shards(input):
+        raise UserError("--block-size is about blocks of images, and a tar shard is one block: leave it out")
     needs_inverse = "--faithfulness" if faithfulness else "--reconstruct" if reconstruct else ""
     engine = named_checkpoint(engine)
     _check_inverse_flags(needs_inverse, engine, back_engine)
@@ -202,16 +204,12 @@ def _translate_files(
     from cyclegan_fast.engine.translation.tasks import grid_of, plan_tasks
     from cyclegan_fast.monitoring.progress import ProgressBar
 
-    _, _, reconstruct, faithfulness, named = inverse
+    reconstruct, faithfulness = inverse.reconstruct, inverse.faithfulness
     every = plan_tasks(input, output, overwrite=overwrite or resume, reconstruct=reconstruct, faithfulness=faithfulness)
     _clear_leftovers(every, output, reconstruct, faithfulness)
     tasks = [task for task in every if not (resume and task.target.is_file())]
     if inverse.flag and any(task.is_video for task in tasks):
         raise UserError(f"{inverse.flag} is for images, and the input holds videos: leave it out, or them")
-    reference = None
-    if faithfulness:
-        reference = find_reference(named, engine, settings["direction"], [task.source for task in tasks])
-
     machine: dict[str, Any] = {name: settings[name] for name in ("device", "precision", "backend", "threads")}
     loaded, reconstruction, check = load_engine(engine, direction=settings["direction"], **machine), None, None
     if inverse.flag:
@@ -221,6 +219,7 @@ def _translate_files(
             reconstruction = Reconstruction(back, {task: grid_of(task, output) for task in tasks})
         if faithfulness:
             check = FaithfulnessCheck(loaded, back, output, tiling=settings["tiling"])
+            reference = find_reference(inverse.reference, engine, loaded.direction, [task.source for task in tasks])
             if reference is not None:
                 with ProgressBar("images of the reference") as progress, _libraries_suppressed():
                     check.measure_reference(reference, progress)

@@ -115,7 +115,7 @@ def _files_in(root: Path, name: str) -> list[ImageFile]:
         with readable(root / name):
             files = exclude([ImageFile(str(path)) for path in list_folder(root / name)], root)
     except UserError as error:
-        log.info("%s; the sample grids do without %s", error, name)
+        log.info("%s; %s is passed over", error, name)
         return []
     return [file for file in files if file is not None]
 

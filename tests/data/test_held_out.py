@@ -71,6 +71,7 @@ def test_training_images_where_there_are_no_test_images(data: Path, caplog: pyte
     a, b = held_out(data)
     assert names(a)[0].startswith("testA/") and names(b)[0].startswith("trainB/") and len(b) == 4
     assert "sample grids: 4 test images of A and 4 training images of B" in caplog.messages
+    assert sum(line.endswith("; testB is passed over") for line in caplog.messages) == 1
 
 
 def test_a_bad_image_is_left_out_with_one_line_and_replaced(data: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -20,6 +21,8 @@ from cyclegan_fast.engine.translation.bulk import manifest, storage
 from cyclegan_fast.engine.translation.bulk.blocks import BlockResult
 from cyclegan_fast.engine.translation.bulk.plan import plan_bulk
 from cyclegan_fast.engine.translation.bulk.rank import Rank, device_of_rank, parse_rank, rank_of_environment
+from cyclegan_fast.engine.translation.bulk.run import plan_job, run_bulk
+from cyclegan_fast.engine.translation.bulk.share import translate_here
 from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, RemoteStorage, storage_at
 from cyclegan_fast.engine.translation.report import Outcome
 from cyclegan_fast.errors import StorageError, UserError
@@ -42,10 +45,11 @@ def no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def records(output: Path | str) -> list[dict]:
-    """The records of the manifest, without the settings."""
+    """The records of the manifest, without the settings, and without lines that a kill cut off."""
     there = storage_at(output)
     files = [name for name in there.list_names(manifest.FOLDER) if name.endswith(".jsonl")]
-    return [json.loads(line) for name in files for line in there.read(name).splitlines()[1:]]
+    lines = [line for name in files for line in there.read(name).splitlines() if line.endswith(b"}")]
+    return [record for record in map(json.loads, lines) if "done" in record]
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, method: str, error: Exception, times: int, end: str = "") -> Counter[str]:
@@ -179,6 +183,7 @@ def test_a_stopped_rank_is_finished_by_the_next_start(
     assert stopped.returncode == status and sentence in stopped.stderr, stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert len(records(out)) == 2
+    recorded = {name for record in records(out) for name in record["done"]}
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if path.suffix[1:] in ("png", "jpg", "webp")}
     assert len(before) >= 3
     with next((out / manifest.FOLDER).glob("*.jsonl")).open("ab") as file:
@@ -186,10 +191,8 @@ def test_a_stopped_rank_is_finished_by_the_next_start(
     for rank in ("0/2", "1/2"):
         assert run(bulk_engine, bulk_images, out, rank=rank, block_size=2) == 0
     assert contents(out) == plain_results
-    recorded = {name for record in records_whole(out)[:2] for name in record["done"]}
-    assert all(
-        path.stat().st_mtime_ns == then for path, then in before.items() if str(path.relative_to(out)) in recorded
-    )
+    kept = {path: then for path, then in before.items() if path.relative_to(out).as_posix() in recorded}
+    assert len(kept) == 4 and all(path.stat().st_mtime_ns == then for path, then in kept.items())
 
 
 def test_an_interrupted_rank_is_finished_by_the_same_command(
@@ -205,12 +208,6 @@ def test_an_interrupted_rank_is_finished_by_the_same_command(
     assert run(bulk_engine, bulk_images, out, rank="0/1", block_size=2) == 0
     assert {name: RemoteStorage(out).read(name) for name in plain_results} == plain_results
     assert {uploads[f"/stop/out/{name}"] for name in recorded} == {1}
-
-
-def records_whole(output: Path) -> list[dict]:
-    files = sorted((output / manifest.FOLDER).glob("*.jsonl"), key=lambda path: path.stat().st_mtime)
-    lines = [line for file in files for line in file.read_text().splitlines() if line.endswith("}")]
-    return [record for record in map(json.loads, lines) if "done" in record]
 
 
 @pytest.mark.slow
@@ -293,6 +290,16 @@ def test_a_video_in_a_tar_shard_is_left_out_and_named(bulk_engine, tmp_path, cap
     assert run(bulk_engine, shard, tmp_path / "out") == 0
     assert f"{shard}: leaves out 1 .mp4, which are not read; cut them into frames" in caplog.text
     assert "0000.mp4" not in dict(members(tmp_path / "out" / "a.tar"))
+
+
+def test_notes_about_shards_count_no_image_and_ten_are_logged(bulk_engine, tmp_path, caplog):
+    for i in range(12):
+        with tarfile.open(make_shard(tmp_path / "in" / f"{i:02d}.tar", 0, 1), "a") as opened:
+            add_member(opened, "0000.mp4", b"a video")
+    job, plan = plan_job(tmp_path / "in" / "*.tar", tmp_path / "out", bulk_engine, {"device": "cpu", "threads": 1})
+    report = run_bulk(job, plan, partial(translate_here, job), block_size=lambda _: 1).report
+    assert report.count == report.translated == 12 * 2  # a shard of one has it twice
+    assert caplog.text.count("leaves out 1 .mp4") == 10 and "and 2 more with such notes" in caplog.text
 
 
 def test_what_fsspec_opens_is_read_and_written(bulk_engine, bulk_images, plain_results, tmp_path, caplog):
@@ -380,6 +387,42 @@ def test_what_all_files_would_meet_ends_it(bulk_engine, bulk_images, monkeypatch
     assert set(requests.values()) == {tries}
 
 
+def test_one_object_that_may_not_be_read_is_a_fault(bulk_engine, bulk_images, tmp_path, monkeypatch):
+    """An archived one, for example; among others, and as a tar shard."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(bulk_images), "/archived/in", recursive=True)
+    memory.put(str(make_shard(tmp_path / "s-0.tar", 0)), "/archived/s-0.tar")
+    failing(monkeypatch, "get_file", PermissionError("InvalidObjectState"), 9, end="0.png")
+    failing(monkeypatch, "get_file", PermissionError("InvalidObjectState"), 9, end=".tar")
+    reason = "no permission to read or list it (InvalidObjectState): check the credentials"
+    for source, name in (("in", "in/00.png"), ("s-{0..0}.tar", "s-0.tar")):
+        out = tmp_path / "out" / source[0]
+        assert run(bulk_engine, f"memory://archived/{source}", out, rank="0/1") == 2
+        listed = (out / "not_translated-rank-0-of-1.csv").read_text()
+        assert listed == f"file,reason\nmemory://archived/{name},{reason}\n"
+    assert len(contents(tmp_path / "out" / "i")) == 13  # with the list
+
+
+def test_no_object_is_replaced_by_a_result():
+    memory = fsspec.filesystem("memory")
+    for name in ("x/1.png", "1.png", "2.png"):
+        memory.pipe_file(f"/nested/x/{name}", b"")
+    with pytest.raises(UserError, match=r"memory://nested/x/1.png is one of the inputs and would be overwritten"):
+        plan_bulk(Path("memory://nested/x"), Path("memory://nested"))
+    memory.rm_file("/nested/x/x/1.png")
+    assert plan_bulk(Path("memory://nested/x"), Path("memory://nested")).names == [("1.png",) * 2, ("2.png",) * 2]
+
+
+def test_a_request_that_fails_drops_no_match_of_a_pattern(monkeypatch):
+    """A listing says what is a file: no request is made for each match."""
+    memory = fsspec.filesystem("memory")
+    for name in ("0.png", "1.png", "folder.png/2.png"):
+        memory.pipe_file(f"/matched/{name}", b"")
+    monkeypatch.setattr(type(memory), "isfile", fsspec.AbstractFileSystem.isfile)  # that of stores
+    failing(monkeypatch, "info", OSError("connection reset"), times=9, end=".png")
+    assert storage.match_urls("memory://matched/*.png") == ["memory:///matched/0.png", "memory:///matched/1.png"]
+
+
 def test_no_shard_is_replaced_by_its_result(tmp_path):
     shard = make_shard(tmp_path / "in" / "a.tar", 0, 1)
     (tmp_path / "link").symlink_to(tmp_path / "in")
@@ -420,6 +463,7 @@ def test_the_results_of_an_earlier_run_are_no_input(tmp_path):
         ({"source": "memory://nowhere/x"}, "memory://nowhere/x: URLs are not fetched"),
         ({"rank": "0/2", "source": "memory://i", "output": "memory://i"}, "memory://i is the folder of the input"),
         ({"rank": "0/2", "source": "memory://i", "output": "memory://i/o"}, "memory://i/o lies in the input folder"),
+        ({"rank": "0/2", "block_size": 8, "source": "a-{0..8}.tar"}, "and a tar shard is one block: leave it out"),
         ({"block_size": 8}, "--block-size is about bulk translations: give --rank or --ray, too, or leave it out"),
     ],
 )
@@ -547,6 +591,8 @@ def test_objects_that_may_not_be_removed_stay(monkeypatch, caplog):
         record.add(one_result(f"{i}.tar"))
     assert caplog.text.count("files that newer ones replace cannot be removed") == 1
     assert manifest.Manifest(there, {"engine": "e"}, "all").load() == {"0.tar", "1.tar", "2.tar"}
+    times = Counter(name for found in records(there.url) for name in found["done"])
+    assert max(times.values()) <= 2
 
 
 def test_the_objects_of_a_manifest_are_read_together(monkeypatch):

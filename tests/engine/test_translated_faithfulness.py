@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cyclegan_fast.checkpoint import load_weights, read_settings, save_checkpoint
-from cyclegan_fast.config import DataConfig, TrainConfig
+from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
 from cyclegan_fast.engine import load_engine
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.translation.faithfulness import MAX_HELD_OUT, NUMBERS
@@ -148,8 +148,8 @@ def test_results_are_compared_with_a_reference(
 
 
 @pytest.fixture
-def trained(runs: dict[str, Path], tmp_path: Path) -> Path:
-    """A run on data whose testA holds 12 images, nearly alike, and testB one that stands out."""
+def trained(runs: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A run on data whose testA holds 12 images, nearly alike, and testB one; its parameter is --direction."""
     data = tmp_path / "data"
     for name in ("testA", "testB"):
         (data / name).mkdir(parents=True)
@@ -159,7 +159,7 @@ def trained(runs: dict[str, Path], tmp_path: Path) -> Path:
     model = read_settings(runs["colour"]).config.model
     networks = build_networks(model)
     load_weights(runs["colour"], networks)
-    config = TrainConfig(model=model, data=DataConfig(data=data))
+    config = TrainConfig(model=model, data=DataConfig(data=data, direction=getattr(request, "param", "AtoB")))
     save_checkpoint(tmp_path / "run" / "checkpoints", 1, networks=networks, config=config, progress={"step": 1})
     return tmp_path / "run"
 
@@ -169,7 +169,7 @@ def test_results_are_compared_with_what_the_run_holds_out(
 ) -> None:
     caplog.set_level(logging.INFO)
     data = tmp_path / "data"
-    by_name = run(tmp_path / "named", images, trained, faithfulness_reference=str(data / "testA"))
+    by_name = run(tmp_path / "named", images, trained, faithfulness_reference=data / "testA")
     by_default = run(tmp_path / "default", images, trained)
     assert by_default == by_name and any(row["flagged"] == "yes" for row in by_default.values())
     assert f"stand out from 12 images of {data} (test images)" in capsys.readouterr().out
@@ -215,12 +215,27 @@ def test_a_sample_of_many_held_out_images_is_enough(
     assert run(tmp_path / "again", tmp_path / "data" / "testB", trained) == first
 
 
+@pytest.mark.parametrize("trained", ["AtoB", "BtoA"], indirect=True)
 def test_each_direction_has_its_own_held_out_images(
     tmp_path: Path, trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     test = tmp_path / "data" / "testA"
     run(tmp_path / "back", test, trained, direction="BtoA")
+    assert "as 1 test images of" in caplog.text
+    run(tmp_path / "forth", tmp_path / "data" / "testB", trained)
+    assert "compared with 12 of the 12 test images of" in caplog.text
+
+
+def test_a_model_of_one_direction_is_compared_with_the_test_images_of_its_input(
+    images: Path, tmp_path: Path, trained: Path, onnx_files: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    model = ModelConfig(model="pix2pix", generator="resnet_1blocks", ngf=6, ndf=4)
+    config = TrainConfig(model=model, data=DataConfig(data=tmp_path / "data", direction="BtoA", paired=True))
+    networks = build_networks(model)
+    save_checkpoint(tmp_path / "back" / "checkpoints", 1, networks=networks, config=config, progress={"step": 1})
+    run(tmp_path / "out", images / "deep", tmp_path / "back", back_engine=onnx_files["colour"])
     assert "as 1 test images of" in caplog.text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import logging
 import math
@@ -55,7 +56,9 @@ class Reference(NamedTuple):
     """Of images that were measured before, in the place of files."""
 
 
-def find_reference(named: str | None, engine: Path, direction: str | None, inputs: Sequence[Path]) -> Reference | None:
+def find_reference(
+    named: str | Path | None, engine: Path, direction: str | None, inputs: Sequence[Path]
+) -> Reference | None:
     """Finds the images that results are compared with; None for the results themselves.
 
     Without a name these are test images of the data that the engine was trained on, a random sample that is the same
@@ -64,12 +67,13 @@ def find_reference(named: str | None, engine: Path, direction: str | None, input
     Args:
         named: A folder of images, the faithfulness.csv of other results, or "results".
         engine: What translates.
-        direction: Which of its generators; None for AtoB.
+        direction: What it translates, in the folders' names, as `Engine.direction`.
         inputs: The images to translate, which are no measure of themselves.
 
     Raises:
         UserError: There is no such folder or file, or nothing in it.
     """
+    named = None if named is None else str(named)
     if named == RESULTS:
         return None
     if named is not None and named.endswith(".csv"):
@@ -79,7 +83,8 @@ def find_reference(named: str | None, engine: Path, direction: str | None, input
     if not engine.is_dir() or latest_checkpoint(engine) is None:
         return None
     data = read_settings(engine).config.data
-    files, translated = list_test_files(data)[direction == "BtoA"], Inputs([*inputs])
+    by_folder = list_test_files(dataclasses.replace(data, direction="AtoB"))  # testA first, however it was trained
+    files, translated = by_folder[direction == "BtoA"], Inputs([*inputs])
     others = [file for file in files if Path(file.path) not in translated]
     if len(others) < MIN_IMAGES:
         log.info(

@@ -14,6 +14,8 @@ from cyclegan_fast.logs import printable
 
 log = logging.getLogger(__name__)
 
+_MAX_NOTES = 10  # that are printed; of the others their number
+
 
 class Outcome(NamedTuple):
     """What became of an image or video; as `TaskResult`, for people to read."""
@@ -53,7 +55,8 @@ class Report:
         """Files that were not translated, and why."""
         self.scale: tuple[float, float] | None = None
         """The values of the generator's images, which others are clipped to."""
-        self._notes: list[tuple[str, str]] = []
+        self._notes: list[tuple[str, str]] = []  # the first ones
+        self._noted = 0
         self._clipped, self._clipped_images = 0, 0
         self._left_out: dict[str, dict[str, tuple[str, int]]] = {name: {} for name in LeftOut._fields}
 
@@ -66,7 +69,9 @@ class Report:
             if outcome.fault:
                 self.faults[outcome.source] = outcome.fault
             if outcome.note:
-                self._notes.append((outcome.source, outcome.note))
+                self._noted += 1
+                if self._noted <= _MAX_NOTES:
+                    self._notes.append((outcome.source, outcome.note))
             self._clipped += outcome.clipped
             self._clipped_images += bool(outcome.clipped)
             for kind, found in self._left_out.items():
@@ -94,5 +99,7 @@ class Report:
                 log.log(level, "metadata that results lack: %s", names)
         for source, note in self._notes:
             log.warning("%s: %s", source, note)
+        if self._noted > _MAX_NOTES:
+            log.warning("and %d more with such notes", self._noted - _MAX_NOTES)
         for source, fault in self.faults.items():
             print(printable(f"not translated: {source}: {fault}"), file=sys.stderr)

@@ -15,7 +15,7 @@ from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.info import Precision
 from cyclegan_fast.engine.load import Backend, load_engine
 from cyclegan_fast.engine.tiling.tiling import Tiling
-from cyclegan_fast.engine.translation.bulk.storage import LocalStorage, RemoteStorage, Storage
+from cyclegan_fast.engine.translation.bulk.storage import ForbiddenError, LocalStorage, RemoteStorage, Storage
 from cyclegan_fast.engine.translation.bulk.tar_shards import pack, unpack
 from cyclegan_fast.engine.translation.files import TaskResult, translate_files
 from cyclegan_fast.engine.translation.report import Outcome
@@ -113,15 +113,22 @@ def translate_block(engine: Engine, job: Job, block: Block, progress: Progress =
     start = time.perf_counter()
     with contextlib.nullcontext(Path()) if job.is_in_place(block) else scratch_folder() as scratch:
         translate = _translate_shard if block.is_shard else _translate_images
-        written, outcomes = translate(engine, job, block, scratch, progress)
+        written, outcomes, images = translate(engine, job, block, scratch, progress)
     reported = [outcome for outcome in outcomes if not outcome.is_plain]
-    return BlockResult(written, len(outcomes), reported, time.perf_counter() - start, engine.in_format.scale)
+    return BlockResult(written, images, reported, time.perf_counter() - start, engine.in_format.scale)
 
 
 def _translate_images(
     engine: Engine, job: Job, block: Block, scratch: Path, progress: Progress
-) -> tuple[list[str], list[Outcome]]:
-    """Translates images and videos: from and to their places on this machine, or else by way of a scratch folder."""
+) -> tuple[list[str], list[Outcome], int]:
+    """Translates images and videos: from and to their places on this machine, or else by way of a scratch folder.
+
+    Returns:
+        The names of the results, what became of the files, and how many they are.
+
+    Raises:
+        StorageError: There is no permission to read any of several files, a result cannot be stored, or a disk is full.
+    """
     tasks: dict[Task, tuple[str, str]] = {}
     for i, (name, target) in enumerate(block.names):
         source = job.input.path_of(name) or scratch / f"{i}-input{PurePosixPath(name).suffix}"
@@ -130,11 +137,13 @@ def _translate_images(
     written: list[str] = []
     uploads: list[Future[None]] = []
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="cyclegan_fast.storage") as pool:
-        faults = list(pool.map(lambda task: _fetch(job.input, tasks[task][0], task.source), tasks))
-        outcomes = [
-            Outcome(_shown(job, tasks[task][0]), fault) for task, fault in zip(tasks, faults, strict=True) if fault
-        ]
-        readable = [task for task, fault in zip(tasks, faults, strict=True) if not fault]
+        fetched = pool.map(lambda task: _fetch(job.input, tasks[task][0], task.source), tasks)
+        errors = {task: error for task, error in zip(tasks, fetched, strict=True) if error}
+        refusals = [error for error in errors.values() if isinstance(error, ForbiddenError)]
+        if len(refusals) == len(tasks) > 1:  # it is not about one of them: the rest would meet it, too
+            raise refusals[0]
+        outcomes = [_not_fetched(job, tasks[task][0], error) for task, error in errors.items()]
+        readable = [task for task in tasks if task not in errors]
         for result in _translate_files(engine, job, readable, progress):
             name, target = tasks[result.task]
             outcomes.append(Outcome.of(result, _shown(job, name)))
@@ -144,21 +153,25 @@ def _translate_images(
                     uploads.append(pool.submit(job.output.upload, result.task.target, target))
         for upload in uploads:
             upload.result()
-    return written, outcomes
+    return written, outcomes, len(tasks)
 
 
 def _translate_shard(
     engine: Engine, job: Job, block: Block, scratch: Path, progress: Progress
-) -> tuple[list[str], list[Outcome]]:
-    """Translates the images of a tar shard into a shard of the same members, without those that were not translated."""
+) -> tuple[list[str], list[Outcome], int]:
+    """Translates the images of a tar shard into a shard of the same members, without those that were not translated.
+
+    Returns:
+        As for images; a shard that cannot be read counts as one.
+    """
     ((name, target),) = block.names
     shard = job.input.path_of(name) or scratch / "input.tar"
-    if fault := _fetch(job.input, name, shard):
-        return [], [Outcome(_shown(job, name), fault)]
+    if unfetched := _fetch(job.input, name, shard):
+        return [], [_not_fetched(job, name, unfetched)], 1
     try:
         members, note = unpack(shard, scratch)
     except UserError as error:
-        return [], [Outcome(_shown(job, name), str(error))]
+        return [], [Outcome(_shown(job, name), str(error))], 1
     tasks = {Task(path, path.with_name(f"output-{path.name}")): member for member, path in members.items()}
     outcomes = [Outcome(_shown(job, name), note=note)] if note else []
     results: dict[int, Path] = {}
@@ -174,7 +187,7 @@ def _translate_shard(
     else:
         pack(shard, scratch / "output.tar", results)
         job.output.upload(scratch / "output.tar", target)
-    return [target], outcomes
+    return [target], outcomes, len(tasks)
 
 
 def _translate_files(engine: Engine, job: Job, tasks: list[Task], progress: Progress) -> Iterator[TaskResult]:
@@ -183,23 +196,29 @@ def _translate_files(engine: Engine, job: Job, tasks: list[Task], progress: Prog
     )
 
 
-def _fetch(storage: Storage, name: str, path: Path) -> str:
+def _fetch(storage: Storage, name: str, path: Path) -> UserError | None:
     """Brings a file of the input to a path, unless it is there by nature; returns what was wrong with it.
 
     Raises:
-        StorageError: There is no permission to read it.
+        StorageError: The disk of this machine is full.
     """
     if isinstance(storage, LocalStorage):
-        return ""
+        return None
     try:
         storage.download(name, path)
     except FileNotFoundError:
-        return "is not there any more"
+        return UserError("is not there any more")
+    except ForbiddenError as error:
+        return error
     except StorageError:  # ends it for all
         raise
     except UserError as error:
-        return str(error).removeprefix(f"{storage}/{name}: ")
-    return ""
+        return error
+    return None
+
+
+def _not_fetched(job: Job, name: str, error: UserError) -> Outcome:
+    return Outcome(_shown(job, name), str(error).removeprefix(f"{_shown(job, name)}: "))
 
 
 def _shown(job: Job, name: str) -> str:

@@ -6,7 +6,7 @@ shape results; each further one what became of a block. What is recorded and sti
 
 An object of a store cannot be appended to. There a process replaces its file twice a minute by one of the next number
 that has the new records, too; one of a megabyte stays, and the next begins. So the next start has few to read, however
-long this one runs.
+long this one runs. Where nothing may be removed, each object has the new records alone, and all stay.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Manifest:
         self._header = _line({"version": _VERSION, "settings": settings})
         self._lines: list[bytes] = []  # not written yet
         self._object: list[bytes] = []  # the records in the object that the next write replaces
+        self._keeps = False  # objects cannot be removed, so none is replaced
         self._count, self._flushed = 0, float("-inf")
 
     def load(self, *, overwrite: bool = False) -> set[str] | None:
@@ -126,13 +127,14 @@ class Manifest:
 
     def _write_object(self) -> None:
         """Writes the next object, and then removes the one that it replaces: a kill between the two loses nothing."""
-        is_full = sum(map(len, self._object)) >= _FULL
+        is_full = self._keeps or sum(map(len, self._object)) >= _FULL
         records = self._lines if is_full else self._object + self._lines
         self._output.write(self._object_name(self._count), b"".join([self._header, *records]))
         if self._count and not is_full:
             try:
                 self._output.remove(self._object_name(self._count - 1))
             except StorageError:
+                self._keeps = True
                 warn_once(log, f"{self._output}/{FOLDER}: files that newer ones replace cannot be removed, and stay")
         self._object = records
 

@@ -91,6 +91,12 @@ def plan_bulk(source: Path, output: Path) -> Plan:
         plan = _plan(LocalStorage(folder), [_name(path, folder) for path in paths], are_shards=False)
     if _place_in(plan.input, results) == ".":
         raise UserError(f"{results} is the folder of the input: choose another output")
+    if (above := _place_in(results, plan.input)) is not None:  # so that a result may lie in the input
+        inputs = {f"{above}/{name}" for name, _ in plan.names}
+        if (target := next((target for _, target in plan.names if target in inputs), None)) is not None:
+            raise UserError(
+                f"{results}/{target} is one of the inputs and would be overwritten: choose another output folder"
+            )
     return plan
 
 

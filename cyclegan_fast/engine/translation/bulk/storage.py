@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import random
@@ -25,6 +26,10 @@ T = TypeVar("T")
 _PAUSES = (1.0, 5.0)  # seconds between three tries of a request, which come after the retries of fsspec's libraries
 _FINAL = (UserError, PermissionError, FileNotFoundError, NotImplementedError)  # errors that another try would meet, too
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
+
+
+class ForbiddenError(StorageError):
+    """There is no permission to read or list it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,8 @@ def match_urls(pattern: str) -> list[str]:
     """Returns the URLs that a glob pattern matches, sorted; of a URL without marks itself, if it is there."""
     fs, path = open_url(pattern)
     with _reading(pattern):
-        return sorted(str(fs.unstrip_protocol(found)) for found in _retried(fs.glob, path) if fs.isfile(found))
+        found = _retried(functools.partial(fs.glob, detail=True), path)
+        return sorted(str(fs.unstrip_protocol(name)) for name, info in found.items() if info["type"] != "directory")
 
 
 def storage_at(location: str | Path) -> Storage:
@@ -200,14 +206,15 @@ def _reading(url: str) -> Iterator[None]:
     """Turns what a file system throws into a `UserError`; that a file is not there stays a `FileNotFoundError`.
 
     Raises:
-        StorageError: There is no permission, or the disk of this machine is full.
+        ForbiddenError: There is no permission.
+        StorageError: The disk of this machine is full.
     """
     try:
         yield
     except (UserError, FileNotFoundError):
         raise
     except PermissionError as error:
-        raise StorageError(
+        raise ForbiddenError(
             f"{url}: no permission to read or list it ({one_line(error)}): check the credentials"
         ) from error
     except Exception as error:
