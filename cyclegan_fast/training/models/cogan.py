@@ -74,12 +74,20 @@ class CoGANStep(TrainingStep):
         scale = self.scaler.scale(self.share)
         parts = zip(real_A.chunk(self.micro_batches), real_B.chunk(self.micro_batches), strict=True)
         result = mean_result(self.run_micro_batch(*part, scale) for part in parts)
-        if self.copies:
-            torch._foreach_copy_(self.copies, self.statistics)
+        self.copy_statistics()
         self.update_weights(
             result.losses, generators=[result.generator_gradients], discriminators=result.discriminator_gradients
         )
         return {"real_A": real_A, "real_B": real_B} | result.images, result.losses
+
+    def _reduce(self, *arguments: Any) -> None:
+        super()._reduce(*arguments)
+        self.copy_statistics()  # means over ranks may differ in the last bit from place to place
+
+    def copy_statistics(self) -> None:
+        """Makes the running statistics of shared layers those of the first generator, which alone runs them."""
+        if self.copies:
+            torch._foreach_copy_(self.copies, self.statistics)
 
     def run_micro_batch(self, A: Tensor, B: Tensor, scale: Tensor) -> StepResult:
         """Computes images, losses, and the gradients of all networks."""

@@ -172,18 +172,25 @@ class RingReduction:
         return values
 
     def average(self, tensors: list[Tensor]) -> None:
-        pass
+        for tensor in tensors:
+            tensor.mul_(1 + next(self.places) * 2**-50)
 
     def wait(self) -> None:
         pass
 
 
-def test_copies_stay_equal_where_sums_over_ranks_depend_on_their_order() -> None:
-    step = build_step(networks_of(config("cogan")), config("cogan"))
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_copies_stay_equal_where_sums_over_ranks_depend_on_their_order(norm: str) -> None:
+    found = with_settings(config("cogan"), {"norm": norm, "ema": 0.9})
+    step = build_step(networks_of(found), found)
     step.reduction = RingReduction()  # type: ignore[assignment]
     for A, B in batches(2):
         step(A, B)
-    assert not differing_copies(step.networks)
+        for networks in (step.networks, step.inference_networks):
+            assert not differing_copies(networks)
+            for layer, other in shared_layers(networks["G_A"], networks["G_B"]):
+                assert all(a.equal(b) for a, b in zip(layer.buffers(), other.buffers(), strict=True))
+    assert bool(step.running_statistics) == (norm == "batch")
 
 
 def test_micro_batches_equal_the_batch() -> None:
