@@ -101,6 +101,7 @@ ALL = [
         ({"batch_size": 8, "activation_checkpointing": True, "amp": "fp16"}, CUDA, [2, 3]),
         ({"batch_size": 8, "generator": "unet_256"}, CUDA, [2]),
         ({"batch_size": 8, "norm": "batch"}, CUDA, [1, 2]),
+        ({"batch_size": 8, "model": "cogan"}, CUDA, [1]),
         ({"batch_size": 8, "compile": True}, CPU, [1, 3]),
     ],
 )

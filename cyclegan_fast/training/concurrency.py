@@ -91,8 +91,11 @@ def runs_in_order(runner: Runner) -> bool:
 
 def why_not_side_by_side(config: TrainConfig, device: torch.device) -> str:
     """Returns why the two cycles of a step must run one after the other here; empty if they need not."""
-    if not model_of(config).reconstructs:
-        return f"{model_of(config).title} trains one direction"
+    model = model_of(config)
+    if not model.reconstructs:
+        return f"{model.title} trains one direction"
+    if model.draws_latents or "AB" in model.discriminators.values():
+        return f"{model.title} trains both directions in one pass"
     if config.model.norm == "batch":
         return "both directions move the running statistics of --norm batch"
     if device.type == "cuda":

@@ -96,6 +96,10 @@ def test_a_fault_in_a_thread_reaches_the_caller_after_both_have_ended(two_cores:
     ("changed", "reason"),
     [
         ({}, ""),
+        ({"model": {"model": "pix2pix"}}, "pix2pix trains one direction"),
+        ({"model": {"model": "bigan"}}, "BiGAN trains both directions in one pass"),
+        ({"model": {"model": "cogan"}}, "CoGAN trains both directions in one pass"),
+        ({"model": {"model": "simgan"}}, ""),
         ({"model": {"norm": "batch"}}, "running statistics"),
         ({"model": {"dropout": True}}, "one random generator"),
         ({"objective": {"gan_mode": "wgangp"}}, "one random generator"),
