@@ -52,8 +52,11 @@ class FiniteCheck:
 
     def weights(self) -> str:
         """Returns which weights a run ends with, at a step that is not finite."""
-        if self.step.detects_anomalies and len(self.meter.skipped()) < len(self.meter.updates):
-            return "the generator's weights of before it, and the discriminator's, which it had updated by then,"
+        skipped = self.meter.skipped()
+        updated = [name for name in self.meter.updates if name not in skipped]
+        if skipped and updated:
+            of, others = " and of ".join(skipped), " and of ".join(updated)
+            return f"the weights of {of} of before it, and those of {others}, which were updated,"
         return "the weights of before it"
 
     def where(self, done: int) -> str:

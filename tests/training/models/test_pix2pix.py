@@ -174,8 +174,8 @@ def test_a_fault_of_the_generator_alone_is_replayed_and_the_discriminator_has_le
     with pytest.raises(UserError) as raised:
         trainer.run()
     assert re.fullmatch(
-        r"step 1: the loss G_A is not finite; the generator's weights of before it, and the discriminator's, which it "
-        r"had updated by then, are saved in \S+; replayed in float32, "
+        r"step 1: the loss G_A is not finite; the weights of the generators of before it, and those of the "
+        r"discriminators, which were updated, are saved in \S+; replayed in float32, "
         r"(all results are finite, and the first tensor|the loss G_A is not finite).*",
         str(raised.value),
     ), raised.value
