@@ -93,9 +93,12 @@ def _list(folder: Path) -> list[ImageFile]:
 def _choose(
     first: list[ImageFile], second: list[ImageFile], *, count: int | None, paired: bool
 ) -> list[list[ImageFile]]:
-    """Draws up to `count` files of each, in the order of their names; if `paired`, the n-th of both are a pair."""
+    """Draws up to `count` files of each, if `paired` so that the n-th of both are a pair.
+
+    They are in random order, as `compare_halves` takes every second one, and neighbours may be alike.
+    """
     files = partners(first, second) if paired else (first, second)
-    return [[side[i] for i in sorted(draw_shown(len(side), count or len(side)))] for side in files]
+    return [[side[i] for i in draw_shown(len(side), count or len(side))] for side in files]
 
 
 def _read_all(

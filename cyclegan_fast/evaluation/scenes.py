@@ -42,7 +42,7 @@ class SceneTests:
     @property
     def protocol(self) -> str:
         """Which scenes these are, and what reads them, for people."""
-        digest = set_digest(images.numpy() for images in (self.labels, self.photos, torch.from_numpy(self.truth)))
+        digest = set_digest((self.labels.numpy(), self.photos.numpy(), self.truth))
         return (
             f"{len(self.truth)} test scenes of {self.size}x{self.size} pixels (set {digest}), "
             f"photos read by the reader of seed {self.seed}"

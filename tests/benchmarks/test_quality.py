@@ -227,6 +227,8 @@ def test_what_an_engine_needs_is_what_the_package_refuses(tmp_path: Path) -> Non
         runtime = kind.runtime
         if runtime.backend not in ("torch", "aoti", "onnxruntime") or not kind.why_not():
             continue
+        if "not installed" in kind.why_not():
+            continue
         path = tmp_path if not runtime.suffix else tmp_path / f"one{runtime.suffix}"
         with pytest.raises(UserError, match=f"{kind.precision}"):
             if runtime.suffix:

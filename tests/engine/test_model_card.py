@@ -46,6 +46,14 @@ def test_scores_of_engines_do_not_pass_for_those_of_the_weights(run, tmp_path):
     assert json.loads((tmp_path / "h2z" / "scores.json").read_text()) == own
 
 
+def test_scores_of_scenes_are_those_of_the_published_checkpoint(run, tmp_path):
+    for number, shown in ((6, False), (7, True)):
+        scored = {"photo_to_labels": {"class_iou": 0.25}, "run": f"/home/me/run/checkpoints/step_{number:08d}"}
+        (run / "scores.json").write_text(json.dumps(scored))
+        text = (write_card(run, tmp_path / str(number), licence="cc-by-4.0", device="cpu") / "README.md").read_text()
+        assert ("| photo to labels | 0.250 |" in text) == shown and "/home/me" not in text
+
+
 def image_scores(step, swd):
     values = {"swd": swd + 1, "swd_AtoB": swd, "swd_BtoA": swd + 2, "psnr_AtoB": None}
     return {"name": f"step_{step}", "step": step, "values": values, "spreads": {"swd_AtoB": 0.25}}

@@ -89,14 +89,14 @@ def _load(checkpoint: Path) -> PublishedModel:
     newest = kept_checkpoints(checkpoint)[-1]  # once, as a run may go on meanwhile
     generators, stored = load_both(newest), read_settings(newest)
     step = stored.progress.get("step")
-    scores = _read_scores(checkpoint / "scores.json", step)
+    scores = _read_scores(checkpoint / "scores.json", newest.name, step)
     if not scores and stored.scores:
         of_training = {"name": newest.name, "step": step, "values": stored.scores, "spreads": {}}
         scores = {"protocol": stored.protocol, "scored": [of_training]}
     return PublishedModel(generators=generators, config=stored.config, step=step, scores=scores)
 
 
-def _read_scores(path: Path, step: int | None) -> dict[str, Any]:
+def _read_scores(path: Path, checkpoint: str, step: int | None) -> dict[str, Any]:
     """What python -m cyclegan_fast.evaluate wrote about these weights beside the run; empty if nothing."""
     if not path.is_file():
         return {}
@@ -104,8 +104,11 @@ def _read_scores(path: Path, step: int | None) -> dict[str, Any]:
         found = read_scores(path)
     except (OSError, DocumentError) as error:
         raise UserError(f"{path} cannot be read ({error}): score the run again, or remove it") from error
+    of_scenes = "scored" not in found  # else of test images, by several checkpoints and engines
+    if of_scenes and Path(found.get("run") or checkpoint).name != checkpoint:
+        return {}
     found = {name: value for name, value in found.items() if name not in PATHS}
-    if "scored" not in found:  # by test images, of several checkpoints and engines
+    if of_scenes:
         return found
     rows = [row for row in found["scored"] if step is not None and row.get("step") == step]
     return {**found, "scored": rows[:1]} if rows else {}
