@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
+from collections import Counter
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from PIL import Image
@@ -13,12 +16,14 @@ from PIL import Image
 from cyclegan_fast.checkpoint import save_checkpoint
 from cyclegan_fast.config import ModelConfig, TrainConfig
 from cyclegan_fast.engine.translation.bulk.blocks import BlockResult
-from cyclegan_fast.engine.translation.bulk.manifest import Manifest
+from cyclegan_fast.engine.translation.bulk.manifest import FOLDER, Manifest
+from cyclegan_fast.engine.translation.bulk.storage import storage_at
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.translate import translate
 from tests.data.sample_images import noise
 
 SUFFIXES = ("png", "jpg", "tif", "webp")
+INTERRUPTED = "interrupted: the same command does the rest\n"
 
 
 def make_engine(folder: Path) -> Path:
@@ -86,6 +91,38 @@ def members(shard: Path) -> list[tuple[str, bytes]]:
     """The members of a tar shard with their content, in order."""
     with tarfile.open(shard) as opened:
         return [(member.name, opened.extractfile(member).read()) for member in opened]  # type: ignore[union-attr]
+
+
+def records(output: Path | str) -> list[dict]:
+    """The records of the manifest, without the settings, and without lines that a kill cut off."""
+    there = storage_at(output)
+    files = [name for name in there.list_names(FOLDER) if name.endswith(".jsonl")]
+    lines = [line for name in files for line in there.read(name).splitlines() if line.endswith(b"}")]
+    return [record for record in map(json.loads, lines) if "done" in record]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, method: str, error: Exception, times: int, end: str = "") -> Counter[str]:
+    """Lets the first requests for each path of a memory file system fail; returns how many there were for each.
+
+    Args:
+        monkeypatch: The fixture.
+        method: The method of the request.
+        error: What it raises.
+        times: How many fail.
+        end: Of the paths.
+    """
+    memory, requests = type(fsspec.filesystem("memory")), Counter()
+    plain = getattr(memory, method)
+
+    def fails(self: object, *words: object, **options: object) -> object:
+        path = str(words[method == "put_file"])
+        requests[path] += 1
+        if path.endswith(end) and requests[path] <= times:
+            raise error
+        return plain(self, *words, **options)
+
+    monkeypatch.setattr(memory, method, fails)
+    return requests
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:

@@ -112,3 +112,10 @@ def plain_results(bulk_engine: Path, bulk_images: Path, tmp_path_factory: pytest
     output = tmp_path_factory.mktemp("plain") / "out"
     assert bulk.run(bulk_engine, bulk_images, output) == 0
     return bulk.contents(output)
+
+
+@pytest.fixture
+def no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is no rank of torchrun."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
