@@ -131,7 +131,8 @@ class TestOnACluster:
         monkeypatch.setattr(ray_workers, "_WINDOW", 1)
         make_shard(tmp_path / "in" / "a-0.tar", 0), make_shard(tmp_path / "in" / "a-1.tar", 10)
         assert run(bulk_engine, tmp_path / "in" / "*.tar", tmp_path / "plain") == 0
-        assert on_ray(bulk_engine, f"file://{tmp_path}/in/a-{{0..1}}.tar", f"file://{tmp_path}/out", ray_workers=1) == 0
+        source, out = f"file://{tmp_path}/in/a-{{0..1}}.tar", f"file://{tmp_path}/out"
+        assert on_ray(bulk_engine, source, out, ray_workers=1, block_size=256) == 0
         assert contents(tmp_path / "out") == contents(tmp_path / "plain")
 
     def test_videos(self, bulk_engine, tmp_path):
