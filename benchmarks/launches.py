@@ -64,7 +64,8 @@ class Found:
     launches: Counter[str] = field(default_factory=Counter)
     """By kind."""
     timed: dict[str, list[Launch]] = field(default_factory=lambda: defaultdict(list))
-    """Each launch as the model of time sees it, by the cycle that issues it: "A", "B", or "" for what joins them."""
+    """Each launch as the model of time sees it, by what issues it: the cycles "A" and "B", "joint A" and "joint B" for
+    the weight gradients that both passes of a generator share, or "" for what joins the streams."""
     devices: set[str] = field(default_factory=set)
     """Of all tensors."""
     layout_changes: list[str] = field(default_factory=list)
@@ -171,7 +172,7 @@ def _named(step: training_step.CycleGANStep, watch: Watch) -> Iterator[None]:
         patch = mock.patch.object
         stack.enter_context(patch(step, "run_cycle", named(step.run_cycle, lambda cycle, *others: cycle.source)))
         for source, passes in zip("AB", step.joint.passes.values(), strict=False):
-            gradients = named(passes.weight_gradients, lambda *weights, source=source: source)
+            gradients = named(passes.weight_gradients, lambda *weights, source=source: f"joint {source}")
             stack.enter_context(patch(passes, "weight_gradients", gradients))
         yield
 
@@ -201,9 +202,18 @@ def count() -> dict[str, Found]:
 
 def predict(found: Found) -> tuple[float, float]:
     """Milliseconds on an H200 by the model of time: the cycles one after the other, and side by side."""
-    cycles, join = (found.timed["A"], found.timed["B"]), one_after_the_other(found.timed[""])
-    in_order = sum(map(one_after_the_other, cycles)) + join
-    return in_order / 1e3, (side_by_side(*cycles) + join) / 1e3
+    join = one_after_the_other(found.timed[""]) / 1e3
+    in_order, beside = _of_both([found.timed[cycle] + found.timed[f"joint {cycle}"] for cycle in "AB"])
+    return in_order + join, beside + join
+
+
+def predict_joint(found: Found) -> tuple[float, float]:
+    """Milliseconds of these for the weight gradients that both passes of a generator share."""
+    return _of_both([found.timed[f"joint {cycle}"] for cycle in "AB"])
+
+
+def _of_both(streams: list[list[Launch]]) -> tuple[float, float]:
+    return sum(map(one_after_the_other, streams)) / 1e3, side_by_side(*streams) / 1e3
 
 
 def page(found: dict[str, Found], rungs: list[str]) -> list[str]:
@@ -227,6 +237,7 @@ def page(found: dict[str, Found], rungs: list[str]) -> list[str]:
         "| | one cycle after the other | side by side |",
         "|---|---|---|",
         *(_row(name, [f"{ms:.2f}" for ms in predict(one)]) for name, one in found.items()),
+        _row(JOINT, [f"{ms:.2f}" for ms in predict_joint(found["step, bf16"])]),
         "",
         "The bf16 step as it became smaller, each row written by `--rung` at the time:",
         "",
@@ -235,6 +246,7 @@ def page(found: dict[str, Found], rungs: list[str]) -> list[str]:
     ]
 
 
+JOINT = "of step, bf16: weight gradients that both passes of a generator share"
 RUNGS = ["| rung | launches | convolutions | one cycle after the other | side by side |", "|---|---|---|---|---|"]
 
 

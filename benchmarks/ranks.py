@@ -63,7 +63,8 @@ def main() -> None:
         print("| ranks | batch of each | steps/s | images/s of each domain | s of a step | of them for reductions |")
         print("|---|---|---|---|---|---|")
         print(row)
-        print(agreed)
+        if agreed:
+            print(agreed)
 
 
 def measure(ranks: Ranks, device: torch.device, options: argparse.Namespace) -> str:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.scaling
 
-The time of a step is the prediction of docs/results/launches.md, and the gradients are those of the networks. A ring
-moves 2 (N - 1) / N times the bytes through the slowest connection; hops are those of a tree, up and down. The
-discriminators' gradients leave when the weight gradients begin that the passes of a generator share, and those of the
-generators in parts, each as soon as it is computed and the connection is free.
+The times of a step, and of the last gradients in it, are predictions of docs/results/launches.md, and the gradients are
+those of the networks. A ring moves 2 (N - 1) / N times the bytes through the slowest connection; hops are those of a
+tree, up and down. The discriminators' gradients leave when the weight gradients begin that the passes of a generator
+share, and those of the generators in parts, each as soon as it is computed and the connection is free.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from cyclegan_fast.training.base_step import GENERATOR_PARTS
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GPUS_OF_A_HOST = 8
 USABLE = 0.8  # of the bandwidth of a data sheet
+STEP = "step, bf16"
+LAST = "of step, bf16: weight gradients that both passes of a generator share"
 HOP_IN_A_HOST, HOP_BETWEEN_HOSTS = 3e-3, 5e-3  # ms
 LARGER_BATCH = 4  # whose step is taken to be as many times longer
-SHARED = 1.96 / 7.33  # of a step: those weight gradients, by the model of time and side by side
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ CLUSTERS = [
 ]
 
 
-def step_milliseconds() -> float:
-    """Returns the time of a step in bf16 with a batch of 1, as launches.md predicts it."""
+def predicted_milliseconds(row: str) -> float:
+    """Returns the time of a row of launches.md with a batch of 1, the cycles side by side, as that page predicts it."""
     page = (DOCS / "results" / "launches.md").read_text("utf-8")
-    (found,) = re.findall(r"^\| step, bf16 \| [\d.]+ \| ([\d.]+) \|$", page, re.MULTILINE)
+    (found,) = re.findall(rf"^\| {row} \| [\d.]+ \| ([\d.]+) \|$", page, re.MULTILINE)
     return float(found)
 
 
@@ -84,17 +85,18 @@ def gradient_megabytes() -> dict[str, float]:
 
 def table() -> list[str]:
     """Returns the lines of the table."""
-    step, megabytes = step_milliseconds(), gradient_megabytes()
+    step, megabytes = predicted_milliseconds(STEP), gradient_megabytes()
+    share = predicted_milliseconds(LAST) / step
     lines = [
         "| GPUs | between hosts | all gradients | of them waited for | a step, batch 1 | efficiency | "
         f"images/s of each domain | efficiency, batch {LARGER_BATCH} |",
         "|---" * 8 + "|",
     ]
     for cluster in CLUSTERS:
-        everything, waited = cluster.all_reduce(sum(megabytes.values())), cluster.waited(megabytes, SHARED * step)
+        everything, waited = cluster.all_reduce(sum(megabytes.values())), cluster.waited(megabytes, share * step)
         together = step + waited
         efficiency, of_larger = (
-            100 * alone / (alone + cluster.waited(megabytes, SHARED * alone)) for alone in (step, LARGER_BATCH * step)
+            100 * alone / (alone + cluster.waited(megabytes, share * alone)) for alone in (step, LARGER_BATCH * step)
         )
         lines.append(
             f"| {cluster.gpus} | {cluster.connection} | {_two_digits(everything)} ms | {_two_digits(waited)} ms | "

@@ -156,7 +156,7 @@ class TrainingStep(ABC):
     def generator_parts(self) -> list[list[int]]:
         """The places of the generators' gradients, in parts that ranks reduce one after the other; else in one part."""
         count = 1 if self.reduction is None else GENERATOR_PARTS
-        return _parts([self.leaves[self.networks[name]] for name in self.model.generators], count)
+        return _cut_evenly([self.leaves[self.networks[name]] for name in self.model.generators], count)
 
     def begin_reducing_generators(self, part: Sequence[int], generators: Sequence[Gradients]) -> None:
         """Begins to reduce the sums of a part of the generators' gradients; their means are then in the first list.
@@ -264,7 +264,7 @@ def reads_working_weights(config: TrainConfig, device: torch.device) -> bool:
     return device.type == "cuda" and not config.run.compile
 
 
-def _parts(networks: Sequence[Sequence[Tensor]], count: int) -> list[list[int]]:
+def _cut_evenly(networks: Sequence[Sequence[Tensor]], count: int) -> list[list[int]]:
     """Cuts the weights of networks into parts of about one size, each with a piece of every network.
 
     Returns:

@@ -23,7 +23,9 @@ from cyclegan_fast.config import ModelConfig, ModelName, ObjectiveConfig, OptimC
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training import step as training_step
-from cyclegan_fast.training.base_step import GENERATOR_PARTS, TrainingStep, _parts
+from cyclegan_fast.training.adam import Gradients
+from cyclegan_fast.training.base_step import GENERATOR_PARTS, TrainingStep, _cut_evenly
+from cyclegan_fast.training.joint_gradients import JointGradients
 from cyclegan_fast.training.meeting import Place, find_place, meet
 from cyclegan_fast.training.models import build_step
 from cyclegan_fast.training.position import Position, steps_ahead
@@ -87,11 +89,20 @@ def twenty_steps(case: Case, step: TrainingStep, rank: int | None = None) -> Fou
 
 
 class Noted(GradientReduction):
-    """Notes how many reductions each step begins."""
+    """Notes how many reductions each step begins, and how many weight gradients are not computed yet at each."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, joint: JointGradients, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.joint = joint
         self.begun_by_step: list[int] = []
+        self.to_compute: list[int] = []
+
+    def begin(self, weights: Sequence[Tensor], *gradients: Gradients) -> Gradients:
+        before = len(self.works)
+        found = super().begin(weights, *gradients)
+        if len(self.works) > before:
+            self.to_compute.append(sum(len(passes._deferred) for passes in self.joint.passes.values()))
+        return found
 
     def mean_of(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         found = super().mean_of(values)  # the last of a step
@@ -117,9 +128,13 @@ def steps_of_rank(folder: str) -> None:
         if ops.extension_available():  # the passes of a generator are joined on GPUs alone
             with mock.patch.object(training_step, "joins_passes", lambda *_: True):
                 step = make_step(EXACT[0])
-            step.reduction = Noted(ranks.connected)
+            assert isinstance(step, training_step.CycleGANStep)
+            step.reduction = Noted(step.joint, ranks.connected)
             torch.save(twenty_steps(EXACT[0], step, place.rank), f"{folder}/joined_{place.rank}.pt")
             assert step.reduction.begun_by_step == [2 + GENERATOR_PARTS + 1] * STEPS, "discriminators, parts, losses"
+            for i in range(0, len(step.reduction.to_compute), 2 + GENERATOR_PARTS):
+                left = step.reduction.to_compute[i + 1 : i + 2 + GENERATOR_PARTS]
+                assert left == sorted(set(left), reverse=True) and left[-1] == 0, "each as soon as it is computed"
 
         torch.set_num_threads(2)  # one runs both cycles side by side, as its host or its images may want it
         step = make_step(EXACT[0], side_by_side="on" if place.rank else "off")
@@ -191,7 +206,7 @@ def test_parts_of_gradients_have_a_piece_of_each_network_and_about_one_size() ->
     step = make_step(EXACT[0])
     assert step.generator_parts == [[*range(len(step.generator_leaves))]]
     networks = [[torch.empty(n) for n in sizes] for sizes in ([5, 40, 40, 40, 40, 40, 5], [90, 90, 90])]
-    assert _parts(networks, 3) == [[0, 1, 2, 7], [3, 4, 8], [5, 6, 9]]
+    assert _cut_evenly(networks, 3) == [[0, 1, 2, 7], [3, 4, 8], [5, 6, 9]]
 
 
 def test_ranks_that_run_their_cycles_differently_train_alike(folder: Path) -> None:

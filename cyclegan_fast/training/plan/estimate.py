@@ -26,7 +26,7 @@ from cyclegan_fast.training.trainer import Trainer
 
 STEPS_PER_RECORD = 5  # the first ones warm up: cuDNN, a CUDA graph, the prefetcher, torch.compile
 MAX_RECORDS = 40  # beyond which nothing is learned
-NEVER = 2**40  # steps
+ENDLESS = 2**40  # steps or epochs
 PACKAGE = "cyclegan_fast"
 
 
@@ -123,10 +123,10 @@ def _dry(config: TrainConfig, out: Path) -> TrainConfig:
     return with_settings(
         config,
         {
-            **{"out": out, "resume": "off", "max_steps": None, "n_epochs": NEVER, "log_every": STEPS_PER_RECORD},
+            **{"out": out, "resume": "off", "max_steps": None, "n_epochs": ENDLESS, "log_every": STEPS_PER_RECORD},
             **{"checkpoint_every": 0, "checkpoint_minutes": 0.0, "keep_every": 0},
-            "sample_every": NEVER if config.run.sample_every else 0,
-            "eval_every": 0 if config.run.eval_every == 0 else NEVER,
+            "sample_every": ENDLESS if config.run.sample_every else 0,
+            "eval_every": 0 if config.run.eval_every == 0 else ENDLESS,
         },
     )
 
