@@ -75,8 +75,8 @@ def render(recipe: Recipe) -> None:
 def train(recipe: Recipe) -> None:
     """Renders the scenes and trains, each unless it is done."""
     render(recipe)
-    out = ROOT / RUNS / recipe.name
-    run(recipe.train if not out.exists() else f"python -m cyclegan_fast.train --out {out} --resume auto")
+    out = RUNS / recipe.name
+    run(recipe.train if not (ROOT / out).exists() else f"python -m cyclegan_fast.train --out {out} --resume auto")
 
 
 def is_trained(recipe: Recipe) -> bool:
@@ -259,6 +259,11 @@ def unfamiliar_section(measured: Measured) -> list[str]:
     ]
 
 
+def is_new(measured: Measured, before: Measured | None) -> bool:
+    """Whether numbers differ from stored ones, which otherwise keep the commit that trained for them."""
+    return before is None or measured["results"] != before["results"]
+
+
 def page_lines(numbers: dict[str, Measured]) -> list[str]:
     """What stands between the markers of the page."""
     parts = [section(recipe, numbers[recipe.name]) for recipe in RECIPES if recipe.name in numbers]
@@ -275,9 +280,10 @@ def main(words: Sequence[str] | None = None) -> None:
     for recipe in [] if args.page else chosen:
         train(recipe)
     numbers: dict[str, Measured] = json.loads(NUMBERS.read_text()) if NUMBERS.exists() else {}
-    numbers |= {recipe.name: measure(recipe) for recipe in chosen if is_trained(recipe)}
-    if any(recipe.name == "transfiguration" for recipe in chosen if is_trained(recipe)):
-        numbers[UNFAMILIAR] = measure_unfamiliar()
+    found = {recipe.name: measure(recipe) for recipe in chosen if is_trained(recipe)}
+    if "transfiguration" in found:
+        found[UNFAMILIAR] = measure_unfamiliar()
+    numbers |= {name: one for name, one in found.items() if is_new(one, numbers.get(name))}
     write_json(NUMBERS, numbers)
     write_between_markers(PAGE, page_lines(numbers))
 

@@ -6,6 +6,7 @@ has imported torch already.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -25,6 +26,7 @@ from cyclegan_fast.__main__ import COMMANDS
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 ALIASES = {"card": "model_card"}  # the former name of a command
+DEMO = ROOT / "docs" / "results" / "demo.json"
 PAGES = [ROOT / "docs" / name for name in ("engines.md", "large_images.md", "translate.md", "deploy.md")]
 
 
@@ -135,3 +137,20 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists() or page.parent / target in generated, (
                 f"{page.name} links to {target}"
             )
+
+
+def test_the_scores_of_the_demo_are_the_stored_ones() -> None:
+    (found,) = json.loads(DEMO.read_text("utf-8"))["results"]
+    figures = [
+        found["step"],
+        *(
+            of[direction]["pixel_accuracy"]
+            for direction in found["untranslated"]
+            for of in (found, found["untranslated"])
+        ),
+        found["ceiling"]["pixel_accuracy"],
+        found["images"],
+    ]
+    (text,) = re.findall(r"The [\d,]+ steps of `make demo` .*? scenes", README, re.DOTALL)
+    shown = [float(number.replace(",", "")) for number in re.findall(r"\d[\d.,]*", text)]
+    assert shown == [round(figure, 2) for figure in figures]
