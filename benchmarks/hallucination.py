@@ -38,7 +38,7 @@ from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.data.scenes.layout import CLASSES, Scene, class_map, draw_scene
 from cyclegan_fast.data.scenes.render import render_labels, render_photo
-from cyclegan_fast.evaluation.faithfulness import mean_error, measure, retranslation_map
+from cyclegan_fast.evaluation.faithfulness import measure
 from cyclegan_fast.evaluation.outliers import LIMIT, RULES, Distribution
 from cyclegan_fast.evaluation.scenes import nearest_classes
 from cyclegan_fast.images import load_images
@@ -206,11 +206,9 @@ class Judged(NamedTuple):
 
 def score(networks: dict[str, nn.Module], photos: Tensor, labels: Tensor) -> Scored:
     """Measures the translations of photos, as `translate` does."""
-    found = measure(photos, labels, networks["G_B"])
-    retranslated = retranslation_map(labels, found.noise_reconstruction, networks["G_A"])
-    scores = found._asdict() | {"retranslated": mean_error(retranslated)}
-    maps = {"error after noise": found.noise_error, "retranslated": retranslated}
-    return Scored({name: scores[name].numpy() for name in SCORES}, maps)
+    found = measure(photos, labels, networks["G_A"], networks["G_B"])
+    maps = {"error after noise": found.noise_error, "retranslated": found.retranslation_error}
+    return Scored({name: getattr(found, name).numpy() for name in SCORES}, maps)
 
 
 @torch.inference_mode()

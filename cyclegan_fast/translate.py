@@ -91,7 +91,7 @@ def translate(
             folder reconstructions of the output, except of large TIFFs. Needs a run's folder or a checkpoint, or
             --back-engine.
         faithfulness: Measure how far each result can be trusted: faithfulness.csv, faithfulness.html with the ten worst
-            images, and maps of errors in the folder faithfulness of the output. Needs what --reconstruct needs.
+            images, and two maps of each in the folder faithfulness of the output. Needs what --reconstruct needs.
         faithfulness_reference: Folder of images whose translations are the measure of which results stand out, the
             faithfulness.csv of a generator that is known to be sound, or results for the results themselves. By
             default 50 of the test images that the run holds out (testA for AtoB) and that are not translated, where
@@ -330,11 +330,11 @@ def _check_inverse_flags(needed_for: str, engine: Path, back_engine: Path | None
 
 def _clear_leftovers(tasks: list[Task], output: Path, reconstruct: bool, faithfulness: bool) -> None:
     """Removes what a command that was killed left in the folders that are written into."""
-    from cyclegan_fast.engine.translation.tasks import grid_of, map_of
+    from cyclegan_fast.engine.translation.tasks import grid_of, maps_of
 
     folders = {task.target.parent for task in tasks}
     folders |= {grid_of(task, output).parent for task in tasks} if reconstruct else set()
-    folders |= {map_of(task, output).parent for task in tasks} if faithfulness else set()
+    folders |= {path.parent for task in tasks for path in maps_of(task, output)} if faithfulness else set()
     for folder in folders:
         remove_leftovers(folder)
 

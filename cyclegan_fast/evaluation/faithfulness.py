@@ -1,4 +1,4 @@
-"""How far a translation can be trusted to show what its input shows: numbers and a map, without any truth.
+"""How far a translation can be trusted to show what its input shows: numbers and maps, without any truth.
 
 The cycle error alone proves little: a generator may hide its input in patterns that nobody sees, and read them back
 (Chu, Zhmoginov and Sandler 2017, "CycleGAN, a master of steganography"). Such patterns do not survive a file of 8 bits,
@@ -46,34 +46,53 @@ class Faithfulness(NamedTuple):
     """-1 to 1: whether edges are where the input has them."""
     mutual_information: Tensor
     """Bits: what the brightness of the translation says about that of the input, pixel by pixel."""
+    retranslated: Tensor
+    """Difference of the translation and that of its reconstruction after noise."""
     error: Tensor
     """Map of `cycle`, float32 [N, 1, H, W]."""
     noise_error: Tensor
     """Map of `after_noise`, which hidden patterns cannot lower."""
+    retranslation_error: Tensor
+    """Map of `retranslated`, float32 [N, 1, H', W']: what may be invented."""
     reconstruction: Tensor
     """From the translation as it is, [N, C, H, W]."""
     noise_reconstruction: Tensor
     """From the one with noise."""
 
 
+SCORES = Faithfulness._fields[: Faithfulness._fields.index("error")]
+"""The numbers of an image."""
+
+
 def measure(
-    images: Tensor, translations: Tensor, inverse: Translate, reconstructions: Tensor | None = None
+    images: Tensor,
+    translations: Tensor,
+    generator: Translate,
+    inverse: Translate,
+    reconstructions: Tensor | None = None,
 ) -> Faithfulness:
     """Measures how faithful translations are.
 
+    What a generator reads in its input is in the reconstruction as well, and is translated alike again. What it invents
+    is decided by details that the reconstruction does not repeat: so one is translated a second time, that after noise,
+    as no hidden pattern helps it.
+
     Args:
         images: The inputs, [N, C, H, W].
-        translations: What a generator made of them, [N, C', H', W'].
+        translations: What the generator made of them, [N, C', H', W'].
+        generator: It.
         inverse: The generator of the other direction.
         reconstructions: What `inverse` makes of `translations`, if that is known: one pass less.
 
     Raises:
-        ValueError: The inverse returns images of another shape than the inputs.
+        ValueError: The inverse returns images of another shape than the inputs, or the generator other ones than the
+            translations.
     """
     if reconstructions is None:
         reconstructions = inverse(translations)
     noisy = inverse(with_noise(translations))
     error, noise_error = error_map(images, reconstructions), error_map(images, noisy)
+    retranslation_error = error_map(translations, generator(noisy))
     cycle, after_noise = mean_error(error), mean_error(noise_error)
     return Faithfulness(
         cycle=cycle,
@@ -83,8 +102,10 @@ def measure(
         hidden=hidden_information(cycle, after_noise),
         gradient_correlation=gradient_correlation(images, translations),
         mutual_information=mutual_information(images, translations),
+        retranslated=mean_error(retranslation_error),
         error=error,
         noise_error=noise_error,
+        retranslation_error=retranslation_error,
         reconstruction=reconstructions,
         noise_reconstruction=noisy,
     )
@@ -99,23 +120,6 @@ def error_map(images: Tensor, reconstructions: Tensor) -> Tensor:
     if images.shape != reconstructions.shape:
         raise ValueError(f"reconstructions of shape {list(reconstructions.shape)} for images of {list(images.shape)}")
     return (images.float() - reconstructions.float()).abs().mean(dim=1, keepdim=True) / 2
-
-
-def retranslation_map(translations: Tensor, reconstructions: Tensor, generator: Translate) -> Tensor:
-    """Returns where translations differ from those of their reconstructions: float32 [N, 1, H', W'].
-
-    What a generator reads in its input is in the reconstruction as well, and is translated alike. What it invents is
-    decided by details that the reconstruction does not repeat.
-
-    Args:
-        translations: What the generator made of its inputs, [N, C', H', W'].
-        reconstructions: [N, C, H, W]; those after noise, as no hidden pattern helps them.
-        generator: It, and not the inverse.
-
-    Raises:
-        ValueError: It makes images of another shape than the translations.
-    """
-    return error_map(translations, generator(reconstructions))
 
 
 def mean_error(error: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from cyclegan_fast.monitoring.markup import el
 from cyclegan_fast.monitoring.page import ImageBlock, breakable, image_cards, section, table_card, write_page
 
 COLUMNS = (
-    *("input", "translation", "reconstruction", "reconstruction after noise", "error after noise"),
-    "translated again, the difference",
+    *("input", "translation", "reconstruction", "reconstruction after noise"),
+    *("may be lost: input and reconstruction", "may be invented: translated again"),
 )
 TITLES = {
     "cycle": "Cycle error",
@@ -26,9 +26,9 @@ TITLES = {
     "after_jpeg": "after JPEG",
     "after_noise": "after noise",
     "hidden": "Hidden",
-    "retranslated": "Retranslated",
     "gradient_correlation": "Gradient correlation",
     "mutual_information": "Mutual information (bits)",
+    "retranslated": "Retranslated",
 }
 _SIDE = 320  # pixels of an image on the page
 
@@ -62,8 +62,9 @@ def write_faithfulness_page(
         el("p", f"{verdict[0].upper()}{verdict[1:]}.", class_="summary"),
         el("p", "A flag is a reason to look, no proof; neither is its absence. Errors are mean absolute differences, "
            "from 0 to 1. Hidden is about 1 where the reconstruction reads what the translation shows, and 2 and more "
-           "where noise that nobody sees ruins it. The maps show the error after noise: black is none, violet 0.01, "
-           "red 0.06, pale yellow 0.25 and more."),
+           "where noise that nobody sees ruins it. One map shows what may be lost, where the reconstruction after noise "
+           "differs from the input; the other what may be invented, where the translation of that reconstruction differs "
+           "from the first one. On both black is no difference, violet 0.01, red 0.06, pale yellow 0.25 and more."),
     )  # fmt: skip
     body = [_row(f"{i}. {Path(one.name).name}", one.scores) for i, one in enumerate(worst, 1)]
     table = table_card(("", *TITLES.values()), [_row(f"Median of {count}", medians), *body])

@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 
 from cyclegan_fast.images.in_memory import EncodedImage
-from cyclegan_fast.serving.faithfulness import inverse_of, report
+from cyclegan_fast.serving.faithfulness import as_function, report
 from cyclegan_fast.serving.faults import RequestError
 from cyclegan_fast.serving.models import Loaded
 from cyclegan_fast.serving.service import Service
@@ -87,14 +87,15 @@ def routes(service: Service) -> APIRouter:
         responses={**_ERRORS, 409: {"description": "The engine has no inverse"}},
     )
     async def faithfulness(request: Request, engine: str | None = None) -> Response:
-        """Translates an image and back: `scores` (docs/faithfulness.md) and `map`, a PNG as a data URL."""
+        """Translates an image, back, and again: `scores` and `maps` (docs/faithfulness.md), PNGs as data URLs."""
 
         async def work(loaded: Loaded, upload: Upload) -> Response:
             if loaded.inverse is None:
                 raise RequestError(409, "this engine has no inverse: serve a run's folder, which holds both generators")
             (output,) = await loaded.batcher.translate([upload.image.values])
-            inverse = inverse_of(loaded.inverse, asyncio.get_running_loop())
-            found = await service.in_measuring_thread(report, upload.image.values, output, inverse)
+            loop = asyncio.get_running_loop()
+            generator, inverse = as_function(loaded.batcher, loop), as_function(loaded.inverse, loop)
+            found = await service.in_measuring_thread(report, upload.image.values, output, generator, inverse)
             return JSONResponse(found)
 
         return await _with_upload(service, request, engine, work)

@@ -17,9 +17,9 @@ from cyclegan_fast.checkpoint import load_weights, read_settings, save_checkpoin
 from cyclegan_fast.config import DataConfig, ModelConfig, TrainConfig
 from cyclegan_fast.engine import load_engine
 from cyclegan_fast.engine.inference import translate_values
-from cyclegan_fast.engine.translation.faithfulness import MAX_HELD_OUT, NUMBERS
+from cyclegan_fast.engine.translation.faithfulness import MAX_HELD_OUT
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.evaluation.faithfulness import mean_error, measure, retranslation_map
+from cyclegan_fast.evaluation.faithfulness import SCORES, measure
 from cyclegan_fast.evaluation.outliers import Distribution
 from cyclegan_fast.images.model_io import read_input
 from cyclegan_fast.monitoring.heat_map import heat_map
@@ -56,7 +56,7 @@ def run(out: Path, images: Path, engine: Path, **options: Any) -> dict[str, dict
     return rows(out)
 
 
-def test_every_image_has_scores_and_a_map(
+def test_every_image_has_scores_and_maps(
     images: Path, tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = run(tmp_path / "out", images, runs["colour"])
@@ -72,14 +72,14 @@ def test_every_image_has_scores_and_a_map(
     for path in (images / "3.png", images / "deep" / "odd, one.png"):
         values = read_input(path, engine.in_format, engine.out_format).values
         translation = forward(values[None])
-        expected = measure(values[None], translation, back)
-        again = retranslation_map(translation, expected.noise_reconstruction, forward)
-        scores = expected._asdict() | {"retranslated": mean_error(again)}
-        for name in NUMBERS:
-            assert float(found[str(path)][name]) == pytest.approx(float(scores[name][0]), rel=1e-3)
-        drawn = tmp_path / "out" / "faithfulness" / f"{path.relative_to(images)}.png"
-        difference = np.asarray(Image.open(drawn), int) - np.asarray(heat_map(expected.noise_error[0, 0]), int)
-        assert difference.shape == (*values.shape[1:], 3) and np.abs(difference).max() <= 2
+        expected = measure(values[None], translation, forward, back)
+        for name in SCORES:
+            assert float(found[str(path)][name]) == pytest.approx(float(getattr(expected, name)[0]), rel=1e-3)
+        maps = {"reconstruction": expected.noise_error, "retranslation": expected.retranslation_error}
+        for kind, error in maps.items():
+            drawn = tmp_path / "out" / "faithfulness" / kind / f"{path.relative_to(images)}.png"
+            difference = np.asarray(Image.open(drawn), int) - np.asarray(heat_map(error[0, 0]), int)
+            assert difference.shape == (*values.shape[1:], 3) and np.abs(difference).max() <= 2
     page = (tmp_path / "out" / "faithfulness.html").read_text()
     assert page.count("<img") == 10 * 6 and page.count("lagged") >= 10
     assert "images stand out from the translated images themselves; " in capsys.readouterr().out
@@ -120,11 +120,11 @@ def test_results_are_compared_with_a_reference(
     for i in range(9):
         Image.fromarray(smooth(24, 40, 100) + np.uint8(i)).save(reference / f"{i}.png")  # nearly alike
     usual = run(tmp_path / "usual", reference, runs["colour"])
-    distribution = Distribution.of([{name: float(row[name]) for name in NUMBERS} for row in usual.values()])
+    distribution = Distribution.of([{name: float(row[name]) for name in SCORES} for row in usual.values()])
     (reference / "bad.png").write_bytes(b"no image")
     found = run(tmp_path / "out", images, runs["colour"], faithfulness_reference=str(reference))
     expected = {
-        file: "; ".join(distribution.reasons({name: float(row[name]) for name in NUMBERS}))
+        file: "; ".join(distribution.reasons({name: float(row[name]) for name in SCORES}))
         for file, row in found.items()
     }
     assert {file: row["why"] for file, row in found.items()} == expected and any(expected.values())
@@ -302,7 +302,7 @@ def test_an_interrupted_run_names_the_flag_that_starts_anew(
     assert "no image was measured" in said.out
     (tmp_path / "out").mkdir(exist_ok=True)
     (tmp_path / "out" / "1.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"\(1 of 22 results\): choose another folder, or --overwrite$"):
+    with pytest.raises(UserError, match=r"\(1 of 33 results\): choose another folder, or --overwrite$"):
         translate(**options, faithfulness=True)
 
 

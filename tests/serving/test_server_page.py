@@ -102,8 +102,8 @@ def test_faithfulness_is_shown_where_the_engine_has_its_inverse_alone(
 ) -> None:
     path = image_file(tmp_path / "a.png")
     translated(opened(page, server), path)
-    shown = "document.querySelector('#{}').checkVisibility()"
-    assert not page.run(shown.format("faithfulness")) and not page.run(shown.format("map-button"))
+    shown, maps = "document.querySelector('#{}').checkVisibility()", ("retranslation", "reconstruction")
+    assert not any(page.run(shown.format(name)) for name in ("faithfulness", *(f"{one}-button" for one in maps)))
     page.run(
         "(() => { const select = document.querySelector('#engine'); select.value = 'tiny';"
         "select.dispatchEvent(new Event('change')); })()"
@@ -112,9 +112,14 @@ def test_faithfulness_is_shown_where_the_engine_has_its_inverse_alone(
     assert "tiny (A to B)" in page.run("document.querySelector('#about').textContent")
     for name in ("after_noise", "hidden", "gradient_correlation"):
         float(page.run(f"document.querySelector('#{name}').textContent"))
-    page.run("document.querySelector('#map-button').click()")
-    assert page.run(shown.format("map")) and page.run("document.querySelector('#map').naturalWidth") == 240
-    assert page.run("document.querySelector('#map-button').getAttribute('aria-pressed')") == "true"
+    for chosen in maps:
+        page.run(f"document.querySelector('#{chosen}-button').click()")
+        assert page.run(f"document.querySelector('#{chosen}').naturalWidth") == 240
+        for name in maps:
+            pressed = page.run(f"document.querySelector('#{name}-button').getAttribute('aria-pressed')")
+            assert page.run(shown.format(name)) == (pressed == "true") == (name == chosen)
+    page.run(f"document.querySelector('#{chosen}-button').click()")
+    assert not any(page.run(shown.format(name)) for name in maps)
     assert page.errors() == []
 
 

@@ -22,9 +22,9 @@ from cyclegan_fast.data.rng import draw_shown
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.tiling.tiling import Tiling
-from cyclegan_fast.engine.translation.tasks import Inputs, Task, map_of
+from cyclegan_fast.engine.translation.tasks import Inputs, Task, maps_of
 from cyclegan_fast.errors import UserError, reading_error
-from cyclegan_fast.evaluation.faithfulness import Faithfulness, Translate, mean_error, measure, retranslation_map
+from cyclegan_fast.evaluation.faithfulness import SCORES, Faithfulness, Translate, measure
 from cyclegan_fast.evaluation.outliers import MIN_IMAGES, Distribution
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
@@ -38,7 +38,6 @@ from cyclegan_fast.monitoring.progress import Progress
 
 log = logging.getLogger(__name__)
 
-NUMBERS = (*Faithfulness._fields[:7], "retranslated")
 WORST = 10  # images on the page
 HIDES = 2.0  # a median of the hidden score from which on the generators are suspect
 RESULTS = "results"  # for --faithfulness-reference: the translated images themselves
@@ -114,7 +113,7 @@ def _read_scores(path: Path) -> list[dict[str, float]]:
     """
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [{name: float(row[name]) for name in NUMBERS} for row in csv.DictReader(file)]
+            return [{name: float(row[name]) for name in SCORES} for row in csv.DictReader(file)]
     except OSError as error:
         raise reading_error(f"--faithfulness-reference {path}: {error.strerror or error}", error) from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -155,7 +154,7 @@ class FaithfulnessCheck:
             except BadImageError as error:
                 log.warning("%s; left out of the reference", error)
                 continue
-            scores.append(self._scores(output, self._measure(values, output)))
+            scores.append(_scores(self._measure(values, output)))
         if len(scores) >= MIN_IMAGES:
             self.reference, self.reference_name = Distribution.of(scores), f"{len(scores)} images of {name}"
         elif is_named:
@@ -166,7 +165,7 @@ class FaithfulnessCheck:
             log.warning("%d images of %s can be read; the results are compared with each other", len(scores), name)
 
     def add(self, task: Task, values: Tensor, output: Tensor, reconstruction: Tensor | None = None) -> None:
-        """Measures a translation, and writes its map.
+        """Measures a translation, and writes its maps.
 
         Args:
             task: Its files.
@@ -175,13 +174,13 @@ class FaithfulnessCheck:
             reconstruction: What the inverse makes of it, [C, H, W], where that is known.
 
         Raises:
-            UserError: The reconstruction has another shape, or the map cannot be written.
+            UserError: The reconstruction has another shape, or a map cannot be written.
         """
         found = self._measure(values, output, reconstruction)
-        path = map_of(task, self.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, encode(heat_map(found.noise_error[0, 0]), "PNG"))
-        self.measured[task] = self._scores(output, found)  # again, where a batch failed halfway
+        for path, error in zip(maps_of(task, self.output), _maps(found), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, encode(heat_map(error), "PNG"))
+        self.measured[task] = _scores(found)  # again, where a batch failed halfway
 
     def finish(self) -> str:
         """Writes faithfulness.csv and faithfulness.html; returns what was found, in a sentence."""
@@ -205,7 +204,7 @@ class FaithfulnessCheck:
         page = write_faithfulness_page(
             self.output / "faithfulness.html",
             self._worst(reference, reasons),
-            medians={name: _median(scores[name] for scores in self.measured.values()) for name in NUMBERS},
+            medians={name: _median(scores[name] for scores in self.measured.values()) for name in SCORES},
             count=len(self.measured),
             verdict=verdict,
         )
@@ -222,17 +221,16 @@ class FaithfulnessCheck:
             values, output = self._translate(task.source)
             found = self._measure(values, output)
             images = values, output, found.reconstruction[0], found.noise_reconstruction[0]
-            maps = found.noise_error, self._retranslation_map(output, found)
-            shown: list[Tensor | Image.Image] = [*images, *(heat_map(one[0, 0]) for one in maps)]
+            shown: list[Tensor | Image.Image] = [*images, *map(heat_map, _maps(found))]
             worst.append(WorstImage(str(task.source), shown, self.measured[task], reasons[task]))
         return worst
 
     def _csv(self, reasons: Mapping[Task, list[str]]) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", *NUMBERS, "flagged", "why"])
+        writer.writerow(["file", *SCORES, "flagged", "why"])
         for task, scores in self.measured.items():
-            numbers = [f"{scores[name]:.6g}" for name in NUMBERS]
+            numbers = [f"{scores[name]:.6g}" for name in SCORES]
             writer.writerow([task.source, *numbers, "yes" if reasons[task] else "no", "; ".join(reasons[task])])
         return text.getvalue()
 
@@ -242,21 +240,24 @@ class FaithfulnessCheck:
 
     def _measure(self, values: Tensor, output: Tensor, reconstruction: Tensor | None = None) -> Faithfulness:
         known = None if reconstruction is None else reconstruction[None].cpu()
+        generator, inverse = self._function(self.engine), self._function(self.inverse)
         try:
-            return measure(values[None].cpu(), output[None].cpu(), self._function(self.inverse), known)
+            return measure(values[None].cpu(), output[None].cpu(), generator, inverse, known)
         except ValueError as error:
             raise UserError(f"no faithfulness, as the reconstruction has another shape: {error}") from error
-
-    def _retranslation_map(self, output: Tensor, found: Faithfulness) -> Tensor:
-        return retranslation_map(output[None].cpu(), found.noise_reconstruction, self._function(self.engine))
-
-    def _scores(self, output: Tensor, found: Faithfulness) -> dict[str, float]:
-        scores = found._asdict() | {"retranslated": mean_error(self._retranslation_map(output, found))}
-        return {name: float(scores[name][0]) for name in NUMBERS}
 
     def _function(self, engine: Engine) -> Translate:
         """An engine as a function of a batch, which is translated as the images are."""
         return lambda images: torch.stack(translate_values(engine, [*images], tiling=self.tiling)).cpu()
+
+
+def _scores(found: Faithfulness) -> dict[str, float]:
+    return {name: float(getattr(found, name)[0]) for name in SCORES}
+
+
+def _maps(found: Faithfulness) -> tuple[Tensor, Tensor]:
+    """[H, W] each, in the order of `maps_of`."""
+    return found.noise_error[0, 0], found.retranslation_error[0, 0]
 
 
 def check_inverse(engine: Engine, inverse: Engine) -> None:

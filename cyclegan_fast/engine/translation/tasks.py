@@ -6,7 +6,7 @@ import tempfile
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cyclegan_fast.errors import MissingFileError, UserError
 from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, refuse_url, split_pattern
@@ -15,7 +15,7 @@ from cyclegan_fast.images.other_kinds import other_kind
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv"})
 OUTPUT_SUFFIXES = frozenset({".mp4", ".mov", ".mkv", ".m4v"})  # of videos; others become .mkv, which takes any sound
 RECONSTRUCTIONS = "reconstructions"  # folder in the output, for grids
-FAITHFULNESS = "faithfulness"  # folder in the output, for maps
+FAITHFULNESS = "faithfulness"  # folder in the output, with a folder for each kind of maps
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def plan_tasks(
             is fixed. Of one image or video it may be a file to write, whose suffix is that of an image or a video.
         overwrite: Whether results may be there already. The input never is overwritten.
         reconstruct: Whether each result has a grid, `grid_of`, too.
-        faithfulness: Whether each result has a map, `map_of`, too.
+        faithfulness: Whether each result has maps, `maps_of`, too.
 
     Raises:
         UserError: There is no such input, the output is a file where a folder is wanted, or a result would replace an
@@ -62,7 +62,7 @@ def plan_tasks(
         for target in (
             task.target,
             *([grid_of(task, output)] * reconstruct),
-            *([map_of(task, output)] * faithfulness),
+            *(maps_of(task, output) if faithfulness else ()),
         ):
             inputs.refuse(target)
             results.add(target, task.source)
@@ -200,13 +200,22 @@ def grid_of(task: Task, output: Path) -> Path:
     return _beside(task, output, RECONSTRUCTIONS)
 
 
-def map_of(task: Task, output: Path) -> Path:
-    """The file for the map of a translation's errors."""
-    return _beside(task, output, FAITHFULNESS)
+class Maps(NamedTuple):
+    """The files for the maps of a translation, named as the folders that they lie in."""
+
+    reconstruction: Path
+    """Where the reconstruction after noise differs from the input."""
+    retranslation: Path
+    """Where the translation of that differs from the translation."""
 
 
-def _beside(task: Task, output: Path, folder: str) -> Path:
-    path = output / folder / task.target.relative_to(output)
+def maps_of(task: Task, output: Path) -> Maps:
+    """The files for the maps of a translation."""
+    return Maps(*(_beside(task, output, FAITHFULNESS, kind) for kind in Maps._fields))
+
+
+def _beside(task: Task, output: Path, *folders: str) -> Path:
+    path = output.joinpath(*folders) / task.target.relative_to(output)
     return path.with_name(f"{path.name}.png")
 
 

@@ -5,6 +5,7 @@ import { slider } from "./slider.js";
 const $ = (id) => document.getElementById(id);
 const SUFFIXES = { "image/png": "png", "image/jpeg": "jpg", "image/tiff": "tif", "image/webp": "webp", "image/bmp": "bmp" };
 const MAX_RETRIES = 5;
+const MAPS = ["retranslation", "reconstruction"];
 const setBoundary = slider($("compare"), $("handle"));
 
 let engines = [], limits = {}, current = null, urls = [], work = null;
@@ -102,9 +103,10 @@ async function show(file) {
   $("drop").hidden = true;
   $("result").hidden = false;
   $("busy").hidden = false;
-  $("faithfulness").hidden = $("map-button").hidden = true;
-  showMap(false);
-  for (const id of ["after", "before", "map"]) $(id).removeAttribute("src");
+  $("faithfulness").hidden = true;
+  for (const id of MAPS) $(`${id}-button`).hidden = true;
+  showMap(null);
+  for (const id of ["after", "before", ...MAPS]) $(id).removeAttribute("src");
   $("download").setAttribute("aria-disabled", "true");
   $("status").textContent = "Translating…";
   setBoundary(50);
@@ -165,26 +167,29 @@ async function measure(query, file, signal) {
   $("measuring").textContent = "Translating it back…";
   try {
     const response = await ask(`faithfulness?${query}`, { method: "POST", body: file, signal });
-    const { scores, map } = await response.json();
-    await load($("map"), map);
+    const { scores, maps } = await response.json();
+    for (const id of MAPS) await load($(id), maps[id]);
     const digits = { after_noise: 3, hidden: 2, gradient_correlation: 2 };
     for (const [name, count] of Object.entries(digits)) $(name).textContent = scores[name]?.toFixed(count) ?? "no number";
     $("verdict").textContent = scores.hidden >= 2
       ? "The translation hides its original in patterns that nobody sees, or has little contrast: a low error says nothing here."
       : "No hidden patterns were found: a little noise hardly changes what it is translated back to.";
     $("measuring").hidden = true;
-    $("measured").hidden = $("map-button").hidden = false;
+    $("measured").hidden = false;
+    for (const id of MAPS) $(`${id}-button`).hidden = false;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     $("measuring").textContent = `It was not measured. ${error.message}`;
   }
 }
 
-function showMap(on) {
-  $("map").hidden = !on;
-  $("right-tag").textContent = on ? "map of errors" : "translation";
-  $("map-button").setAttribute("aria-pressed", on);
-  $("map-button").textContent = on ? "Show the translation" : "Show the map of errors";
+/** Shows one of the maps in the place of the translation; none for null. */
+function showMap(shown) {
+  for (const id of MAPS) {
+    $(id).hidden = id !== shown;
+    $(`${id}-button`).setAttribute("aria-pressed", id === shown);
+  }
+  $("right-tag").textContent = { retranslation: "invented?", reconstruction: "lost?" }[shown] ?? "translation";
 }
 
 function fail(error, again = null) {
@@ -206,7 +211,7 @@ for (const id of ["file", "camera"]) {
   $(id).addEventListener("change", (event) => { take(event.target.files); event.target.value = ""; });
 }
 $("another").addEventListener("click", () => { work?.abort(); current = null; forget(); reset(); $("error").hidden = true; $("file").click(); });
-$("map-button").addEventListener("click", () => showMap($("map").hidden));
+for (const id of MAPS) $(`${id}-button`).addEventListener("click", () => showMap($(id).hidden ? id : null));
 document.addEventListener("paste", (event) => take(event.clipboardData.files));
 document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("over"); });
 document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("over"); });
