@@ -62,9 +62,9 @@ def write_faithfulness_page(
         el("p", f"{verdict[0].upper()}{verdict[1:]}.", class_="summary"),
         el("p", "A flag is a reason to look, no proof; neither is its absence. Errors are mean absolute differences, "
            "from 0 to 1. Hidden is about 1 where the reconstruction reads what the translation shows, and 2 and more "
-           "where noise that nobody sees ruins it. One map shows what may be lost, where the reconstruction after noise "
-           "differs from the input; the other what may be invented, where the translation of that reconstruction differs "
-           "from the first one. On both black is no difference, violet 0.01, red 0.06, pale yellow 0.25 and more."),
+           "where noise that nobody sees ruins it. One map shows what may be lost: the difference of the input and the "
+           "reconstruction after noise. The other shows what may be invented: the difference of the translation and "
+           "that of this reconstruction. On both black is none, violet 0.01, red 0.06, pale yellow 0.25 and more."),
     )  # fmt: skip
     body = [_row(f"{i}. {Path(one.name).name}", one.scores) for i, one in enumerate(worst, 1)]
     table = table_card(("", *TITLES.values()), [_row(f"Median of {count}", medians), *body])

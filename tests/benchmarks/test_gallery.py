@@ -150,3 +150,9 @@ def test_the_image_shows_the_first_scenes_of_both_directions(tmp_path: Path) -> 
     image = np.asarray(draw(of))
     for level in (0, 1, 2, 3, 30, 31, 32, 33):
         assert (image == level).any()
+
+
+def test_equal_numbers_keep_the_commit_that_trained_for_them() -> None:
+    stored = {"commit": "one", "results": [{"loss": 0.5}]}
+    assert not gallery.is_new({"commit": "two", "results": [{"loss": 0.5}]}, stored)
+    assert gallery.is_new({"commit": "two", "results": [{"loss": 0.4}]}, stored) and gallery.is_new(stored, None)
