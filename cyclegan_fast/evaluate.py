@@ -144,7 +144,11 @@ def _check_flags(values: Mapping[str, Any]) -> None:
     given = [mode for mode in _MODES if values[mode] is not None]
     if len(given) != 1:
         got = f"got {' and '.join(map(_flag, given))}" if given else "got none of them"
-        raise UserError(f"what is to be scored is named by one of {', '.join(map(_flag, _MODES))}; {got}")
+        engine = "; for an engine alone translate the test images with it, and score those by --images and --against"
+        raise UserError(
+            f"what is to be scored is named by one of {', '.join(map(_flag, _MODES))}; {got}"
+            + engine * bool(values["engines"] and not given)
+        )
     parameters = inspect.signature(evaluate).parameters
     for name, modes in _ONLY_WITH.items():
         if given[0] not in modes and values[name] != parameters[name].default:

@@ -74,6 +74,24 @@ def find_metric(score: str) -> Metric:
     return metric
 
 
+def refuse_unscored(score: str, *, pairs: bool, features: bool) -> None:
+    """Refuses a score that nothing is computed for.
+
+    Args:
+        score: Its name.
+        pairs: Whether translations are compared with their partners.
+        features: Whether features are.
+
+    Raises:
+        UserError: There is no such score, or it needs pairs or features.
+    """
+    needs = find_metric(score).needs
+    if needs == "pairs" and not pairs:
+        raise UserError(f"--score {score} compares an image with its partner: add --paired, or choose another")
+    if needs == "features" and not features:
+        raise UserError(f"--score {score} compares features: name a network with --features, or choose another")
+
+
 def stem(score: str) -> str:
     """Returns the name of a score's metric, without a direction."""
     for direction in DIRECTIONS:

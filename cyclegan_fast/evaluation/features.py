@@ -35,6 +35,7 @@ WEIGHTS_URL = (
 WEIGHTS_NAME, WEIGHTS_DIGEST = WEIGHTS_URL.rsplit("/", 1)[1], "6726825d"  # the first digits of its SHA-256
 DEFAULT_SIZE = 224  # pixels, of a file that does not state its input
 _DIGITS = 8  # of a SHA-256 that people read
+_OF_TORCHSCRIPT = "failed in the TorchScript interpreter"
 KINDS = {".onnx": "ONNX", ".pt2": "torch.export", ".pt": "TorchScript", ".ts": "TorchScript", ".pth": "TorchScript"}
 
 
@@ -50,6 +51,8 @@ class FeatureNetwork:
     channels: int = 3
     fixed_size: bool = False
     """Its file states `size`, and no other one can be asked for."""
+    assumed_size: bool = False
+    """Neither its file nor the user states `size`."""
     digest: str = ""
     """The first digits of its files' SHA-256; empty of Inception, whose weights are always the same."""
     seconds: float = 0.0
@@ -93,9 +96,11 @@ class FeatureNetwork:
             if is_out_of_memory(error):
                 raise torch.OutOfMemoryError(str(error)) from error
             shape = "x".join(map(str, batch.shape))
+            assumed = "its file states no size, so " * self.assumed_size
+            advice = f": {assumed}name the side that it takes with --features-size"
             raise UserError(
                 f"--features {self.name} does not take an input of {shape} ({_first_line(error)})"
-                + ": name the side that it takes with --features-size" * (self.size is not None and not self.fixed_size)
+                + advice * (self.size is not None and not self.fixed_size)
             ) from error
         found = found[0] if isinstance(found, list | tuple) and found else found
         if not isinstance(found, Tensor) or found.ndim not in (2, 4) or len(found) != 1:
@@ -199,8 +204,15 @@ def _load_file(path: Path, device: torch.device, size: int | None) -> FeatureNet
     channels, stated = _stated(path, shape)
     if size is not None and stated is not None and size != stated:
         raise UserError(f"--features-size {size}: {path} takes images of {stated}x{stated} alone")
-    side, fixed = size or stated or DEFAULT_SIZE, stated is not None
-    return FeatureNetwork(path.name, run, side, channels or 3, fixed_size=fixed, digest=digest[:_DIGITS])
+    return FeatureNetwork(
+        path.name,
+        run,
+        size or stated or DEFAULT_SIZE,
+        channels or 3,
+        fixed_size=stated is not None,
+        assumed_size=size is None and stated is None,
+        digest=digest[:_DIGITS],
+    )
 
 
 Shape = list[int | None]  # of an input; None where a size is free
@@ -264,5 +276,6 @@ def _stated(path: Path, shape: Shape) -> tuple[int | None, int | None]:
 
 
 def _first_line(error: Exception) -> str:
+    """What an error says first, for people; of TorchScript, whose message begins with its own traceback, last."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return shown(lines[0]).strip("'")
+    return shown(lines[-1 if _OF_TORCHSCRIPT in lines[0] else 0]).strip("'")

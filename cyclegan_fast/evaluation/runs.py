@@ -22,7 +22,7 @@ from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, with_features
 from cyclegan_fast.images.tensors import to_model_range
-from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, OPPOSITE, Direction, best_record
+from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, OPPOSITE, Direction, best_record, refuse_unscored
 from cyclegan_fast.models import directed_score, model_of
 from cyclegan_fast.monitoring.progress import ProgressBar
 from cyclegan_fast.nn import image_requirements
@@ -61,11 +61,12 @@ def score_run(
         scored.
 
     Raises:
-        UserError: There is no checkpoint, or no test images of both domains.
+        UserError: There is no checkpoint, or no test images of both domains; or nothing that `score` needs.
     """
     checkpoints = kept_checkpoints(run)
     settings = read_settings(checkpoints[-1])
     score = directed_score(model_of(settings.config), score)
+    refuse_unscored(score, pairs=settings.config.data.paired, features=features is not None)
     scorer = RunScorer(settings, device, data=data, count=count, features=features)
     others = engines(settings.config.data.direction == "BtoA")
     rows: list[dict[str, Any]] = []
@@ -128,7 +129,9 @@ class RunScorer:
         domains = [Domain([], np.empty((0, 2), np.int32), settings.pixel_formats[name]) for name in "AB"]
         _, min_size = image_requirements(config.model)
         images = read_test_images(where, domains, count=count or config.run.eval_images, min_size=min_size)
-        if where.data is None or not images[0]:
+        if where.data is None:
+            raise UserError("the run has no --data: name a folder with testA and testB by --data")
+        if not images[0]:
             pairs = ", or of pairs side by side with train and test" * where.paired
             raise UserError(
                 f"{where.data}: no test images of A and B; --data takes a folder with testA and testB{pairs}"

@@ -59,19 +59,29 @@ class SetComparison:
         return Summary(projections, value_distribution(map(self.load, images)), features)
 
     def compare(self, images: Summary, real: Summary) -> tuple[Values, Values]:
-        """Returns the distances of a set to a real one, and how uncertain some of them are."""
+        """Returns the distances of a set to a real one, and how uncertain some are; warns of too few for FID."""
+        if images.features is not None and real.features is not None:
+            fewest = min(len(images.features), len(real.features))
+            if fewest < FEW_IMAGES:
+                warn_once(log, f"FID of {fewest} images says little, as it is far too high with few: prefer KID")
+        return self._distances(images, real)
+
+    def compare_halves(self, images: Images) -> tuple[Values, Values]:
+        """Compares every second image of a set with the others; nothing where there is but one.
+
+        They are a yardstick for `compare`, which warns of too few images.
+        """
+        if len(images) < 2:
+            return {}, {}
+        return self._distances(self.summarise(images[1::2]), self.summarise(images[::2]))
+
+    def _distances(self, images: Summary, real: Summary) -> tuple[Values, Values]:
         distance = self.swd.distance(images.projections, real.projections)
         values = {"swd": distance.value, "color": value_distance(images.values, real.values)}
         spreads = {"swd": distance.spread}
         if images.features is not None and real.features is not None:
             _add_features(images.features, real.features, values, spreads)
         return values, spreads
-
-    def compare_halves(self, images: Images) -> tuple[Values, Values]:
-        """Compares every second image of a set with the others; nothing where there is but one."""
-        if len(images) < 2:
-            return {}, {}
-        return self.compare(self.summarise(images[1::2]), self.summarise(images[::2]))
 
     def load(self, pixels: np.ndarray) -> Tensor:
         """Returns stored pixels [H, W, C] as [C, H, W] in [0, 1]."""
@@ -82,8 +92,6 @@ class SetComparison:
 def _add_features(fake: Tensor, real: Tensor, values: Values, spreads: Values) -> None:
     """Adds what as many images allow."""
     fewest = min(len(fake), len(real))
-    if fewest < FEW_IMAGES:
-        warn_once(log, f"FID of {fewest} images says little, as it is far too high with few: prefer KID")
     if fewest >= 2:
         values["fid"] = frechet_distance(fake, real)
     if fewest >= 3:

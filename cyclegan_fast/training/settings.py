@@ -11,7 +11,7 @@ from cyclegan_fast import ops
 from cyclegan_fast.config import RunConfig, TrainConfig, check_ranges
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.features import check_features
-from cyclegan_fast.metrics import find_metric
+from cyclegan_fast.metrics import find_metric, refuse_unscored
 from cyclegan_fast.models import directed_score, model_of
 from cyclegan_fast.training.concurrency import why_not_side_by_side
 
@@ -165,13 +165,10 @@ def _with_directed_score(config: TrainConfig) -> TrainConfig:
 def _check_score(config: TrainConfig) -> None:
     run, defaults = config.run, RunConfig()
     try:
-        needs = find_metric(run.score).needs
+        find_metric(run.score)
     except UserError as error:
         raise UserError(f"--score: {error}") from error
-    if needs == "pairs" and not config.data.paired:
-        raise UserError(f"--score {run.score} compares an image with its partner: add --paired, or choose another")
-    if needs == "features" and run.features is None:
-        raise UserError(f"--score {run.score} compares features: name a network with --features, or choose another")
+    refuse_unscored(run.score, pairs=config.data.paired, features=run.features is not None)
     if run.features is not None:
         check_features(run.features)
     elif run.features_size is not None:

@@ -21,6 +21,8 @@ from cyclegan_fast.engine.generator import dump_safetensors, load_generator
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluate import evaluate
 from cyclegan_fast.evaluation.feature_distances import frechet_distance
+from cyclegan_fast.evaluation.features import FeatureNetwork
+from cyclegan_fast.evaluation.folders import score_folder
 from cyclegan_fast.evaluation.similarity import psnr, ssim
 from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
 from cyclegan_fast.evaluation.structure import gradient_correlation
@@ -240,11 +242,27 @@ def test_folders_of_other_kinds_of_images_are_scored(tmp_path: Path, kind: str) 
     assert 0 < row["values"]["swd"] < 300 and 0 < row["values"]["color"] < 0.1
 
 
-def test_features_of_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Means(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.adaptive_avg_pool2d(images, 1).flatten(1)
+class Means(torch.nn.Module):
+    """Of each channel."""
 
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images, 1).flatten(1)
+
+
+@pytest.mark.parametrize(("count", "notes"), [(6, ["FID of 6 images"]), (50, []), (99, []), (100, [])])
+def test_only_what_is_scored_is_too_few_for_fid(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, notes: list[str]
+) -> None:
+    """And not the halves of the target, which are a yardstick."""
+    network = FeatureNetwork("means", Means(), None)
+    x, y = (write_images(tmp_path / name, count, seed=i, size=(16, 16)) for i, name in enumerate("xy"))
+    found = score_folder(x, y, torch.device("cpu"), features=network)
+    assert found["halves"]["values"].keys() >= {"fid", "kid"}
+    assert [line.split(" says")[0] for line in caplog.messages] == notes
+    assert ("FID says little" in found["protocol"]) is bool(notes)
+
+
+def test_features_of_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.export.save(torch.export.export(Means(), (torch.rand(1, 3, 40, 40),)), tmp_path / "f.pt2")
     x, y = (write_images(tmp_path / name, 8, seed=i, size=(40, 40)) for i, name in enumerate("xy"))
     found = scores_of(tmp_path, images=x, against=y, features=str(tmp_path / "f.pt2"))
@@ -263,6 +281,10 @@ def test_features_of_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     [
         ({}, "what is to be scored is named by one of --checkpoint, --run, --images; got none of them"),
         ({"run": Path("r"), "images": Path("i")}, "got --run and --images"),
+        (
+            {"engines": (Path("a.onnx"),), "data": Path("d")},
+            "got none of them; for an engine alone translate the test images with it, and score those by --images and",
+        ),
         ({"images": Path("i")}, "--against is missing"),
         ({"images": Path("none"), "against": Path("none")}, "none: there is no such folder"),
         ({"run": Path("none")}, "none: there is no checkpoint here"),
@@ -308,3 +330,24 @@ def test_a_run_without_test_images_is_one_sentence(run: Path, tmp_path: Path) ->
     (tmp_path / "data").mkdir()
     with pytest.raises(UserError, match=r"data: no test images of A and B; --data takes a folder with testA and testB"):
         evaluate(run=run, data=tmp_path / "data", out=tmp_path / "s.json", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("score", "reason"),
+    [
+        ("l1", "--score l1 compares an image with its partner: add --paired, or choose another"),
+        ("psnr_BtoA", "--score psnr_BtoA compares an image with its partner: add --paired"),
+        ("fid", "--score fid compares features: name a network with --features, or choose another"),
+    ],
+)
+def test_a_score_that_is_not_computed_tells_no_best(run: Path, tmp_path: Path, score: str, reason: str) -> None:
+    with pytest.raises(UserError, match=re.escape(reason)):
+        evaluate(run=run, score=score, out=tmp_path / "s.json", device="cpu")
+
+
+def test_a_run_of_locations_names_no_folder_of_tests(data: Path, tmp_path: Path) -> None:
+    flags = [*FLAGS.split(), "--data-A", str(data / "trainA"), "--data-B", str(data / "trainB")]
+    assert Trainer(train_settings(["--out", str(tmp_path / "run"), *flags])).run() == 0
+    with pytest.raises(UserError, match=r"^the run has no --data: name a folder with testA and testB by --data"):
+        evaluate(run=tmp_path / "run", out=tmp_path / "s.json", device="cpu")
+    assert scores_of(tmp_path, run=tmp_path / "run", data=data)["data"] == str(data)

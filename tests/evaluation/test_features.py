@@ -97,8 +97,21 @@ def test_a_size_that_the_network_does_not_take_is_one_sentence(tmp_path: Path) -
     path = write(".pt", tmp_path, Small().eval())
     with pytest.raises(UserError, match=r"does not take an input of 1x3x36x36 \(.*\): name the side") as error:
         load_features(str(path), CPU, size=36)
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and "TorchScript interpreter" not in str(error.value)
     assert load_features(str(path), CPU).size == 224
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_size_that_is_assumed_is_said_to_be(tmp_path: Path) -> None:
+    """And the reason is that of the network, not the first line of TorchScript, which is the same for all."""
+    torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))).save(str(tmp_path / "n.pt"))
+    with pytest.raises(UserError) as error:
+        load_features(str(tmp_path / "n.pt"), CPU)
+    assert str(error.value) == (
+        "--features n.pt does not take an input of 1x3x224x224 (RuntimeError: mat1 and mat2 shapes cannot be "
+        "multiplied (1x150528 and 3072x5)): its file states no size, so name the side that it takes with "
+        "--features-size"
+    )
 
 
 @pytest.mark.parametrize("kind", [".onnx", ".pt2"])
