@@ -4,9 +4,10 @@ python -m benchmarks.quality                          every case, 8 seeds; goes 
 python -m benchmarks.quality --only bf16 --seeds 12   one case, and what it is compared with
 
 A run that has ended is not trained again. Several of these programs may work in one folder side by side: each takes the
-runs that no other has begun. Writes <out>/quality.json, prints the tables, and in the last line how many cases are no
-worse, undecided, worse and not run. Exits with 1 where a case is worse than its baseline by more than the spread of the
-seeds, an engine by more than a tenth of it in any seed, or where a control is not found (docs/quality.md).
+runs that no other has begun. Writes <out>/quality.json, prints the tables, and then how many cases are no worse,
+undecided, worse and not run; the last line names those that are undecided, and from which size on a loss would have
+been found. Exits with 1 where a case is worse than its baseline by more than the spread of the seeds, an engine by more
+than a tenth of it in any seed, or where a control is not found (docs/quality.md).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.quality.cases import BY_NAME, CASES, EPOCHS, Case, why_not
-from benchmarks.quality.page import collect, failures, lines_of, page_lines, summary
+from benchmarks.quality.page import collect, failures, lines_of, page_lines, summary, undecided
 from benchmarks.quality.runs import Plan, baselines, render, run_case
 from benchmarks.results import path_of, stamped, write_between_markers, write_json
 
@@ -43,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
         lines = [line for path in stored for line in page_lines(json.loads(path.read_text("utf-8")))]
         write_between_markers(arguments.docs / "quality.md", lines)
     failed = failures(measured["results"][0])
-    print("\n".join([*failed, summary(measured["results"][0])]))
+    print("\n".join([*failed, summary(measured["results"][0]), *undecided(measured["results"][0])]))
     return 1 if failed else 0
 
 

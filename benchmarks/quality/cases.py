@@ -20,22 +20,24 @@ class Score:
 
     title: str
     higher_is_better: bool = False
-    gated: bool = False
+    ratio: bool = False
+    """Of two powers: compared by its logarithm."""
 
 
 SCORES = {
-    "labels_accuracy": Score(title="labels: accuracy", higher_is_better=True, gated=True),
-    "labels_iou": Score(title="labels: IoU", higher_is_better=True, gated=True),
-    "photo_accuracy": Score(title="photo: accuracy", higher_is_better=True, gated=True),
-    "photo_iou": Score(title="photo: IoU", higher_is_better=True, gated=True),
-    "cycle_A": Score(title="cycle L1 of labels", gated=True),
-    "cycle_B": Score(title="cycle L1 of photos", gated=True),
-    "grid_labels": Score(title="checkerboard in labels"),
-    "grid_photos": Score(title="checkerboard in photos"),
-    "grid4_labels": Score(title="the same, period 4, in labels"),
-    "grid4_photos": Score(title="the same, period 4, in photos"),
+    "labels_accuracy": Score(title="labels: accuracy", higher_is_better=True),
+    "labels_iou": Score(title="labels: IoU", higher_is_better=True),
+    "photo_accuracy": Score(title="photo: accuracy", higher_is_better=True),
+    "photo_iou": Score(title="photo: IoU", higher_is_better=True),
+    "cycle_A": Score(title="cycle L1 of labels"),
+    "cycle_B": Score(title="cycle L1 of photos"),
+    "grid_labels": Score(title="checkerboard in labels", ratio=True),
+    "grid_photos": Score(title="checkerboard in photos", ratio=True),
+    "grid4_labels": Score(title="the same, period 4, in labels", ratio=True),
+    "grid4_photos": Score(title="the same, period 4, in photos", ratio=True),
 }
-GATED = [name for name, score in SCORES.items() if score.gated]
+GRIDS = [name for name, score in SCORES.items() if score.ratio]
+GATED = [name for name in SCORES if name not in GRIDS]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,19 @@
 """Whether a training learns at 64, 128 and 256 pixels, in 16 bits and with five channels: by the commands, on files.
 
-python -m benchmarks.quality.learning --out runs/learning                  every task, about an hour on a CPU
-python -m benchmarks.quality.learning --out runs/learning --only "64 px" --steps 2000
+python -m benchmarks.quality.learning --out runs/learning                           every task, hours on a CPU
+python -m benchmarks.quality.learning --out runs/learning --only "64 px" "128 px"   two of them
 
 Each task renders scenes, trains by `python -m cyclegan_fast.train`, and translates testA and testB by
 `python -m cyclegan_fast.translate`. Writes <out>/learning.json, with when, where and of which commit each was measured,
-and a sheet of images for each task to look at.
+and a sheet of images for each task to look at. Exits with 1 where a translation is not nearer to the truth than the
+untranslated input; a task of fewer steps than its own (--steps) is measured and not judged.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -21,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from benchmarks.quality.checkerboard import grid_energy
 from benchmarks.results import Measured, origin_line, stamped, write_json
 from cyclegan_fast.data.scenes import FACTS_NAME, render_dataset
 from cyclegan_fast.images import ImageFile, list_images
@@ -34,7 +38,9 @@ Convert = Callable[[np.ndarray], np.ndarray]  # uint8 [H, W, 3] -> [H, W, C]
 SMALL_PATCHES = ["--discriminator", "n_layers", "--n-layers", "2"]
 SMALL = ["--generator", "resnet_3blocks", "--ngf", "16", "--ndf", "32", *SMALL_PATCHES]
 TINY = ["--generator", "resnet_2blocks", "--ngf", "8", "--ndf", "16", *SMALL_PATCHES]
+TRAIN_IMAGES, TEST_IMAGES = 400, 20  # of each domain
 SHOWN = 4  # test images of each direction
+DIRECTIONS = {"AtoB": "A to B", "BtoA": "B to A"}
 
 
 def grey_16_bits(pixels: np.ndarray) -> np.ndarray:
@@ -56,6 +62,7 @@ class Task:
 
     size: int
     steps: int
+    """Its own length, at which it is judged."""
     flags: list[str]
     """Other than the defaults, besides the sizes."""
     channels: int = 3
@@ -72,19 +79,16 @@ class Task:
 TASKS = {
     "64 px": Task(size=64, steps=1000, flags=SMALL),
     "128 px": Task(size=128, steps=150, flags=["--generator", "resnet_6blocks", "--ngf", "16", "--ndf", "32"]),
-    "256 px": Task(size=256, steps=20, flags=[]),
+    "256 px": Task(size=256, steps=300, flags=[]),
     "16 bits, 1 channel": Task(size=64, steps=480, flags=TINY, channels=1, convert=grey_16_bits),
     "5 channels": Task(size=64, steps=480, flags=TINY, channels=5, convert=five_channels),
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the results and the sheets")
-    parser.add_argument("--only", choices=TASKS, help="one task")
-    parser.add_argument("--steps", type=int, help="of training, instead of the task's own")
-    arguments = parser.parse_args()
-    for name in [arguments.only] if arguments.only else TASKS:
+def main(words: list[str] | None = None) -> int:
+    arguments = parse(words)
+    sentences, failed = [], False
+    for name in arguments.only or TASKS:
         task, folder = TASKS[name], arguments.out / name.replace(" ", "_").replace(",", "")
         found = learn(task, folder, arguments.steps or task.steps)
         results = arguments.out / "learning.json"
@@ -92,25 +96,83 @@ def main() -> int:
         stored[name] = stamped([found])
         write_json(results, stored)
         print("\n".join(table({name: stored[name]})), flush=True)
-    return 0
+        missed = not_nearer(name, found)
+        sentences += missed
+        failed |= bool(missed) and is_judged(name, found)
+    print("\n".join(sentences))
+    return 1 if failed else 0
+
+
+def parse(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.learning",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, the results and the sheets")
+    named = "; ".join(f'"{name}" ({task.steps:,} steps)' for name, task in TASKS.items())
+    parser.add_argument("--only", nargs="+", metavar="TASK", help=f"of: {named}")
+    parser.add_argument("--steps", type=int, help="of training, instead of each task's own")
+    arguments = parser.parse_args(words)
+    if unknown := [name for name in arguments.only or () if name not in TASKS]:
+        parser.error(f"there is no task {'; '.join(unknown)}: choose from {'; '.join(TASKS)}")
+    if arguments.steps is not None and arguments.steps < 1:
+        parser.error("--steps must be at least 1")
+    return arguments
+
+
+def is_judged(name: str, task: dict[str, Any]) -> bool:
+    """Returns whether what was found of a task is as long as the task's own training."""
+    return bool(task["steps"] >= TASKS[name].steps)
+
+
+def not_nearer(name: str, task: dict[str, Any]) -> list[str]:
+    """Returns a sentence for each direction whose translations are not nearer to the truth than their inputs are."""
+    sentences = []
+    for direction, title in DIRECTIONS.items():
+        translated, untranslated = (task[direction]["l1"][which] for which in ("translated", "untranslated"))
+        if not translated < untranslated:  # NaN is not nearer
+            judged = "" if is_judged(name, task) else f" (not judged below {TASKS[name].steps:,} steps)"
+            sentences.append(
+                f"{name}, {title}: no nearer to the truth than the untranslated images: {translated:.3f} from it after "
+                f"{task['steps']:,} steps, those {untranslated:.3f}{judged}"
+            )
+    return sentences
 
 
 def table(found: dict[str, Measured]) -> list[str]:
     """The results of tasks, by their names, in Markdown."""
     columns = ["", "network", "steps", "cycle loss of A, first tenth to last", "of B"]
-    columns += ["A to B: difference to the truth", "B to A", "files"]
+    columns += ["A to B: difference to the truth", "B to A", "checkerboard of A to B (of real images)", "of B to A"]
+    columns += ["files"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, measured in found.items():
         (task,) = measured["results"]
         losses = [" to ".join(f"{x:.2f}" for x in task["losses"][f"cycle_{side}"]) for side in "AB"]
         distances = [
             f"{task[direction]['l1']['translated']:.3f}, untranslated {task[direction]['l1']['untranslated']:.3f}"
-            for direction in ("AtoB", "BtoA")
+            for direction in DIRECTIONS
         ]
-        cells = [name, task["network"], f"{task['steps']:,}", *losses, *distances, task["AtoB"]["files"]]
+        grids = [_grid_cell(task[direction]) for direction in DIRECTIONS]
+        files = _files_cell(task["AtoB"]["files"])
+        cells = [name, task["network"], f"{task['steps']:,}", *losses, *distances, *grids, files]
         lines.append(f"| {' | '.join(cells)} |")
     origins = sorted({origin_line(measured) for measured in found.values()})
     return [*lines, "", *(f"{line}.  " for line in origins)]
+
+
+def _grid_cell(direction: dict[str, Any]) -> str:
+    grids = direction.get("checkerboard")  # older results have none
+    return "not measured" if grids is None else f"{grids['translated']:.1f} ({grids['real']:.1f})"
+
+
+def _files_cell(kind: str) -> str:
+    """Reads "uint16, 1 channel(s), 3763 values in one"; more values than 8 bits hold are worth a word."""
+    match = re.fullmatch(r"uint(\d+), (\d+) channel\(s\), (\d+) values in one", kind)
+    assert match is not None, kind
+    bits, channels, values = map(int, match.groups())
+    text = f"{bits} bits, {channels} {'channel' if channels == 1 else 'channels'}"
+    return f"{text} ({values:,} values in one image)" if bits > 8 else text
 
 
 def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
@@ -118,8 +180,8 @@ def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
 
     Returns:
         ``network``; ``steps``; ``losses``: each one's mean over the first and the last tenth; ``AtoB`` and ``BtoA``:
-        the kind of the files, and the mean absolute difference to the truth of translations and of the input itself,
-        of [0, 1].
+        the kind of the files; the mean absolute difference to the truth of translations and of the input itself,
+        of [0, 1]; and the checkerboard in translations and in the truth.
     """
     data, run = folder / "data", folder / "run"
     render(task, data)
@@ -133,10 +195,10 @@ def learn(task: Task, folder: Path, steps: int) -> dict[str, Any]:
     )  # fmt: skip
     found: dict[str, Any] = {"network": task.network, "steps": steps, "losses": _losses(run)}
     rows = []
-    for direction, source, target in (("AtoB", "testA", "testB"), ("BtoA", "testB", "testA")):
+    for direction, source, target in zip(DIRECTIONS, ("testA", "testB"), ("testB", "testA"), strict=True):
         output = folder / direction
         images = ("--input", data / source, "--output", output)
-        _command("translate", "--engine", run, "--direction", direction, *images)
+        _command("translate", "--engine", run, "--direction", direction, "--overwrite", *images)
         triples = [
             tuple(read_unscaled(ImageFile(path), task.channels) for path in three)
             for three in zip(*(list_images(f) for f in (data / source, output, data / target)), strict=True)
@@ -151,7 +213,7 @@ def render(task: Task, data: Path) -> None:
     """Renders the scenes, unless they are there, and turns their files into the kind of the task."""
     if (data / FACTS_NAME).exists():
         return
-    render_dataset(data, task.size, 400, 20, seed=0)
+    render_dataset(data, task.size, TRAIN_IMAGES, TEST_IMAGES, seed=0)
     if task.convert is None:
         return
     for folder in ("trainA", "trainB", "testA", "testB"):
@@ -181,7 +243,19 @@ def _compare(triples: list[tuple[np.ndarray, ...]]) -> dict[str, Any]:
         for i, name in enumerate(("untranslated", "translated"))
     }
     kind = f"{translations.dtype}, {translations.shape[-1]} channel(s), {len(np.unique(translations[0]))} values in one"
-    return {"files": kind, "l1": {name: round(value, 4) for name, value in distance.items()}}
+    real = np.stack([truth for _, _, truth in triples])
+    grids = {"translated": _grid(translations / scale), "real": _grid(real / scale)}
+    return {
+        "files": kind,
+        "l1": {name: round(value, 4) for name, value in distance.items()},
+        "checkerboard": {name: round(value, 4) for name, value in grids.items()},
+    }
+
+
+def _grid(images: np.ndarray) -> float:
+    """The checkerboard in images [N, H, W, C]: the larger of those of 2 and 4 pixels."""
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return max(grid_energy(batch, period) for period in (2, 4))
 
 
 def _save_sheet(rows: list[tuple[np.ndarray, ...]], path: Path) -> None:

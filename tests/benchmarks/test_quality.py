@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality import learning, page, runs
-from benchmarks.quality.cases import BY_NAME, CASES, GATED, SCORES, train_settings
+from benchmarks.quality.cases import BY_NAME, CASES, GATED, GRIDS, SCORES, train_settings
 from benchmarks.quality.checkerboard import grid_energy
 from benchmarks.quality.engines import ENGINES, RUNTIMES
 from benchmarks.quality.gate import ALPHA, Difference, difference
@@ -167,6 +167,32 @@ def test_the_gate_fails_for_what_is_worse_and_for_a_control_that_is_not_found() 
     assert sentence.startswith("control: half the images: not found to be worse than fp32")
 
 
+def test_the_gate_fails_for_a_checkerboard() -> None:
+    (sentence,) = page.failures(fake_results(bf16={"grid_photos": 0.1}))
+    assert sentence == "bf16: worse than fp32 in the checkerboard, by more than the spread of the seeds"
+    (sentence,) = page.failures(fake_results(**{"engine: torch bf16": {"grid4_labels": 0.01}}))
+    assert sentence.startswith("engine: torch bf16: worse than fp32 in the checkerboard, by more than 0.1 of the")
+    (sentence,) = page.failures(fake_results(**{"--ema 0.999": {"grid_labels": math.nan}}))
+    assert sentence.startswith("--ema 0.999: worse than fp32 in the checkerboard")
+    assert page.failures(fake_results(**{"batch 8, --lr-rule linear": {"grid_labels": 1.0}})) == []  # a question
+    blind = fake_results()  # a control that is found by its checkerboard alone is not found
+    found = blind["cases"]["control: half the images"]["scores"]
+    found |= {score: blind["cases"]["fp32"]["scores"][score] for score in GATED}
+    assert page.failures(blind)[0].startswith("control: half the images: not found to be worse")
+
+
+def test_a_checkerboard_is_a_ratio_and_compared_by_its_logarithm() -> None:
+    results = fake_results()
+    results["cases"]["bf16"]["scores"]["grid_labels"] = {"0": 100.0, "1": 10.0}
+    results["cases"]["fp32"]["scores"]["grid_labels"] = {"0": 10.0, "1": 0.1}
+    found = page.compared(results, BY_NAME["bf16"], "grid_labels")
+    assert found is not None and found.mean == pytest.approx(1.5) and found.spread == pytest.approx(math.sqrt(2))
+    results["cases"]["bf16"]["scores"]["grid_labels"]["1"] = 0.0  # no ratio
+    assert page.verdict(results, BY_NAME["bf16"]) == "worse"
+    del results["cases"]["bf16"]["scores"]["grid_labels"]  # without it nothing is judged
+    assert page.verdict(results, BY_NAME["bf16"]) is None
+
+
 @pytest.mark.parametrize("name", [case.name for case in CASES if case.engine])
 @pytest.mark.parametrize("loss", [1.0, 2.0, 3.0])
 def test_every_engine_can_fail(name: str, loss: float) -> None:
@@ -196,6 +222,25 @@ def test_what_was_not_run_is_named_counted_and_not_judged() -> None:
     assert not any(line.startswith("| fp16") for line in lines)
     assert page.summary(results).startswith(f"{equal - 2} no worse, 1 undecided, 0 worse, 1 control found")
     assert page.summary(results).endswith(", 1 not run")
+
+
+def test_what_is_undecided_is_named_with_the_losses_that_would_have_been_found() -> None:
+    results = fake_results()
+    assert page.undecided(results) == []
+    noise = {str(seed): 0.5 + 0.1 * (seed % 2) for seed in range(8)}
+    results["cases"]["bf16"]["scores"]["cycle_A"] = noise
+    results["cases"]["fp32"]["scores"]["grid4_photos"] = noise
+    results["cases"]["batch 8, the same --lr"]["scores"]["cycle_A"] = noise  # a question
+    scores, grids = (
+        max(found.detectable(page.comparisons(results, names)) for found in page.differences(results, case, names))
+        for case, names in ((BY_NAME["bf16"], GATED), (BY_NAME["fp32"], GRIDS))
+    )
+    (line,) = page.undecided(results)
+    assert line == (
+        "2 undecided: a loss below these, in spreads of the baseline's seeds, may have been missed: "
+        f"fp32 checkerboard {grids:.1f}; bf16 {scores:.1f}"
+    )
+    assert f"{line}.  " in page.lines_of(results)
 
 
 @pytest.mark.parametrize("what", ["the control", "its baseline"])
@@ -243,6 +288,9 @@ def test_the_page_is_what_its_numbers_give() -> None:
         assert "\n".join(page.page_lines(json.loads(stored.read_text("utf-8")))) in text
     learned = json.loads((docs / "results" / "learning.json").read_text("utf-8"))
     assert "\n".join(learning.table(learned)) in text
+    for name, measured in learned.items():
+        (task,) = measured["results"]
+        assert not (learning.is_judged(name, task) and learning.not_nearer(name, task))
 
 
 def test_scenes_have_no_checkerboard_and_a_faint_one_is_found(tmp_path: Path) -> None:
@@ -297,6 +345,69 @@ def test_files_of_16_bits_and_of_five_channels_hold_what_they_say(tmp_path: Path
         found = task.convert(pixels)
         assert found.dtype == dtype and found.shape == (64, 64, channels) and task.channels == channels
     assert len(np.unique(learning.grey_16_bits(pixels))) > 1000  # more than 8 bits hold
+
+
+def learned_task(steps: int, translated: float, **more: Any) -> dict[str, Any]:
+    """What `learn` finds, of images that are 0.1 from the truth untranslated."""
+    kind = "uint16, 1 channel(s), 3763 values in one"
+    direction = {"files": kind, "l1": {"translated": translated, "untranslated": 0.1}, **more}
+    losses = {"cycle_A": [2.0, 1.0], "cycle_B": [2.0, 1.0]}
+    return {"network": "the defaults", "steps": steps, "losses": losses, "AtoB": direction, "BtoA": direction}
+
+
+def test_a_task_fails_at_its_own_length_if_it_is_no_nearer_to_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distances = {64: 0.05, 128: 0.2}  # of translations, by size
+
+    def learn(task: learning.Task, folder: Path, steps: int) -> dict[str, Any]:
+        return learned_task(steps, distances[task.size], checkerboard={"translated": 6.25, "real": 0.96})
+
+    monkeypatch.setattr(learning, "learn", learn)
+    words = ["--out", str(tmp_path), "--only", "64 px", "128 px"]
+    assert learning.main(words) == 1
+    sentence = "128 px, A to B: no nearer to the truth than the untranslated images: 0.200 from it after 150 steps, "
+    out = capsys.readouterr().out
+    assert sentence + "those 0.100\n" in out and "64 px, A to B" not in out and "| 6.2 (1.0) | 6.2 (1.0) |" in out
+    assert learning.main([*words, "--steps", "149"]) == 0  # measured, and not judged
+    assert "those 0.100 (not judged below 150 steps)\n" in capsys.readouterr().out
+    assert list(json.loads((tmp_path / "learning.json").read_text())) == ["64 px", "128 px"]
+    distances[128] = 0.1  # as far as the untranslated ones
+    assert learning.main(words) == 1
+    distances[128] = math.nan
+    assert learning.main(words) == 1
+    distances[128] = 0.099
+    assert learning.main(words) == 0
+
+
+def test_older_results_without_a_checkerboard_are_shown() -> None:
+    stored = learning.stamped([learned_task(400, 0.05)])
+    row = learning.table({"16 bits, 1 channel": stored})[2]
+    assert row.endswith("| not measured | not measured | 16 bits, 1 channel (3,763 values in one image) |")
+
+
+def test_tasks_are_named_by_words_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = learning.parse(["--out", "x", "--only", "64 px", "16 bits, 1 channel"])
+    assert arguments.only == ["64 px", "16 bits, 1 channel"]
+    for wrong, message in ((["--only", "16 bits"], "there is no task 16 bits"), (["--steps", "0"], "at least 1")):
+        with pytest.raises(SystemExit):
+            learning.parse(["--out", "x", *wrong])
+        assert message in capsys.readouterr().err
+
+
+def test_a_task_runs_by_the_commands_and_again_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learning, "TRAIN_IMAGES", 4)
+    monkeypatch.setattr(learning, "TEST_IMAGES", 2)
+    task = learning.Task(size=32, steps=2, flags=learning.TINY, channels=1, convert=learning.grey_16_bits)
+    found = learning.learn(task, tmp_path, 2)
+    assert found["steps"] == 2 and found["AtoB"]["files"].startswith("uint16, 1 channel(s), ")
+    for direction in learning.DIRECTIONS:
+        assert found[direction]["l1"]["translated"] > found[direction]["l1"]["untranslated"] > 0  # of two steps
+        grids = found[direction]["checkerboard"]
+        assert grids.keys() == {"translated", "real"} and grids["translated"] > 2 * grids["real"] > 0
+    assert (tmp_path / "sheet.png").is_file() and learning.learn(task, tmp_path, 2) == found
 
 
 def test_larger_batches_are_asked_about_at_equal_updates_as_well() -> None:
@@ -367,7 +478,9 @@ def test_the_command_runs_each_case_once_and_writes_results_and_page(
     (stored,) = (docs / "results").glob("*-quality.json")
     measured = json.loads(stored.read_text())
     assert "\n".join(page.page_lines(measured)) in (docs / "quality.md").read_text()
-    scores = measured["results"][0]["cases"]["engine: torch bf16"]["scores"]
+    (results,) = measured["results"]
+    assert text.endswith("\n".join([page.summary(results), *page.undecided(results)]) + "\n")
+    scores = results["cases"]["engine: torch bf16"]["scores"]
     assert set(GATED) <= scores.keys() and set(scores["cycle_A"]) == {"0", "1"}
     monkeypatch.setattr(runs, "train", None)  # what has been run is not run again
     assert quality.main(small) == status
