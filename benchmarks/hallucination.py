@@ -11,7 +11,8 @@ but all of its label maps: its discriminator asks for trees, and it paints them 
 same test photos, from which the object is left out (and others, with it), and the class map of each tells which pixels
 they invented.
 
-The results are in faithfulness.json in --out, with the arguments, the date and the commit.
+The results are in faithfulness.json in --out, with the arguments, the date and the commit. The last line says how well
+the maps and the flags find what was invented, and the command exits with 1 where the maps do not.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.hallucination_page import store, table
+from benchmarks.hallucination_page import store, table, verdict
 from benchmarks.results import stamped, write_json
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import DataConfig, ModelConfig, ObjectiveConfig, OptimConfig, RunConfig, TrainConfig
@@ -360,8 +361,12 @@ def check_settings(out: Path, sizes: Sizes) -> None:
     write_json(path, sizes._asdict())
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Runs the command; what is rendered and trained already is not done again."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; what is rendered and trained already is not done again.
+
+    Returns:
+        The exit status: 1 where the maps do not find what was invented.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and their data")
     parser.add_argument(
@@ -386,8 +391,10 @@ def main(words: Sequence[str] | None = None) -> None:
     write_json(args.out / "faithfulness.json", measured)
     if args.page:
         store(measured)
-    print("\n".join(table(measured)))
+    line, maps_find = verdict(measured)
+    print("\n".join([*table(measured), "", line]))
+    return 0 if maps_find else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

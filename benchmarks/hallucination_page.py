@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from benchmarks.results import Measured, write_between_markers, write_json
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, STORED = DOCS / "faithfulness.md", DOCS / "results" / "hallucination.json"
 FEWEST = 10  # images that the generator must have invented in, for an area that says something about it
+GOOD_AREA = 0.8  # counted as found
+MAP, PLACES = "retranslated, 5x5", "retranslated, 5x5, of another image"
+# Of the map, in the mean of the rows. Measured were 0.84 and, of larger runs, 0.87. The map of another image, which
+# knows places alone, had 0.755 and 0.80: below 0.75 a map tells nothing about its own image.
+MIN_MAP_AREA = 0.75
+NO_FLAGS = {"retranslated"}  # the scores that no flag follows from
 
 
 def store(measured: Measured) -> None:
@@ -49,6 +56,40 @@ def table(measured: Measured) -> list[str]:
     )
     tables = (_pixels(measured), _images(measured), _flags(measured), _controls(measured))
     return [*textwrap.wrap(title, 120), *(line for lines in tables for line in ("", *lines))]
+
+
+def verdict(measured: Measured) -> tuple[str, bool]:
+    """Returns a line about all rows, and whether the map finds inventions: its mean area is at least `MIN_MAP_AREA`.
+
+    Rows without an area are left out; where none is left, nothing was found.
+    """
+    rows = [found for _, _, found in _rows(measured)]
+    maps, places = (_known(row["hallucinating"]["pixel_auc"][name] for row in rows) for name in (MAP, PLACES))
+    if not maps:
+        return "maps: no pixel was invented in any row, so nothing shows that they find any", False
+    mean = statistics.fmean(maps)
+    line = (
+        f"maps: pixel area of retranslated {_range(maps, len(rows))}, mean {mean:.3f} "
+        f"(of places alone {statistics.fmean(places):.3f}; fails below {MIN_MAP_AREA}); "
+    )
+    enough = [row["image_auc"] for row in rows if row["hallucinating"]["images_with_inventions"] >= FEWEST]
+    flagging = {name: _known(areas[name] for areas in enough) for name in rows[0]["image_auc"] if name not in NO_FLAGS}
+    means = {name: statistics.fmean(areas) for name, areas in flagging.items() if areas}
+    best = max(means, key=lambda name: means[name], default=None)
+    if best is None:
+        return f"{line}images: too few were invented in", mean >= MIN_MAP_AREA
+    images = f"images: {best.replace('_', ' ')}, the best score that flags, {_range(flagging[best], len(rows))}"
+    return line + images, mean >= MIN_MAP_AREA
+
+
+def _known(areas: Iterable[float | None]) -> list[float]:
+    return [area for area in areas if area is not None]
+
+
+def _range(areas: Sequence[float], rows: int) -> str:
+    good = sum(area >= GOOD_AREA for area in areas)
+    left_out = f", {rows - len(areas)} rows left out" if len(areas) < rows else ""
+    return f"{min(areas):.2f} to {max(areas):.2f}, at least {GOOD_AREA} in {good} of {len(areas)} rows{left_out}"
 
 
 def _pixels(measured: Measured) -> list[str]:

@@ -95,7 +95,8 @@ def translate(
         faithfulness_reference: Folder of images whose translations are the measure of which results stand out, the
             faithfulness.csv of a generator that is known to be sound, or results for the results themselves. By
             default 50 of the test images that the run holds out (testA for AtoB) and that are not translated, where
-            --engine is a run or a checkpoint and they are there; else the results.
+            --engine is a run or a checkpoint and they are there; else the results. A flag means unlike those, and not
+            invented.
         back_engine: The engine of the other direction, where --engine is a file that holds one alone.
         metadata: What results keep of the metadata of images: keep is all that is still true of them, technical the
             colour profile, resolution and georeference alone, without names, texts, and where and with which camera an

@@ -173,9 +173,61 @@ def test_what_was_done_is_not_done_again_and_other_settings_are_refused(
     main(["--out", str(out), "--cases", "tree:0.5:1", *sizes])
     assert json.loads((out / "faithfulness.json").read_text())["results"] == before and not drawn
     assert sorted(path.name for path in (out / "runs").iterdir()) == ["sound-1-1", "tree-0.5-1"]
-    (out / "settings.json").unlink()
+    aside = (out / "settings.json").rename(out / "aside.json")
     with pytest.raises(SystemExit, match=r"no settings\.json"):
         main(["--out", str(out), *sizes])
+    aside.rename(out / "settings.json")
+
+
+def judged_rows(*areas: float | None) -> dict[str, Any]:
+    """Rows of these areas of the map, two for each case; None is of too few images. Places alone have 0.7."""
+    rows = [
+        {
+            "image_auc": {"cycle": 0.5, "hidden": 0.6, "retranslated": 0.9},
+            "hallucinating": {
+                "pixel_auc": {hallucination_page.MAP: area, hallucination_page.PLACES: area and 0.7},
+                "images_with_inventions": 9 if area is None else 10,
+            },
+        }
+        for area in areas
+    ]
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    return {"results": [{"case": "tree:0:0", "without": one, "with": two} for one, two in pairs]}
+
+
+def test_the_verdict_is_the_mean_area_of_the_maps() -> None:
+    line, good = hallucination_page.verdict(judged_rows(0.8, 0.72, 0.79, None))
+    assert good and line == (
+        "maps: pixel area of retranslated 0.72 to 0.80, at least 0.8 in 1 of 3 rows, 1 rows left out, mean 0.770 "
+        "(of places alone 0.700; fails below 0.75); "
+        "images: hidden, the best score that flags, 0.60 to 0.60, at least 0.8 in 0 of 3 rows, 1 rows left out"
+    )
+    assert hallucination_page.verdict(judged_rows(0.75, 0.75))[1]
+    assert not hallucination_page.verdict(judged_rows(0.9, 0.59))[1]
+    line, good = hallucination_page.verdict(judged_rows(None, None))
+    assert not good and line.startswith("maps: no pixel was invented")
+    few = judged_rows(0.9, 0.9)
+    for photos in ("with", "without"):
+        few["results"][0][photos]["hallucinating"]["images_with_inventions"] = 9
+    assert hallucination_page.verdict(few)[0].endswith("images: too few were invented in")
+
+
+@pytest.mark.parametrize(("limit", "status"), [(0.0, 0), (1.01, 1)])
+def test_the_command_ends_with_the_verdict(
+    tiny: tuple[Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    limit: float,
+    status: int,
+) -> None:
+    monkeypatch.setattr(hallucination_page, "MIN_MAP_AREA", limit)
+    assert main(["--out", str(tiny[0]), "--cases", "tree:0.5:1", *tiny[1]]) == status
+    found = json.loads((tiny[0] / "faithfulness.json").read_text())
+    assert hallucination_page.verdict(found)[0] == capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_stored_maps_find_what_was_invented() -> None:
+    assert all(hallucination_page.verdict(one)[1] for one in json.loads(hallucination_page.STORED.read_text("utf-8")))
 
 
 def test_an_area_of_nothing_is_null() -> None:
