@@ -60,8 +60,8 @@ def write_faithfulness_page(
         "header",
         el("h1", "Can these images be trusted?"),
         el("p", f"{verdict[0].upper()}{verdict[1:]}.", class_="summary"),
-        el("p", "A flag means unlike the images compared with, and not invented: a reason to look, no proof; neither is "
-           "its absence. Errors are mean absolute differences, from 0 to 1. Hidden is about 1 where the "
+        el("p", "A flag means unlike the images compared with, and not invented: a reason to look, no proof; neither "
+           "is its absence. Errors are mean absolute differences, from 0 to 1. Hidden is about 1 where the "
            "reconstruction reads what the translation shows, and 2 and more where noise that nobody sees ruins it. "
            "One map shows what may be lost: the difference of the input and the reconstruction after noise. The "
            "other shows what may be invented: the difference of the translation and that of this reconstruction. On "
