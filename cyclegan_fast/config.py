@@ -167,6 +167,10 @@ class DataConfig:
     """In the place of --data: folders, lists (.txt) or tar shards (a-{000..009}.tar) with the training images of A."""
     data_B: tuple[str, ...] | None = None
     """The same for B."""
+    test_A: tuple[str, ...] | None = None
+    """With --data-A: folders, lists or shards with the test images of A, for scores and samples; never trained on."""
+    test_B: tuple[str, ...] | None = None
+    """The same for B."""
     paired: bool = False
     """A and B are pairs, by their names or side by side in one file: loaded together, cropped and flipped alike.
     CycleGAN does not learn from the partner; --model pix2pix does, and takes pairs by itself."""
@@ -242,6 +246,8 @@ class RunConfig:
     """Steps between scores of the test images; 0 for none. By default after each epoch, within 5 % of the time."""
     eval_images: int = number(50, min=1, max=2**20)
     """How many test images of each domain are scored."""
+    eval_paired: bool = False
+    """Score the test images of A and B as pairs, by their names, where those that are trained on are none."""
     features: str | None = None
     """A network for FID, KID, density and coverage: inception, or a file: .onnx, .pt2, or TorchScript (.pt)."""
     features_size: int | None = number(None, min=1, max=2**14)
@@ -257,8 +263,8 @@ class RunConfig:
     keep_best: int = number(1, min=0)
     """How many of the best checkpoints, by --score, are never deleted; better scores are saved as they come."""
     score: str = DEFAULT_SCORE
-    """Which score tells the best: swd, color, cycle_l1, cycle_ssim, hidden, structure; swd_AtoB; with --paired also l1,
-    psnr, ssim; with --features also fid, kid, density, coverage."""
+    """Which score tells the best: swd, color, cycle_l1, cycle_ssim, hidden, structure; swd_AtoB; with --paired or
+    --eval-paired also l1, psnr, ssim; with --features also fid, kid, density, coverage."""
     watch: Literal["on", "off"] = choice("on", alone="on")
     """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike."""
     detect_anomaly: bool = False

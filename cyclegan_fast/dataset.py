@@ -89,6 +89,8 @@ def check(
     *,
     data_A: tuple[str, ...] | None = None,
     data_B: tuple[str, ...] | None = None,
+    test_A: tuple[str, ...] | None = None,
+    test_B: tuple[str, ...] | None = None,
     paired: bool = False,
     channels_A: int = ModelConfig.channels_A,
     channels_B: int = ModelConfig.channels_B,
@@ -123,6 +125,8 @@ def check(
         data_A: Instead of a folder, the locations of the images of A, as for training: folders, lists (.txt), shards
             (.tar).
         data_B: Those of B.
+        test_A: With --data-A, the locations of the test images of A.
+        test_B: Those of B.
         paired: The images are pairs, as for training.
         channels_A: As for training.
         channels_B: As for training.
@@ -150,6 +154,8 @@ def check(
         data=data,
         data_A=data_A,
         data_B=data_B,
+        test_A=test_A,
+        test_B=test_B,
         paired=paired,
         preprocess=preprocess,
         load_size=load_size,
@@ -259,7 +265,8 @@ def _refuse_among_images(sheet: Path, settings: DataConfig) -> None:
     from cyclegan_fast.data.catalog.manifest import FOLDER
     from cyclegan_fast.data.locations.folders import DOMAIN_FOLDERS
 
-    folders = [Path(location) for side in (settings.data_A, settings.data_B) for location in side or ()]
+    located = (settings.data_A, settings.data_B, settings.test_A, settings.test_B)
+    folders = [Path(location) for side in located for location in side or ()]
     if settings.data is not None:
         folders += [settings.data / name for name in (SIDE_BY_SIDE if settings.paired else ()) + DOMAIN_FOLDERS]
     parents = sheet.resolve().parents

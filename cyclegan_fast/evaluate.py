@@ -43,7 +43,7 @@ _ONLY_WITH = {
     "score": ("run",),
     "features": ("run", "images"),
     "size": ("images",),
-    "paired": ("images",),
+    "paired": ("run", "images"),
 }
 
 
@@ -78,7 +78,7 @@ def evaluate(
     Args:
         checkpoint: A run's folder or one of its checkpoints, scored on synthetic scenes as the paper scores Cityscapes.
         data: With --checkpoint: scenes rendered by python -m cyclegan_fast.dataset scenes. With --run: a folder with
-            testA and testB, by default that of the run.
+            testA and testB, by default the test images of the run.
         run: A run's folder, whose kept checkpoints are all scored on test images; or one checkpoint.
         images: A folder of images that are scored against those of --against.
         against: The folder of images that those of --images should be like.
@@ -95,7 +95,8 @@ def evaluate(
             .pt2, or TorchScript (.pt).
         features_size: Side in pixels of that network's input; by default what its file states, or 224.
         size: With --images: side in pixels to which all images are resized; by default they stay as they are.
-        paired: With --images: score each image against the one of the same name, too.
+        paired: Score each image against the one of the same name, too: with --images those of --against, with --run the
+            translation against the test image of the other domain.
 
     Returns:
         Exit status.
@@ -123,7 +124,9 @@ def evaluate(
     network = None if features is None else load_features(features, where, features_size)
     if run is not None:
         load = functools.partial(_load_engines, engines, device)
-        found = score_run(run, where, data=data, count=limit, score=score, features=network, engines=load)
+        found = score_run(
+            run, where, data=data, count=limit, score=score, features=network, paired=paired, engines=load
+        )
     else:
         assert images is not None and against is not None
         found = score_folder(images, against, where, size=size, count=limit, paired=paired, features=network)

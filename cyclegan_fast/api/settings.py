@@ -94,6 +94,10 @@ class FitSettings(TypedDict, total=False):
     """In the place of data: folders, lists (.txt) or tar shards (a-{000..009}.tar) with the training images of A."""
     data_B: str | PathLike[str] | Sequence[str | PathLike[str]] | None
     """The same for B."""
+    test_A: str | PathLike[str] | Sequence[str | PathLike[str]] | None
+    """With data_A: folders, lists or shards with the test images of A, for scores and samples; never trained on."""
+    test_B: str | PathLike[str] | Sequence[str | PathLike[str]] | None
+    """The same for B."""
     paired: bool
     """A and B are pairs, by their names or side by side in one file: loaded together, cropped and flipped alike.
     CycleGAN does not learn from the partner; model='pix2pix' does, and takes pairs by itself."""
@@ -160,6 +164,8 @@ class FitSettings(TypedDict, total=False):
     """Steps between scores of the test images; 0 for none. By default after each epoch, within 5 % of the time."""
     eval_images: int
     """How many test images of each domain are scored."""
+    eval_paired: bool
+    """Score the test images of A and B as pairs, by their names, where those that are trained on are none."""
     features: str | None
     """A network for FID, KID, density and coverage: inception, or a file: .onnx, .pt2, or TorchScript (.pt)."""
     features_size: int | None
@@ -175,8 +181,8 @@ class FitSettings(TypedDict, total=False):
     keep_best: int
     """How many of the best checkpoints, by score, are never deleted; better scores are saved as they come."""
     score: str
-    """Which score tells the best: swd, color, cycle_l1, cycle_ssim, hidden, structure; swd_AtoB; with paired=True
-    also l1,     psnr, ssim; with features also fid, kid, density, coverage."""
+    """Which score tells the best: swd, color, cycle_l1, cycle_ssim, hidden, structure; swd_AtoB; with paired=True or
+    eval_paired=True also l1, psnr, ssim; with features also fid, kid, density, coverage."""
     watch: bool | Literal["on", "off"]
     """Warn of divergence and collapse: a discriminator that won, images that are constant, inverted or all alike.
     True means on."""

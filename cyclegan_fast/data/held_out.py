@@ -15,6 +15,7 @@ from cyclegan_fast.data import transforms
 from cyclegan_fast.data.catalog.quarantine import exclude
 from cyclegan_fast.data.loaders.samples import Domain
 from cyclegan_fast.data.locations.folders import list_folder, readable
+from cyclegan_fast.data.locations.locations import catalog_folder_of, find_images
 from cyclegan_fast.data.locations.pairs import partners
 from cyclegan_fast.data.rng import draw_shown
 from cyclegan_fast.errors import UserError
@@ -44,8 +45,9 @@ def read_held_out(
 ) -> tuple[list[HeldOutImage], list[HeldOutImage]]:
     """Reads up to `count` images of A and of B, as the networks name the domains.
 
-    They are a random sample, the same for every run on this data, of testA and testB below ``config.data`` (of test or
-    val, where A and B are side by side), and of the training images where there are none. They get the size of a
+    They are a random sample, the same for every run on this data, of those that `list_test_files` finds: testA and
+    testB below ``config.data`` (test or val, where A and B are side by side) or those at ``config.test_A`` and
+    ``config.test_B``; and of the training images where there are none. They get the size of a
     training sample without its random part: the crop is in the middle, nothing is mirrored. An image that cannot be
     used is left out with a line in the log, and the next one takes its place. With ``config.paired`` the n-th of A and
     the n-th of B are a pair.
@@ -74,7 +76,11 @@ def _read_held_out_pairs(
     config: DataConfig, domains: Sequence[Domain], count: int, min_size: int
 ) -> tuple[list[HeldOutImage], list[HeldOutImage]]:
     """Reads pairs of test images, or of training images where there are none."""
-    groups, what = list_test_pairs(config, "no test images in the sample grids"), "test"
+    groups, what = list[tuple[ImageFile, ImageFile]](), "test"
+    try:
+        groups = list_test_pairs(config)
+    except UserError as error:
+        log.warning("no test images in the sample grids: %s", error)
     pairs = read_groups(groups, domains, config, count, min_size, tries=count + _MAX_BAD)
     if not pairs:
         groups, what = list(zip(*(domain.files for domain in domains), strict=True)), "training"
@@ -83,29 +89,47 @@ def _read_held_out_pairs(
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def list_test_pairs(config: DataConfig, otherwise: str) -> list[tuple[ImageFile, ImageFile]]:
-    """The test images of A with their partners of B; none, and a warning of what that means, if some have none."""
+def list_test_pairs(config: DataConfig) -> list[tuple[ImageFile, ImageFile]]:
+    """Lists the test images of A with their partners of B; none where a domain has none.
+
+    Raises:
+        UserError: Some have no partner, or `list_test_files` raises.
+    """
     a, b = list_test_files(config)
-    if not (a and b):
-        return []
-    try:
-        return list(zip(*partners(list(a), list(b)), strict=True))
-    except UserError as error:
-        log.warning("%s: %s", otherwise, error)
-        return []
+    return list(zip(*partners(list(a), list(b)), strict=True)) if a and b else []
 
 
 def list_test_files(config: DataConfig) -> tuple[Sequence[ImageFile], Sequence[ImageFile]]:
-    """The test images of A and B; empty where there are none."""
-    root = config.data
-    if root is None:
+    """Lists the test images of A and B, as the networks name the domains; empty where none are named.
+
+    Raises:
+        UserError: A location of ``config.test_A`` or ``config.test_B`` is missing, empty or refused.
+    """
+    if config.test_A is not None and config.test_B is not None:
+        pair = _files_at(config.test_A), _files_at(config.test_B)
+    elif config.data is not None:
+        pair = _files_below(config.data, config.paired)
+    else:
         return [], []
-    if config.paired and (root / "train").is_dir():
+    return pair if config.direction == "AtoB" else (pair[1], pair[0])
+
+
+def name_of_tests(config: DataConfig) -> str:
+    """Returns where the test images are, for people; empty where none are named."""
+    return str(config.data or " ".join((*(config.test_A or ()), *(config.test_B or ()))))
+
+
+def _files_at(locations: Sequence[str]) -> list[ImageFile]:
+    files = find_images(locations)
+    return [file for file in exclude(files, catalog_folder_of(locations[0], files[0])) if file is not None]
+
+
+def _files_below(root: Path, paired: bool) -> tuple[list[ImageFile], list[ImageFile]]:
+    if paired and (root / "train").is_dir():
         whole = next((files for name in ("test", "val") if (files := _files_in(root, name))), [])
         left, right = ([replace(file, half=half) for file in whole] for half in ("left", "right"))
-    else:
-        left, right = _files_in(root, "testA"), _files_in(root, "testB")
-    return (left, right) if config.direction == "AtoB" else (right, left)
+        return left, right
+    return _files_in(root, "testA"), _files_in(root, "testB")
 
 
 def _files_in(root: Path, name: str) -> list[ImageFile]:

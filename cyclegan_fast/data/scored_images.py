@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cyclegan_fast.config import DataConfig
+from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.held_out import MAX_SIDE, HeldOutImage, list_test_files, list_test_pairs, read_groups
 from cyclegan_fast.data.loaders.samples import Domain
@@ -16,21 +17,28 @@ from cyclegan_fast.images.image_file import ImageFile
 Images = tuple[list[HeldOutImage], list[HeldOutImage]]
 
 
+def scored_data(config: TrainConfig) -> DataConfig:
+    """Returns where the test images of a run are, and whether they are scored as pairs."""
+    return dataclasses.replace(config.data, paired=config.data.paired or config.run.eval_paired)
+
+
 def read_test_images(
     config: DataConfig, domains: Sequence[Domain], *, count: int, min_size: int = transforms.MIN_SIDE
 ) -> Images:
     """Reads up to `count` test images of A and of B, as the networks name the domains; none where one has none.
 
-    They are a random sample, the same for every run on this data, of testA and testB below ``config.data`` (of test or
-    val, where A and B are side by side), and get the size of a training sample without its random part. With
-    ``config.paired`` the n-th of A and the n-th of B are a pair. An image that cannot be used is left out with a line
-    in the log.
+    They are a random sample, the same for every run on this data, of those that `list_test_files` finds, and get the
+    size of a training sample without its random part. With ``config.paired`` the n-th of A and the n-th of B are a
+    pair. An image that cannot be used is left out with a line in the log.
 
     Args:
         config: Where the images are, and their geometry.
         domains: The training images of A and of B, whose pixel formats those of the tests get.
         count: Images of each domain.
         min_size: The shortest side that the networks can take, in pixels.
+
+    Raises:
+        UserError: Pairs are wanted, and some images have no partner; or a location is missing, empty or refused.
     """
     files = list_test_files(config)
     if not (files[0] and files[1]):
@@ -41,8 +49,7 @@ def read_test_images(
             for side, domain in zip(files, domains, strict=True)
         )
         return (a, b) if a and b else ([], [])
-    pairs = list_test_pairs(config, "no scores of the test images")
-    read = _read_scored(pairs, domains, config, count, min_size)
+    read = _read_scored(list_test_pairs(config), domains, config, count, min_size)
     return [a for a, _ in read], [b for _, b in read]
 
 

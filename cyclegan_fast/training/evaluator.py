@@ -13,7 +13,8 @@ from cyclegan_fast.checkpoint.retention import Scored
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data.held_out import HeldOutImage
 from cyclegan_fast.data.loaders.samples import Domain
-from cyclegan_fast.data.scored_images import Images, describe_images, read_test_images
+from cyclegan_fast.data.scored_images import Images, describe_images, read_test_images, scored_data
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork, load_features
 from cyclegan_fast.evaluation.scorer import Scorer, Translated, with_features
@@ -45,14 +46,14 @@ class Evaluator:
     """
 
     def __init__(self, translator: SampleTranslator, images: Images, config: TrainConfig) -> None:
-        self.translator, self.images, self.config = translator, images, config
+        self.translator, self.images, self.config, self.data = translator, images, config, scored_data(config)
         run = config.run
         self.features: FeatureNetwork | None = None
         if run.features is not None and images[0]:
             self.features = load_features(run.features, translator.step.device, run.features_size)
             for side in images:
                 self.features.check_channels(side[0].pixels.shape[2])
-        self.protocol = with_features(describe_images(images, config.data), self.features, *map(len, images))
+        self.protocol = with_features(describe_images(images, self.data), self.features, *map(len, images))
         self.newest: dict[str, Any] | None = None  # the record of the newest scores: step, scores, spreads, protocol
         self.best: Mapping[str, Any] | None = None  # by --score, of this protocol
         self.scorer: Scorer | None = None
@@ -154,8 +155,8 @@ class Evaluator:
     def _scorer(self) -> Scorer:
         if self.scorer is None:
             arrays = tuple([image.pixels for image in images] for images in self.images)
-            device, paired = self.translator.step.device, self.config.data.paired
-            self.scorer = Scorer((arrays[0], arrays[1]), device, paired=paired, features=self.features)
+            device = self.translator.step.device
+            self.scorer = Scorer((arrays[0], arrays[1]), device, paired=self.data.paired, features=self.features)
         return self.scorer
 
     def _translations(self, direction: str) -> Callable[[], Iterator[Translated]]:
@@ -177,14 +178,30 @@ class Evaluator:
 
 
 def read_scored_images(config: TrainConfig, domains: Sequence[Domain], *, min_size: int) -> Images:
-    """Reads the test images that a run is scored by, and logs which; none where there are none, or none are wanted."""
-    every = config.run.eval_every
+    """Reads the test images that a run is scored by, and logs which; none where there are none, or none are wanted.
+
+    Where those of paired training images are no pairs, a warning is logged and there are none.
+
+    Raises:
+        UserError: They are no pairs, which --eval-paired asks for; or --test-A or --test-B name none.
+    """
+    every, data = config.run.eval_every, scored_data(config)
     if every == 0:
         return [], []
-    images = read_test_images(config.data, domains, count=config.run.eval_images, min_size=min_size)
+    try:
+        images = read_test_images(data, domains, count=config.run.eval_images, min_size=min_size)
+    except UserError as error:
+        if config.data.test_A is not None:
+            raise
+        if not config.data.paired:
+            reason = str(error).removeprefix("--paired: ")
+            raise UserError(f"--eval-paired: the test images are no pairs: {reason}") from error
+        log.warning("no scores of the test images: %s", error)
+        return [], []
     if not images[0]:
-        log.info("scores: none, as there are no test images of both domains (testA and testB below --data)")
+        where = "testA and testB below --data" if data.data_A is None else "--test-A and --test-B name them"
+        log.info("scores: none, as there are no test images of both domains (%s)", where)
         return images
     when = "after each epoch, within 5 % of the time" if every is None else f"every {every:,} steps"
-    log.info("scores: %s; %s", describe_images(images, config.data), when)
+    log.info("scores: %s; %s", describe_images(images, data), when)
     return images

@@ -36,7 +36,8 @@ def with_example_data(config: TrainConfig) -> TrainConfig:
 def takes_example_data(config: TrainConfig) -> bool:
     """Returns whether a run trains on rendered scenes: it names no images, or it is continued and did not."""
     data = config.data
-    return data.data in (None, _scenes_folder(config)) and data.data_A is None and data.data_B is None
+    located = (data.data_A, data.data_B, data.test_A, data.test_B)
+    return data.data in (None, _scenes_folder(config)) and not any(located)
 
 
 def _scenes_folder(config: TrainConfig) -> Path:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # Settings that may differ, by group; every other one shapes what is continued.
 FREE_ON_RESUME = {
     "optim": {"n_epochs", "n_epochs_decay"},
-    "data": {"data", "data_A", "data_B", "loader", "cache_share", "workers"},
+    "data": {"data", "data_A", "data_B", "test_A", "test_B", "loader", "cache_share", "workers"},
     "run": {field.name for field in dataclasses.fields(RunConfig)} - {"seed", "amp"},
 }
 

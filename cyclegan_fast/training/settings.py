@@ -9,6 +9,7 @@ import torch
 
 from cyclegan_fast import ops
 from cyclegan_fast.config import RunConfig, TrainConfig, check_ranges
+from cyclegan_fast.data.scored_images import scored_data
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.features import check_features
 from cyclegan_fast.metrics import find_metric, refuse_unscored
@@ -168,7 +169,7 @@ def _check_score(config: TrainConfig) -> None:
         find_metric(run.score)
     except UserError as error:
         raise UserError(f"--score: {error}") from error
-    refuse_unscored(run.score, pairs=config.data.paired, features=run.features is not None)
+    refuse_unscored(run.score, pairs=scored_data(config).paired, features=run.features is not None)
     if run.features is not None:
         check_features(run.features)
     elif run.features_size is not None:

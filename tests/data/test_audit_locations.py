@@ -159,6 +159,26 @@ def test_a_test_image_that_looks_like_one_for_training(tmp_path: Path) -> None:
     assert found.like is not None and found.like.name == "trainA/1.png"
 
 
+def test_test_images_at_locations_are_checked_with_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = {"A": fill(tmp_path / "a", range(3)), "B": fill(tmp_path / "b", range(5, 8))}
+    tests = {"A": fill(tmp_path / "c", range(10, 12)), "B": fill(tmp_path / "d", range(7, 10))}
+    (tests["A"] / "bad.png").write_bytes(b"")
+    words = [word for x in "AB" for word in (f"--data-{x}", str(sides[x]), f"--test-{x}", str(tests[x]))]
+    with pytest.raises(SystemExit) as end:
+        run_command({"check": dataset.check}, ["check", *words, "--preprocess", "crop", "--crop-size", "32", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert end.value.code == 2
+    assert {name: found["files"] for name, found in report["domains"].items()} == {
+        "trainA": 3, "trainB": 3, "testA": 3, "testB": 3,
+    }  # fmt: skip
+    assert {(finding["kind"], Path(finding["name"]).name) for finding in report["findings"]} == {
+        ("corrupt", "bad.png"),
+        ("train and test", "7.png"),
+    }
+
+
 # ---- Signals ----
 COPIES = 400  # of one image in each domain: a few seconds of reading
 

@@ -74,6 +74,23 @@ def test_training_images_where_there_are_no_test_images(data: Path, caplog: pyte
     assert sum(line.endswith("; testB is passed over") for line in caplog.messages) == 1
 
 
+def test_test_images_at_locations_of_their_own(data: Path, tmp_path: Path) -> None:
+    """A list of some of them, and a shard; what their quarantine list names is left out."""
+    (data / "a.txt").write_text("".join(f"testA/{i}.png\n" for i in range(3)))
+    (data / "quarantine.txt").write_text("testA/1.png\n")
+    with tarfile.open(data / "b.tar", "w") as archive:
+        for i in range(5):
+            archive.add(data / "testB" / f"{i}.png", f"member{i}.png")
+    sides = {f"data_{x}": (str(data / f"train{x}"),) for x in "AB"}
+    tests = {"test_A": (str(data / "a.txt"),), "test_B": (str(data / "b.tar"),)}
+    a, b = held_out(None, **sides, **tests)
+    assert sorted(names(a)) == ["testA/0.png", "testA/2.png"]
+    assert len(set(names(b))) == 4 and all(name.startswith("member") for name in names(b))
+    swapped = held_out(None, direction="BtoA", **sides, **tests)
+    assert [names(images) for images in swapped] == [names(b), names(a)]
+    assert all(name.startswith("trainA/") for name in names(held_out(None, **sides)[0]))
+
+
 def test_a_bad_image_is_left_out_with_one_line_and_replaced(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     before = names(held_out(data)[0])

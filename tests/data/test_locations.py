@@ -177,6 +177,10 @@ def test_locations_that_contradict_each_other(tmp_path: Path) -> None:
         ({"data_A": x, "data_B": x}, "same images"),
         ({"data": tmp_path, "data_A": x, "data_B": x}, "one or the other"),
         ({}, "--data is missing"),
+        ({"data_A": x, "data_B": ("y",), "test_A": x}, "--test-A and --test-B go together"),
+        ({"data_A": x, "data_B": ("y",), "test_A": x, "test_B": x}, "--test-A and --test-B name the same images"),
+        ({"data": tmp_path, "test_A": x, "test_B": ("y",)}, "--test-A and --test-B go with --data-A and --data-B; "),
+        ({"test_B": x}, "--test-A and --test-B go with --data-A and --data-B; "),
     ):
         with pytest.raises(UserError, match=words):
             build_train_loader(settings("torch", **data), "cpu")

@@ -127,3 +127,18 @@ def test_images_without_a_partner_are_named(tmp_path: Path) -> None:
     make_images(tmp_path / "trainB", 1)
     with pytest.raises(UserError, match=r"no partner.*1\.png.*2\.png.*3\.png and 2 more"):
         build_train_loader(settings("torch", data=tmp_path, paired=True), "cpu")
+
+
+@pytest.mark.parametrize("direction", ["AtoB", "BtoA"])
+def test_names_that_all_state_their_domain_match_without_it(tmp_path: Path, direction: str) -> None:
+    """As in CycleGAN's maps, facades and cityscapes; where one does not state it, names count as they are."""
+    for side in "AB":
+        for path in make_images(tmp_path / f"train{side}", 3):
+            path.rename(path.with_name(f"{path.stem}_{side}.png"))
+    a, b = (domain.files for domain in locate(DataConfig(paired=True, data=tmp_path, direction=direction)))
+    ends = ("_A", "_B") if direction == "AtoB" else ("_B", "_A")
+    for images, end in ((a, ends[0]), (b, ends[1])):
+        assert [Path(image.path).stem for image in images] == [f"{i}{end}" for i in range(3)]
+    (tmp_path / "trainA" / "0_A.png").rename(tmp_path / "trainA" / "0.png")
+    with pytest.raises(UserError, match=r"no partner.*0\.png.*1_A\.png.*2_A\.png and 3 more"):
+        locate(DataConfig(paired=True, data=tmp_path))

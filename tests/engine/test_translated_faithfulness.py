@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,11 @@ def test_results_are_compared_with_a_reference(
 @pytest.fixture
 def trained(runs: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A run on data whose testA holds 12 images, nearly alike, and testB one; its parameter is --direction."""
+    return train_on(runs, tmp_path, DataConfig(data=tmp_path / "data", direction=getattr(request, "param", "AtoB")))
+
+
+def train_on(runs: dict[str, Path], tmp_path: Path, where: DataConfig) -> Path:
+    """Writes the test images and a run that names them by `where`."""
     data = tmp_path / "data"
     for name in ("testA", "testB"):
         (data / name).mkdir(parents=True)
@@ -159,7 +165,7 @@ def trained(runs: dict[str, Path], tmp_path: Path, request: pytest.FixtureReques
     model = read_settings(runs["colour"]).config.model
     networks = build_networks(model)
     load_weights(runs["colour"], networks)
-    config = TrainConfig(model=model, data=DataConfig(data=data, direction=getattr(request, "param", "AtoB")))
+    config = TrainConfig(model=model, data=where)
     save_checkpoint(tmp_path / "run" / "checkpoints", 1, networks=networks, config=config, progress={"step": 1})
     return tmp_path / "run"
 
@@ -186,6 +192,22 @@ def test_results_are_compared_with_what_the_run_holds_out(
     assert f"stand out from 12 images of {table}" in capsys.readouterr().out
     assert run(tmp_path / "itself", images, trained, faithfulness_reference="results") != by_name
     assert "stand out from the translated images themselves" in capsys.readouterr().out
+
+
+def test_results_are_compared_with_test_images_at_locations_of_their_own(
+    images: Path, tmp_path: Path, runs: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the direction that is translated; where they are gone, with each other."""
+    caplog.set_level(logging.INFO)
+    tests = {f"test_{x}": (str(tmp_path / "data" / f"test{x}"),) for x in "AB"}
+    trained = train_on(runs, tmp_path, DataConfig(data_A=("a",), data_B=("b",), **tests))  # type: ignore[arg-type]
+    by_name = run(tmp_path / "named", images, trained, faithfulness_reference=tmp_path / "data" / "testA")
+    assert run(tmp_path / "default", images, trained) == by_name
+    assert f"compared with 12 of the 12 test images of {' '.join(x for (x,) in tests.values())}; " in caplog.text
+    shutil.rmtree(tmp_path / "data" / "testB")
+    run(tmp_path / "gone", images, trained)
+    assert "faithfulness: " in caplog.text and "testB: is not there" in caplog.text
+    assert "compared with each other, as 0 test images of" in caplog.text
 
 
 def test_translated_images_are_no_measure_of_themselves(

@@ -293,7 +293,7 @@ def test_features_of_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ({"run": Path("r"), "features": "f.pt2"}, "--features f.pt2: there is no such file"),
         ({"run": Path("r"), "features": "f", "features_size": 0}, "--features-size must be at least 1, got 0"),
         ({"images": Path("i"), "size": 0}, "--size must be at least 1, got 0"),
-        ({"run": Path("r"), "paired": True}, "--paired goes with --images, not with --run"),
+        ({"checkpoint": Path("c"), "paired": True}, "--paired goes with --run or --images, not with --checkpoint"),
         ({"run": Path("r"), "batch_size": 4}, "--batch-size goes with --checkpoint, not with --run"),
         ({"images": Path("i"), "data": Path("d")}, "--data goes with --checkpoint or --run, not with --images"),
         (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import json
 import logging
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,18 @@ import torch
 from PIL import Image
 
 from cyclegan_fast.api.run import Run
-from cyclegan_fast.checkpoint import load_generators
+from cyclegan_fast.checkpoint import best_checkpoint, load_generators
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data.held_out import HeldOutImage
 from cyclegan_fast.data.scored_images import set_digest
 from cyclegan_fast.errors import UserError
+from cyclegan_fast.evaluate import evaluate
 from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import Scorer, Translated
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.monitoring.events import read_events
+from cyclegan_fast.train import resolve
 from cyclegan_fast.training import evaluator as module
 from cyclegan_fast.training.evaluator import Evaluator
 from cyclegan_fast.training.process import EXIT_STOPPED, StopSignal
@@ -161,6 +165,86 @@ def test_pairs_without_partners_are_not_scored(tmp_path: Path, caplog: pytest.Lo
     assert trainer(root, tmp_path / "run", "--paired --eval-every 1 --max-steps 1").run() == 0
     assert score_events(tmp_path / "run") == []
     assert any("no scores of the test images: --paired: these have no partner" in line for line in caplog.messages)
+
+
+def test_images_at_locations_are_scored_where_tests_are_named(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As those below --data are; the run keeps where they are."""
+    caplog.set_level(logging.INFO)
+    moved = tmp_path / "moved"
+    shutil.copytree(data / "testB", moved)
+    located = [word for x in "AB" for word in (f"--data-{x}", str(data / f"train{x}"))]
+    tests = ["--test-A", str(data / "testA"), "--test-B", str(moved)]
+    flags = [*FLAGS.split(), *["--eval-every", "2", "--max-steps", "4", "--checkpoint-every", "2", "--keep-best", "1"]]
+    out = tmp_path / "located"
+    assert Trainer(train_settings(["--out", str(out), *located, *tests, *flags, "--sample-every", "2"])).run() == 0
+    assert "sample grids: 4 test images of A and 4 test images of B" in caplog.messages
+    assert trainer(data, tmp_path / "below", " ".join(flags[-8:])).run() == 0
+    events, below = score_events(out), score_events(tmp_path / "below")
+    assert [(e["step"], e["scores"], e["protocol"]) for e in events] == [
+        (e["step"], e["scores"], e["protocol"]) for e in below
+    ]
+    assert best_checkpoint(out) is not None
+    assert evaluate(run=out, out=tmp_path / "scores.json", device="cpu") == 0
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["data"] is None and found["protocol"] == events[0]["protocol"]
+    assert {Path(name).parent for name in found["files"]["B"]} == {moved}
+    assert Trainer(resolve(None, {"out": out, "resume": "auto", "max_steps": 6})).run() == 0
+    assert [event["step"] for event in score_events(out)] == [2, 4, 6]
+    moved.rename(tmp_path / "elsewhere")
+    for act in (
+        lambda: Trainer(resolve(None, {"out": out, "resume": "auto", "max_steps": 8})),
+        lambda: evaluate(run=out, out=tmp_path / "scores.json", device="cpu"),
+    ):
+        with pytest.raises(UserError, match="moved: is not there; name a folder, a list ending in"):
+            act()
+    found_again = {"out": out, "resume": "auto", "max_steps": 8, "test_B": (str(tmp_path / "elsewhere"),)}
+    assert Trainer(resolve(None, found_again)).run() == 0
+    assert score_events(out)[-1]["protocol"] == events[0]["protocol"]
+
+
+def test_a_run_of_locations_alone_has_no_scores_and_a_line_that_says_how(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    located = [word for x in "AB" for word in (f"--data-{x}", str(data / f"train{x}"))]
+    Trainer(train_settings(["--out", str(tmp_path), *located, *FLAGS.split()])).close()
+    assert (
+        "scores: none, as there are no test images of both domains (--test-A and --test-B name them)" in caplog.messages
+    )
+
+
+def test_pairs_of_test_images_are_scored_as_such_where_training_takes_none(data: Path, tmp_path: Path) -> None:
+    """And training, which does not see that they are, ends in the same bits."""
+    flags = "--eval-every 6 --checkpoint-every 6"
+    plain, paired = (
+        trainer(data, tmp_path / name, f"{flags} {more}")
+        for name, more in (("plain", ""), ("paired", "--eval-paired --score l1 --keep-best 1"))
+    )
+    assert plain.run() == paired.run() == 0
+    one, two = (event for name in ("plain", "paired") for event in score_events(tmp_path / name))
+    assert {"l1", "psnr_AtoB", "ssim_BtoA"} <= two["scores"].keys() - one["scores"].keys()
+    assert "test images that are pairs" in two["protocol"] and "pairs" not in one["protocol"]
+    weights = [net.state_dict() for net in (plain.networks, paired.networks)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert best_checkpoint(tmp_path / "paired") is not None  # by --score l1
+    for run, score in (("paired", "swd"), ("plain", "l1")):  # as the run does it, or as the command wants it
+        assert evaluate(run=tmp_path / run, paired=run == "plain", score=score, out=tmp_path / "s", device="cpu") == 0
+        found = json.loads((tmp_path / "s").read_text())
+        assert found["protocol"] == two["protocol"] and found["best"] is not None
+        assert found["scored"][0]["values"] == pytest.approx(two["scores"], rel=1e-4)
+        assert [Path(name).name for name in found["files"]["A"]] == [Path(name).name for name in found["files"]["B"]]
+
+
+def test_test_images_that_are_no_pairs_are_one_sentence(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", "trainA", "trainB", "testA", "testB")
+    (root / "testB" / "0.png").rename(root / "testB" / "x.png")
+    with pytest.raises(UserError, match=r"^--eval-paired: the test images are no pairs: these have no partner of the"):
+        trainer(root, tmp_path / "run", "--eval-paired")
+    assert trainer(root, tmp_path / "run", "--max-steps 1").run() == 0
+    with pytest.raises(UserError, match=r"^--paired: these have no partner of the same name in the other domain: "):
+        evaluate(run=tmp_path / "run", paired=True, out=tmp_path / "s.json", device="cpu")
 
 
 def test_domains_of_other_channels_are_scored(tmp_path: Path) -> None:

@@ -92,6 +92,11 @@ def test_resume_without_a_run_needs_images(data: Path, tmp_path: Path) -> None:
         ("--data {data}/trainA", "the folder trainA is missing"),
         ("--data-A {data}/nix --data-B {data}/trainB", "nix: is not there; name a folder"),
         ("--data-A {data}/trainA --data-B b.txt", "b.txt: this list cannot be read"),
+        (
+            "--data-A {data}/trainA --data-B {data}/trainB --test-A {data}/nix --test-B {data}/testB",
+            "nix: is not there; name a folder",
+        ),
+        ("--test-A {data}/testA --test-B {data}/testB", "--test-A and --test-B go with --data-A and --data-B"),
         ("--generator resnet9", "resnet_<N>blocks"),
         ("--crop-size 30 --load-size 30", "--crop-size must be a multiple of"),
         ("--paired --data {data}/trainA", "holds no pairs"),

@@ -52,6 +52,8 @@ def list_groups(config: DataConfig) -> Groups:
     if config.data_A is not None and config.data_B is not None:
         title = f"A {' '.join(config.data_A)}, B {' '.join(config.data_B)}"
         locations = {"trainA": config.data_A, "trainB": config.data_B}
+        if config.test_A is not None and config.test_B is not None:
+            locations |= {"testA": config.test_A, "testB": config.test_B}
         result = _collect(title, list(locations), lambda name: _from_locations(name, locations[name]))
         return _with_pairs(result) if config.paired else result
     assert config.data is not None

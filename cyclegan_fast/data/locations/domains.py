@@ -48,7 +48,7 @@ def refuse_unclear_locations(data: DataConfig) -> None:
     """Refuses settings that do not say where the images are.
 
     Raises:
-        UserError: No location is named, one for one domain only, or two ways of naming them.
+        UserError: No location is named, one for one domain only, or two ways of naming them; or so of the test images.
     """
     if (data.data_A is None) != (data.data_B is None):
         raise UserError("--data-A and --data-B go together: name the images of both domains")
@@ -56,8 +56,17 @@ def refuse_unclear_locations(data: DataConfig) -> None:
         raise UserError(
             "--data names both domains at once, --data-A and --data-B each by itself: give one or the other"
         )
+    if data.data_A is None and (data.test_A is not None or data.test_B is not None):
+        raise UserError(
+            "--test-A and --test-B go with --data-A and --data-B; the test images of --data are those in its testA and "
+            "testB"
+        )
     if data.data is None and data.data_A is None:
         raise UserError("--data is missing: name the folder that holds trainA and trainB")
+    if (data.test_A is None) != (data.test_B is None):
+        raise UserError("--test-A and --test-B go together: name the test images of both domains")
+    if data.test_A is not None and data.test_A == data.test_B:
+        raise UserError("--test-A and --test-B name the same images; each domain needs its own")
 
 
 def refuse_missing_locations(data: DataConfig) -> None:
@@ -74,7 +83,8 @@ def refuse_missing_locations(data: DataConfig) -> None:
             else:
                 for name in ("trainA", "trainB"):
                     domain_folder(data.data, name)
-    for location in (*(data.data_A or ()), *(data.data_B or ())):
+    located = (data.data_A, data.data_B, data.test_A, data.test_B)
+    for location in (location for side in located for location in side or ()):
         if not location.lower().endswith(".tar") and not Path(location).exists():  # of shards it may be a pattern
             find_images([location])  # raises, and says which kinds there are
 

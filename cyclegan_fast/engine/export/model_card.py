@@ -30,7 +30,7 @@ from cyclegan_fast.monitoring.scores import PATHS, read_scores
 _SAMPLES = 4  # images of each direction
 _SAMPLE_SIDE = 256  # pixels that the longer side of a sample has at most
 # Settings with paths on the machine that trained, and how that machine was used.
-_PRIVATE = {"data": {"data", "data_A", "data_B"}, "run": {"out", "init_from", "resume", "device"}}
+_PRIVATE = {"data": {"data", "data_A", "data_B", "test_A", "test_B"}, "run": {"out", "init_from", "resume", "device"}}
 
 
 def write_card(

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from cyclegan_fast.checkpoint import latest_checkpoint, read_settings
-from cyclegan_fast.data.held_out import list_test_files
+from cyclegan_fast.data.held_out import list_test_files, name_of_tests
 from cyclegan_fast.data.rng import draw_shown
 from cyclegan_fast.engine.engine import Engine
 from cyclegan_fast.engine.inference import translate_values
@@ -82,7 +82,12 @@ def find_reference(
     if not engine.is_dir() or latest_checkpoint(engine) is None:
         return None
     data = read_settings(engine).config.data
-    by_folder = list_test_files(dataclasses.replace(data, direction="AtoB"))  # testA first, however it was trained
+    try:
+        by_folder = list_test_files(dataclasses.replace(data, direction="AtoB"))  # testA first, however it was trained
+    except UserError as error:  # of locations that are no longer there
+        log.info("faithfulness: %s", error)
+        by_folder = [], []
+    where = name_of_tests(data)
     files, translated = by_folder[direction == "BtoA"], Inputs([*inputs])
     others = [file for file in files if Path(file.path) not in translated]
     if len(others) < MIN_IMAGES:
@@ -90,7 +95,7 @@ def find_reference(
             "faithfulness: the results are compared with each other, as %d test images of %s are left to compare with; "
             "--faithfulness-reference names a folder of others",
             len(others),
-            data.data or "the run",
+            where or "the run",
         )
         return None
     chosen = [others[i] for i in sorted(draw_shown(len(others), MAX_HELD_OUT))]
@@ -99,10 +104,10 @@ def find_reference(
         "other images, or %s",
         len(chosen),
         len(files),
-        data.data,
+        where,
         RESULTS,
     )
-    return Reference(chosen, f"{data.data} (test images)", is_named=False)
+    return Reference(chosen, f"{where} (test images)", is_named=False)
 
 
 def _read_scores(path: Path) -> list[dict[str, float]]:
