@@ -44,6 +44,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_images(sets / name, ".jpg")
     for path in (sets / "more_winter.txt", sets / "lists" / "more_summer.txt"):
         path.write_text(f"{sets / 'lists' / '0.jpg'}\n")
+    for name in ("a", "b"):
+        write_images(sets / "tests" / name, ".jpg")
+        (sets / "tests" / f"{name}.txt").write_text("".join(f"{name}/{i}.jpg\n" for i in range(4)))
     for season in ("summer", "winter"):
         write_shards(sets / "shards", season, sets / "photos" / "0.jpg")
     noise(61, 83).save(sets / "horse.jpg")
