@@ -13,7 +13,7 @@ from benchmarks.results import Measured, write_between_markers, write_json
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, STORED = DOCS / "faithfulness.md", DOCS / "results" / "hallucination.json"
-FEWEST = 10  # images that the generator must have invented in, for an area that says something about it
+MIN_INVENTED_IN = 10  # images that the generator must have invented in, for an area that says something about it
 GOOD_AREA = 0.8  # counted as found
 MAP, PLACES = "retranslated, 5x5", "retranslated, 5x5, of another image"
 # Of the map, in the mean of the rows. Measured were 0.84 and, of larger runs, 0.87. The map of another image, which
@@ -72,7 +72,7 @@ def verdict(measured: Measured) -> tuple[str, bool]:
         f"maps: pixel area of retranslated {_range(maps, len(rows))}, mean {mean:.3f} "
         f"(of places alone {statistics.fmean(places):.3f}; fails below {MIN_MAP_AREA}); "
     )
-    enough = [row["image_auc"] for row in rows if row["hallucinating"]["images_with_inventions"] >= FEWEST]
+    enough = [row["image_auc"] for row in rows if row["hallucinating"]["images_with_inventions"] >= MIN_INVENTED_IN]
     flagging = {name: _known(areas[name] for areas in enough) for name in rows[0]["image_auc"] if name not in NO_FLAGS}
     means = {name: statistics.fmean(areas) for name, areas in flagging.items() if areas}
     best = max(means, key=lambda name: means[name], default=None)
@@ -113,7 +113,7 @@ def _images(measured: Measured) -> list[str]:
     for case, photos, found in _rows(measured):
         counts = [found[name]["images_with_inventions"] for name in ("sound", "hallucinating")]
         areas = found["image_auc"].values()
-        cells = [_area(area) for area in areas] if counts[1] >= FEWEST else ["few"] * len(areas)
+        cells = [_area(area) for area in areas] if counts[1] >= MIN_INVENTED_IN else ["few"] * len(areas)
         rows.append([case, photos, *map(str, counts), *cells])
     names = [name.replace("_", " ") for name in measured["results"][0]["with"]["image_auc"]]
     return _lines(("images of the sound one invented in", "of the other", *names), rows)

@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.results import write_page
-from benchmarks.time_model import Launch, launches_of, one_after_the_other, side_by_side
+from benchmarks.time_model import JOINT, Launch, launches_of, one_after_the_other, side_by_side
 from cyclegan_fast import ops
 from cyclegan_fast.config import ModelConfig, OptimConfig, RunConfig, TrainConfig
 from cyclegan_fast.nn import build_networks
@@ -246,7 +246,6 @@ def page(found: dict[str, Found], rungs: list[str]) -> list[str]:
     ]
 
 
-JOINT = "of step, bf16: weight gradients that both passes of a generator share"
 RUNGS = ["| rung | launches | convolutions | one cycle after the other | side by side |", "|---|---|---|---|---|"]
 
 

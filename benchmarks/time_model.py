@@ -19,6 +19,8 @@ from torch import Tensor
 
 from benchmarks import narrow_time
 
+JOINT = "of step, bf16: weight gradients that both passes of a generator share"  # a row of docs/results/launches.md
+
 MULTIPROCESSORS = 132
 PEAK = {2: 790e12, 4: 395e12}  # FLOP/s of dense products of elements of 2 bytes, and of 4 as TF32
 COPY = 4.0e12  # bytes/s, read and written, from and to the memory

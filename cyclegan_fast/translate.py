@@ -335,7 +335,7 @@ def _clear_leftovers(tasks: list[Task], output: Path, reconstruct: bool, faithfu
 
     folders = {task.target.parent for task in tasks}
     folders |= {grid_of(task, output).parent for task in tasks} if reconstruct else set()
-    folders |= {path.parent for task in tasks for path in maps_of(task, output)} if faithfulness else set()
+    folders |= {path.parent for task in tasks for path in maps_of(task, output).values()} if faithfulness else set()
     for folder in folders:
         remove_leftovers(folder)
 

@@ -62,6 +62,8 @@ class Faithfulness(NamedTuple):
 
 SCORES = Faithfulness._fields[: Faithfulness._fields.index("error")]
 """The numbers of an image."""
+MAPS = {"retranslation": "retranslation_error", "reconstruction": "noise_error"}
+"""The maps that people see, of what may be invented and of what may be lost, and the fields that they are in."""
 
 
 def measure(
@@ -80,8 +82,8 @@ def measure(
     Args:
         images: The inputs, [N, C, H, W].
         translations: What the generator made of them, [N, C', H', W'].
-        generator: It.
-        inverse: The generator of the other direction.
+        generator: What made the translations, [N, C, H, W] -> [N, C', H', W'].
+        inverse: The generator of the other direction, [N, C', H', W'] -> [N, C, H, W].
         reconstructions: What `inverse` makes of `translations`, if that is known: one pass less.
 
     Raises:

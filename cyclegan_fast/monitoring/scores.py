@@ -20,6 +20,7 @@ _OF_TEST_IMAGES = {  # of evaluate --run
 }
 SHAPE = {
     **_BOTH,
+    "run": Maybe(str),
     "untranslated": Maybe(_BOTH),
     "ceiling": Maybe(_METRICS),
     "protocol": Maybe(str),
@@ -42,7 +43,8 @@ def read_scores(path: Path) -> dict[str, Any]:
     if "scored" in found:
         check(found, _OF_TEST_IMAGES)
         return found
-    found = found.get("checkpoint", found)
+    run = {name: found[name] for name in ("run",) if name in found}
+    found = run | found.get("checkpoint", found)
     check(found, SHAPE)
     scores = {name: value for name, value in found.items() if value is not None or name not in SHAPE}
     if "untranslated" in scores:

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cyclegan_fast.evaluation.faithfulness import SCORES, Translate, measure
+from cyclegan_fast.evaluation.faithfulness import MAPS, SCORES, Translate, measure
 from cyclegan_fast.monitoring.grids import encode
 from cyclegan_fast.monitoring.heat_map import heat_map
 from cyclegan_fast.serving.batcher import Batcher
 
 
 def as_function(batcher: Batcher, loop: asyncio.AbstractEventLoop) -> Translate:
-    """The engine of a batcher as a function for another thread than the loop's."""
+    """The engine of a batcher as a function for another thread than the loop's: [N, C, H, W] -> [N, C', H', W']."""
 
     def translate(images: Tensor) -> Tensor:
         results = asyncio.run_coroutine_threadsafe(batcher.translate([*images]), loop)
@@ -43,10 +43,9 @@ def report(values: Tensor, output: Tensor, generator: Translate, inverse: Transl
     """
     found = measure(values[None].cpu(), output[None].cpu(), generator, inverse)
     scores = {name: float(getattr(found, name)[0]) for name in SCORES}
-    maps = {"reconstruction": found.noise_error, "retranslation": found.retranslation_error}
     return {
         "scores": {name: score if math.isfinite(score) else None for name, score in scores.items()},
-        "maps": {name: _data_url(error[0, 0]) for name, error in maps.items()},
+        "maps": {name: _data_url(getattr(found, field)[0, 0]) for name, field in MAPS.items()},
     }
 
 

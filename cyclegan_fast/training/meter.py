@@ -26,6 +26,8 @@ class Meter:
         self.waited: Callable[[], float] = lambda: 0.0
         self.updates = dict(updates or {})
         self.done = 0  # steps of the run so far
+        self.values: dict[str, float] | None = None  # of what `read` returns, once it has been read back
+        self.skipped_before: dict[str, float] = {}  # updates that were skipped before this record
         self.reset()
 
     def begin(self, waited: Callable[[], float], done: int = 0) -> None:
@@ -41,8 +43,10 @@ class Meter:
     def reset(self) -> None:
         """Starts a new record."""
         self.start, self.steps, self.timed_steps = time.perf_counter(), 0, 0
+        if self.values is not None:
+            self.skipped_before = {name: self.values[name] for name in self.updates}
         self.sums: Losses = {}
-        self.values: dict[str, float] | None = None  # of what `read` returns, once it has been read back
+        self.values = None
         self.generators_loss: Tensor | float = 0.0  # of the last step
 
     def add(self, losses: Losses) -> None:
@@ -82,9 +86,9 @@ class Meter:
         return [name for name in self.sums if not math.isfinite(values[name])]
 
     def skipped(self) -> list[str]:
-        """Returns which optimizers have made fewer updates than there were steps."""
+        """Returns which optimizers have made fewer updates than there were steps in the record."""
         values = self.read()
-        return [name for name in self.updates if values[name] > 0]
+        return [name for name in self.updates if values[name] > self.skipped_before.get(name, 0)]
 
     def steps_per_second(self) -> float:
         """Returns the steps since the last record by all the time since then: grids, reports and checkpoints count."""

@@ -1,4 +1,7 @@
-"""What a step computes before its updates: images, losses and gradients, of a micro-batch and of all together."""
+"""What a step computes before its updates: images, losses and gradients, of a micro-batch and of all together.
+
+And the small operations on them.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ def gradients(losses: list[Tensor], weights: list[Tensor], scale: Tensor) -> Gra
 
 def add_gradients(first: Gradients, second: Gradients) -> Gradients:
     """The sum of two lists of gradients, in float32 where they are in 16 bits, else in the memory of the first."""
-    totals = [None if a is None else full_precision(a) for a in first]
+    totals = [None if a is None else as_full_precision(a) for a in first]
     both = [(a, b) for a, b in zip(totals, second, strict=True) if a is not None and b is not None]
     if both:
         torch._foreach_add_([a for a, _ in both], [b for _, b in both])
@@ -87,7 +90,7 @@ def add_gradients(first: Gradients, second: Gradients) -> Gradients:
 def largest(lists: Sequence[Gradients]) -> Tensor:
     """The largest magnitude in all gradients, a scalar; NaN where one of them is."""
     norms = torch._foreach_norm([g for one in lists for g in one if g is not None], float("inf"))
-    return torch.stack([full_precision(norm) for norm in norms]).max()
+    return torch.stack([as_full_precision(norm) for norm in norms]).max()
 
 
 @contextlib.contextmanager
@@ -102,6 +105,6 @@ def frozen(weights: list[Tensor]) -> Iterator[None]:
             weight.requires_grad_()
 
 
-def full_precision(x: Tensor) -> Tensor:
+def as_full_precision(x: Tensor) -> Tensor:
     """Returns 16-bit values as float32, others as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

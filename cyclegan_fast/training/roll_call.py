@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from cyclegan_fast.data.locations.locations import first_few
 from cyclegan_fast.errors import UserError
 
-ANSWER_SECONDS = 1.5  # that a rank has to answer
+ANSWER_SECONDS = 1.5  # that a rank has to answer, and to hand over what it has found
 START_SECONDS = 15.0  # the same at the start, where a machine may be busy with starting all of them
 WAITS, WORKS = "waits", "works"  # what a rank answers: whether it waits for others
 LATE = "late"  # what a rank asks with whose own time is over
@@ -102,7 +102,7 @@ class RollCall:
         Args:
             hung: The time was over; those that answer, but do not wait themselves, are then what all others wait for.
                 A rank whose time is over closes its connections, so that others may notice only that, even before it
-                asks: it tells them when it asks, and hands them what it finds.
+                asks: its question says so, and it hands them what it finds.
         """
         self.late |= hung
         if self.found is None:

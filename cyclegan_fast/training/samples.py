@@ -15,7 +15,7 @@ from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.monitoring.grids import to_image
 from cyclegan_fast.monitoring.samples import COLUMNS, COLUMNS_OF_PAIRS, SampleRow
 from cyclegan_fast.training.base_step import TrainingStep
-from cyclegan_fast.training.results import full_precision
+from cyclegan_fast.training.results import as_full_precision
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ class SampleTranslator:
         with torch.inference_mode(), self.step.autocast(), _evaluation(generator, inverse or generator):
             real = self._real(image)
             # forward: a call of a compiled network would compile it anew for this mode and this shape
-            translation = full_precision(generator.forward(real))
-            back = [] if inverse is None else [full_precision(inverse.forward(translation))[0]]
+            translation = as_full_precision(generator.forward(real))
+            back = [] if inverse is None else [as_full_precision(inverse.forward(translation))[0]]
             return [real[0], translation[0], *back]
 
     def translate_back(self, domain: str, translation: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class SampleTranslator:
         inverse = self.generators["B" if domain == "A" else "A"]
         with torch.inference_mode(), self.step.autocast(), _evaluation(inverse):
             layout = torch.channels_last if self.channels_last else torch.contiguous_format
-            return full_precision(inverse.forward(translation[None].contiguous(memory_format=layout)))[0]
+            return as_full_precision(inverse.forward(translation[None].contiguous(memory_format=layout)))[0]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.scaling import DOCS, LAST, STEP, Cluster, gradient_megabytes, predicted_milliseconds, table
+from benchmarks.scaling import DOCS, JOINT, STEP, Cluster, gradient_megabytes, predicted_milliseconds, table
 
 PAGE = (DOCS / "scaling.md").read_text("utf-8")
 
@@ -17,7 +17,7 @@ def test_the_page_has_the_table() -> None:
 def test_the_text_has_the_numbers_that_the_table_is_made_of() -> None:
     G, D = gradient_megabytes().values()
     assert f"{G + D:.1f} MB of gradients in float32, {G:.1f} MB of the generators\nand {D:.1f} MB of the disc" in PAGE
-    step, last = predicted_milliseconds(STEP), predicted_milliseconds(LAST)
+    step, last = predicted_milliseconds(STEP), predicted_milliseconds(JOINT)
     assert f"{step:.2f} ms\nfor a batch of 1" in PAGE
     assert f"computed last, {last:.2f} ms of the step of {step:.2f} ms by the same prediction" in PAGE
 

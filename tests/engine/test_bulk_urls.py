@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from cyclegan_fast.engine.translation.bulk import storage
+from cyclegan_fast.engine.translation.bulk import blocks, storage
 from cyclegan_fast.engine.translation.bulk.plan import plan_bulk
 from cyclegan_fast.engine.translation.bulk.storage import RemoteStorage
 from cyclegan_fast.errors import StorageError, UserError
@@ -110,6 +110,7 @@ def test_an_object_that_cannot_be_fetched_is_a_fault_after_three_tries(bulk_engi
 )
 def test_what_all_files_would_meet_ends_it(bulk_engine, bulk_images, monkeypatch, method, error, message, tries):
     monkeypatch.setattr(storage, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(storage, "MAX_REFUSED", 5)
     fsspec.filesystem("memory").put(str(bulk_images), "/full/in", recursive=True)
     requests = failing(monkeypatch, method, error, times=9)
     with pytest.raises(StorageError) as raised:
@@ -132,6 +133,22 @@ def test_one_object_that_may_not_be_read_is_a_fault(bulk_engine, bulk_images, tm
         listed = (out / "not_translated-rank-0-of-1.csv").read_text()
         assert listed == f"file,reason\nmemory://archived/{name},{reason}\n"
     assert len(contents(tmp_path / "out" / "i")) == 13  # with the list
+
+
+@pytest.mark.parametrize("block_size", [1, 256])
+def test_many_objects_that_may_not_be_read_are_faults_once_one_could_be(
+    bulk_engine, bulk_images, tmp_path, monkeypatch, block_size
+):
+    monkeypatch.setattr(storage, "MAX_REFUSED", 5)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(bulk_images), "/cold/in", recursive=True)
+    names = memory.find("/cold/in")
+    for name in names[1:]:
+        failing(monkeypatch, "get_file", PermissionError("InvalidObjectState"), 9, end=name)
+    monkeypatch.setattr(blocks, "CONNECTIONS", 1)  # in their order
+    assert run(bulk_engine, "memory://cold/in", tmp_path / "out", rank="0/1", block_size=block_size) == 2
+    listed = (tmp_path / "out" / "not_translated-rank-0-of-1.csv").read_text().splitlines()
+    assert len(listed) == len(names) and names[1] in listed[1]
 
 
 def test_no_object_is_replaced_by_a_result():

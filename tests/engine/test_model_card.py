@@ -34,7 +34,7 @@ def run(tmp_path):
     )
     networks = build_networks(config.model)
     save_checkpoint(tmp_path / "run" / "checkpoints", 7, networks=networks, config=config, progress={"step": 1234})
-    (tmp_path / "run" / "scores.json").write_text(json.dumps({"photo_to_labels": {"class_iou": 0.5}, "step": 7}))
+    (tmp_path / "run" / "scores.json").write_text(json.dumps({"photo_to_labels": {"class_iou": 0.5}, "step": 1234}))
     return tmp_path / "run"
 
 
@@ -48,10 +48,17 @@ def test_scores_of_engines_do_not_pass_for_those_of_the_weights(run, tmp_path):
 
 def test_scores_of_scenes_are_those_of_the_published_checkpoint(run, tmp_path):
     for number, shown in ((6, False), (7, True)):
-        scored = {"photo_to_labels": {"class_iou": 0.25}, "run": f"/home/me/run/checkpoints/step_{number:08d}"}
-        (run / "scores.json").write_text(json.dumps(scored))
-        text = (write_card(run, tmp_path / str(number), licence="cc-by-4.0", device="cpu") / "README.md").read_text()
-        assert ("| photo to labels | 0.250 |" in text) == shown and "/home/me" not in text
+        scored = {"photo_to_labels": {"class_iou": 0.25}}
+        of_run = {"run": f"/home/me/run/checkpoints/step_{number:08d}"}
+        of_step = {"step": 1234 if shown else 1000}
+        for i, stored in enumerate((scored | of_run, {"checkpoint": scored, **of_run}, scored | of_step)):
+            (run / "scores.json").write_text(json.dumps(stored))
+            card = write_card(run, tmp_path / f"{number}-{i}", licence="cc-by-4.0", device="cpu")
+            text = (card / "README.md").read_text()
+            assert ("| photo to labels | 0.250 |" in text) == shown and "/home/me" not in text, stored
+    (run / "scores.json").write_text('{"run": 5}')
+    with pytest.raises(UserError, match=r"cannot be read"):
+        write_card(run, tmp_path / "damaged", licence="cc-by-4.0", device="cpu")
 
 
 def image_scores(step, swd):

@@ -63,8 +63,8 @@ def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch, long_waits: None) -> None:
-    """For one that is stopped."""
-    monkeypatch.setattr(roll_call, "ANSWER_SECONDS", 1.0)
+    """For one that is stopped: still long enough for those that are not."""
+    monkeypatch.setattr(roll_call, "ANSWER_SECONDS", 5.0)
 
 
 def test_all_name_who_has_ended_and_nobody_who_ended_because_of_it() -> None:

@@ -97,7 +97,10 @@ def _load(checkpoint: Path) -> PublishedModel:
 
 
 def _read_scores(path: Path, checkpoint: str, step: int | None) -> dict[str, Any]:
-    """What python -m cyclegan_fast.evaluate wrote about these weights beside the run; empty if nothing."""
+    """What python -m cyclegan_fast.evaluate or the demo wrote about this step beside the run; empty if nothing.
+
+    A run that has been moved keeps its scores: of the checkpoint's path the name is compared alone.
+    """
     if not path.is_file():
         return {}
     try:
@@ -105,7 +108,7 @@ def _read_scores(path: Path, checkpoint: str, step: int | None) -> dict[str, Any
     except (OSError, DocumentError) as error:
         raise UserError(f"{path} cannot be read ({error}): score the run again, or remove it") from error
     of_scenes = "scored" not in found  # else of test images, by several checkpoints and engines
-    if of_scenes and Path(found.get("run") or checkpoint).name != checkpoint:
+    if of_scenes and (Path(found.get("run") or checkpoint).name != checkpoint or found.get("step", step) != step):
         return {}
     found = {name: value for name, value in found.items() if name not in PATHS}
     if of_scenes:

@@ -24,7 +24,7 @@ from cyclegan_fast.engine.inference import translate_values
 from cyclegan_fast.engine.tiling.tiling import Tiling
 from cyclegan_fast.engine.translation.tasks import Inputs, Task, maps_of
 from cyclegan_fast.errors import UserError, reading_error
-from cyclegan_fast.evaluation.faithfulness import SCORES, Faithfulness, Translate, measure
+from cyclegan_fast.evaluation.faithfulness import MAPS, SCORES, Faithfulness, Translate, measure
 from cyclegan_fast.evaluation.outliers import MIN_IMAGES, Distribution
 from cyclegan_fast.files import write_atomically
 from cyclegan_fast.images import BadImageError
@@ -182,9 +182,10 @@ class FaithfulnessCheck:
             UserError: The reconstruction has another shape, or a map cannot be written.
         """
         found = self._measure(values, output, reconstruction)
-        for path, error in zip(maps_of(task, self.output), _maps(found), strict=True):
+        maps = _maps(found)
+        for name, path in maps_of(task, self.output).items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, encode(heat_map(error), "PNG"))
+            write_atomically(path, encode(maps[name], "PNG"))
         self.measured[task] = _scores(found)  # again, where a batch failed halfway
 
     def finish(self) -> str:
@@ -226,7 +227,7 @@ class FaithfulnessCheck:
             values, output = self._translate(task.source)
             found = self._measure(values, output)
             images = values, output, found.reconstruction[0], found.noise_reconstruction[0]
-            shown: list[Tensor | Image.Image] = [*images, *map(heat_map, _maps(found))]
+            shown: list[Tensor | Image.Image] = [*images, *_maps(found).values()]
             worst.append(WorstImage(str(task.source), shown, self.measured[task], reasons[task]))
         return worst
 
@@ -260,9 +261,9 @@ def _scores(found: Faithfulness) -> dict[str, float]:
     return {name: float(getattr(found, name)[0]) for name in SCORES}
 
 
-def _maps(found: Faithfulness) -> tuple[Tensor, Tensor]:
-    """[H, W] each, in the order of `maps_of`."""
-    return found.noise_error[0, 0], found.retranslation_error[0, 0]
+def _maps(found: Faithfulness) -> dict[str, Image.Image]:
+    """By the names of `MAPS`."""
+    return {name: heat_map(getattr(found, field)[0, 0]) for name, field in MAPS.items()}
 
 
 def check_inverse(engine: Engine, inverse: Engine) -> None:

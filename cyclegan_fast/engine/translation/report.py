@@ -14,8 +14,6 @@ from cyclegan_fast.logs import printable
 
 log = logging.getLogger(__name__)
 
-_MAX_NOTES = 10  # that are printed; of the others their number
-
 
 class Outcome(NamedTuple):
     """What became of an image or video; as `TaskResult`, for people to read."""
@@ -46,15 +44,20 @@ class Outcome(NamedTuple):
 
 
 class Report:
-    """The sums and the faults of a translation."""
+    """The sums and the faults of a translation.
 
-    def __init__(self) -> None:
+    Args:
+        max_notes: How many notes are printed; of the others their number.
+    """
+
+    def __init__(self, max_notes: int | None = None) -> None:
         self.count = 0
         """Files that were tried."""
         self.faults: dict[str, str] = {}
         """Files that were not translated, and why."""
         self.scale: tuple[float, float] | None = None
         """The values of the generator's images, which others are clipped to."""
+        self._max_notes = max_notes
         self._notes: list[tuple[str, str]] = []  # the first ones
         self._noted = 0
         self._clipped, self._clipped_images = 0, 0
@@ -70,7 +73,7 @@ class Report:
                 self.faults[outcome.source] = outcome.fault
             if outcome.note:
                 self._noted += 1
-                if self._noted <= _MAX_NOTES:
+                if self._max_notes is None or self._noted <= self._max_notes:
                     self._notes.append((outcome.source, outcome.note))
             self._clipped += outcome.clipped
             self._clipped_images += bool(outcome.clipped)
@@ -99,7 +102,7 @@ class Report:
                 log.log(level, "metadata that results lack: %s", names)
         for source, note in self._notes:
             log.warning("%s: %s", source, note)
-        if self._noted > _MAX_NOTES:
-            log.warning("and %d more with such notes", self._noted - _MAX_NOTES)
+        if self._noted > len(self._notes):
+            log.warning("and %d more with such notes", self._noted - len(self._notes))
         for source, fault in self.faults.items():
             print(printable(f"not translated: {source}: {fault}"), file=sys.stderr)

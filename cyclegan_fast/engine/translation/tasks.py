@@ -6,9 +6,10 @@ import tempfile
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from cyclegan_fast.errors import MissingFileError, UserError
+from cyclegan_fast.evaluation.faithfulness import MAPS
 from cyclegan_fast.images.find import SUFFIXES, is_pattern, list_images, match_files, refuse_url, split_pattern
 from cyclegan_fast.images.other_kinds import other_kind
 
@@ -62,7 +63,7 @@ def plan_tasks(
         for target in (
             task.target,
             *([grid_of(task, output)] * reconstruct),
-            *(maps_of(task, output) if faithfulness else ()),
+            *(maps_of(task, output).values() if faithfulness else ()),
         ):
             inputs.refuse(target)
             results.add(target, task.source)
@@ -200,18 +201,9 @@ def grid_of(task: Task, output: Path) -> Path:
     return _beside(task, output, RECONSTRUCTIONS)
 
 
-class Maps(NamedTuple):
-    """The files for the maps of a translation, named as the folders that they lie in."""
-
-    reconstruction: Path
-    """Where the reconstruction after noise differs from the input."""
-    retranslation: Path
-    """Where the translation of that differs from the translation."""
-
-
-def maps_of(task: Task, output: Path) -> Maps:
-    """The files for the maps of a translation."""
-    return Maps(*(_beside(task, output, FAITHFULNESS, kind) for kind in Maps._fields))
+def maps_of(task: Task, output: Path) -> dict[str, Path]:
+    """The files for the maps of a translation, by the names of `evaluation.faithfulness.MAPS`."""
+    return {name: _beside(task, output, FAITHFULNESS, name) for name in MAPS}
 
 
 def _beside(task: Task, output: Path, *folders: str) -> Path:

@@ -164,7 +164,7 @@ function offer(result) {
 async function measure(query, file, signal) {
   $("faithfulness").hidden = $("measuring").hidden = false;
   $("measured").hidden = true;
-  $("measuring").textContent = "Translating it back…";
+  $("measuring").textContent = "Translating it back, and again…";
   try {
     const response = await ask(`faithfulness?${query}`, { method: "POST", body: file, signal });
     const { scores, maps } = await response.json();

@@ -127,7 +127,7 @@ def _translate_images(
         The names of the results, what became of the files, and how many they are.
 
     Raises:
-        StorageError: There is no permission to read any of several files, a result cannot be stored, or a disk is full.
+        StorageError: There is no permission to read any file, a result cannot be stored, or a disk is full.
     """
     tasks: dict[Task, tuple[str, str]] = {}
     for i, (name, target) in enumerate(block.names):
@@ -139,9 +139,6 @@ def _translate_images(
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="cyclegan_fast.storage") as pool:
         fetched = pool.map(lambda task: _fetch(job.input, tasks[task][0], task.source), tasks)
         errors = {task: error for task, error in zip(tasks, fetched, strict=True) if error}
-        refusals = [error for error in errors.values() if isinstance(error, ForbiddenError)]
-        if len(refusals) == len(tasks) > 1:  # it is not about one of them: the rest would meet it, too
-            raise refusals[0]
         outcomes = [_not_fetched(job, tasks[task][0], error) for task, error in errors.items()]
         readable = [task for task in tasks if task not in errors]
         for result in _translate_files(engine, job, readable, progress):
@@ -200,7 +197,7 @@ def _fetch(storage: Storage, name: str, path: Path) -> UserError | None:
     """Brings a file of the input to a path, unless it is there by nature; returns what was wrong with it.
 
     Raises:
-        StorageError: The disk of this machine is full.
+        StorageError: The disk of this machine is full, or there is no permission to read any file.
     """
     if isinstance(storage, LocalStorage):
         return None

@@ -67,7 +67,7 @@ class Manifest:
         self._header = _line({"version": _VERSION, "settings": settings})
         self._lines: list[bytes] = []  # not written yet
         self._object: list[bytes] = []  # the records in the object that the next write replaces
-        self._keeps = False  # objects cannot be removed, so none is replaced
+        self._append_only = False  # objects cannot be removed, so none is replaced
         self._count, self._flushed = 0, float("-inf")
 
     def load(self, *, overwrite: bool = False) -> set[str] | None:
@@ -127,14 +127,14 @@ class Manifest:
 
     def _write_object(self) -> None:
         """Writes the next object, and then removes the one that it replaces: a kill between the two loses nothing."""
-        is_full = self._keeps or sum(map(len, self._object)) >= _FULL
+        is_full = self._append_only or sum(map(len, self._object)) >= _FULL
         records = self._lines if is_full else self._object + self._lines
         self._output.write(self._object_name(self._count), b"".join([self._header, *records]))
         if self._count and not is_full:
             try:
                 self._output.remove(self._object_name(self._count - 1))
-            except StorageError:
-                self._keeps = True
+            except StorageError as error:
+                self._append_only = isinstance(error.__cause__, PermissionError)  # else it was a request that failed
                 warn_once(log, f"{self._output}/{FOLDER}: files that newer ones replace cannot be removed, and stay")
         self._object = records
 

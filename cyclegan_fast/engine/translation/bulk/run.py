@@ -26,6 +26,7 @@ from cyclegan_fast.monitoring.progress import Progress, ProgressBar
 log = logging.getLogger(__name__)
 
 FAULTS = "not_translated"  # .csv
+MAX_NOTES = 10
 
 Translate = Callable[[list[Block], Progress], Iterator[BlockResult]]
 """Translates blocks, and yields what became of each as soon as it is done."""
@@ -91,7 +92,7 @@ def run_bulk(
     with _log_file(job, rank):
         missing = _missing(every, job, manifest, resume=resume, overwrite=overwrite)
         log.info("%s%s of %s %s to translate", who, f"{len(missing):,}", f"{len(every):,}", plan.unit)
-        report, written, start = Report(), len(every) - len(missing), time.perf_counter()
+        report, written, start = Report(MAX_NOTES), len(every) - len(missing), time.perf_counter()
         blocks, interrupted = plan.blocks(missing, block_size(len(missing))), False
         with contextlib.ExitStack() as stack:
             if blocks:

@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PAUSES = (1.0, 5.0)  # seconds between three tries of a request, which come after the retries of fsspec's libraries
+MAX_REFUSED = 256  # files that may not be read, before any could be: the others may not be read either
 _FINAL = (UserError, PermissionError, FileNotFoundError, NotImplementedError)  # errors that another try would meet, too
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 
@@ -83,6 +84,8 @@ class RemoteStorage:
     """A prefix of what fsspec opens: ``s3://bucket/folder``, ``gs://``, ``memory://`` and so on."""
 
     url: str
+    _refused: list[str] = field(default_factory=list, init=False, compare=False, repr=False)
+    _read: list[str] = field(default_factory=list, init=False, compare=False, repr=False)  # one name is enough
 
     def __str__(self) -> str:
         return self.url
@@ -127,10 +130,25 @@ class RemoteStorage:
             _retried(fs.pipe_file, f"{root}/{name}", content)
 
     def download(self, name: str, path: Path) -> None:
-        """Copies a file to a path of this machine."""
+        """Copies a file to a path of this machine.
+
+        Raises:
+            ForbiddenError: There is no permission to read it.
+            StorageError: Nor was there for any file before it, and they are many; or the disk is full.
+            FileNotFoundError: It is not there.
+            UserError: It cannot be read.
+        """
         fs, root = open_url(self.url)
-        with _reading(f"{self.url}/{name}"):
-            _retried(fs.get_file, f"{root}/{name}", str(path))
+        try:
+            with _reading(f"{self.url}/{name}"):
+                _retried(fs.get_file, f"{root}/{name}", str(path))
+        except ForbiddenError as error:
+            self._refused.append(name)
+            if not self._read and len(self._refused) >= MAX_REFUSED:
+                raise StorageError(f"{error}; so it was with all of the first {MAX_REFUSED} files") from error
+            raise
+        if not self._read:
+            self._read.append(name)
 
     def upload(self, path: Path, name: str) -> None:
         """Copies a file of this machine there."""
