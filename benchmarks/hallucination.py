@@ -1,8 +1,8 @@
 """Whether the faithfulness of translations finds what a generator invents, on scenes whose truth is known.
 
-    python -m benchmarks.hallucination --out runs/hallucination                        the cases of docs/faithfulness.md
-    python -m benchmarks.hallucination --out runs/mine --cases tree:0.5:7 house:0:7    others
-    python -m benchmarks.hallucination --out runs/hallucination --page                 and writes them into the page
+    python -m benchmarks.hallucination --out runs/hallucination           the cases of docs/results/hallucination.md
+    python -m benchmarks.hallucination --out runs/mine --cases tree:0.5:7 house:0:7                           others
+    python -m benchmarks.hallucination --out runs/hallucination --page              and writes them into the page
     python -m benchmarks.hallucination --out runs/larger --cases tree:0:0 --steps 1500 --blocks 3 --width 16 --lr 4e-4
 
 A case is an object, a share and a seed. Two small CycleGANs learn to translate photos (A) to label maps (B). The photos

@@ -1,4 +1,4 @@
-"""The tables of docs/faithfulness.md, from what benchmarks/hallucination.py has found."""
+"""The tables of docs/results/hallucination.md, from what benchmarks/hallucination.py has found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.results import Measured, write_between_markers, write_json
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGE, STORED = DOCS / "faithfulness.md", DOCS / "results" / "hallucination.json"
+PAGE, STORED = (DOCS / "results" / f"hallucination.{kind}" for kind in ("md", "json"))
 MIN_INVENTED_IN = 10  # images that the generator must have invented in, for an area that says something about it
 GOOD_AREA = 0.8  # counted as found
 MAP, PLACES = "retranslated, 5x5", "retranslated, 5x5, of another image"
@@ -47,7 +47,7 @@ def page(every: Sequence[Measured]) -> list[str]:
 
 
 def table(measured: Measured) -> list[str]:
-    """Returns the tables of one setting: of pixels, of images and of flags, a row for each case and kind of photos."""
+    """Returns the tables of one setting: of pixels, of images, of flags, and of pairs of sound generators."""
     sizes = measured["arguments"]
     title = (
         f"{sizes['size']}x{sizes['size']} pixels, {sizes['train']} training images of each domain, {sizes['steps']} "
@@ -134,19 +134,14 @@ def _flags(measured: Measured) -> list[str]:
 
 
 def _controls(measured: Measured) -> list[str]:
-    """Lines about sound generators of two seeds."""
-    lines = []
+    """Sound generators of two seeds, by the images that the first one holds out."""
+    rows = []
     for one in measured["controls"]:
-        first, second = one["seeds"]
         own, others = one["flagged_percent"]
-        text = (
-            f"- The sound generator of seed {second} by the images that the one of seed {first} holds out: "
-            f"{others:.0f} % flagged (of the latter's own: {own:.0f} %); the two are told apart by "
-            f"{_area(one['image_auc']['retranslated'])} with retranslated, and by "
-            f"{_area(one['image_auc']['worst deviation'])} with the worst deviation."
-        )
-        lines += textwrap.wrap(text, 120, subsequent_indent="  ")
-    return lines
+        areas = [_area(one["image_auc"][name]) for name in ("retranslated", "worst deviation")]
+        rows.append([*map(str, one["seeds"]), f"{own:.0f} %", f"{others:.0f} %", *areas])
+    titles = ("seed", "other seed", "its images flagged", "the other's flagged")
+    return _lines(("told apart by retranslated", "by the worst deviation"), rows, titles)
 
 
 def _rows(measured: Measured) -> list[tuple[str, str, dict[str, Any]]]:
@@ -158,8 +153,10 @@ def _rows(measured: Measured) -> list[tuple[str, str, dict[str, Any]]]:
     ]
 
 
-def _lines(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    head = ["object:share:seed", "test photos", *titles]
+def _lines(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], first: Sequence[str] = ("object:share:seed", "test photos")
+) -> list[str]:
+    head = [*first, *titles]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 

@@ -60,20 +60,12 @@ def write_faithfulness_page(
         "header",
         el("h1", "Can these images be trusted?"),
         el("p", f"{verdict[0].upper()}{verdict[1:]}.", class_="summary"),
-<<<<<<< HEAD
         el("p", "A flag means unlike the images compared with, and not invented: a reason to look, no proof; neither "
            "is its absence. Errors are mean absolute differences, from 0 to 1. Hidden is about 1 where the "
            "reconstruction reads what the translation shows, and 2 and more where noise that nobody sees ruins it. "
-           "One map shows what may be lost: the difference of the input and the reconstruction after noise. The "
-           "other shows what may be invented: the difference of the translation and that of this reconstruction. On "
-           "both black is none, violet 0.01, red 0.06, pale yellow 0.25 and more."),
-=======
-        el("p", "A flag is a reason to look, no proof; neither is its absence. Errors are mean absolute differences, "
-           "from 0 to 1. Hidden is about 1 where the reconstruction reads what the translation shows, and 2 and more "
-           "where noise that nobody sees ruins it. One map shows what may be invented, the difference of the "
-           "translation and that of the reconstruction after noise; the other what may be lost, the difference of the "
-           "input and this reconstruction. On both black is none, violet 0.01, red 0.06, pale yellow 0.25 and more."),
->>>>>>> 532eec6 (Review: bulk runs end for want of permission only where nothing could be read; scores of a card are of its step; notes, maps and results of a step named once; fp16 skips count in their record)
+           "One map shows what may be invented, the difference of the translation and that of the reconstruction after "
+           "noise; the other what may be lost, the difference of the input and this reconstruction. On both black is "
+           "none, violet 0.01, red 0.06, pale yellow 0.25 and more."),
     )  # fmt: skip
     body = [_row(f"{i}. {Path(one.name).name}", one.scores) for i, one in enumerate(worst, 1)]
     table = table_card(("", *TITLES.values()), [_row(f"Median of {count}", medians), *body])
