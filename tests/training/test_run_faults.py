@@ -116,7 +116,8 @@ def test_gradients_that_overflow_in_every_step_of_fp16_end_the_run(
     before = {name: value.clone() for name, value in run.networks.state_dict().items() if name[:3] in ("G_A", "G_B")}
     with pytest.raises(
         UserError,
-        match=r"^step 17: fp16 overflows without end; the weights of before it are saved in .*; use --amp bf16, or ",
+        match=r"^step 17: fp16 overflows without end; the weights of the generators of before it, and those of the "
+        r"discriminators, which were updated, are saved in .*; use --amp bf16, or ",
     ) as error:
         run.run()
     user_sees(error.value)
