@@ -22,7 +22,7 @@ from cyclegan_fast.data.scored_images import describe_images, read_test_images, 
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork
-from cyclegan_fast.evaluation.scorer import Scorer, Scores, Translated, with_features
+from cyclegan_fast.evaluation.scorer import SWAPPED, Scorer, Scores, Translated, with_features
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, OPPOSITE, Direction, best_record, refuse_unscored
 from cyclegan_fast.models import directed_score, model_of
@@ -83,12 +83,8 @@ def score_run(
             scores = scorer.score(translators)
             rows.append({"name": path.name, "step": stored.progress.get("step"), **asdict(scores)})
             progress(len(rows), len(checkpoints) + len(others))
-        if data is not None and scorer.seem_swapped(translators, scores):
-            log.warning(
-                "%s: A and B seem to be swapped: the generators of the other direction come nearer to the test images; "
-                "if they are, exchange testA and testB",
-                data,
-            )
+        if scorer.seem_swapped(translators, scores):
+            log.warning("%s: %s", name_of_tests(where), SWAPPED)
         for name, translators in others:
             rows.append({"name": name, **asdict(scorer.score(translators))})
             progress(len(rows), len(checkpoints) + len(others))
@@ -164,38 +160,30 @@ class RunScorer:
         arrays = self.images["AtoB"], self.images["BtoA"]
         self.scorer = Scorer(arrays, device, paired=where.paired, features=features)
 
-    def score(self, translators: Translators, *, cycle: bool = True) -> Scores:
-        """Scores translators of one or both directions.
-
-        Args:
-            translators: By what they translate.
-            cycle: Score the reconstruction, too, where there are both.
-        """
+    def score(self, translators: Translators) -> Scores:
+        """Scores translators of one or both directions, by what they translate."""
         with torch.inference_mode():
-            return self.scorer.score({d: self._translated(translators, d, cycle) for d in translators})
+            return self.scorer.score({direction: self._translated(translators, direction) for direction in translators})
 
     def seem_swapped(self, translators: Translators, scores: Scores) -> bool:
-        """Returns whether the images of A look like those that the generators know as B, and the other way round.
+        """Returns whether A and B of the test images seem to be swapped, by these translators and their scores."""
 
-        Each generator then gets images that look like its results, and leaves them nearly as they are; and those of the
-        other one come much nearer to the test images, in both directions.
-        """
-        if not self.scorer.comparable or set(translators) != set(DIRECTIONS):
-            return False
-        exchanged = self.score({"AtoB": translators["BtoA"], "BtoA": translators["AtoB"]}, cycle=False)
-        names = [f"swd_{direction}" for direction in DIRECTIONS]
-        margins = [3 * (exchanged.spreads[name] + scores.spreads[name]) for name in names]
-        nearer = [scores.values[name] - exchanged.values[name] for name in names]
-        return all(distance > margin for distance, margin in zip(nearer, margins, strict=True))
+        def translated(direction: Direction) -> Callable[[], Iterator[Tensor]]:
+            return lambda: (translators[OPPOSITE[direction]](image)[0] for image in self._inputs(direction))
 
-    def _translated(
-        self, translators: Translators, direction: Direction, cycle: bool
-    ) -> Callable[[], Iterator[Translated]]:
-        inverse = translators.get(OPPOSITE[direction]) if cycle else None
+        with torch.inference_mode():
+            return self.scorer.seem_swapped(scores, {OPPOSITE[d]: translated(OPPOSITE[d]) for d in translators})
+
+    def _inputs(self, direction: Direction) -> Iterator[Tensor]:
+        """The test images [1, C, H, W] in [-1, 1] that a direction takes."""
+        return (to_model_range(torch.from_numpy(pixels)[None].to(self.device)) for pixels in self.images[direction])
+
+    def _translated(self, translators: Translators, direction: Direction) -> Callable[[], Iterator[Translated]]:
+        inverse = translators.get(OPPOSITE[direction])
 
         def translated() -> Iterator[Translated]:
-            for pixels in self.images[direction]:
-                image = translators[direction](to_model_range(torch.from_numpy(pixels)[None].to(self.device)))
+            for source in self._inputs(direction):
+                image = translators[direction](source)
                 if inverse is None:
                     yield Translated(image[0])
                 else:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cyclegan_fast.checkpoint.retention import Scored
 from cyclegan_fast.config import TrainConfig
@@ -17,10 +18,10 @@ from cyclegan_fast.data.scored_images import Images, describe_images, read_test_
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork, load_features
-from cyclegan_fast.evaluation.scorer import Scorer, Translated, with_features
+from cyclegan_fast.evaluation.scorer import SWAPPED, Scorer, Scores, Translated, with_features
 from cyclegan_fast.logs import warn_once
 from cyclegan_fast.memory import is_out_of_memory
-from cyclegan_fast.metrics import best_record, is_better
+from cyclegan_fast.metrics import DIRECTIONS, Direction, best_record, is_better
 from cyclegan_fast.monitoring.evaluations import score_line
 from cyclegan_fast.monitoring.events import EventLog
 from cyclegan_fast.training.samples import SampleTranslator
@@ -61,6 +62,7 @@ class Evaluator:
         self.cancelled: Callable[[], bool] = lambda: False
         self.spent = 0.0  # seconds, of all scores since then
         self.last: float | None = None  # seconds, of the last scores
+        self.swap_checked = False
 
     def begin(
         self, done: int, records: Sequence[dict[str, Any]], cancelled: Callable[[], bool] = lambda: False
@@ -95,12 +97,13 @@ class Evaluator:
     def expected_seconds(self, seconds_per_step: float) -> float:
         """Returns how long the next scores take: as long as the last ones, or by the work that is to be done.
 
-        Each image is translated, back, and back again with noise; features are of it and of its translation.
+        Each image is translated, back, back again with noise, and at first by the generator of the other direction;
+        features are of it and of its translation.
         """
         if self.last is not None:
             return self.last
         count = sum(map(len, self.images))
-        translations = 3 * count / (PASSES_PER_STEP * self.config.optim.images_per_step) * seconds_per_step
+        translations = 4 * count / (PASSES_PER_STEP * self.config.optim.images_per_step) * seconds_per_step
         features = 0.0 if self.features is None else 2 * count * self.features.seconds
         return max(MIN_FIRST_SECONDS, translations + features)
 
@@ -118,6 +121,7 @@ class Evaluator:
                 scorer, directions = self._scorer(), self.translator.step.model.directions
                 scores = scorer.score({direction: self._translations(direction) for direction in directions})
                 untranslated = scorer.untranslated()
+                self._check_swap(scorer, scores)
         except _CancelledError:
             log.info("scores after step %d: given up, as the run is to stop", step)
         except (MemoryError, RuntimeError) as error:
@@ -141,6 +145,30 @@ class Evaluator:
         self.spent += self.last
         return self._headline()
 
+    def _check_swap(self, scorer: Scorer, scores: Scores) -> None:
+        """Warns, by the first scores of a process, if A and B of the test images seem to be swapped."""
+        if not self.swap_checked and self.translator.step.model.reconstructs:
+            self.swap_checked = True
+            if scorer.seem_swapped(scores, {direction: self._exchanged(direction) for direction in DIRECTIONS}):
+                log.warning("%s", SWAPPED)
+
+    def _exchanged(self, direction: Direction) -> Callable[[], Iterator[Tensor]]:
+        """Translations of the images of a direction by the generator of the other one."""
+        domain = direction[0]
+
+        def translated() -> Iterator[Tensor]:
+            for image in self._images_of(domain):
+                yield self.translator.translate_back(domain, self.translator.as_input(image)[0])
+
+        return translated
+
+    def _images_of(self, domain: str) -> Iterator[HeldOutImage]:
+        """The images of a domain, until the run is to stop."""
+        for image in self.images["AB".index(domain)]:
+            if self.cancelled():
+                raise _CancelledError
+            yield image
+
     def _headline(self) -> dict[str, float]:
         score = self.config.run.score
         found = None if self.newest is None else self.newest["scores"].get(score)
@@ -161,12 +189,9 @@ class Evaluator:
 
     def _translations(self, direction: str) -> Callable[[], Iterator[Translated]]:
         domain = direction[0]
-        images: Sequence[HeldOutImage] = self.images["AB".index(domain)]
 
         def translated() -> Iterator[Translated]:
-            for image in images:
-                if self.cancelled():
-                    raise _CancelledError
+            for image in self._images_of(domain):
                 _, translation, *back = self.translator.translate(domain, image)
                 if back:
                     after_noise = self.translator.translate_back(domain, with_noise(translation[None])[0])

@@ -66,15 +66,15 @@ class SampleTranslator:
         images = self.translate(domain, self.images["AB".index(domain)][i])
         if self.step.model.reconstructs:
             return images
-        return [*images, self._real(self.images[1][i])[0]]
+        return [*images, self.as_input(self.images[1][i])[0]]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """What the images of a row are."""
         return COLUMNS if self.step.model.reconstructs else COLUMNS_OF_PAIRS
 
-    def _real(self, image: HeldOutImage) -> Tensor:
-        """The image as a network takes it, [1, C, H, W] in [-1, 1]."""
+    def as_input(self, image: HeldOutImage) -> Tensor:
+        """Returns an image as a network takes it, [1, C, H, W] in [-1, 1]."""
         pixels = torch.from_numpy(image.pixels)[None].to(self.step.device)
         return to_model_range(pixels, channels_last=self.channels_last)
 
@@ -82,7 +82,7 @@ class SampleTranslator:
         """Returns the input [C, H, W], its translation [C', H, W], and its reconstruction [C, H, W] if there is one."""
         generator, inverse = self.generators[domain], self.generators.get("B" if domain == "A" else "A")
         with torch.inference_mode(), self.step.autocast(), _evaluation(generator, inverse or generator):
-            real = self._real(image)
+            real = self.as_input(image)
             # forward: a call of a compiled network would compile it anew for this mode and this shape
             translation = as_full_precision(generator.forward(real))
             back = [] if inverse is None else [as_full_precision(inverse.forward(translation))[0]]

@@ -19,14 +19,15 @@ from PIL import Image
 
 from cyclegan_fast.api.run import Run
 from cyclegan_fast.checkpoint import best_checkpoint, load_generators
-from cyclegan_fast.config import TrainConfig
+from cyclegan_fast.config import TrainConfig, with_settings
 from cyclegan_fast.data.held_out import HeldOutImage
+from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.data.scored_images import set_digest
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluate import evaluate
 from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork
-from cyclegan_fast.evaluation.scorer import Scorer, Translated
+from cyclegan_fast.evaluation.scorer import SWAPPED, Scorer, Translated
 from cyclegan_fast.images.tensors import to_model_range
 from cyclegan_fast.monitoring.events import read_events
 from cyclegan_fast.train import resolve
@@ -247,6 +248,57 @@ def test_test_images_that_are_no_pairs_are_one_sentence(tmp_path: Path) -> None:
         evaluate(run=tmp_path / "run", paired=True, out=tmp_path / "s.json", device="cpu")
 
 
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set whose generators learn within seconds."""
+    root = tmp_path_factory.mktemp("scenes")
+    render_dataset(root, 36, 60, 16, seed=0)
+    for name in "AB":
+        (root / "swapped").mkdir(exist_ok=True)
+        (root / "swapped" / f"test{name}").symlink_to(root / f"test{'AB'.replace(name, '')}")
+    return root
+
+
+def locations(scenes: Path, swapped: bool) -> dict[str, tuple[str, ...]]:
+    """Settings that name where the images are."""
+    tests = scenes / "swapped" if swapped else scenes
+    sides = {f"data_{x}": (str(scenes / f"train{x}"),) for x in "AB"}
+    return sides | {f"test_{x}": (str(tests / f"test{x}"),) for x in "AB"}
+
+
+def test_domains_that_are_swapped_are_pointed_at_by_generators_that_have_learned(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the first scores of a run, and by the command, with --data and without."""
+    size = "--generator resnet_1blocks --ngf 8 --ndf 8 --discriminator n_layers --n-layers 2 --lr 2e-3"
+    epochs = "--n-epochs 3 --n-epochs-decay 3"  # of 60 steps
+    assert trainer(scenes, tmp_path / "first", f"{size} {epochs} --max-steps 358 --eval-every 0").run() == 0
+    for swapped in (False, True):
+        out = tmp_path / f"swapped {swapped}"
+        shutil.copytree(tmp_path / "first", out)
+        more = {"out": out, "resume": "auto", "max_steps": 360, "eval_every": 2, "data": None}
+        caplog.clear()
+        assert Trainer(resolve(None, more | locations(scenes, swapped))).run() == 0
+        assert [event["step"] for event in score_events(out)] == [360]
+        assert caplog.messages.count(SWAPPED) == swapped
+        caplog.clear()
+        for data in (None, scenes / "swapped") if swapped else (None,):
+            assert evaluate(run=out, data=data, out=tmp_path / "s.json", device="cpu", limit=12) == 0
+        assert sum(SWAPPED in line for line in caplog.messages) == 2 * swapped
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_generators_that_have_not_learned_point_at_nothing(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int, exchanged: bool
+) -> None:
+    words = f"--seed {seed} --eval-every 1 --max-steps 1 --eval-images 8 --out {tmp_path}"
+    config = with_settings(train_settings([*FLAGS.split(), *words.split()]), locations(scenes, exchanged))
+    run = Trainer(config)
+    assert run.run() == 0
+    assert run.evaluator.swap_checked and SWAPPED not in caplog.messages
+
+
 def test_domains_of_other_channels_are_scored(tmp_path: Path) -> None:
     root = write_images(tmp_path / "data", "trainA", "testA")
     write_images(root, "trainB", "testB", mode="L")
@@ -299,14 +351,14 @@ def test_by_default_scores_take_a_twentieth_of_the_time(monkeypatch: pytest.Monk
 
 
 def test_the_first_scores_wait_for_a_run_that_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """100 images are 300 passes, there, back, and back again with noise, which is the work of 15 steps."""
+    """100 images are 400 passes: there, back, back with noise, and by the other generator: the work of 20 steps."""
     clock = Clock(monkeypatch)
     evaluator = idle_evaluator(50)
     evaluator.begin(1000, [])  # a run that was continued
-    clock.now += 290 * 2.0
-    assert not evaluator.is_due(1290, epoch_ended=True, last=True)
+    clock.now += 390 * 2.0
+    assert not evaluator.is_due(1390, epoch_ended=True, last=True)
     clock.now += 12 * 2.0
-    assert evaluator.is_due(1302, epoch_ended=True, last=False)
+    assert evaluator.is_due(1402, epoch_ended=True, last=False)
 
 
 def test_the_first_scores_wait_for_as_long_as_their_features_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,10 +366,10 @@ def test_the_first_scores_wait_for_as_long_as_their_features_take(monkeypatch: p
     clock, evaluator = Clock(monkeypatch), idle_evaluator(50)
     evaluator.features = FeatureNetwork("x", lambda images: images, 299, seconds=0.1)
     evaluator.begin(0, [])
-    for epoch in range(1, 90):  # of 100 steps of 0.05 s: 0.75 s of translations, and 20 s of features
+    for epoch in range(1, 90):  # of 100 steps of 0.05 s: 1 s of translations, and 20 s of features
         clock.now += 5.0
-        assert evaluator.is_due(100 * epoch, epoch_ended=True, last=False) is (epoch >= 83)  # of 415 s
-    assert evaluator.expected_seconds(0.05) == pytest.approx(20.75)
+        assert evaluator.is_due(100 * epoch, epoch_ended=True, last=False) is (epoch >= 84)  # of 420 s
+    assert evaluator.expected_seconds(0.05) == pytest.approx(21.0)
 
 
 def test_an_interval_of_ones_own_is_kept_whatever_it_costs() -> None:
