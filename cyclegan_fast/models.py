@@ -16,6 +16,15 @@ from cyclegan_fast.metrics import OPPOSITE, Direction, find_metric
 
 Scored = Literal["A", "B", "AB"]  # what a discriminator scores: images of a domain, or images of both as one
 
+WEIGHTS = {  # settings, each with a loss that it weighs
+    "lambda_gan": "G_A",
+    "lambda_A": "cycle_A",
+    "lambda_B": "cycle_B",
+    "lambda_identity": "idt_A",
+    "lambda_L1": "L1_A",
+    "lambda_self": "self_A",
+}
+
 MAX_UNET = 256  # pixels: the deepest U-Net of Isola et al. 2017 halves the sides of 256 eight times
 MIN_UNET = 32
 
@@ -38,6 +47,11 @@ class Model:
     """Whether its generator is a U-Net where the sides of training images allow one."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Settings whose defaults differ from those of CycleGAN, by name."""
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The settings that weigh its losses, by name; that of wgangp's penalty is of any model."""
+        return tuple(name for name, loss in WEIGHTS.items() if loss in self.losses)
 
     @property
     def directions(self) -> tuple[Direction, ...]:

@@ -54,6 +54,7 @@ class EventLog:
         self.file = AppendedFile(self.path)
         self.to_tensorboard = Unessential("TensorBoard does not show all")
         self.tensorboard: TensorBoard | None = None
+        self.protocol = ""  # of the newest scores that TensorBoard shows
         with self.to_tensorboard, contextlib.suppress(ImportError):  # where it is not installed
             self.tensorboard = TensorBoard(folder / TENSORBOARD_FOLDER, (resume_step or 0) + 1)
 
@@ -66,7 +67,9 @@ class EventLog:
         self.close()
 
     def write(self, step: int, *, losses: Mapping[str, float] | None = None, **scalars: Any) -> dict[str, Any]:
-        """Appends one record: the step, the time (seconds since 1970), the losses, and any further scalars by name.
+        """Appends one record: the step, the time (seconds since 1970), the losses, and any further values by name.
+
+        TensorBoard gets the numbers, and the text of ``protocol`` whenever it is another one.
 
         Numbers that are not finite become null, which JSON can hold.
 
@@ -81,6 +84,9 @@ class EventLog:
             with self.to_tensorboard:
                 for name, value in _scalars({**scalars, "loss": losses or {}}):
                     self.tensorboard.scalar(step, name, value)
+                if scalars.get("protocol", self.protocol) != self.protocol:
+                    self.protocol = scalars["protocol"]
+                    self.tensorboard.text(step, "protocol", self.protocol)
         return event
 
     def image(self, step: int, name: str, image: Image.Image) -> None:

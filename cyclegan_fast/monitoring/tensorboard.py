@@ -1,4 +1,4 @@
-"""Scalars and images in TensorBoard's format.
+"""Scalars, images and texts in TensorBoard's format.
 
 torch's SummaryWriter writes from a thread of its own, which a full disk ends, with a traceback, in the middle of a run.
 """
@@ -55,6 +55,12 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import image as to_summary
 
         self._append(step=step, summary=to_summary(name, np.asarray(image), dataformats="HWC"))
+
+    def text(self, step: int, name: str, content: str) -> None:
+        """Appends a text."""
+        from torch.utils.tensorboard.summary import text
+
+        self._append(step=step, summary=text(name, content))
 
     def close(self) -> None:
         """Closes the file."""

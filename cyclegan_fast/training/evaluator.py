@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -59,26 +60,36 @@ class Evaluator:
         self.best: Mapping[str, Any] | None = None  # by --score, of this protocol
         self.scorer: Scorer | None = None
         self.began, self.first = time.monotonic(), 0  # when training began, and after which step
+        self.total_steps, self.is_scored = 0, False  # of the whole run; whether it had scores before
         self.cancelled: Callable[[], bool] = lambda: False
         self.spent = 0.0  # seconds, of all scores since then
         self.last: float | None = None  # seconds, of the last scores
         self.swap_checked = False
 
     def begin(
-        self, done: int, records: Sequence[dict[str, Any]], cancelled: Callable[[], bool] = lambda: False
+        self,
+        done: int,
+        total_steps: int,
+        records: Sequence[dict[str, Any]],
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         """Starts the clock, right before the first step.
 
         Args:
             done: Steps that are done before.
+            total_steps: Steps of the whole run.
             records: Those of the run so far, of which the best scores are still the best.
             cancelled: Returns whether the run is to stop: scores that are being computed are then given up.
         """
-        self.began, self.first, self.cancelled = time.monotonic(), done, cancelled
+        self.began, self.first, self.total_steps, self.cancelled = time.monotonic(), done, total_steps, cancelled
+        self.is_scored = any("scores" in record for record in records)
         self.best = best_record([r for r in records if r.get("protocol") == self.protocol], self.config.run.score)
 
     def is_due(self, step: int, *, epoch_ended: bool, last: bool) -> bool:
         """Returns whether scores are due after `step`.
+
+        By default that is so after each epoch and the last step, within a share of the time, of which what the last
+        step needs is left for it: its weights are those that are used.
 
         Args:
             step: Steps done.
@@ -91,8 +102,12 @@ class Evaluator:
         if every is not None:
             return every > 0 and (last or step % every == 0)
         elapsed = time.monotonic() - self.began
-        expected = self.expected_seconds(elapsed / (step - self.first))
-        return (epoch_ended or last) and self.spent + expected <= MAX_SHARE * elapsed
+        per_step = elapsed / (step - self.first)
+        expected = self.expected_seconds(per_step)
+        if not (epoch_ended or last) or self.spent + expected > MAX_SHARE * elapsed:
+            return False
+        whole = elapsed + per_step * (self.total_steps - step)
+        return last or self.spent + 2 * expected <= MAX_SHARE * whole
 
     def expected_seconds(self, seconds_per_step: float) -> float:
         """Returns how long the next scores take: as long as the last ones, or by the work that is to be done.
@@ -144,6 +159,16 @@ class Evaluator:
         self.last = time.monotonic() - start
         self.spent += self.last
         return self._headline()
+
+    def end(self) -> None:
+        """Logs how to get scores, where a run has come to its end and its time allowed none."""
+        if self.images[0] and self.config.run.eval_every is None and self.last is None and not self.is_scored:
+            log.info(
+                "no scores: this run is too short for them to take at most %g %% of its time; --eval-every N scores "
+                "every N steps, and python -m cyclegan_fast.evaluate --run %s the checkpoints that are there",
+                100 * MAX_SHARE,
+                shlex.quote(str(self.config.run.out)),
+            )
 
     def _check_swap(self, scorer: Scorer, scores: Scores) -> None:
         """Warns, by the first scores of a process, if A and B of the test images seem to be swapped."""

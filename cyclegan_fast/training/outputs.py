@@ -60,6 +60,7 @@ class RunOutputs:
         self.events = stack.enter_context(EventLog(self.folder, resume_step=done or None))
         self.watch = Watch(self.config, self.events)
         remove_samples_after(self.folder, done or -1)
+        self.total_steps = total_steps
         self.progress = stack.enter_context(TrainingProgress(total_steps, start_step=done))
         self.report = stack.enter_context(RunReport(self.folder, self.progress, self.note))
         stack.enter_context(self.checkpoints)
@@ -75,7 +76,7 @@ class RunOutputs:
             self.save_samples(done)
         self.report.update()
         self.progress.begin()
-        self.evaluator.begin(done, read_events(self.folder), cancelled)
+        self.evaluator.begin(done, self.total_steps, read_events(self.folder), cancelled)
 
     def log(self, step: int, **values: Any) -> dict[str, Any]:
         """Writes a record of the steps since the last one, and returns it: step, time, losses by name, speed ..."""
@@ -101,6 +102,8 @@ class RunOutputs:
             self.save_samples(step)
         if scores_due:
             self.progress.info |= self.evaluator.evaluate(step, self.events)
+        if last:
+            self.evaluator.end()
         info = record and {k: v for k, v in record.items() if k not in ("step", "time", "losses")} | record["losses"]
         self.progress.update(step, info)
         if (record or sample_due or scores_due) and not last:

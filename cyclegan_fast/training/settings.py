@@ -8,12 +8,12 @@ import logging
 import torch
 
 from cyclegan_fast import ops
-from cyclegan_fast.config import RunConfig, TrainConfig, check_ranges
+from cyclegan_fast.config import ObjectiveConfig, RunConfig, TrainConfig, check_ranges
 from cyclegan_fast.data.scored_images import scored_data
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.features import check_features
 from cyclegan_fast.metrics import find_metric, refuse_unscored
-from cyclegan_fast.models import directed_score, model_of
+from cyclegan_fast.models import WEIGHTS, directed_score, model_of
 from cyclegan_fast.training.concurrency import why_not_side_by_side
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ def resolve_settings(config: TrainConfig, device: torch.device) -> TrainConfig:
         UserError: A number is out of its range, or settings contradict each other or the device.
     """
     check_ranges(config)
+    _log_weights_without_effect(config)
     config = _without_identity_across_channels(_with_pairs(config))
     _check_objective(config)
     _check_precision(config, device)
@@ -87,6 +88,16 @@ def _with_pairs(config: TrainConfig) -> TrainConfig:
     return config
 
 
+def _log_weights_without_effect(config: TrainConfig) -> None:
+    """Logs the weights that were given, as they are not the defaults, and that the model has no loss for."""
+    model, objective, defaults = config.model.model, config.objective, ObjectiveConfig()
+    given = [name for name in WEIGHTS if getattr(objective, name) not in (0, getattr(defaults, name))]
+    if unused := [f"--{name.replace('_', '-')}" for name in given if name not in model_of(config).weights]:
+        log.info("no effect: --model %s has no loss that %s weighs", model, " or ".join(unused))
+    if objective.lambda_gp != defaults.lambda_gp and objective.gan_mode != "wgangp":
+        log.info("no effect: --lambda-gp is the weight of a penalty that --gan-mode wgangp alone has")
+
+
 def _check_objective(config: TrainConfig) -> None:
     objective, optim = config.objective, config.optim
     _check_weights(config)
@@ -99,14 +110,8 @@ def _check_objective(config: TrainConfig) -> None:
 
 def _check_weights(config: TrainConfig) -> None:
     """Checks that a loss is left of those that train the generators."""
-    o, losses = config.objective, model_of(config).losses
-    weights = {"lambda_gan": o.lambda_gan}
-    if "cycle_A" in losses:
-        weights |= {"lambda_A": o.lambda_A, "lambda_B": o.lambda_B}
-    if "L1_A" in losses:
-        weights["lambda_L1"] = o.lambda_L1
-    if "self_A" in losses:
-        weights["lambda_self"] = o.lambda_self
+    o = config.objective
+    weights = {name: getattr(o, name) for name in model_of(config).weights if name != "lambda_identity"}
     if len(weights) == 1 and not o.lambda_gan:
         raise UserError(f"nothing to train: --lambda-gan is 0, and {model_of(config).title} has no other loss")
     if not any(weights.values()):

@@ -131,6 +131,23 @@ def test_tensorboard_is_whole_before_and_after_a_full_disk(tmp_path: Path) -> No
     assert [(s.step, s.value) for s in board.Scalars("loss/G_A")] == [(i, i / 8) for i in (1, 2, 5, 6)]
 
 
+def test_tensorboard_shows_the_protocol_of_scores_whenever_it_is_another(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with EventLog(tmp_path) as log:
+        for step, protocol in enumerate(["50 images", "50 images", "20 images"]):
+            log.write(step, scores={"swd": 1.0}, protocol=protocol)
+            log.write(step, losses={"G_A": 1.0})
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    shown = board.Tensors("protocol/text_summary")
+    assert [(text.step, text.tensor_proto.string_val[0].decode()) for text in shown] == [
+        (0, "50 images"),
+        (2, "20 images"),
+    ]
+    assert [scalar.step for scalar in board.Scalars("scores/swd")] == [0, 1, 2]
+
+
 def test_a_tensorboard_that_does_not_work_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "tensorboard").write_text("a file in the place of its folder")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,11 @@ from cyclegan_fast.checkpoint.reference_format import to_reference
 from cyclegan_fast.config import ModelConfig, ObjectiveConfig, RunConfig, TrainConfig
 from cyclegan_fast.data.scenes import render_dataset
 from cyclegan_fast.errors import UserError
-from cyclegan_fast.models import MODELS
+from cyclegan_fast.models import MODELS, WEIGHTS
 from cyclegan_fast.nn import build_networks
 from cyclegan_fast.training.models import build_step
 from cyclegan_fast.training.models.feature_gan import random_features
+from cyclegan_fast.training.settings import resolve_settings
 from cyclegan_fast.training.trainer import Trainer
 from tests.commands import train_settings
 from tests.plain.networks import PlainNLayerDiscriminator, PlainResnetGenerator
@@ -231,3 +234,35 @@ def test_a_run_of_each_trains_scores_resumes_exactly_and_translates(model: str, 
 def test_settings_that_cannot_be_trained_with(scenes: Path, tmp_path: Path, flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         train(scenes, tmp_path / "run", flags)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_weights_of_a_model_are_those_that_change_its_losses(model: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And one that changes none is named in the log, where it was given."""
+    caplog.set_level(logging.INFO)
+
+    def losses(**changes: float) -> dict[str, float]:
+        config = TrainConfig(
+            model=ModelConfig(model=model, generator="resnet_1blocks", ngf=4, ndf=4),  # type: ignore[arg-type]
+            objective=ObjectiveConfig(**changes),  # type: ignore[arg-type]
+        )
+        resolved = resolve_settings(config, torch.device("cpu"))
+        torch.manual_seed(0)
+        step = build_step(build_networks(resolved.model), resolved)
+        A, B = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        return {name: float(loss) for name, loss in step(A, B)[1].items()}
+
+    plain = losses()
+    assert "no effect" not in caplog.text and set(WEIGHTS) < {f.name for f in dataclasses.fields(ObjectiveConfig)}
+    for name in WEIGHTS:
+        caplog.clear()
+        has_effect = losses(**{name: 2 * getattr(ObjectiveConfig(), name)}) != plain
+        assert has_effect is (name in MODELS[model].weights)
+        line = f"no effect: --model {model} has no loss that --{name.replace('_', '-')} weighs"
+        assert (line in caplog.messages) is not has_effect
+    caplog.clear()
+    assert losses(lambda_gp=1.0) == plain and "no effect: --lambda-gp" in caplog.text
+    penalised = losses(gan_mode="wgangp")  # type: ignore[arg-type]
+    caplog.clear()
+    assert losses(gan_mode="wgangp", lambda_gp=1.0) != penalised  # type: ignore[arg-type]
+    assert "no effect" not in caplog.text
