@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.results import Measured, stamped, write_json
+from benchmarks.results import Measured, origin_line, stamped, write_json
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid, to_image
 from cyclegan_fast.studies.folder import StudyFolder
 from cyclegan_fast.studies.markdown import as_markdown
@@ -57,7 +57,7 @@ def with_tables(page: str, numbers: dict[str, Measured]) -> str:
         _, marker, tail = rest.partition(end)
         if not marker:
             raise SystemExit(f"the markers {begin.strip()} and {end.strip()} are missing")
-        page = "\n".join([head + begin, *as_markdown(results_of(found)), "", end]) + tail
+        page = "\n".join([head + begin, *as_markdown(results_of(found)), "", f"{origin_line(measured)}.", "", end]) + tail
     return page
 
 
