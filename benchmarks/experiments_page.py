@@ -57,7 +57,9 @@ def with_tables(page: str, numbers: dict[str, Measured]) -> str:
         _, marker, tail = rest.partition(end)
         if not marker:
             raise SystemExit(f"the markers {begin.strip()} and {end.strip()} are missing")
-        page = "\n".join([head + begin, *as_markdown(results_of(found)), "", f"{origin_line(measured)}.", "", end]) + tail
+        page = (
+            "\n".join([head + begin, *as_markdown(results_of(found)), "", f"{origin_line(measured)}.", "", end]) + tail
+        )
     return page
 
 
