@@ -23,7 +23,7 @@ from cyclegan_fast.errors import UserError
 from cyclegan_fast.evaluation.faithfulness import with_noise
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.scorer import SWAPPED, Scorer, Scores, Translated, with_features
-from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.images.tensors import as_tensor, to_model_range
 from cyclegan_fast.metrics import DEFAULT_SCORE, DIRECTIONS, OPPOSITE, Direction, best_record, refuse_unscored
 from cyclegan_fast.models import directed_score, model_of
 from cyclegan_fast.monitoring.progress import ProgressBar
@@ -176,7 +176,7 @@ class RunScorer:
 
     def _inputs(self, direction: Direction) -> Iterator[Tensor]:
         """The test images [1, C, H, W] in [-1, 1] that a direction takes."""
-        return (to_model_range(torch.from_numpy(pixels)[None].to(self.device)) for pixels in self.images[direction])
+        return (to_model_range(as_tensor(pixels)[None].to(self.device)) for pixels in self.images[direction])
 
     def _translated(self, translators: Translators, direction: Direction) -> Callable[[], Iterator[Translated]]:
         inverse = translators.get(OPPOSITE[direction])

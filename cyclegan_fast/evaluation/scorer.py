@@ -88,7 +88,7 @@ class Scorer:
         """Scores the test images of each domain as if they were translations; none if A and B differ in channels."""
         if not self.comparable:
             return Scores({})
-        return with_means([self._compare(direction, self._real(OPPOSITE[direction])) for direction in DIRECTIONS])
+        return with_means(map(self._untranslated, DIRECTIONS))
 
     def halves(self) -> Scores:
         """Scores a half of each domain's test images by the other half: what as good translations would reach at best.
@@ -123,6 +123,16 @@ class Scorer:
         nearest = min(scores.values[name], untranslated)
         margin = 3 * (found.spread + scores.spreads[name])
         return found.value < SWAPPED_SHARE * nearest and nearest - found.value > margin
+
+    def _untranslated(self, direction: Direction) -> Scores:
+        scores = self._compare(direction, self._real(OPPOSITE[direction]))
+        if self.paired:
+            load, both = self.sets[direction].load, (self.images[direction], self.targets[direction])
+            pairs = [tuple(map(load, pair)) for pair in zip(*both, strict=True)]
+            scores.values.update(
+                {f"{name}_{direction}": fmean(metric(*pair) for pair in pairs) for name, metric in PAIR_METRICS.items()}
+            )
+        return scores
 
     def _score_direction(self, direction: Direction, translated: Iterable[Translated]) -> Scores:
         stored = list[np.ndarray]()

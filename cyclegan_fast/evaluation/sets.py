@@ -20,7 +20,7 @@ from cyclegan_fast.evaluation.feature_distances import (
 )
 from cyclegan_fast.evaluation.features import FeatureNetwork
 from cyclegan_fast.evaluation.sliced_wasserstein import SlicedWasserstein
-from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.images.tensors import as_tensor, to_model_range
 from cyclegan_fast.logs import warn_once
 
 log = logging.getLogger(__name__)
@@ -85,8 +85,7 @@ class SetComparison:
 
     def load(self, pixels: np.ndarray) -> Tensor:
         """Returns stored pixels [H, W, C] as [C, H, W] in [0, 1]."""
-        writable = np.require(pixels, requirements=["C", "W"])  # of torch, which does not write, but warns
-        return unit_range(to_model_range(torch.from_numpy(writable)[None].to(self.device))[0])
+        return unit_range(to_model_range(as_tensor(pixels)[None].to(self.device))[0])
 
 
 def _add_features(fake: Tensor, real: Tensor, values: Values, spreads: Values) -> None:

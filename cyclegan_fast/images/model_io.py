@@ -20,7 +20,7 @@ from cyclegan_fast import ops
 from cyclegan_fast.config import Depth, PixelFormat
 from cyclegan_fast.images.decode import BadImageError, count_clipped, read_unscaled, to_pixel_format, unscaled_of
 from cyclegan_fast.images.image_file import ImageFile
-from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.images.tensors import as_tensor, to_model_range
 
 WHITE = {torch.uint8: 255, torch.uint16: 65535}
 _DEPTHS: dict[np.dtype, Depth] = {np.dtype(np.uint8): "8", np.dtype(np.uint16): "16"}
@@ -107,5 +107,5 @@ def to_levels(images: Tensor, dtype: torch.dtype) -> Tensor:
 def _to_input(pixels: np.ndarray, in_format: PixelFormat, out_format: PixelFormat) -> InputImage:
     """Unscaled pixels [H, W, C] of a file or PIL image."""
     pixel_format = input_format(pixels.dtype, in_format)
-    values = to_model_range(torch.from_numpy(to_pixel_format(pixels, pixel_format))[None])[0]
+    values = to_model_range(as_tensor(to_pixel_format(pixels, pixel_format))[None])[0]
     return InputImage(values, result_depth(pixels.dtype, out_format), count_clipped(pixels, pixel_format))

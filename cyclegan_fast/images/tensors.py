@@ -20,6 +20,11 @@ def to_array(image: Image.Image) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
+def as_tensor(pixels: np.ndarray) -> Tensor:
+    """Returns stored pixels as a tensor of the same shape; a copy where they may not be written to, as Pillow's."""
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+
+
 def to_model_range(
     pixels: Tensor,
     *,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cyclegan_fast.data.held_out import HeldOutImage
-from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.images.tensors import as_tensor, to_model_range
 from cyclegan_fast.memory import is_out_of_memory
 from cyclegan_fast.monitoring.grids import to_image
 from cyclegan_fast.monitoring.samples import COLUMNS, COLUMNS_OF_PAIRS, SampleRow
@@ -75,7 +75,7 @@ class SampleTranslator:
 
     def as_input(self, image: HeldOutImage) -> Tensor:
         """Returns an image as a network takes it, [1, C, H, W] in [-1, 1]."""
-        pixels = torch.from_numpy(image.pixels)[None].to(self.step.device)
+        pixels = as_tensor(image.pixels)[None].to(self.step.device)
         return to_model_range(pixels, channels_last=self.channels_last)
 
     def translate(self, domain: str, image: HeldOutImage) -> list[Tensor]:

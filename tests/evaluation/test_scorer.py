@@ -65,6 +65,16 @@ def test_translations_are_compared_with_the_images_of_their_target() -> None:
         assert untranslated.values[name] == scores.values[name]
 
 
+def test_untranslated_images_are_compared_with_their_partners_too() -> None:
+    a, b = arrays(3, (20, 25, 3)), arrays(3, (20, 25, 3), seed=1)
+    scorer = Scorer((a, b), CPU, paired=True)
+    scores = scorer.score({"AtoB": lambda: identical(a, a), "BtoA": lambda: identical(b, b)}).values
+    untranslated = scorer.untranslated().values
+    for name in ("l1", "psnr", "ssim"):
+        for direction in ("_AtoB", "_BtoA", ""):
+            assert untranslated[name + direction] == pytest.approx(scores[name + direction]), name
+
+
 def test_what_translations_hide_and_keep_is_scored() -> None:
     a, b = arrays(3, (20, 22, 3)), arrays(3, (20, 22, 1), seed=1)
     honest = [Translated(tensor(x).mean(0, keepdim=True), tensor(x), with_noise(tensor(x)[None])[0]) for x in a]

@@ -8,7 +8,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cyclegan_fast import ops
@@ -16,7 +15,7 @@ from cyclegan_fast.data.audit.findings import AuditedImage
 from cyclegan_fast.data.catalog.probe import ImageMetadata
 from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.decode import decode, read
-from cyclegan_fast.images.tensors import to_model_range
+from cyclegan_fast.images.tensors import as_tensor, to_model_range
 
 PAPER, CARD, INK, SOFT, LINE = "#f6f6f3", "#ffffff", "#17181c", "#646670", "#e3e3de"
 
@@ -61,7 +60,7 @@ def _decode(image: AuditedImage) -> Image.Image:
     metadata = image.metadata
     if not isinstance(metadata, ImageMetadata) or (metadata.images and metadata.values != "float"):
         return decode(image.file, 3)
-    pixels = torch.from_numpy(read(image.file, metadata.pixel_format))[..., :3]  # [H, W, 1 to 3]
+    pixels = as_tensor(read(image.file, metadata.pixel_format))[..., :3]  # [H, W, 1 to 3]
     values = to_model_range((pixels if pixels.shape[2] == 3 else pixels[..., :1])[None].contiguous())
     return Image.fromarray(ops.to_uint8(values)[0].expand(-1, -1, 3).contiguous().numpy())  # [H, W, 3]
 
