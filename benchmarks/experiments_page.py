@@ -18,7 +18,7 @@ from benchmarks.results import Measured, origin_line, stamped, write_json
 from cyclegan_fast.monitoring.grids import sample_grid, save_grid, to_image
 from cyclegan_fast.studies.folder import StudyFolder
 from cyclegan_fast.studies.markdown import as_markdown
-from cyclegan_fast.studies.results import Results
+from cyclegan_fast.studies.results import MIN_SEEDS, Results
 from cyclegan_fast.studies.scores import read_strip, shown_scenes
 from cyclegan_fast.studies.variants import STUDIES, TASKS
 
@@ -48,6 +48,39 @@ def updated(numbers: dict[str, Measured], out: Path) -> dict[str, Measured]:
     return updated
 
 
+def repeated(found: dict[str, Any]) -> list[str]:
+    """Returns a sentence on the orders that the first half of the seeds claims: what the second half says of them.
+
+    Nothing where a half has fewer than three seeds, or claims nothing.
+    """
+    seeds = sorted({int(seed) for variant in found["variants"].values() for seed in variant["scores"]})
+    halves = seeds[: len(seeds) // 2], seeds[len(seeds) // 2 :]
+    if len(halves[0]) < MIN_SEEDS:
+        return []
+    pairs = list(zip(*(_of_seeds(found, half).judge() for half in halves), strict=True))
+    claimed = [(one.verdict, other.verdict) for one, other in pairs if one.verdict != "undecided"]
+    if not claimed:
+        return []
+    same = sum(one == other for one, other in claimed)
+    overlap = sum(other == "undecided" for _, other in claimed)
+    first, second = (" ".join(map(str, half)) for half in halves)
+    return [
+        "",
+        f"Seeds {second} repeat the experiment: of the {len(claimed)} orders that seeds {first} claim alone, the paper's "
+        f"or the reverse, they claim {same} as well; in {overlap} they overlap, and {len(claimed) - same - overlap} are "
+        "turned round.",
+    ]
+
+
+def _of_seeds(found: dict[str, Any], seeds: list[int]) -> Results:
+    """The results with these seeds alone."""
+    variants = {
+        name: variant | {"scores": {seed: scores for seed, scores in variant["scores"].items() if int(seed) in seeds}}
+        for name, variant in found["variants"].items()
+    }
+    return results_of(found | {"variants": variants})
+
+
 def with_tables(page: str, numbers: dict[str, Measured]) -> str:
     """Returns the text of the page with the table of each study between its markers."""
     for name, measured in numbers.items():
@@ -57,9 +90,8 @@ def with_tables(page: str, numbers: dict[str, Measured]) -> str:
         _, marker, tail = rest.partition(end)
         if not marker:
             raise SystemExit(f"the markers {begin.strip()} and {end.strip()} are missing")
-        page = (
-            "\n".join([head + begin, *as_markdown(results_of(found)), "", f"{origin_line(measured)}.", "", end]) + tail
-        )
+        table = [*as_markdown(results_of(found)), *repeated(found), "", f"{origin_line(measured)}."]
+        page = "\n".join([head + begin, *table, "", end]) + tail
     return page
 
 
