@@ -61,14 +61,13 @@ def repeated(found: dict[str, Any]) -> list[str]:
     claimed = [(one.verdict, other.verdict) for one, other in pairs if one.verdict != "undecided"]
     if not claimed:
         return []
-    same = sum(one == other for one, other in claimed)
-    overlap = sum(other == "undecided" for _, other in claimed)
+    same, overlap = sum(one == other for one, other in claimed), sum(other == "undecided" for _, other in claimed)
+    turned = len(claimed) - same - overlap
     first, second = (" ".join(map(str, half)) for half in halves)
     return [
         "",
-        f"Seeds {second} repeat the experiment: of the {len(claimed)} orders that seeds {first} claim alone, the paper's "
-        f"or the reverse, they claim {same} as well; in {overlap} they overlap, and {len(claimed) - same - overlap} are "
-        "turned round.",
+        f"Seeds {second} repeat the experiment: of the {len(claimed)} orders that seeds {first} claim alone, the "
+        f"paper's or the reverse, they claim {same} as well; in {overlap} they overlap, and {turned} are turned round.",
     ]
 
 
