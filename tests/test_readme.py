@@ -21,12 +21,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import demo_scores
 from cyclegan_fast.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 ALIASES = {"card": "model_card"}  # the former name of a command
-DEMO = ROOT / "docs" / "results" / "demo.json"
+DEMO = demo_scores.STORED
 PAGES = [ROOT / "docs" / name for name in ("engines.md", "large_images.md", "translate.md", "deploy.md")]
 
 
@@ -137,6 +138,18 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / target).exists() or page.parent / target in generated, (
                 f"{page.name} links to {target}"
             )
+
+
+def test_the_scores_of_a_demo_are_stored_as_it_left_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_scores, "STORED", tmp_path / "stored.json")
+    monkeypatch.setattr("sys.argv", ["demo_scores", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"scores\.json does not exist"):
+        demo_scores.main()
+    (found,) = json.loads(DEMO.read_text("utf-8"))["results"]
+    (tmp_path / "scores.json").write_text(json.dumps(found))
+    demo_scores.main()
+    stored = json.loads((tmp_path / "stored.json").read_text())
+    assert stored["results"] == [found] and stored["commit"] and stored["date"]
 
 
 def test_the_scores_of_the_demo_are_the_stored_ones() -> None:
