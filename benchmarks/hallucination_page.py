@@ -16,9 +16,9 @@ PAGE, STORED = (DOCS / "results" / f"hallucination.{kind}" for kind in ("md", "j
 MIN_INVENTED_IN = 10  # images that the generator must have invented in, for an area that says something about it
 GOOD_AREA = 0.8  # counted as found
 MAP, PLACES = "retranslated, 5x5", "retranslated, 5x5, of another image"
-# Of the map, in the mean of the rows. Measured were 0.84 and, of larger runs, 0.87. The map of another image, which
-# knows places alone, had 0.755 and 0.80: below 0.75 a map tells nothing about its own image.
-MIN_MAP_AREA = 0.75
+# Of the map, in the mean of the rows: measured were 0.84 and, of larger runs, 0.87. The map of another image, which
+# knows places alone, had 0.755 and 0.80: a map that is hardly better tells nothing about its own image.
+MIN_MAP_AREA, MIN_GAIN = 0.75, 0.02
 NO_FLAGS = {"retranslated"}  # the scores that no flag follows from
 
 
@@ -59,27 +59,29 @@ def table(measured: Measured) -> list[str]:
 
 
 def verdict(measured: Measured) -> tuple[str, bool]:
-    """Returns a line about all rows, and whether the map finds inventions: its mean area is at least `MIN_MAP_AREA`.
+    """Returns a line about all rows, and whether the map finds inventions.
 
-    Rows without an area are left out; where none is left, nothing was found.
+    Its mean area is then at least `MIN_MAP_AREA`, and `MIN_GAIN` above that of the map of another image. Rows without
+    an area are left out; where none is left, nothing was found.
     """
     rows = [found for _, _, found in _rows(measured)]
     maps, places = (_known(row["hallucinating"]["pixel_auc"][name] for row in rows) for name in (MAP, PLACES))
     if not maps:
         return "maps: no pixel was invented in any row, so nothing shows that they find any", False
-    mean = statistics.fmean(maps)
+    mean, alone = statistics.fmean(maps), statistics.fmean(places)
+    good = mean >= MIN_MAP_AREA and mean >= alone + MIN_GAIN
     line = (
         f"maps: pixel area of retranslated {_range(maps, len(rows))}, mean {mean:.3f} "
-        f"(of places alone {statistics.fmean(places):.3f}; fails below {MIN_MAP_AREA}); "
+        f"(of places alone {alone:.3f}; fails below {MIN_MAP_AREA}, and below {alone + MIN_GAIN:.3f}); "
     )
     enough = [row["image_auc"] for row in rows if row["hallucinating"]["images_with_inventions"] >= MIN_INVENTED_IN]
     flagging = {name: _known(areas[name] for areas in enough) for name in rows[0]["image_auc"] if name not in NO_FLAGS}
     means = {name: statistics.fmean(areas) for name, areas in flagging.items() if areas}
     best = max(means, key=lambda name: means[name], default=None)
     if best is None:
-        return f"{line}images: too few were invented in", mean >= MIN_MAP_AREA
+        return f"{line}images: too few were invented in", good
     images = f"images: {best.replace('_', ' ')}, the best score that flags, {_range(flagging[best], len(rows))}"
-    return line + images, mean >= MIN_MAP_AREA
+    return line + images, good
 
 
 def _known(areas: Iterable[float | None]) -> list[float]:

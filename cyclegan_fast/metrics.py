@@ -74,20 +74,21 @@ def find_metric(score: str) -> Metric:
     return metric
 
 
-def refuse_unscored(score: str, *, pairs: bool, features: bool) -> None:
+def refuse_unscored(score: str, *, pairs: bool, features: bool, flag: str = "--paired") -> None:
     """Refuses a score that nothing is computed for.
 
     Args:
         score: Its name.
         pairs: Whether translations are compared with their partners.
         features: Whether features are.
+        flag: What compares them with their partners.
 
     Raises:
         UserError: There is no such score, or it needs pairs or features.
     """
     needs = find_metric(score).needs
     if needs == "pairs" and not pairs:
-        raise UserError(f"--score {score} compares an image with its partner: add --paired, or choose another")
+        raise UserError(f"--score {score} compares an image with its partner: add {flag}, or choose another")
     if needs == "features" and not features:
         raise UserError(f"--score {score} compares features: name a network with --features, or choose another")
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -95,8 +95,12 @@ def list_test_pairs(config: DataConfig) -> list[tuple[ImageFile, ImageFile]]:
     Raises:
         UserError: Some have no partner, or `list_test_files` raises.
     """
-    a, b = list_test_files(config)
-    return list(zip(*partners(list(a), list(b)), strict=True)) if a and b else []
+    a, b = _list_tests(config)
+    if not (a.usable and b.usable):
+        return []
+    usable = {*a.usable, *b.usable}  # where one of a pair is quarantined, both are left out
+    pairs = zip(*partners(a.files, b.files), strict=True)
+    return [(one, other) for one, other in pairs if {one, other} <= usable]
 
 
 def list_test_files(config: DataConfig) -> tuple[Sequence[ImageFile], Sequence[ImageFile]]:
@@ -105,12 +109,35 @@ def list_test_files(config: DataConfig) -> tuple[Sequence[ImageFile], Sequence[I
     Raises:
         UserError: A location of ``config.test_A`` or ``config.test_B`` is missing, empty or refused.
     """
+    a, b = _list_tests(config)
+    return a.usable, b.usable
+
+
+class _Tests(NamedTuple):
+    """The test images of a domain."""
+
+    files: list[ImageFile]
+    usable: list[ImageFile]
+    """Those that no quarantine list names."""
+
+    @classmethod
+    def of(cls, files: list[ImageFile], folder: Path) -> _Tests:
+        """Those of files that the quarantine list of `folder` leaves."""
+        return cls(files, [file for file in exclude(files, folder) if file is not None])
+
+    def half(self, half: Literal["left", "right"]) -> _Tests:
+        """Those on one half of images that show A and B side by side."""
+        return _Tests(*([replace(file, half=half) for file in files] for files in self))
+
+
+def _list_tests(config: DataConfig) -> tuple[_Tests, _Tests]:
+    """The test images of A and B, as the networks name the domains."""
     if config.test_A is not None and config.test_B is not None:
         pair = _files_at(config.test_A), _files_at(config.test_B)
     elif config.data is not None:
         pair = _files_below(config.data, config.paired)
     else:
-        return [], []
+        pair = _Tests([], []), _Tests([], [])
     return pair if config.direction == "AtoB" else (pair[1], pair[0])
 
 
@@ -119,29 +146,28 @@ def name_of_tests(config: DataConfig) -> str:
     return str(config.data or " ".join((*(config.test_A or ()), *(config.test_B or ()))))
 
 
-def _files_at(locations: Sequence[str]) -> list[ImageFile]:
+def _files_at(locations: Sequence[str]) -> _Tests:
     files = find_images(locations)
-    return [file for file in exclude(files, catalog_folder_of(locations[0], files[0])) if file is not None]
+    return _Tests.of(list(files), catalog_folder_of(locations[0], files[0]))
 
 
-def _files_below(root: Path, paired: bool) -> tuple[list[ImageFile], list[ImageFile]]:
+def _files_below(root: Path, paired: bool) -> tuple[_Tests, _Tests]:
     if paired and (root / "train").is_dir():
-        whole = next((files for name in ("test", "val") if (files := _files_in(root, name))), [])
-        left, right = ([replace(file, half=half) for file in whole] for half in ("left", "right"))
-        return left, right
+        found = (_files_in(root, name) for name in ("test", "val"))
+        whole = next((tests for tests in found if tests.usable), _Tests([], []))
+        return whole.half("left"), whole.half("right")
     return _files_in(root, "testA"), _files_in(root, "testB")
 
 
-def _files_in(root: Path, name: str) -> list[ImageFile]:
+def _files_in(root: Path, name: str) -> _Tests:
     if not (root / name).is_dir():
-        return []
+        return _Tests([], [])
     try:
         with readable(root / name):
-            files = exclude([ImageFile(str(path)) for path in list_folder(root / name)], root)
+            return _Tests.of([ImageFile(str(path)) for path in list_folder(root / name)], root)
     except UserError as error:
         log.info("%s; %s is passed over", error, name)
-        return []
-    return [file for file in files if file is not None]
+        return _Tests([], [])
 
 
 def _read_some(

@@ -12,6 +12,7 @@ from cyclegan_fast.config import DataConfig, TrainConfig
 from cyclegan_fast.data import transforms
 from cyclegan_fast.data.held_out import MAX_SIDE, HeldOutImage, list_test_files, list_test_pairs, read_groups
 from cyclegan_fast.data.loaders.samples import Domain
+from cyclegan_fast.errors import UserError
 from cyclegan_fast.images.image_file import ImageFile
 
 Images = tuple[list[HeldOutImage], list[HeldOutImage]]
@@ -38,19 +39,31 @@ def read_test_images(
         min_size: The shortest side that the networks can take, in pixels.
 
     Raises:
-        UserError: Pairs are wanted, and some images have no partner; or a location is missing, empty or refused.
+        UserError: Pairs are wanted, and some images have no partner, or one of another size; or a location is missing,
+            empty or refused.
     """
+    if config.paired:
+        read = _read_scored(list_test_pairs(config), domains, config, count, min_size)
+        for a, b in read:
+            _check_sizes(a, b)
+        return [a for a, _ in read], [b for _, b in read]
     files = list_test_files(config)
     if not (files[0] and files[1]):
         return [], []
-    if not config.paired:
-        a, b = (
-            [image for (image,) in _read_scored([(file,) for file in side], [domain], config, count, min_size)]
-            for side, domain in zip(files, domains, strict=True)
+    one, other = (
+        [image for (image,) in _read_scored([(file,) for file in side], [domain], config, count, min_size)]
+        for side, domain in zip(files, domains, strict=True)
+    )
+    return (one, other) if one and other else ([], [])
+
+
+def _check_sizes(a: HeldOutImage, b: HeldOutImage) -> None:
+    (height, width), (height_b, width_b) = a.pixels.shape[:2], b.pixels.shape[:2]
+    if (height, width) != (height_b, width_b):
+        raise UserError(
+            f"--paired: {a.source} is scored with {width}x{height} pixels and {b.source} with {width_b}x{height_b}: "
+            "the two of a pair need one size; --preprocess resize_and_crop gives them one"
         )
-        return (a, b) if a and b else ([], [])
-    read = _read_scored(list_test_pairs(config), domains, config, count, min_size)
-    return [a for a, _ in read], [b for _, b in read]
 
 
 def _read_scored(

@@ -27,7 +27,7 @@ from cyclegan_fast.metrics import DIRECTIONS, OPPOSITE, Direction
 SWAPPED_SHARE = 0.8
 SWAPPED = (
     "A and B of the test images seem to be swapped: the generators of the other direction come much nearer to them; if "
-    "they are, exchange testA and testB"
+    "they are, exchange testA and testB, or --test-A and --test-B"
 )
 
 
@@ -78,6 +78,7 @@ class Scorer:
         of_A = of_B if self.comparable else SetComparison((a, b), device, features)
         self.sets: dict[Direction, SetComparison] = {"AtoB": of_B, "BtoA": of_A}  # in the space of the target
         self.real: dict[Direction, Summary] = {}  # of the targets, once they are needed
+        self.of_untranslated: Scores | None = None  # the same
 
     def score(self, translate: Mapping[Direction, Callable[[], Iterable[Translated]]]) -> Scores:
         """Scores the translations that each of `translate` returns, of all images of its direction, in their order."""
@@ -86,9 +87,10 @@ class Scorer:
 
     def untranslated(self) -> Scores:
         """Scores the test images of each domain as if they were translations; none if A and B differ in channels."""
-        if not self.comparable:
-            return Scores({})
-        return with_means(map(self._untranslated, DIRECTIONS))
+        if self.of_untranslated is None:
+            scores = map(self._untranslated, DIRECTIONS) if self.comparable else []
+            self.of_untranslated = with_means(scores)
+        return self.of_untranslated
 
     def halves(self) -> Scores:
         """Scores a half of each domain's test images by the other half: what as good translations would reach at best.
@@ -127,11 +129,12 @@ class Scorer:
     def _untranslated(self, direction: Direction) -> Scores:
         scores = self._compare(direction, self._real(OPPOSITE[direction]))
         if self.paired:
-            load, both = self.sets[direction].load, (self.images[direction], self.targets[direction])
-            pairs = [tuple(map(load, pair)) for pair in zip(*both, strict=True)]
-            scores.values.update(
-                {f"{name}_{direction}": fmean(metric(*pair) for pair in pairs) for name, metric in PAIR_METRICS.items()}
-            )
+            of_pairs: dict[str, list[float]] = {name: [] for name in PAIR_METRICS}
+            for pair in zip(self.images[direction], self.targets[direction], strict=True):
+                image, partner = map(self.sets[direction].load, pair)
+                for name, metric in PAIR_METRICS.items():
+                    of_pairs[name].append(metric(image, partner))
+            scores.values.update({f"{name}_{direction}": fmean(values) for name, values in of_pairs.items()})
         return scores
 
     def _score_direction(self, direction: Direction, translated: Iterable[Translated]) -> Scores:

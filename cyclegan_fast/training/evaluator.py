@@ -136,7 +136,6 @@ class Evaluator:
                 scorer, directions = self._scorer(), self.translator.step.model.directions
                 scores = scorer.score({direction: self._translations(direction) for direction in directions})
                 untranslated = scorer.untranslated()
-                self._check_swap(scorer, scores)
         except _CancelledError:
             log.info("scores after step %d: given up, as the run is to stop", step)
         except (MemoryError, RuntimeError) as error:
@@ -156,6 +155,7 @@ class Evaluator:
             if is_better(score, self.newest["scores"].get(score), before):
                 self.best = self.newest
             log.info("%s", score_line(self.newest, self.best, score))
+            self._check_swap(scorer, scores)
         self.last = time.monotonic() - start
         self.spent += self.last
         return self._headline()
@@ -172,10 +172,21 @@ class Evaluator:
 
     def _check_swap(self, scorer: Scorer, scores: Scores) -> None:
         """Warns, by the first scores of a process, if A and B of the test images seem to be swapped."""
-        if not self.swap_checked and self.translator.step.model.reconstructs:
-            self.swap_checked = True
-            if scorer.seem_swapped(scores, {direction: self._exchanged(direction) for direction in DIRECTIONS}):
-                log.warning("%s", SWAPPED)
+        if self.swap_checked or not self.translator.step.model.reconstructs:
+            return
+        self.swap_checked = True
+        try:
+            with torch.inference_mode():
+                seem_swapped = scorer.seem_swapped(scores, {d: self._exchanged(d) for d in DIRECTIONS})
+        except _CancelledError:
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            log.info("whether A and B of the test images are swapped was not looked at: the memory is full")
+            return
+        if seem_swapped:
+            log.warning("%s", SWAPPED)
 
     def _exchanged(self, direction: Direction) -> Callable[[], Iterator[Tensor]]:
         """Translations of the images of a direction by the generator of the other one."""
@@ -241,11 +252,12 @@ def read_scored_images(config: TrainConfig, domains: Sequence[Domain], *, min_si
     try:
         images = read_test_images(data, domains, count=config.run.eval_images, min_size=min_size)
     except UserError as error:
-        if config.data.test_A is not None:
-            raise
-        if not config.data.paired:
-            reason = str(error).removeprefix("--paired: ")
+        reason = str(error).removeprefix("--paired: ")
+        is_of_pairs = reason != str(error)
+        if is_of_pairs and not config.data.paired:
             raise UserError(f"--eval-paired: the test images are no pairs: {reason}") from error
+        if config.data.test_A is not None and not is_of_pairs:
+            raise
         log.warning("no scores of the test images: %s", error)
         return [], []
     if not images[0]:

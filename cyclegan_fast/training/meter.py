@@ -38,6 +38,10 @@ class Meter:
             done: Steps of the run so far.
         """
         self.waited, self.done = waited, done
+        if done:  # what was skipped before a resume
+            self.values = None
+            self.skipped_before = {name: value for name, value in self.read().items() if name in self.updates}
+            self.values = None
         self.start, self.timed_steps = time.perf_counter(), 0
 
     def reset(self) -> None:

@@ -174,7 +174,9 @@ def _check_score(config: TrainConfig) -> None:
         find_metric(run.score)
     except UserError as error:
         raise UserError(f"--score: {error}") from error
-    refuse_unscored(run.score, pairs=scored_data(config).paired, features=run.features is not None)
+    refuse_unscored(
+        run.score, pairs=scored_data(config).paired, features=run.features is not None, flag="--eval-paired"
+    )
     if run.features is not None:
         check_features(run.features)
     elif run.features_size is not None:

@@ -407,10 +407,13 @@ def test_a_task_runs_by_the_commands_and_again_without_training(
     found = learning.learn(task, tmp_path, 2)
     assert found["steps"] == 2 and found["AtoB"]["files"].startswith("uint16, 1 channel(s), ")
     for direction in learning.DIRECTIONS:
-        assert found[direction]["l1"]["translated"] > found[direction]["l1"]["untranslated"] > 0  # of two steps
-        grids = found[direction]["checkerboard"]
-        assert grids.keys() == {"translated", "real"} and grids["translated"] > 2 * grids["real"] > 0
+        assert min(found[direction]["l1"].values()) > 0
+        assert found[direction]["checkerboard"].keys() == {"translated", "real"}
+        assert min(found[direction]["checkerboard"].values()) > 0
+    (weights,) = (tmp_path / "run" / "checkpoints").glob("step_*")
+    written = weights.stat().st_mtime_ns
     assert (tmp_path / "sheet.png").is_file() and learning.learn(task, tmp_path, 2) == found
+    assert weights.stat().st_mtime_ns == written
 
 
 def test_larger_batches_are_asked_about_at_equal_updates_as_well() -> None:

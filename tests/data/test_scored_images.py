@@ -14,6 +14,7 @@ from PIL import Image
 from cyclegan_fast.config import DataConfig, PixelFormat
 from cyclegan_fast.data.loaders.samples import Domain
 from cyclegan_fast.data.scored_images import Images, describe_geometry, describe_images, read_test_images, set_digest
+from cyclegan_fast.errors import UserError
 from tests.data.sample_images import noise
 
 
@@ -126,3 +127,25 @@ def test_the_geometry_is_described(tmp_path: Path) -> None:
         "none": "the middle 1024x1024 of larger ones",
     }
     assert {mode: describe_geometry(DataConfig(preprocess=mode)) for mode in texts} == texts  # type: ignore[arg-type]
+
+
+def test_a_pair_of_which_one_is_quarantined_is_left_out(tmp_path: Path) -> None:
+    for side in "AB":
+        write(tmp_path / f"test{side}", 6)
+    (tmp_path / "quarantine.txt").write_text("testA/1.png\ntestB/4.png\n")
+    a, b = names(read(tmp_path, paired=True, count=50))
+    assert sorted(a) == [f"testA/{i}.png" for i in (0, 2, 3, 5)] and [x.replace("A", "B") for x in a] == b
+    apart = {f"test_{side}": (str(tmp_path / f"test{side}"),) for side in "AB"}
+    assert len(read(None, data_A=("a",), data_B=("b",), paired=True, count=50, **apart)[0]) == 6  # its own list counts
+    (tmp_path / "testA" / "quarantine.txt").write_text("1.png\n")
+    a, b = names(read(None, data_A=("a",), data_B=("b",), paired=True, count=50, **apart))
+    assert len(a) == 5 and [x.replace("A", "B") for x in a] == b
+
+
+def test_pairs_of_two_sizes_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "testA", 3)
+    write(tmp_path / "testB", 3, (44, 40))
+    assert len(read(tmp_path, paired=True)[0]) == 3  # which get one size
+    with pytest.raises(UserError, match=r"^--paired: .*testA/\d\.png is scored with 44x36 pixels and .* with 44x40: "):
+        read(tmp_path, paired=True, preprocess="none")
+    assert len(read(tmp_path, preprocess="none")[0]) == 3

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cyclegan_fast import logs
 from cyclegan_fast.checkpoint import load_generators
 from cyclegan_fast.config import TrainConfig
 from cyclegan_fast.data.scored_images import set_digest
@@ -252,9 +253,10 @@ class Means(torch.nn.Module):
 
 @pytest.mark.parametrize(("count", "notes"), [(6, ["FID of 6 images"]), (50, []), (99, []), (100, [])])
 def test_only_what_is_scored_is_too_few_for_fid(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, count: int, notes: list[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, count: int, notes: list[str]
 ) -> None:
     """And not the halves of the target, which are a yardstick."""
+    monkeypatch.setattr(logs, "_reported", set())
     network = FeatureNetwork("means", Means(), None)
     x, y = (write_images(tmp_path / name, count, seed=i, size=(16, 16)) for i, name in enumerate("xy"))
     found = score_folder(x, y, torch.device("cpu"), features=network)

@@ -199,11 +199,15 @@ def test_the_verdict_is_the_mean_area_of_the_maps() -> None:
     line, good = hallucination_page.verdict(judged_rows(0.8, 0.72, 0.79, None))
     assert good and line == (
         "maps: pixel area of retranslated 0.72 to 0.80, at least 0.8 in 1 of 3 rows, 1 rows left out, mean 0.770 "
-        "(of places alone 0.700; fails below 0.75); "
+        "(of places alone 0.700; fails below 0.75, and below 0.720); "
         "images: hidden, the best score that flags, 0.60 to 0.60, at least 0.8 in 0 of 3 rows, 1 rows left out"
     )
     assert hallucination_page.verdict(judged_rows(0.75, 0.75))[1]
     assert not hallucination_page.verdict(judged_rows(0.9, 0.59))[1]
+    known = judged_rows(0.85, 0.85)
+    for photos in ("with", "without"):
+        known["results"][0][photos]["hallucinating"]["pixel_auc"][hallucination_page.PLACES] = 0.84
+    assert not hallucination_page.verdict(known)[1]  # by places alone
     line, good = hallucination_page.verdict(judged_rows(None, None))
     assert not good and line.startswith("maps: no pixel was invented")
     few = judged_rows(0.9, 0.9)
@@ -221,6 +225,7 @@ def test_the_command_ends_with_the_verdict(
     status: int,
 ) -> None:
     monkeypatch.setattr(hallucination_page, "MIN_MAP_AREA", limit)
+    monkeypatch.setattr(hallucination_page, "MIN_GAIN", -1.0)
     assert main(["--out", str(tiny[0]), "--cases", "tree:0.5:1", *tiny[1]]) == status
     found = json.loads((tiny[0] / "faithfulness.json").read_text())
     assert hallucination_page.verdict(found)[0] == capsys.readouterr().out.splitlines()[-1]

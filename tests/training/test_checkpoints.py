@@ -332,7 +332,7 @@ def test_without_scores_there_is_no_best(images: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         ("--score swdd", "--score: unknown score 'swdd', did you mean 'swd'"),
-        ("--score psnr", "--score psnr compares an image with its partner: add --paired"),
+        ("--score psnr", "--score psnr compares an image with its partner: add --eval-paired"),
         ("--score fid", "--score fid compares features: name a network with --features"),
     ],
 )

@@ -243,6 +243,10 @@ def test_test_images_that_are_no_pairs_are_one_sentence(tmp_path: Path) -> None:
     (root / "testB" / "0.png").rename(root / "testB" / "x.png")
     with pytest.raises(UserError, match=r"^--eval-paired: the test images are no pairs: these have no partner of the"):
         trainer(root, tmp_path / "run", "--eval-paired")
+    words = f"{FLAGS} --eval-paired --out {tmp_path / 'apart'}"
+    apart = with_settings(train_settings(words.split()), locations(root, swapped=False))
+    with pytest.raises(UserError, match=r"^--eval-paired: the test images are no pairs: these have no partner of the"):
+        Trainer(apart)
     assert trainer(root, tmp_path / "run", "--max-steps 1").run() == 0
     with pytest.raises(UserError, match=r"^--paired: these have no partner of the same name in the other domain: "):
         evaluate(run=tmp_path / "run", paired=True, out=tmp_path / "s.json", device="cpu")

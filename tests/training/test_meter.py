@@ -25,3 +25,12 @@ def test_updates_that_were_skipped_count_in_their_record_alone() -> None:
     meter.reset()
     step(1.0, G, D)
     assert meter.skipped() == []
+    resumed = Meter({"the generators": G, "the discriminators": D})
+    resumed.begin(lambda: 0.0, done=5)
+    resumed.add({"G": torch.tensor(1.0)})
+    assert resumed.skipped() == ["the generators", "the discriminators"]  # neither was updated in this step
+    resumed = Meter({"the generators": G, "the discriminators": D})
+    resumed.begin(lambda: 0.0, done=5)
+    D += 1
+    resumed.add({"G": torch.tensor(1.0)})
+    assert resumed.skipped() == ["the generators"]

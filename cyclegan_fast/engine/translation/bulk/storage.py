@@ -143,7 +143,8 @@ class RemoteStorage:
             with _reading(f"{self.url}/{name}"):
                 _retried(fs.get_file, f"{root}/{name}", str(path))
         except ForbiddenError as error:
-            self._refused.append(name)
+            if not self._read:
+                self._refused.append(name)
             if not self._read and len(self._refused) >= MAX_REFUSED:
                 raise StorageError(f"{error}; so it was with all of the first {MAX_REFUSED} files") from error
             raise
