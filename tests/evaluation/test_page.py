@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cyclegan_fast.config import RunConfig
+from cyclegan_fast.config import DataConfig, RunConfig
 from cyclegan_fast.evaluate import evaluate
 from cyclegan_fast.evaluation.features import load_features
 from cyclegan_fast.metrics import METRICS
@@ -57,6 +57,6 @@ def test_the_tests_that_it_names_exist() -> None:
 
 def test_it_explains_every_score_and_no_flag_that_is_not_there() -> None:
     assert set(METRICS) <= set(re.findall(r"`(\w+)`", PAGE))
-    settings = {field.name for field in dataclasses.fields(RunConfig)} | {"data", "paired"}
+    settings = {field.name for config in (DataConfig, RunConfig) for field in dataclasses.fields(config)}
     known = settings | set(inspect.signature(evaluate).parameters)
-    assert {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-z-]+)", PAGE)} <= known
+    assert {flag.replace("-", "_") for flag in re.findall(r"--([a-z][a-zA-Z-]+)", PAGE)} <= known
