@@ -171,7 +171,10 @@ def test_workers_on_this_machine_leave_no_trace(bulk_engine, bulk_images, plain_
         command = [sys.executable, "-m", "cyclegan_fast.translate", *map(str, words)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        assert ".cc:" not in done.stderr
+        lines = [line for line in done.stderr.splitlines() if ".cc:" in line]
+        assert all("file_system_monitor.cc" in line for line in lines), (
+            lines
+        )  # which warns of a disk that is nearly full
         assert not list(Path(scratch).iterdir()) and not (home / ".ray").exists()
     assert contents(tmp_path / "out") == plain_results
 
