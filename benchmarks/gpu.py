@@ -141,6 +141,7 @@ def kernels(seconds: float) -> int:
 def tests(seconds: float) -> int:
     """The Python tests marked gpu, the step's first, on the package that was built and not the one in the checkout."""
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-o", f"pythonpath={BUILD / 'lib'} ."]
+    words += ["-p", "benchmarks.print_failures"]  # each at once, as the run may be ended before its summary
     words += ["--continue-on-collection-errors"]  # a module that is missing here costs the file that needs it
     processes = ["-n", str(TEST_PROCESSES)] if importlib.util.find_spec("xdist") else []
     step = "tests/training/test_step_gpu.py"

@@ -390,7 +390,7 @@ void test_rounding(Layout layout) {
   for (int64_t i = 0; i < count; ++i) {
     expected.push_back(double(widen(narrow<T>(C(C(x[i]) + C(residual[i]))))));
   }
-  std::vector<C> statistics(size_t(3 * c), C(0));
+  SharedVector<C> statistics(size_t(3 * c), C(0));
   std::fill(statistics.end() - c, statistics.end(), C(1));
   for (const Setting& setting : kSettings) {
     Guarded<T> y(count);
