@@ -14,14 +14,14 @@ class PrintFailures:
     """Prints the end of the traceback of each test that fails; under pytest-xdist those of all processes."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.terminal = config.pluginmanager.getplugin("terminalreporter")
+        self.config = config
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and self.terminal is not None:
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")  # which the processes of xdist lack
+        if report.failed and terminal is not None:
             lines = report.longreprtext.splitlines()[-MAX_LINES:]
-            self.terminal.write_line("")
-            for line in [f"FAILED {report.nodeid} ({report.when})", *lines]:
-                self.terminal.write_line(line)
+            for line in ["", f"FAILED {report.nodeid} ({report.when})", *lines]:
+                terminal.write_line(line)
 
 
 def pytest_configure(config: pytest.Config) -> None:
