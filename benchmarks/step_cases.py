@@ -179,7 +179,8 @@ def ours(
     nets = copy.deepcopy(networks).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compiled:
         compile_each(nets)
-    step = CycleGANStep(nets, work.config(amp=amp, side_by_side="auto" if rung.side_by_side else "off"))
+    side_by_side = "auto" if rung.side_by_side else "off"
+    step = CycleGANStep(nets, work.config(amp=amp, side_by_side=side_by_side, compile=compiled))
     step.pairs = rung.pairs
     if not rung.joint:
         step.joint = JointGradients([])

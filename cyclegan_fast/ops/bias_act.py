@@ -96,7 +96,7 @@ class _BiasAct(torch.autograd.Function):
             return None, None, None
         ticket, *y = ctx.saved_tensors
         needs_x, needs_bias, _ = ctx.needs_input_grad
-        passes_through = not y and len(grads) == 1 and ctx.options.dtype == ctx.dtypes[0]
+        passes_through = len(y) == 0 and len(grads) == 1 and ctx.options.dtype == ctx.dtypes[0]
         found = iter(_gradients(ctx, grads, y, ticket, needs_x and not passes_through, needs_bias))
         grad_x = (grads[0] if passes_through else next(found)) if needs_x else None
         return grad_x, next(found) if needs_bias else None, None

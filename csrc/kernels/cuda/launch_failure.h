@@ -7,7 +7,7 @@ namespace cyclegan_fast {
 
 struct LaunchFailure {
   std::string kernel;  // "resident_kernel"
-  std::string error;   // "cudaErrorInvalidConfiguration (invalid configuration argument)"
+  std::string error;   // "cudaErrorInvalidValue (invalid argument)"
 };
 
 // Of the last launch on this thread that gave Status::kLaunchFailed.

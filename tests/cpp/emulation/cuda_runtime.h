@@ -51,7 +51,7 @@ struct dim3 {
 };
 
 using cudaStream_t = void*;
-enum cudaError_t { cudaSuccess, cudaErrorInvalidValue, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t { cudaSuccess, cudaErrorInvalidValue };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
 struct cudaLaunchAttribute {
@@ -284,7 +284,7 @@ inline void run_grid(const cudaLaunchConfig_t& config, const void* function,
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
                                Args&&... args) {
-  if (config->blockDim.x > 1024) return cudaErrorInvalidConfiguration;
+  if (config->blockDim.x > 1024) return cudaErrorInvalidValue;  // as an H200 does
   emulation::run_grid(*config, reinterpret_cast<const void*>(kernel),
                       [&] { kernel(Params(args)...); });
   return cudaSuccess;
@@ -299,9 +299,9 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Params...), cudaFuncAttribute, i
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaErrorInvalidConfiguration ? "cudaErrorInvalidConfiguration" : "another";
+  return error == cudaErrorInvalidValue ? "cudaErrorInvalidValue" : "another";
 }
-inline const char* cudaGetErrorString(cudaError_t) { return "invalid configuration argument"; }
+inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
 
 inline unsigned __clusterSizeInBlocks() { return static_cast<unsigned>(emulation::cluster_blocks); }
 inline unsigned __clusterRelativeBlockRank() { return static_cast<unsigned>(emulation::rank()); }
